@@ -1,0 +1,51 @@
+# make run: everything from nothing, then the studio in a browser. make test: the same, then the tests.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8501
+
+.PHONY: run setup setup-dev test test-all check format bench models clean
+
+run: setup
+	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT)
+
+setup: $(VENV)/.run
+setup-dev: $(VENV)/.dev
+
+$(VENV)/.python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# requirements.lock is a constraints file: the tested versions, and nothing that isn't asked for.
+$(VENV)/.run: $(VENV)/.python requirements.txt requirements.lock
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements.txt -c requirements.lock
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements-dev.txt -c requirements.lock
+	touch $@
+
+test: setup-dev
+	$(BIN)/python -m pytest -q
+
+test-all: setup-dev
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev
+	$(BIN)/python -m studio bench
+
+models: setup-dev
+	$(BIN)/python -m studio.pretraining.build
+
+clean:
+	rm -rf $(VENV)
