@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import skia
 
 from .colors import COLORS, RGB, luminance, mix, saturate
 from .curves import blob, polygon
@@ -20,12 +23,21 @@ PETAL = ((0, -9), (7, 0), (2, 10), (0, 7), (-2, 10), (-7, 0))
 CLOUD = ((-42, 8, 26), (-12, -8, 36), (26, -2, 30), (54, 10, 20), (0, 14, 30))  # dx, dy, radius
 
 
+@dataclass(frozen=True)
+class Tones:
+    """The background's colour by name, as its style renders it, and its lighter tone."""
+
+    name: str
+    color: RGB
+    light: RGB
+
+
 def draw_background(spec: CharacterSpec, palette: Palette, canvas: Canvas, rng: random.Random) -> None:
     color = palette.toned(COLORS[spec.background_color])
     light = mix(color, WHITE, 0.55 if luminance(color) < 0.9 else 0)
     if luminance(color) > 0.9:
         color, light = palette.toned((232, 235, 243)), (250, 250, 252)
-    DRAWERS[spec.background](canvas, rng, color, light)
+    DRAWERS[spec.background](canvas, rng, Tones(spec.background_color, color, light))
 
 
 def _flood(canvas: Canvas, *colors: RGB) -> None:
@@ -33,36 +45,36 @@ def _flood(canvas: Canvas, *colors: RGB) -> None:
     canvas.box(0, 0, UNITS, UNITS, colors[0], down(0, UNITS, colors) if len(colors) > 1 else None)
 
 
-def _plain(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
+def _plain(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
 
 
-def _gradient(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, mix(light, WHITE, 0.3), color)
+def _gradient(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, mix(tones.light, WHITE, 0.3), tones.color)
 
 
-def _circle(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
-    canvas.oval(256, 236, 205, 205, color)
-    canvas.circle(256, 236, 220, WHITE, 5, 0.9)
+def _circle(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
+    canvas.oval(256, 236, 205, 205, tones.color)
+    canvas.stroke(skia.Path.Circle(256, 236, 220), WHITE, 5, 0.9)
 
 
-def _dots(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
-    dot = mix(light, color, 0.55)
+def _dots(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
+    dot = mix(tones.light, tones.color, 0.55)
     for column in range(9):
         for row in range(9):
             canvas.oval(column * 64 + (row % 2) * 32, row * 60, 14, 14, dot)
 
 
-def _stripes(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
-    stripe = mix(light, color, 0.5)
+def _stripes(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
+    stripe = mix(tones.light, tones.color, 0.5)
     for x in range(-360, 720, 80):
         canvas.fill(polygon(np.array([(x, 0), (x + 40, 0), (x - 260, 520), (x - 300, 520)])), stripe)
 
 
-def _sky(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
+def _sky(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
     _flood(canvas, (104, 172, 236), (206, 234, 252))
     for _ in range(4):
         x, y, size = rng.uniform(0, UNITS), rng.uniform(30, 330), rng.uniform(0.7, 1.5)
@@ -73,37 +85,36 @@ def _sky(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
             )  # fmt: skip
 
 
-def _petals(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
-    reddish = color[0] > color[1] + 30 and color[0] > color[2] + 20 and abs(color[1] - color[2]) < 30
-    petal = (255, 240, 244) if reddish else (255, 168, 196)
+def _petals(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
+    petal = (255, 240, 244) if tones.name in ("pink", "red") else (255, 168, 196)
     for _ in range(26):
         x, y, angle = rng.uniform(0, UNITS), rng.uniform(0, UNITS), rng.uniform(0, 360)
         with canvas.placed(x, y, angle):
             canvas.fill(blob(PETAL), petal, 0.9)
 
 
-def _night(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
+def _night(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
     _flood(canvas, (28, 30, 74), (104, 84, 150))
     for _ in range(60):
         radius = rng.uniform(0.8, 2.6)
         canvas.oval(rng.uniform(0, UNITS), rng.uniform(0, 420), radius, radius, (255, 250, 226), rng.uniform(0.5, 1))
 
 
-def _bokeh(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, saturate(mix(color, (40, 40, 90), 0.12), 1.1), light)
+def _bokeh(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, saturate(mix(tones.color, (40, 40, 90), 0.12), 1.1), tones.light)
     for _ in range(20):
         radius = rng.uniform(14, 46)
         x, y = rng.uniform(0, UNITS), rng.uniform(0, UNITS)
-        canvas.oval(x, y, radius, radius, mix(light, (255, 250, 220), rng.random()), rng.uniform(0.15, 0.4), 2)
+        canvas.oval(x, y, radius, radius, mix(tones.light, (255, 250, 220), rng.random()), rng.uniform(0.15, 0.4), 2)
 
 
-def _splash(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
+def _splash(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
     _flood(canvas, (252, 250, 245))
     pots = list(COLORS.values())
     for _ in range(7):
         x, y, size = rng.gauss(256, 140), rng.gauss(230, 120), rng.uniform(60, 140)
-        hue = mix(color, rng.choice(pots), rng.uniform(0, 0.35))
+        hue = mix(tones.color, rng.choice(pots), rng.uniform(0, 0.35))
         pool = blob(
             [
                 (x + size * rng.uniform(0.7, 1.2) * math.cos(angle), y + size * rng.uniform(0.7, 1.2) * math.sin(angle))
@@ -115,10 +126,10 @@ def _splash(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
     for _ in range(34):
         radius = rng.uniform(1.5, 8)
         x, y, ry = rng.uniform(0, UNITS), rng.uniform(0, UNITS), radius * rng.uniform(0.8, 1.2)
-        canvas.oval(x, y, radius, ry, mix(color, rng.choice(pots), 0.25), rng.uniform(0.4, 0.8))
+        canvas.oval(x, y, radius, ry, mix(tones.color, rng.choice(pots), 0.25), rng.uniform(0.4, 0.8))
 
 
-def _sunset(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
+def _sunset(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
     _flood(canvas, (96, 84, 160), (238, 134, 128), (255, 214, 140))
     canvas.oval(390, 300, 66, 66, (255, 240, 190), 0.95, 4)
     for _ in range(7):
@@ -126,16 +137,16 @@ def _sunset(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
         canvas.oval(x, y, length, length * 0.10, mix((255, 190, 160), (150, 100, 170), rng.random()), 0.6, 3)
 
 
-def _rays(canvas: Canvas, rng: random.Random, color: RGB, light: RGB) -> None:
-    _flood(canvas, light)
-    ray = mix(light, color, 0.6)
+def _rays(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
+    _flood(canvas, tones.light)
+    ray = mix(tones.light, tones.color, 0.6)
     for start in range(0, 360, 20):
         edges = [math.radians(start), math.radians(start + 10)]
         tips = [(256 + 420 * math.cos(angle), 250 + 420 * math.sin(angle)) for angle in edges]
         canvas.fill(polygon(np.array([(256, 250), *tips])), ray)
 
 
-DRAWERS = {
+DRAWERS: dict[str, Callable[[Canvas, random.Random, Tones], None]] = {
     "plain": _plain,
     "gradient": _gradient,
     "circle": _circle,

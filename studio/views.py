@@ -1,0 +1,124 @@
+"""What the service answers with, as frozen data: jobs, pictures, the state of the machine.
+
+Pages draw these, the API sends them as JSON, the command line prints them. A view is a snapshot: it never changes
+after it was handed out, and asking again gives a newer one. Nothing here knows where the data comes from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from studio.specs import GenerateSpec, Recipe
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+ACTIVE: tuple[JobState, ...] = ("queued", "running")
+
+# What a file in the store is. Uploads, control images and frames have rows of their own but don't crowd the gallery.
+PictureKind = Literal["picture", "sheet", "grid", "sketch", "animation", "report", "frame", "control", "upload"]
+GALLERY_KINDS: tuple[PictureKind, ...] = ("picture", "sheet", "grid", "sketch", "animation", "report")
+
+
+class View(BaseModel):
+    """Frozen and closed, like the specs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobView(View):
+    """One job as its owner sees it.
+
+    `position` counts the jobs that go first (0 when running or over). `done` of `total` are steps of work, comparable
+    only within one job. `preview` is a JPEG of the picture being made. `pictures` are ids in the store, in the order
+    of the request; they appear one by one. `result` depends on the kind (see SERVICE notes in `studio.work`).
+    """
+
+    id: str
+    kind: str
+    title: str
+    state: JobState
+    position: int = 0
+    done: int = 0
+    total: int = 0
+    note: str = ""
+    seconds_left: float | None = None
+    preview: bytes | None = Field(default=None, exclude=True, repr=False)
+    pictures: tuple[str, ...] = ()
+    cached: tuple[str, ...] = ()  # those of `pictures` that were there already
+    result: dict[str, Any] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # true sentences about how the request was understood
+    error: str | None = None
+    created: float  # seconds since 1970, like every time here
+    started: float | None = None
+    finished: float | None = None
+
+    @property
+    def active(self) -> bool:
+        """Still waiting or working: worth asking again."""
+        return self.state in ACTIVE
+
+    @property
+    def fraction(self) -> float:
+        """Share done, 0 to 1."""
+        if self.state == "done":
+            return 1.0
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+
+class Picture(View):
+    """One file of one owner. `id` is its content key: the same picture has the same id for every owner."""
+
+    id: str
+    owner: str = Field(exclude=True)
+    recipe: Recipe | None  # None for uploads
+    path: Path = Field(exclude=True)
+    kind: PictureKind = "picture"
+    title: str = ""
+    created: float
+    favourite: bool = False
+    cached: bool = False  # was there already when its owner asked for it the last time
+    job: str | None = None
+    width: int
+    height: int
+    size_bytes: int
+    details: dict[str, Any] = Field(default_factory=dict)  # layout of a sheet, frames of an animation
+
+
+class FoundRecipe(View):
+    """A recipe read from a picture file, as a request that can be edited and drawn."""
+
+    spec: GenerateSpec
+    origin: Literal["studio", "a1111"]
+    notes: tuple[str, ...] = ()  # what couldn't be taken over exactly, one sentence each
+
+
+class Choice(View):
+    """One optimisation that was chosen or not, and why."""
+
+    name: str
+    on: bool
+    reason: str
+
+
+class SystemStatus(View):
+    """The machine and the studio on it, for the System page and `GET /status`."""
+
+    loaded: bool  # False until the first job: nothing about the device is known before
+    device: str
+    device_name: str = ""
+    dtype: str = ""
+    model: str | None = None
+    choices: tuple[Choice, ...] = ()
+    memory_used: int = 0  # bytes, of this process
+    memory_total: int = 0
+    device_memory_used: int | None = None
+    device_memory_total: int | None = None
+    queue_waiting: int = 0
+    queue_running: int = 0
+    disk_free: int = 0
+    disk_used: int = 0  # bytes of pictures
+    pictures: int = 0
+    home: Path
+    versions: dict[str, str] = Field(default_factory=dict)
