@@ -115,7 +115,9 @@ class Judge:
         return Verdict(labels, probabilities, torch.cat(features))
 
     @torch.no_grad()
-    def distance(self, a: Sequence[Image.Image] | torch.Tensor, b: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
+    def distance(
+        self, a: Sequence[Image.Image] | torch.Tensor, b: Sequence[Image.Image] | torch.Tensor
+    ) -> torch.Tensor:
         """Perceptual distance of a[i] and b[i], (n,), 0 for equal pictures.
 
         As LPIPS (1801.03924, eq. 1) without its learnt weights: unit-normalised activations of every layer,

@@ -1,4 +1,4 @@
-"""Train the judge on painted characters. It sees drawings only, blurred, noisy and shifted, never generated pictures."""
+"""Train the judge on painted characters. It sees drawings only, some blurred or noisy, never generated ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     x, held = torch.cat(pictures), torch.cat(held_pictures)
     values = {name: sorted({row[name] for row in labels}) for name in labels[0]}
     target = {name: torch.tensor([values[name].index(row[name]) for row in labels]) for name in values}
-    print(f"{len(x)} drawings, {len(held)} held out, factors {({k: len(v) for k, v in values.items()})}", flush=True)
+    print(f"{len(x)} drawings, {len(held)} held out, factors { ({k: len(v) for k, v in values.items()}) }", flush=True)
 
     # 2. train
     network = JudgeNetwork({name: len(words) for name, words in values.items()}).to(memory_format=torch.channels_last)
@@ -87,8 +87,10 @@ def main(args: argparse.Namespace) -> None:
             group["lr"] = 2e-3 * min(1, (step + 1) / 50) * (1 - step / steps + 0.01)
         logits = network(batch)
         loss = sum(
-            (F.cross_entropy(logits[name], target[name][chosen], label_smoothing=0.02) * WEIGHTS.get(name, 1.0)
-             for name in values),
+            (
+                F.cross_entropy(logits[name], target[name][chosen], label_smoothing=0.02) * WEIGHTS.get(name, 1.0)
+                for name in values
+            ),
             start=torch.zeros(()),
         )
         optimizer.zero_grad(set_to_none=True)

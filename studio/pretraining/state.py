@@ -1,4 +1,4 @@
-"""Training state as safetensors plus JSON, replaced atomically. Knows tensors and optimisers, not models or schedules."""
+"""Training state as safetensors plus JSON, replaced atomically. Knows tensors and optimisers, nothing else."""
 
 from __future__ import annotations
 

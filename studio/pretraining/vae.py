@@ -144,10 +144,16 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             y = vae.decode(vae.encode(x).latent_dist.mode()).sample
             scores.append(psnr(y, x))
             if i in (0, len(held) // 2):
-                rows.append(np.concatenate([((t.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy()
-                                            for t in list(x[:6])], axis=1))
-                rows.append(np.concatenate([((t.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy()
-                                            for t in list(y[:6])], axis=1))
+                rows.append(
+                    np.concatenate(
+                        [((t.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy() for t in list(x[:6])], axis=1
+                    )
+                )
+                rows.append(
+                    np.concatenate(
+                        [((t.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy() for t in list(y[:6])], axis=1
+                    )
+                )
         Image.fromarray(np.concatenate(rows)).save(args.out / "reconstructions.png")
         vae.save_pretrained(args.out / "vae")
         for n, p in vae.named_parameters():
@@ -199,8 +205,11 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         run = loss.item() if run == 0 else 0.98 * run + 0.02 * loss.item()
         if rank == 0 and time.time() - last_save > args.save_seconds:
             save()
-            print(f"{elapsed / 60:.1f} min, step {step}, loss {run:.4f}, kl {kl.item():.2f}, rate {rate:.1e}, "
-                  f"{evaluate()}", flush=True)
+            print(
+                f"{elapsed / 60:.1f} min, step {step}, loss {run:.4f}, kl {kl.item():.2f}, rate {rate:.1e}, "
+                f"{evaluate()}",
+                flush=True,
+            )
             last_save = time.time()
     if rank == 0:
         save()

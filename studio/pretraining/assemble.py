@@ -1,0 +1,92 @@
+"""Put the trained parts together as `assets/models/embedded`: a diffusers folder in fp16 and its facts.
+
+The result opens with plain `StableDiffusionPipeline.from_pretrained`. Parts that aren't there yet (the fast adapter,
+the ControlNet) are left out of `studio.json`, and everything in the studio that needs them says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from studio.pretraining.unet import SCHEDULE
+
+FACE = (0.25, 0.33, 0.75, 0.78)  # left, top, right, bottom of a centred face, as shares of the picture
+
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def facts(folder: Path, tags: list[str]) -> dict[str, object]:
+    """`studio.json`: how this model wants to be used, as far as its folder holds the parts."""
+    found: dict[str, object] = {
+        "title": "Embedded anime characters",
+        "family": "sd15",
+        "native_size": 256,
+        "steps": 20,
+        "guidance": 3.0,
+        "sampler": "dpmpp_2m",
+        "license": "CC0-1.0",
+        "judge": "judge",
+        "distill": {"w_min": 2.0, "w_max": 5.0},
+        "face": {"box": FACE},
+        "tags": tags,
+    }
+    if (folder / "lcm_lora").is_dir():
+        found["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    if (folder / "controlnet").is_dir():
+        found["controlnet"] = {"lines": "controlnet", "canny": "controlnet"}
+    return found
+
+
+def main(args: argparse.Namespace) -> None:
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    if args.unet is not None:  # without it only `studio.json` is made anew
+        UNet2DConditionModel.from_pretrained(args.unet).to(torch.float16).save_pretrained(out / "unet")
+        CLIPTextModel.from_pretrained(args.text_encoder).to(torch.float16).save_pretrained(out / "text_encoder")
+        CLIPTokenizer.from_pretrained(args.tokenizer).save_pretrained(out / "tokenizer")
+        AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
+        DPMSolverMultistepScheduler(
+            **SCHEDULE, prediction_type="v_prediction", algorithm_type="dpmsolver++", timestep_spacing="linspace"
+        ).save_pretrained(out / "scheduler")
+        (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
+    for name, source in (("judge", args.judge), ("lcm_lora", args.lcm_lora), ("controlnet", args.controlnet)):
+        if source is not None:
+            shutil.rmtree(out / name, ignore_errors=True)
+            shutil.copytree(source, out / name)
+    tags = sorted({t for path in args.data.glob("m*.json") for m in json.loads(path.read_text()) for t in m["tags"]})
+    (out / "studio.json").write_text(json.dumps(facts(out, tags), indent=1) + "\n")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+def cli() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of painted shards: their tags")
+    parser.add_argument("--out", type=Path, required=True)
+    for name in ("unet", "text-encoder", "tokenizer", "vae", "judge", "lcm-lora", "controlnet"):
+        parser.add_argument(f"--{name}", type=Path)
+    main(parser.parse_args())
+
+
+if __name__ == "__main__":
+    cli()

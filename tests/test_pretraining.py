@@ -1,0 +1,146 @@
+"""The steps that make the embedded model, each on a few numbers that can be worked out by hand."""
+
+import json
+import random
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from studio.pretraining import build, captions
+from studio.pretraining.latents import encode, fold
+from studio.pretraining.state import load_state, optimizer_tensors, restore_optimizer, save_state
+from studio.pretraining.text_tower import target
+from studio.pretraining.tokenizer import POSITIONS
+from studio.pretraining.tokenizer import build as build_tokenizer
+from studio.pretraining.unet import FACE_WEIGHT, face_weights, velocity
+
+TAGS = ["1girl", "solo", "happy", "smile", "casual style", "blonde hair", "blue eyes", "striped shirt", "sky, clouds"]
+LABELS = {"emotion": "happy", "style": "casual", "tags": TAGS}
+PLACED = {"scale": 1.0, "dx": 0.0, "dy": 0.0, "tilt": 0.0, "turn": 0.0}
+
+
+def test_captions_say_the_emotion_in_many_ways_and_are_sometimes_empty() -> None:
+    rng = random.Random(0)
+    written = [captions.caption(TAGS, LABELS, rng) for _ in range(2000)]
+    empty = [text for text in written if not text or set(text.split(", ")) <= set(captions.NEGATIVE_WORDS)]
+    assert 0.07 < len(empty) / len(written) < 0.13
+    assert 0.3 < sum(1 for text in empty if text) / len(empty) < 0.5
+    said = {word for word in captions.EMOTION_WORDS["happy"] for text in written if word in text.split(", ")}
+    assert said == set(captions.EMOTION_WORDS["happy"])
+    others = {w for emotion in ("angry", "sad", "surprised") for w in captions.EMOTION_WORDS[emotion]}
+    assert not any(word in text.split(", ") for text in written for word in others)
+
+
+def test_a_caption_is_the_same_for_the_same_seed() -> None:
+    assert captions.caption(TAGS, LABELS, random.Random(5)) == captions.caption(TAGS, LABELS, random.Random(5))
+
+
+def test_the_tokenizer_keeps_tags_whole_and_takes_any_text(tmp_path) -> None:
+    tokenizer = build_tokenizer(set(TAGS) | captions.words(), ["cat"], tmp_path)
+    assert tokenizer.tokenize("blue eyes, happy, sky, clouds") == [
+        "blue eyes",
+        ",</w>",
+        "happy</w>",
+        ",</w>",
+        "sky, clouds",
+    ]
+    assert tokenizer.tokenize("cat") == ["cat</w>"]
+    for text in ("日本語", "emoji 🙂", "\u200b", "a" * 500):
+        ids = tokenizer(text, truncation=True, max_length=POSITIONS).input_ids
+        assert len(ids) <= POSITIONS
+        assert max(ids) < len(tokenizer)
+    assert tokenizer("x").input_ids[0] == tokenizer.bos_token_id
+    assert tokenizer("x").input_ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
+
+
+def test_the_text_towers_target_knows_synonyms() -> None:
+    index = {tag: i for i, tag in enumerate(TAGS)}
+    row = target("female, joyful, golden hair, striped shirt", LABELS, index)
+    said = {tag for tag, i in index.items() if row[i]}
+    assert said == {"1girl", "happy", "blonde hair", "striped shirt"}
+    assert not target(", ".join(captions.NEGATIVE_WORDS), LABELS, index).any()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 12.0, -12.0])
+def test_the_face_counts_more_and_moves_with_the_head(tilt: float) -> None:
+    weights = face_weights(PLACED | {"tilt": tilt})
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights.max() / weights.min()).item() == pytest.approx(FACE_WEIGHT)
+    heavy = (weights == weights.max()).nonzero().float().mean(0)
+    right = (face_weights(PLACED | {"tilt": tilt, "dx": 0.125}) > 1).nonzero().float().mean(0)
+    assert right[1] - heavy[1] == pytest.approx(2, abs=0.3)  # an eighth of sixteen cells
+    assert right[0] == pytest.approx(heavy[0].item(), abs=0.2)
+
+
+def test_velocity_gives_back_picture_and_noise() -> None:
+    clean, noise = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    alpha_bar = torch.tensor([0.999, 0.5, 0.005])
+    noised, v = velocity(clean, noise, alpha_bar)
+    a = alpha_bar.view(-1, 1, 1, 1)
+    torch.testing.assert_close(a.sqrt() * noised - (1 - a).sqrt() * v, clean)
+    torch.testing.assert_close((1 - a).sqrt() * noised + a.sqrt() * v, noise)
+
+
+def test_folding_normalises_latents_and_changes_no_picture() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8), latent_channels=3, norm_num_groups=2, layers_per_block=1, scaling_factor=0.2,
+    ).eval()  # fmt: skip
+    pictures = torch.randint(0, 255, (24, 16, 16, 3), dtype=torch.uint8).numpy()
+    raw = encode(vae, pictures)
+    with torch.no_grad():
+        before = vae.decode(raw).sample
+    fold(vae, raw.mean((0, 2, 3)), raw.std((0, 2, 3)))
+    folded = encode(vae, pictures)
+    torch.testing.assert_close(folded.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(folded.std((0, 2, 3)), torch.ones(3), atol=1e-4, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(vae.decode(folded).sample, before, atol=1e-4, rtol=1e-3)
+    assert vae.config.scaling_factor == 1.0
+
+
+def test_state_survives_a_crash_between_its_two_renames(tmp_path) -> None:
+    folder = tmp_path / "state"
+    for step in (1, 2):
+        save_state(folder, {"x": torch.tensor([float(step)])}, {"step": step})
+    (tmp_path / "state.old").mkdir()
+    for path in folder.iterdir():
+        path.rename(tmp_path / "state.old" / path.name)
+    folder.rmdir()
+    tensors, meta = load_state(folder)
+    assert (tensors["x"].item(), meta["step"]) == (2.0, 2)
+
+
+def test_an_optimizer_goes_on_exactly_where_it_was() -> None:
+    def steps(model: torch.nn.Linear, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    straight = torch.nn.Linear(3, 2)
+    broken = torch.nn.Linear(3, 2)
+    broken.load_state_dict(straight.state_dict())
+    first, second = (torch.optim.AdamW(m.parameters(), 0.1) for m in (straight, broken))
+    steps(straight, first, 6)
+    steps(broken, second, 3)
+    fresh = torch.optim.AdamW(broken.parameters(), 0.1)
+    restore_optimizer(fresh, optimizer_tensors(second))
+    steps(broken, fresh, 3)
+    assert torch.equal(straight.weight, broken.weight)
+
+
+def test_a_longer_unet_does_not_make_the_autoencoder_anew(tmp_path) -> None:
+    def stamps(hours: float) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for step in build.steps(tmp_path, tmp_path / "out", hours):
+            found[step.name] = build.digest(step, found)
+        return found
+
+    short, long = stamps(1), stamps(2)
+    assert {name for name in short if short[name] != long[name]} >= {"unet", "assemble"}
+    assert all(short[name] == long[name] for name in ("corpus", "judge", "vae", "latents", "text_tower"))
+    assert json.dumps(short) == json.dumps(stamps(1))
