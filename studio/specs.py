@@ -158,6 +158,15 @@ class BatchSpec(Spec):
     rows: tuple[BatchRow, ...] = Field(min_length=1, max_length=1000)
 
 
+class Keyframe(Spec):
+    """A frame of an animation that is set by hand; what lies between two of them is worked out."""
+
+    emotion: Emotion
+    frame: Annotated[int, Field(ge=0, le=63)]
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None  # None: the ramp's at this frame
+    hold: Annotated[int, Field(ge=1, le=32)] = 1  # for how many frames' time it stays on the screen
+
+
 class MorphSpec(Spec):
     """From one emotion to another with the same character."""
 
@@ -168,6 +177,8 @@ class MorphSpec(Spec):
     method: MorphMethod = "prompt"
     image: str | None = None  # start from this picture (content id or file); needed by method "picture"
     attention: bool = False  # interpolate attention too (AID, fused outer)
+    amount: Annotated[float, Field(gt=0, le=2)] = 1.0  # how far towards the last emotion; above 1: further than asked
+    held: Annotated[float, Field(ge=0, le=0.9)] | None = None  # share of the steps that all frames share; None: the method's
     retime: bool = False  # move the frames so that each step is perceptually equal
     easing: Easing = "linear"
     pingpong: bool = True
@@ -186,9 +197,21 @@ class AnimateSpec(Spec):
     strength_from: Annotated[float, Field(gt=0, le=1)] = 0.3
     strength_to: Annotated[float, Field(gt=0, le=1)] = 0.7
     consistent: bool = True  # shared noise at every step and attention to the first frame
+    keyframes: tuple[Keyframe, ...] = Field(default=(), max_length=64)  # where there are any, they replace `emotions`
+    easing: Easing = "linear"
+    inbetweens: Annotated[int, Field(ge=0, le=3)] = 0  # pictures that optical flow puts between two frames
     pingpong: bool = False
     fps: Annotated[int, Field(ge=1, le=30)] = 8
     format: AnimationFormat = "gif"
+
+
+class SpritesSpec(Spec):
+    """One character in every emotion, as the files that chat front ends look for."""
+
+    kind: Literal["sprites"] = "sprites"
+    base: GenerateSpec = GenerateSpec()
+    image: str | None = None  # keep this character (content id or file); None: drawn from the base
+    emotions: tuple[Emotion, ...] = Field(default=EMOTIONS, min_length=1, max_length=5)
 
 
 class SketchSpec(Spec):
@@ -211,7 +234,7 @@ class ExperimentSpec(Spec):
 
 
 JobSpec = (
-    GenerateSpec | SheetSpec | GridSpec | BatchSpec | MorphSpec | AnimateSpec | SketchSpec | ExperimentSpec
+    GenerateSpec | SheetSpec | GridSpec | BatchSpec | MorphSpec | AnimateSpec | SpritesSpec | SketchSpec | ExperimentSpec
 )
 
 
