@@ -1,0 +1,1 @@
+"""Training runs as folders and processes: what a server, a page and a trainer agree on without sharing memory."""

@@ -1,0 +1,62 @@
+"""Wait in line for the device, then become the trainer: `python -m studio.runs.launch DIR`.
+
+The waiting process is small (no torch) and turns into `python -m studio.training.<kind> DIR` by exec, so that process
+number, session, log and both locks (the run's, the device's) stay. Nobody else has to be alive for the line to move.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
+
+_POLL = 0.3  # seconds
+
+
+def _first_in_line(run: RunDir, since: float) -> bool:
+    for folder in run.path.parent.iterdir():
+        if folder == run.path or not (folder / "spec.json").exists():
+            continue
+        status = RunDir(folder).status()
+        if status.get("state") == "queued" and status.get("device_lock") == _device_lock(run).name:
+            other = float(status.get("queued", 0.0))
+            if (other, folder.name) < (since, run.id):
+                return False
+    return True
+
+
+def _device_lock(run: RunDir) -> Path:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-")
+    return run.path.parent / f".device-{os.environ.get('STUDIO_DEVICE', 'auto')}{visible}.lock"
+
+
+def main(path: Path) -> None:
+    run = RunDir(path.resolve())
+    if os.environ.get(LOCK_INHERITED) != str(run.path):
+        held = take_lock(run.lock_file)
+        if held is None:
+            raise SystemExit(f"Run {run.id} is training already.")
+        os.set_inheritable(held.fileno(), True)
+        os.environ[LOCK_INHERITED] = str(run.path)
+    since = time.time()
+    lock = _device_lock(run)
+    run.update(state="queued", queued=since, device_lock=lock.name, pid=os.getpid(), error=None)
+    device = None
+    while device is None:
+        if run.stop_requested():
+            run.update(state="stopped")
+            return
+        if _first_in_line(run, since):
+            device = take_lock(lock, patience=0)
+        if device is None:
+            time.sleep(_POLL)
+    os.set_inheritable(device.fileno(), True)
+    run.update(state="starting")
+    os.execv(sys.executable, [sys.executable, "-u", "-m", f"studio.training.{run.spec().kind}", str(run.path)])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

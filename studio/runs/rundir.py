@@ -1,0 +1,237 @@
+"""One training run on disk: names of files, atomic JSON, the lock that means "alive".
+
+One writer per file. The parent (service, command line) writes `spec.json` and `stop`; the trainer writes the rest:
+`status.json metrics.jsonl log.txt run.lock checkpoints/ samples/ adapter/`. A run is alive while somebody holds the
+lock, which the kernel gives back however the process ends; "crashed" is therefore derived on reading (the status says
+running, the lock is free) and never written. Knows nothing of models, tensors or what a trainer does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from studio.errors import BadInput, Busy, NotFound
+from studio.specs import LcmSpec, LoraSpec
+
+try:
+    import fcntl
+except ImportError:  # Windows: everything but training works there
+    fcntl = None  # type: ignore[assignment]
+
+RunState = Literal["queued", "starting", "running", "done", "stopped", "failed", "crashed"]
+ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
+RunSpec = LoraSpec | LcmSpec
+SPECS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec}
+
+# Set by `runs.launch` for the process that it turns into: the lock on this folder came with it.
+LOCK_INHERITED = "STUDIO_RUN_LOCKED"
+_PATIENCE = 2.0  # seconds; a reader that asks "alive?" holds the lock for microseconds
+_RESERVE = 64 * 1024  # bytes set aside, so that the last words can be written on a full disk
+
+
+def write_json(path: Path, data: Any, sync: bool = False) -> None:
+    """Replace `path`: a reader sees the old file or the new one. `sync`: also survive a power cut."""
+    fresh = path.with_name(path.name + ".tmp")
+    with open(fresh, "w", encoding="utf-8") as file:
+        json.dump(data, file, ensure_ascii=False)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def _flock(file: TextIO, exclusive: bool) -> bool:
+    if fcntl is None:
+        raise BadInput("Training runs need Linux, macOS or WSL: start the studio there.")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def take_lock(path: Path, patience: float = _PATIENCE) -> TextIO | None:
+    """Lock `path` for this process until the returned file is closed; None where somebody else has it.
+
+    The file then holds the time at which it was taken (seconds since 1970).
+    """
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - its owner closes it
+    deadline = time.monotonic() + patience
+    while not _flock(file, exclusive=True):
+        if time.monotonic() >= deadline:
+            file.close()
+            return None
+        time.sleep(0.01)
+    file.truncate(0)
+    file.write(f"{time.time():.6f}\n")
+    file.flush()
+    return file
+
+
+class RunDir:
+    """The folder of one run. Cheap to make, holds no state but the trainer's last status."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec_file = path / "spec.json"
+        self.status_file = path / "status.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.log_file = path / "log.txt"
+        self.lock_file = path / "run.lock"
+        self.stop_file = path / "stop"
+        self.reserve_file = path / "reserve"
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.adapter = path / "adapter"
+        self._written: dict[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    # --- the request (written by the parent) ---
+
+    def write_spec(self, spec: RunSpec) -> None:
+        write_json(self.spec_file, spec.model_dump(mode="json"), sync=True)
+
+    def spec(self) -> RunSpec:
+        """The request. Raises NotFound where there is no run, ValidationError where somebody broke the file."""
+        try:
+            data = json.loads(self.spec_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotFound(f"There is no training run {self.id!r}; `runs list` shows those that are there.") from None
+        return SPECS[data["kind"]].model_validate(data)
+
+    def request_stop(self) -> None:
+        self.stop_file.touch()
+
+    def clear_stop(self) -> None:
+        self.stop_file.unlink(missing_ok=True)
+
+    def stop_requested(self) -> bool:
+        return self.stop_file.exists()
+
+    # --- life ---
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be this run's one trainer. Raises Busy where another process is.
+
+        Where `runs.launch` took the lock before it turned into this process, it is ours already.
+        """
+        if os.environ.get(LOCK_INHERITED) == str(self.path.resolve()):
+            yield
+            return
+        held = take_lock(self.lock_file)
+        if held is None:
+            raise Busy(f"Run {self.id} is training already, in another process.")
+        try:
+            yield
+        finally:
+            held.close()
+
+    def alive(self) -> bool:
+        """Whether a process holds the lock, whatever its number and whoever started it."""
+        try:
+            with open(self.lock_file, encoding="utf-8") as file:
+                return not _flock(file, exclusive=False)
+        except FileNotFoundError:
+            return False
+
+    def _locked_since(self) -> float:
+        try:
+            return float(self.lock_file.read_text(encoding="utf-8") or 0)
+        except (FileNotFoundError, ValueError):
+            return 0.0
+
+    # --- status and metrics (written by the trainer) ---
+
+    def update(self, **fields: Any) -> None:
+        """Merge `fields` into `status.json`. Raises FileNotFoundError when the folder is gone, OSError when it's full."""
+        if self._written is None:
+            self._written = self._read_status()
+        self._written.update(fields, updated=time.time())
+        write_json(self.status_file, self._written)
+
+    def _read_status(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.status_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def status(self) -> dict[str, Any]:
+        """The trainer's last status with a true `state`: one of `RunState`."""
+        # The lock first: a trainer that ends between the two reads has then written its last state.
+        alive = self.alive()
+        since = self._locked_since()
+        status = self._read_status()
+        if alive and status.get("updated", 0.0) < since:
+            status["state"] = "starting"  # the status is an earlier process's
+        elif not alive and status.get("state", "starting") in ACTIVE:
+            status["state"] = "crashed"
+        return status
+
+    def append_metric(self, metric: dict[str, Any]) -> None:
+        """One line of JSON with at least `step`. Raises FileNotFoundError when the run's folder is gone."""
+        with open(self.metrics_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(metric) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines that are whole; the last one may be in the middle of being written."""
+        found = []
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        for line in text.splitlines():
+            try:
+                found.append(dict(json.loads(line)))
+            except ValueError:
+                continue  # torn by a kill or a full disk; a metric is never worth a run
+        return found
+
+    def truncate_metrics(self, step: int) -> None:
+        """Forget what came after `step`: a run that goes back to a checkpoint writes those steps again."""
+        if not self.metrics_file.exists():
+            return
+        fresh = self.metrics_file.with_name(self.metrics_file.name + ".tmp")
+        fresh.write_text(
+            "".join(json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step), encoding="utf-8"
+        )
+        os.replace(fresh, self.metrics_file)
+
+    def tail(self, size: int = 8192) -> str:
+        """The last `size` bytes of the log, from the start of a line."""
+        try:
+            with open(self.log_file, "rb") as file:
+                length = file.seek(0, os.SEEK_END)
+                file.seek(max(0, length - size))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return text if length <= size else text.partition("\n")[2]
+
+    # --- bad days ---
+
+    def set_reserve(self) -> None:
+        """Set a few kilobytes aside for the last status on a full disk."""
+        if not self.reserve_file.exists():
+            self.reserve_file.write_bytes(os.urandom(_RESERVE))  # random: no file system compresses it away
+
+    def release_reserve(self) -> None:
+        self.reserve_file.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Delete the run. Raises Busy while it is alive."""
+        if self.alive():
+            raise Busy(f"Run {self.id} is training: stop it first, then delete it.")
+        doomed = self.path.with_name(f".deleted-{self.id}-{time.time_ns()}")
+        os.rename(self.path, doomed)  # at once: nobody sees half a run
+        shutil.rmtree(doomed, ignore_errors=True)

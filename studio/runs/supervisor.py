@@ -1,0 +1,157 @@
+"""Start, stop, resume, list and delete training runs. Knows processes and folders; a trainer is only a name to spawn.
+
+A run needs nobody: the server that started it may die, and another one finds it by its folder and its lock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from studio.errors import BadInput, Busy, DiskFull, NotFound
+from studio.runs.rundir import LOCK_INHERITED, RunDir, RunSpec, take_lock
+from studio.settings import REPOSITORY, Settings
+from studio.specs import LoraRef, LoraSpec
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def _absolute(reference: str) -> str:
+    """A file or folder that is there, by its full path; anything else (a name, a hub id) as it is."""
+    is_path = os.sep in reference and Path(reference).exists()
+    return str(Path(reference).resolve()) if is_path else reference
+
+
+class Supervisor:
+    """The runs under `settings.runs_dir`. May be made any number of times, in any number of processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = settings.runs_dir.resolve()
+        self._children: list[subprocess.Popen[bytes]] = []  # kept only to be reaped
+
+    def start(self, spec: RunSpec) -> str:
+        """Spawn a trainer for `spec` and return the run's id. It queues by itself where the device is taken.
+
+        Raises DiskFull when not even the request can be written.
+        """
+        if isinstance(spec, LoraSpec):
+            spec = spec.model_copy(update={"data": str(Path(spec.data).resolve()), "model": _absolute(spec.model)})
+        else:
+            loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
+            data = str(Path(spec.data).resolve()) if spec.data else None
+            spec = spec.model_copy(update={"data": data, "model": _absolute(spec.model), "loras": loras})
+        name = re.sub(r"[^a-z0-9]+", "-", spec.name.lower()).strip("-") or spec.kind
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            run = self._new_folder(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            run.write_spec(spec)
+        except OSError as error:
+            raise DiskFull(f"The run can't be written to {self.folder} ({error.strerror}): make room there.") from error
+        self._spawn(run)
+        return run.id
+
+    def _new_folder(self, name: str) -> RunDir:
+        number = 1
+        while True:
+            path = self.folder / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+                return RunDir(path)
+            except FileExistsError:
+                number += 1
+
+    def _spawn(self, run: RunDir) -> None:
+        # Locked here and handed over, so that there is no moment at which a started run looks dead.
+        held = take_lock(run.lock_file)
+        if held is None:
+            raise Busy(f"Run {run.id} is training already: stop it first.")
+        try:
+            environment = os.environ | self._environment() | {LOCK_INHERITED: str(run.path)}
+            with open(run.log_file, "ab") as log:
+                self._children.append(
+                    subprocess.Popen(
+                        [sys.executable, "-u", "-m", "studio.runs.launch", str(run.path)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=environment,
+                        pass_fds=(held.fileno(),),
+                        start_new_session=True,
+                    )
+                )
+        finally:
+            held.close()
+
+    def _environment(self) -> dict[str, str]:
+        found = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
+        for name in self.settings.model_fields_set | {"home"}:
+            value = getattr(self.settings, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value is not None:
+                found[f"STUDIO_{name.upper()}"] = str(value.resolve() if isinstance(value, Path) else value)
+        return found
+
+    def get(self, run_id: str) -> RunDir:
+        """The run with this id. Raises NotFound."""
+        self._reap()
+        run = RunDir(self.folder / run_id)
+        if not _ID.fullmatch(run_id) or not run.spec_file.exists():
+            raise NotFound(f"There is no training run {run_id!r}; `runs list` shows those that are there.")
+        return run
+
+    def list(self) -> list[RunDir]:
+        """All runs, newest first."""
+        self._reap()
+        if not self.folder.exists():
+            return []
+        found = [RunDir(path) for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
+        return sorted((run for run in found if run.spec_file.exists()), key=lambda run: run.id, reverse=True)
+
+    def _reap(self) -> None:
+        self._children = [child for child in self._children if child.poll() is None]
+
+    def stop(self, run_id: str) -> None:
+        """Ask the trainer to save and end after the step it is in; nothing happens to a run that isn't alive."""
+        run = self.get(run_id)
+        if run.alive():
+            run.request_stop()
+
+    def resume(self, run_id: str, **changes: Any) -> None:
+        """Go on where the last good checkpoint is, with some fields of the request changed (more epochs, another rate).
+
+        Raises Busy while the run is alive, BadInput for a change that the request doesn't allow.
+        """
+        run = self.get(run_id)
+        if run.alive():
+            raise Busy(f"Run {run_id} is training already: stop it first.")
+        if changes:
+            spec = run.spec()
+            try:
+                run.write_spec(type(spec).model_validate(spec.model_dump() | changes))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise BadInput(f"Run {run_id} can't be resumed with {first['loc'][0]}: {first['msg']}.") from error
+        run.clear_stop()
+        self._spawn(run)
+
+    def delete(self, run_id: str) -> None:
+        """Remove the run with its checkpoints. Raises Busy while it is alive."""
+        self.get(run_id).remove()
+
+    def wait(self, run_id: str, timeout: float) -> dict[str, Any]:
+        """Block until the run isn't alive any more, at most `timeout` seconds; its status."""
+        run = self.get(run_id)
+        deadline = time.monotonic() + timeout
+        while run.alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self._reap()
+        return run.status()
