@@ -333,12 +333,15 @@ class Recipe(Spec):
     source: str | None = None
     strength: float | None = None
     control: ControlSpec | None = None
+    frame: Annotated[str, Field(max_length=20_000)] = ""  # one frame of a morph or animation: its plan, as JSON
     labels: dict[str, str] = Field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Content key of the picture, 32 hex digits: labels and file locations don't count, everything else does."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude={"labels"})
+        if not self.frame:
+            del data["frame"]
         data["loras"] = [[digest, ref.weight] for digest, ref in zip(self.lora_hashes, self.loras, strict=True)]
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
