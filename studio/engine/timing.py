@@ -6,6 +6,7 @@ Pure functions on numbers. Knows no picture, no model and no file, and loads no 
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -40,7 +41,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class Still:
-    """What one frame of an animation shows: its mix of emotions, its img2img strength, and for how many frames it stays."""
+    """One frame of an animation: its mix of emotions, its img2img strength, and for how many frames' time it stays."""
 
     mix: Mix
     strength: float
@@ -64,12 +65,14 @@ def check_chain(emotions: Sequence[Emotion]) -> None:
     """Raises BadInput where there is nothing to change between."""
     if len(set(emotions)) < 2:
         raise BadInput("A morph needs two different emotions; choose another one to end with.")
-    for a, b in zip(emotions, emotions[1:], strict=False):
+    for a, b in itertools.pairwise(emotions):
         if a == b:
             raise BadInput(f"The chain has {a!r} twice in a row; remove one of them.")
 
 
-def retime(places: Sequence[float], distances: Sequence[float], count: int, anchors: Sequence[float] = ()) -> list[float]:
+def retime(
+    places: Sequence[float], distances: Sequence[float], count: int, anchors: Sequence[float] = ()
+) -> list[float]:
     """Positions of `count` frames whose perceptual steps are equal, by inverting the cumulative distance.
 
     `places` are rising positions that were looked at, `distances[k]` >= 0 how different the pictures at places[k] and
@@ -136,7 +139,7 @@ def stills(
     for mark in marks:
         if mark.frame >= count:
             raise BadInput(f"The keyframe at frame {mark.frame + 1} is past the end: the animation has {count} frames.")
-    for a, b in zip(marks, marks[1:], strict=False):
+    for a, b in itertools.pairwise(marks):
         if a.frame == b.frame:
             raise BadInput(f"Two keyframes stand on frame {a.frame + 1}; move one of them.")
     found = []
