@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import skia
 
 from .colors import COLORS, RGB, luminance, mix, saturate
 from .curves import blob, polygon
@@ -56,7 +55,7 @@ def _gradient(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
 def _circle(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
     _flood(canvas, tones.light)
     canvas.oval(256, 236, 205, 205, tones.color)
-    canvas.stroke(skia.Path.Circle(256, 236, 220), WHITE, 5, 0.9)
+    canvas.band(256, 236, 220, 220, WHITE, 5, 0.9)
 
 
 def _dots(canvas: Canvas, rng: random.Random, tones: Tones) -> None:

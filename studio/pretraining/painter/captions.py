@@ -5,7 +5,8 @@ This module does not know how anything is drawn.
 
 from __future__ import annotations
 
-from .spec import CharacterSpec
+from .expressions import EXPRESSIONS
+from .spec import ACCESSORIES, ALL_OUTFITS, BACKGROUNDS, CHOICES, CharacterSpec
 
 HAIR_STYLE_TAGS = {
     "straight": "straight hair", "wavy": "wavy hair", "bob": "bob cut", "spiky": "spiky hair", "messy": "messy hair",
@@ -70,3 +71,15 @@ def tags(spec: CharacterSpec) -> list[str]:
     if abs(spec.turn) > 0.5:
         found.append("facing to the side")
     return found
+
+
+def vocabulary() -> list[str]:
+    """Every tag that a picture can have, sorted."""
+    alone = [CharacterSpec(**{name: value}) for name, values in CHOICES.items() for value in values]
+    alone += [CharacterSpec(accessories=(name,)) for name in ACCESSORIES]
+    alone += [CharacterSpec(emotion=name, variant=i) for name, ways in EXPRESSIONS.items() for i in range(len(ways))]
+    alone += [CharacterSpec(ahoge=True), CharacterSpec(tilt=9.0), CharacterSpec(turn=0.9)]
+    for color in CHOICES["outfit_color"]:
+        alone += [CharacterSpec(outfit=name, outfit_color=color) for name in ALL_OUTFITS]
+        alone += [CharacterSpec(background=name, background_color=color) for name in BACKGROUNDS]
+    return sorted({tag for spec in alone for tag in tags(spec)})

@@ -78,26 +78,43 @@ class Canvas:
         yield
         self.skia.restore()
 
+    def paint(
+        self, color: RGB, alpha: float, blur: float, stroke: float = 0, shader: skia.Shader | None = None,
+        ink: bool = False,
+    ) -> skia.Paint:  # fmt: skip
+        """How a primitive is painted. `ink` says that it is a line and not a surface: line art keeps only those."""
+        return paint_of(color, alpha, blur, stroke, shader)
+
     def fill(
-        self, path: skia.Path, color: RGB, alpha: float = 1, blur: float = 0, shader: skia.Shader | None = None
-    ) -> None:
-        self.skia.drawPath(path, paint_of(color, alpha, blur, shader=shader))
+        self, path: skia.Path, color: RGB, alpha: float = 1, blur: float = 0, shader: skia.Shader | None = None,
+        ink: bool = False,
+    ) -> None:  # fmt: skip
+        self.skia.drawPath(path, self.paint(color, alpha, blur, 0, shader, ink))
 
     def oval(
         self, x: float, y: float, rx: float, ry: float, color: RGB, alpha: float = 1, blur: float = 0,
-        shader: skia.Shader | None = None,
+        shader: skia.Shader | None = None, ink: bool = False,
     ) -> None:  # fmt: skip
         bounds = skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry)
-        self.skia.drawOval(bounds, paint_of(color, alpha, blur, shader=shader))
+        self.skia.drawOval(bounds, self.paint(color, alpha, blur, 0, shader, ink))
+
+    def band(
+        self, x: float, y: float, rx: float, ry: float, color: RGB, width: float, alpha: float = 1, ink: bool = False
+    ) -> None:
+        """Elliptic ring, `width` units wide."""
+        bounds = skia.Rect.MakeLTRB(x - rx, y - ry, x + rx, y + ry)
+        self.skia.drawOval(bounds, self.paint(color, alpha, 0, width, None, ink))
 
     def box(
         self, left: float, top: float, right: float, bottom: float, color: RGB, shader: skia.Shader | None = None
     ) -> None:
-        self.skia.drawRect(skia.Rect.MakeLTRB(left, top, right, bottom), paint_of(color, shader=shader))
+        self.skia.drawRect(skia.Rect.MakeLTRB(left, top, right, bottom), self.paint(color, 1, 0, 0, shader))
 
-    def stroke(self, path: skia.Path, color: RGB, width: float, alpha: float = 1, blur: float = 0) -> None:
+    def stroke(
+        self, path: skia.Path, color: RGB, width: float, alpha: float = 1, blur: float = 0, ink: bool = True
+    ) -> None:
         """Even line, `width` in units."""
-        self.skia.drawPath(path, paint_of(color, alpha, blur, stroke=width))
+        self.skia.drawPath(path, self.paint(color, alpha, blur, width, None, ink))
 
     def outline(self, path: skia.Path, color: RGB, weight: float = 1.0) -> None:
         """Contour; `weight` is relative to the style's line width."""
@@ -109,13 +126,13 @@ class Canvas:
 
     def ink(
         self, curve: np.ndarray, color: RGB, weight: float = 1.0, alpha: float = 1.0, head: float = 0.15,
-        tail: float = 0.6,
+        tail: float = 0.6, ink: bool = True,
     ) -> None:  # fmt: skip
         """Tapered pen stroke; `head` and `tail` are the shares of the length that swell and thin out."""
         t = np.linspace(0, 1, len(curve))
         profile = np.minimum(1, np.minimum((t + 0.02) / max(head, 1e-3), (1.02 - t) / max(tail, 1e-3)))
         widths = profile**0.8 * self.manner.line_width * weight
-        self.fill(ribbon(curve, widths), color, self.manner.line_alpha * alpha)
+        self.fill(ribbon(curve, widths), color, self.manner.line_alpha * alpha, ink=ink)
 
     def shape(
         self, path: skia.Path, base: RGB, shade: RGB | None = None, light: Point = (-9, -6), weight: float = 1.0,

@@ -11,7 +11,7 @@ from typing import Any
 
 from .colors import COLORS, EYE_COLORS, HAIR_COLORS, SKINS
 from .expressions import EXPRESSIONS
-from .spec import ACCESSORIES, EMOTIONS, GAZES, LENGTHS, OUTFITS, STYLES, CharacterSpec
+from .spec import ACCESSORIES, EMOTIONS, GAZES, LENGTHS, OUTFITS, STYLES, CharacterSpec, check_choices
 
 BOYS_ACCESSORIES = (
     "glasses", "hat", "headphones", "earrings", "hairclip", "cat ears", "horns", "mole", "freckles", "bandaid",
@@ -70,6 +70,7 @@ def sample_spec(rng: random.Random, **fixed: Any) -> CharacterSpec:
 
     Raises TypeError for a keyword that is no factor, ValueError for a value outside its vocabulary.
     """
+    check_choices(fixed)
     pick = rng.choice
     drawn_gender = "girl" if rng.random() < 0.66 else "boy"
     girl = fixed.get("gender", drawn_gender) == "girl"

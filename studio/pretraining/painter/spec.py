@@ -6,7 +6,9 @@ This module does not know how a factor looks or how it is worded in a caption.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .colors import COLORS, EYE_COLORS, HAIR_COLORS, SKINS
 from .expressions import EXPRESSIONS, Expression
@@ -60,6 +62,14 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+def check_choices(values: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the field, for a value outside its vocabulary."""
+    for name, value in values.items():
+        allowed = CHOICES.get(name)
+        if allowed is not None and value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class CharacterSpec:
     """Every factor of one picture; `variant` picks one of the emotion's expressions.
@@ -93,9 +103,7 @@ class CharacterSpec:
     dy: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {getattr(self, name)!r}")
+        check_choices({name: getattr(self, name) for name in CHOICES})
         for name, (low, high) in RANGES.items():
             if not (math.isfinite(getattr(self, name)) and low <= getattr(self, name) <= high):
                 raise ValueError(f"{name} must be from {low:g} to {high:g}, not {getattr(self, name)!r}")

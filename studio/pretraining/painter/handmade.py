@@ -1,0 +1,69 @@
+"""Clean line art made to look as a person would draw it.
+
+This module does not know what the lines show.
+"""
+
+from __future__ import annotations
+
+import random
+
+import cv2
+import numpy as np
+from PIL import Image
+
+
+def _field(shape: tuple[int, int], cells: float, generator: np.random.Generator) -> np.ndarray:
+    """Smooth noise (height, width) of unit deviation with about `cells` bumps along the longer side."""
+    sigma = max(shape) / cells / 2
+    field = cv2.GaussianBlur(generator.standard_normal(shape).astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_WRAP)
+    return field / (field.std() + 1e-9)
+
+
+def hand_lines(image: Image.Image, rng: random.Random) -> Image.Image:
+    """Hand-like version of black lines on white (any mode; the result is L, of the same size).
+
+    Strokes wobble, vary in width and pressure, break off, and a few parts are left out; how much of each is drawn from
+    `rng`, so that a set of results covers careful and careless hands. Deterministic for the same `rng` state.
+    """
+    generator = np.random.default_rng(rng.getrandbits(63))
+    ink = 1 - np.asarray(image.convert("L"), np.float32) / 255
+    height, width = ink.shape
+    unit = max(height, width) / 256  # all lengths below are for 256 px
+
+    # 1. Leave out: small marks as wholes, then a few round patches.
+    ink = _without_small_parts(ink, rng.uniform(0.0, 0.5), 60 * unit * unit, rng)
+    for _ in range(rng.choice((0, 0, 1, 2, 3))):
+        x, y, radius = rng.randrange(width), rng.randrange(height), rng.uniform(8, 22) * unit
+        cv2.circle(ink, (x, y), int(radius), 0.0, -1)
+
+    # 2. Wobble: a slow drift of proportions and a faster tremor of the hand.
+    drift, tremor = rng.uniform(0.5, 3.0) * unit, rng.uniform(0.2, 0.7) * unit
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    moved = []
+    for grid in (columns, rows):
+        slow, fast = _field((height, width), 5, generator), _field((height, width), 28, generator)
+        moved.append((grid + drift * slow * 0.7 + tremor * fast).astype(np.float32))
+    ink = cv2.remap(ink, moved[0], moved[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+
+    # 3. Width: between thin and thick pens, changing along the stroke.
+    pen = rng.uniform(-0.6, 1.2) + 0.5 * _field((height, width), 10, generator)
+    thick = cv2.dilate(ink, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)), iterations=max(1, round(unit)))
+    thin = np.clip((ink - 0.35) / 0.5, 0, 1)
+    ink = np.where(pen > 0, ink + (thick - ink) * np.clip(pen, 0, 1), ink + (thin - ink) * np.clip(-pen, 0, 1))
+
+    # 4. Breaks: the pen lifts where a noise field is low.
+    lifted = rng.uniform(0.0, 0.07)
+    lift = _field((height, width), 40, generator)
+    threshold = float(np.quantile(lift, lifted))
+    ink = ink * np.clip((lift - threshold) / 0.15 + 1, 0, 1)
+
+    # 5. Pressure.
+    pressure = np.clip(rng.uniform(0.75, 1.05) + 0.12 * _field((height, width), 12, generator), 0.35, 1)
+    return Image.fromarray(np.clip(255 * (1 - ink * pressure), 0, 255).round().astype(np.uint8), "L")
+
+
+def _without_small_parts(ink: np.ndarray, share: float, largest: float, rng: random.Random) -> np.ndarray:
+    """`ink` without a random `share` of its connected parts of up to `largest` pixels."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((ink > 0.2).astype(np.uint8), connectivity=8)
+    gone = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] <= largest and rng.random() < share]
+    return np.where(np.isin(labels, gone), 0, ink).astype(np.float32)
