@@ -1,0 +1,247 @@
+"""Who writes prompts: one protocol, the offline writer behind it, and the fixed template to compare with.
+
+A prompt has four layers - core, emotion, style, quality - and each says its thing in several near-synonyms, so that
+losing one token to a typo, a look-alike glyph or a sound-alike does not lose the meaning (the attack surface that
+Gao et al., 2306.13103, describe). The offline writer knows only the lexicon; it doesn't understand sentences and
+never calls anything. `claude.ClaudeWriter` is the other writer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, layer_words, normal
+from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
+from studio.prompting.validation import assess
+from studio.specs import Emotion, Quality, Seed, Style, Text
+
+if TYPE_CHECKING:
+    from studio.settings import Settings
+
+RECOMMENDED_CONFIDENCE = 0.8  # from here on a prompt just runs
+TEMPLATE_VERSION = 1  # part of the cache's key: raise it when the same request should be written anew
+WriterName = Literal["claude", "offline", "fixed"]
+
+
+class PromptRequest(BaseModel):
+    """What a prompt should say. `trigger_words` belong to loaded LoRAs and are never touched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    emotion: Emotion = "happy"
+    style: Style = "casual"
+    quality: Quality = "standard"
+    text: Text = ""
+    seed: Seed = 0  # 0 writes the plain form; other seeds choose other near-synonyms
+    offline: bool = False
+    trigger_words: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=64)
+
+
+class Layers(BaseModel):
+    """The parts of a positive prompt, in the order in which they stand; `text` is the person's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    core: tuple[str, ...]
+    emotion: tuple[str, ...]
+    style: tuple[str, ...]
+    text: str = ""
+    quality: tuple[str, ...]
+
+
+class PromptResult(BaseModel):
+    """A written prompt. `confidence` is 0 to 1; below `RECOMMENDED_CONFIDENCE` the notes say why.
+
+    Tokens and cost are those of this call: zero when it came from the cache or was written offline.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Layers
+    positive_prompt: str
+    negative_prompt: str
+    confidence: float = Field(ge=0, le=1)
+    notes: tuple[str, ...] = ()
+    writer: WriterName
+    cached: bool = False
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+
+
+class Writer(Protocol):
+    """Turns a request into a prompt. Never raises for anything that a person or a network did."""
+
+    def write(self, request: PromptRequest) -> PromptResult: ...
+
+
+def make_writer(settings: Settings) -> Writer:
+    """The writer for these settings: Claude where a key is there and the studio isn't offline, behind the persistent
+    cache; else the offline writer. Requests with `offline=True` never leave the machine either way.
+    """
+    from studio.prompting.claude import claude_writer  # imports the SDK only when a key is there
+
+    return claude_writer(settings) or OfflineWriter()
+
+
+def clean_text(text: str) -> str:
+    """The person's text as it may stand in a prompt: no control or invisible characters, no blank or doubled commas.
+
+    Everything else stays literally as typed, weights and capitals too.
+    """
+    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs", "Co", "Cn"))
+    if not any(unicodedata.category(c)[0] in "LNSP" for c in kept):
+        return ""  # only blanks, marks and zero-width characters
+    kept = re.sub(r"\s+", " ", kept)
+    return re.sub(r"(?:\s*,)+\s*", ", ", kept).strip(" ,")
+
+
+def subject_of(text: str, lexicon: Lexicon) -> tuple[str, ...]:
+    """Who is in the picture according to the text: ("1girl", "solo"), ("1boy", "solo") or the tag for several people.
+
+    The default is a girl; "girl" wins over "boy" only where it is named first.
+    """
+    data = layer_words()["subject"]
+    plain = strip_weights(text)
+    tags = [tag for part in segments(plain) if (tag := lexicon.find(part.text))]
+    for several in (tag.name for tag in tags if tag.name in data["several"]):
+        return (several,)
+    names = [tag.name for tag in tags if tag.name in ("1girl", "1boy", "1other")]
+    if not names:
+        words = WORD.findall(plain.lower())
+        phrases = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
+        found = [hit.name for phrase in phrases if (hit := lexicon.find(phrase))]
+        names = [name for name in found if name in ("1girl", "1boy", "1other")]
+        names = names or [_GENDERED[name] for name in found if name in _GENDERED]
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) > 1:
+        return tuple(distinct)
+    return (distinct[0] if distinct else data["default"], "solo")
+
+
+# Tags that say who is drawn without one of the counting tags.
+_GENDERED = {
+    "bishounen": "1boy", "cat boy": "1boy", "prince": "1boy", "king": "1boy", "butler": "1boy", "beard": "1boy",
+    "mustache": "1boy", "bishoujo": "1girl", "cat girl": "1girl", "princess": "1girl", "queen": "1girl",
+    "maid": "1girl", "witch": "1girl", "nun": "1girl", "shrine maiden": "1girl", "magical girl": "1girl",
+}  # fmt: skip
+
+
+def assemble(layers: Layers) -> str:
+    """The positive prompt: all layers joined, no phrase twice, and the person's text literally in its place."""
+    typed = {normal(part.text) for part in segments(layers.text)}
+    before: list[str] = []
+    for word in (*layers.core, *layers.emotion, *layers.style):
+        if word not in typed and word not in before:
+            before.append(word)
+    after = [w for w in dict.fromkeys(layers.quality) if w not in typed and w not in before]
+    return ", ".join([*before, *([layers.text] if layers.text else []), *after])
+
+
+class OfflineWriter:
+    """Writes from the lexicon alone. Equal requests give equal prompts."""
+
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        self.lexicon = lexicon or Lexicon.load()
+
+    def write(self, request: PromptRequest) -> PromptResult:
+        data = layer_words()
+        typed = read_text(request, self.lexicon)
+        core = [*typed.subject, *(word for word in data["core"] if word != "solo")]
+        layers = Layers(
+            core=tuple(core),
+            emotion=_choose(data["emotion"][request.emotion], request.seed, "emotion", 4),
+            style=_choose(data["style"][request.style], request.seed, "style", 2),
+            text=typed.text,
+            quality=tuple(data["quality"][request.quality]),
+        )
+        confidence, doubts = assess(typed.text, layers.emotion, self.lexicon)
+        return PromptResult(
+            layers=layers,
+            positive_prompt=assemble(layers),
+            negative_prompt=negative_for(request.quality, typed.text),
+            confidence=round(min(1.0, max(0.0, confidence - typed.penalty)), 2),
+            notes=(*typed.notes, *doubts),
+            writer="offline",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TypedText:
+    """The person's text as it goes into the prompt, and what had to be done to it."""
+
+    text: str
+    subject: tuple[str, ...]  # see `subject_of`
+    notes: tuple[str, ...]
+    penalty: float  # taken off the confidence
+
+
+def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
+    """Japanese becomes tags, brackets without a partner get one; all else stays literally as typed."""
+    notes: list[str] = []
+    penalty = 0.0
+    text = request.text
+    kept = [word for word in request.trigger_words if JAPANESE.search(word) and word in text]
+    for word in kept:
+        text = text.replace(word, " ")
+    translated = lexicon.translate(text)
+    text = ", ".join([*kept, translated.text]) if kept else translated.text
+    subject = subject_of(text, lexicon)
+    if translated.tags:
+        subjects = ("1girl", "1boy")  # the core layer says it at the front
+        text = ", ".join(part for part in text.split(", ") if part not in subjects or part not in translated.tags)
+        notes.append("Translated from Japanese: " + ", ".join(dict.fromkeys(translated.tags)) + ".")
+    if translated.unknown:
+        penalty += 0.1 + 0.4 * len(translated.unknown) / (len(translated.unknown) + len(translated.tags))
+        words = ", ".join(f"「{word}」" for word in dict.fromkeys(translated.unknown))
+        notes.append(f"No tag is known for {words}; left out of the prompt.")
+    wrong = balance(text)
+    if wrong:
+        penalty += 0.1
+        text = repair_brackets(text)
+        notes.append(f"The brackets didn't match and were repaired: {wrong[0]}.")
+    return TypedText(clean_text(text), subject, tuple(notes), penalty)
+
+
+def negative_for(quality: Quality, text: str) -> str:
+    """The negative prompt of a quality level, without what the person asks for ("monochrome", "text")."""
+    wanted = {normal(part.text) for part in segments(text)}
+    return ", ".join(word for word in layer_words()["negative"][quality] if word not in wanted)
+
+
+def _choose(options: dict[str, list[str]], seed: int, layer: str, count: int) -> tuple[str, ...]:
+    """The first words for seed 0; else the word that names the thing and a seeded choice among its near-synonyms."""
+    if seed == 0:
+        return tuple(options["first"][:count])
+    lead, *rest = [*options["first"], *options["more"]]
+    return (lead, *random.Random(f"{layer}-{seed}").sample(rest, count - 1))
+
+
+def fixed_template(request: PromptRequest) -> PromptResult:
+    """The plain template that experiments compare with: one word for the emotion, one for the style, no redundancy."""
+    data = layer_words()
+    text = clean_text(request.text)
+    layers = Layers(
+        core=(data["subject"]["default"], "anime character", "detailed face"),
+        emotion=(request.emotion,),
+        style=(f"{request.style} style",),
+        text=text,
+        quality=("masterpiece", "best quality"),
+    )
+    subject = subject_of(text, Lexicon.load())[0]
+    layers = layers.model_copy(update={"core": (subject, *layers.core[1:])})
+    return PromptResult(
+        layers=layers,
+        positive_prompt=assemble(layers),
+        negative_prompt=", ".join(data["fixed"]["negative"]),
+        confidence=RECOMMENDED_CONFIDENCE,
+        notes=("Written from the fixed template.",),
+        writer="fixed",
+    )
