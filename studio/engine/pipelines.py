@@ -1,0 +1,119 @@
+"""Loading, keeping and freeing a model, and drawing with it. Knows no job, no owner and no store.
+
+`Engine` lives in one thread, the one that owns the device. It keeps one model; asking for another frees it first.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from studio.engine import drawing, memory
+from studio.engine.components import Components
+from studio.engine.models import ModelInfo, resolve
+from studio.engine.progress import Progress
+from studio.errors import BadInput
+from studio.settings import Settings
+from studio.specs import Recipe
+
+__all__ = ["Components", "Engine", "load"]
+
+
+def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | None = None) -> Components:
+    """Load a resolved model onto the device that `settings` ask for.
+
+    `on_note` is told what takes time. Raises BadInput for a damaged model and OutOfMemory when it doesn't fit.
+    """
+    if info.path is None:
+        raise BadInput(f"{info.reference} is not on this machine.")
+    if on_note is not None:
+        on_note(f"loading {info.title}")
+    device, dtype = torch.device("cpu"), torch.float32
+    try:
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_pretrained(
+                info.path / "unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            ),
+            "vae": AutoencoderKL.from_pretrained(
+                info.path / "vae", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+            ),
+            "text_encoder": CLIPTextModel.from_pretrained(
+                info.path / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
+            ),
+            "tokenizer": CLIPTokenizer.from_pretrained(info.path / "tokenizer", local_files_only=True),
+        }
+        scheduler_config = json.loads((info.path / "scheduler" / "scheduler_config.json").read_text())
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(
+            f"The model {info.title} can't be loaded ({str(error).splitlines()[0][:200]}); get it again."
+        ) from error
+    for name in ("unet", "vae", "text_encoder"):
+        parts[name].to(device).eval().requires_grad_(False)
+    return Components(
+        info=info, family=info.family, scheduler_config=scheduler_config, device=device, dtype=dtype, **parts
+    )
+
+
+class Engine:
+    """One device, at most one model on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._components: Components | None = None
+
+    def components(self, reference: str, on_note: Callable[[str], None] | None = None) -> Components:
+        """The loaded model `reference`, from before when nothing of it changed; another one is freed first."""
+        info = resolve(reference, self.settings)
+        held = self._components
+        if held is not None and held.info.reference == info.reference and held.info.hash == info.hash:
+            return held
+        del held
+        self.free()
+        self._components = load(info, self.settings, on_note)
+        return self._components
+
+    def free(self) -> None:
+        """Give the memory of the loaded model back."""
+        self._components = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def draw(
+        self,
+        recipes: Sequence[Recipe],
+        on_step: Progress | None = None,
+        files: Callable[[str], Path] = Path,
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """(index, picture) of each recipe, as they are finished, in batches as large as memory allows.
+
+        The recipes share everything but prompt, negative prompt and seed. `files` gives the file of a source or control
+        picture. `on_step` may raise; everything attached is detached then. Raises StudioError subclasses.
+        """
+        if not recipes:
+            return
+        first = recipes[0]
+        if any(drawing.shared(recipe) != drawing.shared(first) for recipe in recipes):
+            raise BadInput("Pictures drawn together may differ in prompt and seed only.")
+        components = self.components(first.model, drawing.noter(on_step, recipes))
+        yield from drawing.draw(components, recipes, self.settings, on_step, files)
+
+    def status(self) -> dict[str, Any]:
+        """Device, precision, model, choices and memory, as plain data for the System page."""
+        held = self._components
+        return {
+            "loaded": held is not None,
+            "device": str(held.device) if held else "",
+            "dtype": str(held.dtype).removeprefix("torch.") if held else "",
+            "model": held.info.reference if held else None,
+            "choices": list(held.choices) if held else [],
+            "memory_used": memory.resident(),
+        }
