@@ -154,7 +154,7 @@ class RunDir:
     # --- status and metrics (written by the trainer) ---
 
     def update(self, **fields: Any) -> None:
-        """Merge `fields` into `status.json`. Raises FileNotFoundError when the folder is gone, OSError when it's full."""
+        """Merge `fields` into `status.json`. Raises FileNotFoundError when the folder is gone, OSError when full."""
         if self._written is None:
             self._written = self._read_status()
         self._written.update(fields, updated=time.time())

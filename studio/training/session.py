@@ -1,7 +1,7 @@
 """A trainer's side of its run folder: lock, status, log, clock, and how it ends, in words.
 
-`attend` wraps a whole trainer. However the body leaves it (done, stopped, NaN, full disk, deleted folder, out of memory,
-a bug), `status.json` says so in one sentence, and the process ends with the exit code of the command line's contract.
+`attend` wraps a whole trainer. However the body leaves it (done, stopped, NaN, full disk, deleted folder, out of
+memory, a bug), `status.json` says so in one sentence, and the process ends with the command line's exit code.
 Knows no models; both trainers use it.
 """
 
@@ -120,7 +120,7 @@ class Session:
         return every is not None and time.monotonic() - self._last_save >= 60 * every
 
     def must_stop(self) -> Literal["", "stop", "time"]:
-        """Whether to save and end now: somebody asked, or one more step and a checkpoint don't fit in the time limit."""
+        """Whether to save and end now: somebody asked, or the time limit has no room for a step and a checkpoint."""
         if self.run.stop_requested():
             return "stop"
         if self.limit_minutes is not None:
