@@ -5,6 +5,8 @@ This module does not know how anything is drawn.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .expressions import EXPRESSIONS
 from .spec import ACCESSORIES, ALL_OUTFITS, BACKGROUNDS, CHOICES, CharacterSpec
 
@@ -75,7 +77,8 @@ def tags(spec: CharacterSpec) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Every tag that a picture can have, sorted."""
-    alone = [CharacterSpec(**{name: value}) for name, values in CHOICES.items() for value in values]
+    choices: list[dict[str, Any]] = [{name: value} for name, values in CHOICES.items() for value in values]
+    alone = [CharacterSpec(**choice) for choice in choices]
     alone += [CharacterSpec(accessories=(name,)) for name in ACCESSORIES]
     alone += [CharacterSpec(emotion=name, variant=i) for name, ways in EXPRESSIONS.items() for i in range(len(ways))]
     alone += [CharacterSpec(ahoge=True), CharacterSpec(tilt=9.0), CharacterSpec(turn=0.9)]

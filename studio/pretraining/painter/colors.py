@@ -60,7 +60,7 @@ INK: RGB = (52, 36, 52)
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
     """`first` moved towards `second` by `share` (0..1), per channel."""
-    red, green, blue = (int(round(a + (b - a) * share)) for a, b in zip(first, second, strict=True))
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 

@@ -36,10 +36,7 @@ def quadratic(start: Point, control: Point, end: Point, count: int = 10) -> np.n
 def smooth(points: Sequence[Point] | np.ndarray, per_span: int = 6, closed: bool = False) -> np.ndarray:
     """Uniform Catmull-Rom curve through all the points, `per_span` samples between neighbours."""
     p = np.array(points, float)
-    if closed:
-        p = np.vstack([p[-1:], p, p[:2]])
-    else:
-        p = np.vstack([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    p = np.vstack([p[-1:], p, p[:2]] if closed else [2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
     t = np.linspace(0, 1, per_span, endpoint=False)[None, :, None]
     a, b, c, d = (p[i : len(p) - 3 + i][:, None] for i in range(4))
     spans = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)

@@ -98,7 +98,7 @@ def _anger_vein(scene: Scene) -> None:
     x, y = 78 + scene.spec.turn * 12, -96
     corner = quadratic((5, -17), (5, -5), (17, -5), 8)
     for k in range(4):
-        arm = np.array([rotated(u, v, 45 + 90 * k) for u, v in corner]) + (x, y)
+        arm = np.array([rotated(u, v, 45 + 90 * k) for u, v in corner]) + np.array([x, y])
         scene.canvas.fill(ribbon(arm, np.full(8, 7.5)), (255, 244, 240), 0.9)
         scene.canvas.fill(ribbon(arm, np.full(8, 4.6)), (222, 40, 48), ink=True)
 
@@ -150,4 +150,4 @@ def _shock_lines(scene: Scene) -> None:
     for k in range(5):
         angle = math.radians(-118 + k * 14)
         start, end = (148 * math.cos(angle), 176 * math.sin(angle)), (186 * math.cos(angle), 214 * math.sin(angle))
-        scene.canvas.ink(np.array([start, end]) + (60, 0), INK, 1.8, 1, 0.05, 0.9)
+        scene.canvas.ink(np.array([start, end]) + np.array([60, 0]), INK, 1.8, 1, 0.05, 0.9)

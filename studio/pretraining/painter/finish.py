@@ -63,7 +63,7 @@ def _watercolor(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Imag
     wobble, reach = np.roll(noise_maps(side)[1], rng.randrange(side), 0), 1.7 * side / 384
     rows = np.clip(row + wobble * reach, 0, side - 1).astype(np.int32)
     columns = np.clip(row.T + np.roll(wobble, side // 3, 0) * reach, 0, side - 1).astype(np.int32)
-    picture = np.asarray(reduced(pixels[rows, columns], size), np.float32)
+    picture: np.ndarray = np.asarray(reduced(pixels[rows, columns], size), np.float32)
     right, low = rng.randrange(size), rng.randrange(size)
     coarse, _, brush, grain = (np.roll(field, (low, right), (0, 1)) for field in noise_maps(size))
     wash = np.clip(0.07 + 0.10 * coarse + 0.09 * brush, 0, 0.34)
@@ -78,7 +78,7 @@ def _watercolor(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Imag
 def _lit(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Image:
     """Warm light from the upper left, glow, contrast and film grain."""
     flat = reduced(pixels, size)
-    picture = np.asarray(flat, np.float32)
+    picture: np.ndarray = np.asarray(flat, np.float32)
     y = (np.arange(size, dtype=np.float32) / size)[:, None]
     light = 1.06 - 0.16 * np.sqrt((y.T - 0.38) ** 2 + (y - 0.34) ** 2)
     shift = rng.randrange(256)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import skia
@@ -30,9 +31,7 @@ def make_fringe(spec: CharacterSpec, head: Head, rng: random.Random) -> Fringe:
     else:
         theta = np.linspace(-0.06, math.pi + 0.06, 23)
         cosine, sine = np.cos(theta), np.sin(theta)
-        crown = np.stack(
-            [-rx * np.sign(cosine) * np.abs(cosine) ** 0.9, -ry * np.sign(sine) * np.abs(sine) ** 0.86], 1
-        )
+        crown = np.stack([-rx * np.sign(cosine) * np.abs(cosine) ** 0.9, -ry * np.sign(sine) * np.abs(sine) ** 0.86], 1)
         crown[:, 1] += 7 * np.exp(-(((crown[:, 0] - whorl[0]) / 13) ** 2))  # dip at the parting
         crown = smooth(crown, 3)
     crown[:, 0] += spec.turn * 6
@@ -117,7 +116,7 @@ def _tips(spec: CharacterSpec, rng: random.Random) -> tuple[list[Tip], list[floa
             (90, -46, -34),
             (108, 30, 0),
         ]
-    notches = [(here[0] + there[0]) / 2 + jitter(4) for here, there in zip(tips, tips[1:], strict=False)]
+    notches = [(here[0] + there[0]) / 2 + jitter(4) for here, there in pairwise(tips)]
     if part is not None:
         notches[2] = part
     return tips, notches
@@ -144,13 +143,13 @@ def _close_with_locks(head: Head, crown: np.ndarray, whorl: Point, tips: list[Ti
 def draw_front_hair(scene: Scene) -> None:
     """Crown and fringe with the shade of each lock, strand lines and a band of light."""
     palette, canvas, fringe = scene.palette, scene.canvas, scene.fringe
-    base, shade, softness = palette.hair, palette.hair_shade, palette.manner.softness
+    base, shade, light, softness = palette.hair, palette.hair_shade, palette.hair_light, palette.manner.softness
     canvas.outline(fringe.cap, palette.hair_line, 1.5)
     if scene.painted:
-        tones = [mix(base, shade, 0.9), mix(base, palette.hair_light, 0.3), mix(base, shade, 0.25), mix(base, shade, 0.75)]
+        tones = [mix(base, tone, share) for tone, share in ((shade, 0.9), (light, 0.3), (shade, 0.25), (shade, 0.75))]
         canvas.fill(fringe.cap, base, shader=down(-160, 60, tones))
     else:
-        low = mix(base, palette.hair_light, 0.14) if palette.tip is None else mix(base, palette.tip, 0.6)
+        low = mix(base, light, 0.14) if palette.tip is None else mix(base, palette.tip, 0.6)
         canvas.fill(fringe.cap, base, shader=down(-165, 40, [mix(base, shade, 0.32), base, low]))
     with canvas.clipped(fringe.cap):
         for right, left in fringe.locks:

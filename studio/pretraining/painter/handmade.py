@@ -15,7 +15,8 @@ from PIL import Image
 def _field(shape: tuple[int, int], cells: float, generator: np.random.Generator) -> np.ndarray:
     """Smooth noise (height, width) of unit deviation with about `cells` bumps along the longer side."""
     sigma = max(shape) / cells / 2
-    field = cv2.GaussianBlur(generator.standard_normal(shape).astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_WRAP)
+    noise = generator.standard_normal(shape).astype(np.float32)
+    field = cv2.GaussianBlur(noise, (0, 0), sigma)
     return field / (field.std() + 1e-9)
 
 
