@@ -1,0 +1,110 @@
+"""What stands around every page: theme, mark, navigation, the line about a job that is still running.
+
+Pages are files in `pages/`; the navigation lists those that are there. Knows nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.settings import REPOSITORY, settings
+from studio.ui import text
+from studio.ui.gate import LOGOUT
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+
+PAGES = REPOSITORY / "pages"
+STATIC = Path(__file__).parent / "static"
+SECTIONS = {
+    "Create": ("generate", "emotion_morph", "sketch_to_character", "img2img_animation"),
+    "Teach": ("train_lora", "distill_lcm"),
+    "Library": ("gallery", "system"),
+}
+# Which page shows a job of which kind.
+HOME_OF = {
+    "generate": "generate",
+    "sheet": "generate",
+    "grid": "generate",
+    "batch": "generate",
+    "experiment": "generate",
+    "morph": "emotion_morph",
+    "sketch": "sketch_to_character",
+    "animate": "img2img_animation",
+}
+TEXT = {
+    "drawing": "Drawing",
+    "waiting": "Waiting",
+    "leave": "Log out",
+    "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",
+}
+
+
+def begin() -> None:
+    """Draw the frame and run the page that the address names."""
+    st.set_page_config(page_icon=str(STATIC / "mark.svg"), layout="wide", initial_sidebar_state="auto")
+    st.html(STATIC / "studio.css")
+    st.logo(str(STATIC / "mark.svg"), size="large")  # its name stands beside it by the style sheet, in the theme's font
+    page = st.navigation(navigation())
+    # The canvas must know whether this run is the first on its page.
+    st.session_state["_arrived"] = st.session_state.get("_last_page") != page.url_path
+    st.session_state["_last_page"] = page.url_path
+    with st.sidebar:
+        mine = studio().jobs(owner(), limit=6)
+        st.fragment(busy_line, run_every=3 if any(job.active for job in mine) else None)()
+        if settings().password is not None:
+            st.link_button(TEXT["leave"], LOGOUT, icon=":material/logout:", type="tertiary")
+    try:
+        page.run()
+    except StudioError as problem:
+        st.error(str(problem), icon=":material/error:")
+
+
+def has_page(name: str) -> bool:
+    """Whether `pages/<name>.py` is there to go to."""
+    return (PAGES / f"{name}.py").is_file()
+
+
+def page_path(name: str) -> str:
+    """A page as `st.switch_page` and `st.page_link` want it."""
+    return str(PAGES / f"{name}.py")
+
+
+def navigation() -> dict[str, list[Any]]:
+    """The pages that are there, under their headings."""
+    listed: dict[str, list[Any]] = {}
+    for heading, names in SECTIONS.items():
+        for name in names:
+            if has_page(name):
+                title, icon = text.PAGE_NAMES[name]
+                page = st.Page(PAGES / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "generate")
+                listed.setdefault(heading, []).append(page)
+    return listed
+
+
+def busy_line() -> None:
+    """In the sidebar: one line for each of this browser's jobs that isn't over, with a link to its page."""
+    for job in studio().jobs(owner(), limit=6):
+        if not job.active:
+            continue
+        page = HOME_OF.get(job.kind)
+        share = f" · {job.fraction:.0%}" if job.state == "running" else ""
+        label = f"{TEXT['drawing' if job.state == 'running' else 'waiting']}: {text.escape(job.title)}{share}"
+        if page and has_page(page):
+            st.page_link(page_path(page), label=label, icon="spinner", query_params={"job": job.id})
+        else:
+            st.caption(label)
+
+
+def on_script_error(error: Exception) -> bool:
+    """What a page shows when the studio has a bug: one sentence. The traceback goes to the log."""
+    if isinstance(error, StudioError):
+        st.error(str(error), icon=":material/error:")
+        return True
+    logging.getLogger("studio.ui").error("A page failed", exc_info=error)
+    st.error(TEXT["failed"], icon=":material/error:")
+    return True

@@ -1,0 +1,9 @@
+"""The main script: the frame around every page. Pages stand in `pages/`; one that isn't there is not listed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from studio.ui import frame
+
+frame.begin()
