@@ -1,0 +1,234 @@
+"""One trained adapter as the three kinds of file in use: kohya (A1111, Forge, ComfyUI), diffusers, PEFT.
+
+    adapter/<name>.safetensors                       kohya, with `.alpha` tensors and `ss_*` metadata: opens everywhere
+    adapter/diffusers/pytorch_lora_weights.safetensors
+    adapter/peft/{unet,text_encoder}/adapter_model.safetensors + adapter_config.json
+    adapter/studio.json, adapter/README.md           what the studio's LoRA list and the Hub show
+
+Knows tensors and names of layers, not how they were trained. The alpha of each format is its own: kohya's stands in the
+file, PEFT's in the configuration, and diffusers' file has none, so there alpha / rank is multiplied into B.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+_ALPHAS = ".alpha"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank pairs by layer: `<layer>.lora_A.weight` (rank, in, ...) and `<layer>.lora_B.weight` (out, rank, ...)."""
+
+    unet: Mapping[str, Tensor]
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    text_encoder: Mapping[str, Tensor] = field(default_factory=dict)  # layers as in CLIPTextModel
+    text_targets: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, Tensor]]:
+        return {"unet": self.unet} | ({"text_encoder": self.text_encoder} if self.text_encoder else {})
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an export says about itself, in its metadata and in its model card."""
+
+    title: str
+    base: str  # reference of the base model
+    base_version: str = "sd_v1"  # kohya's word for the family
+    kind: str = "style or character LoRA"
+    trigger_words: tuple[str, ...] = ()
+    license: str = ""
+    weight: float = 1.0  # at which to start
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)  # pictures, digest, tags: {tag: count}
+    losses: Sequence[tuple[int, float]] = ()  # (step, smoothed loss)
+    metadata: Mapping[str, str] = field(default_factory=dict)  # further `ss_*` keys
+    pictures: Sequence[Path] = ()  # copied beside the card
+
+
+def peft_state(module: torch.nn.Module, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter of a module as `<layer>.lora_A.weight` tensors, without the adapter's own name.
+
+    `values` replaces the module's own numbers (an average, a checkpoint), by parameter name.
+    """
+    found = {}
+    for name, parameter in module.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            tensor = parameter if values is None else values[name]
+            layer, _, half = name.rpartition(".lora_")
+            found[f"{layer}.lora_{half[0]}.weight"] = tensor.detach().float().cpu().clone()
+    return found
+
+
+# --- the three formats ---------------------------------------------------------------------------------------------
+
+
+def diffusers_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """`unet.<layer>.lora_A.weight`, with alpha / rank multiplied into B: readers without metadata take alpha = rank."""
+    scale = adapter.alpha / adapter.rank
+    return {
+        f"{part}.{key}": value * scale if ".lora_B." in key else value.clone()
+        for part, state in adapter.parts.items()
+        for key, value in state.items()
+    }
+
+
+def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """`lora_unet_<layer_with_underscores>.lora_down.weight`, `.lora_up.weight` and the true `.alpha` of each layer.
+
+    (diffusers' own converter writes the rank as alpha, always.)
+    """
+    found: dict[str, Tensor] = {}
+    for part, state in adapter.parts.items():
+        for key, value in state.items():
+            layer, _, half = key.rpartition(".lora_")
+            if part == "text_encoder":
+                # transformers 5 dropped this level from CLIPTextModel; every reader of the format expects it
+                layer = layer if layer.startswith("text_model.") else f"text_model.{layer}"
+            name = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + layer.replace(".", "_")
+            found[f"{name}.lora_{'down' if half.startswith('A') else 'up'}.weight"] = value.clone()
+            found[name + _ALPHAS] = torch.tensor(float(adapter.alpha))
+    return found
+
+
+def peft_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`base_model.model.<layer>.lora_A.weight`, as `PeftModel` saves."""
+    return {f"base_model.model.{key}": value.clone() for key, value in state.items()}
+
+
+def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """`ss_*` keys (sd-scripts) and `modelspec.*` keys (Stability's model spec) that A1111 and ComfyUI show."""
+    settings, data = card.settings, card.data
+    found = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": adapter.rank,
+        "ss_network_alpha": adapter.alpha,
+        "ss_base_model_version": card.base_version,
+        "ss_sd_model_name": card.base,
+        "ss_output_name": card.title,
+        "ss_v2": False,
+        "ss_num_train_images": data.get("pictures"),
+        "ss_tag_frequency": json.dumps({card.title: data["tags"]}, ensure_ascii=False) if data.get("tags") else None,
+        "ss_dataset_hash": data.get("digest"),
+        "ss_learning_rate": settings.get("learning_rate"),
+        "ss_unet_lr": settings.get("learning_rate"),
+        "ss_text_encoder_lr": settings.get("text_encoder_rate"),
+        "ss_optimizer": settings.get("optimizer"),
+        "ss_num_epochs": settings.get("epochs"),
+        "ss_seed": settings.get("seed"),
+        "ss_min_snr_gamma": settings.get("min_snr_gamma"),
+        "ss_noise_offset": settings.get("noise_offset"),
+        "ss_caption_dropout_rate": settings.get("caption_dropout"),
+        "ss_max_train_steps": settings.get("steps"),
+        "ss_resolution": settings.get("resolution"),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{'stable-diffusion-v1' if card.base_version == 'sd_v1' else card.base_version}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": card.title,
+        "modelspec.trigger_phrase": ", ".join(card.trigger_words),
+        "modelspec.license": card.license,
+        "sshs_model_hash": hashlib.sha256(save(dict(tensors))).hexdigest(),
+        **card.metadata,
+    }
+    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+
+
+def write(folder: Path, adapter: Adapter, card: Card) -> Path:
+    """Write all formats and the card into `folder`, whole or not at all; the path of the kohya file.
+
+    What was in `folder` before is replaced. Raises OSError when the disk is full; the old export is intact then.
+    """
+    fresh = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "diffusers").mkdir(parents=True)
+    name = f"{card.title}.safetensors"
+    tensors = kohya_tensors(adapter)
+    save_file(tensors, fresh / name, metadata=kohya_metadata(adapter, card, tensors))
+    save_file(
+        diffusers_tensors(adapter), fresh / "diffusers" / "pytorch_lora_weights.safetensors", metadata={"format": "pt"}
+    )
+    for part, state in adapter.parts.items():
+        place = fresh / "peft" / part
+        targets = adapter.targets if part == "unet" else adapter.text_targets
+        LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=sorted(targets)).save_pretrained(place)
+        save_file(peft_tensors(state), place / "adapter_model.safetensors", metadata={"format": "pt"})
+    facts = {
+        "title": card.title,
+        "trigger_words": list(card.trigger_words),
+        "weight": card.weight,
+        "base": card.base,
+        "license": card.license,
+    }
+    (fresh / "studio.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
+    for picture in card.pictures:
+        shutil.copy(picture, fresh / picture.name)
+    (fresh / "README.md").write_text(model_card(adapter, card), encoding="utf-8")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder / name
+
+
+def model_card(adapter: Adapter, card: Card) -> str:
+    """The model card (README.md with the Hub's front matter): how to use it, data, settings, loss, samples, licence."""
+    front = ["---", "library_name: diffusers", f"base_model: {json.dumps(card.base)}"]
+    # the Hub knows licences by identifiers only; anything else is "other" with a name
+    front += ["license: other", f"license_name: {json.dumps(card.license)}"] if card.license else []
+    front += ["tags:", "- lora", "- text-to-image", "- stable-diffusion", "- diffusers"]
+    if card.trigger_words:
+        front.append(f"instance_prompt: {json.dumps(', '.join(card.trigger_words), ensure_ascii=False)}")
+    words = ", ".join(f"`{word}`" for word in card.trigger_words) or "none"
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {card.title}",
+        "",
+        f"A {card.kind} for {card.base}, made with Anime Character Studio on {time.strftime('%Y-%m-%d')}.",
+        "",
+        f"- Trigger words: {words}",
+        f"- Start at weight {card.weight:g}",
+        f"- Licence: {card.license or 'not stated'}",
+        "",
+        "## Files",
+        "",
+        f"- `{card.title}.safetensors`: A1111, Forge, ComfyUI (kohya format)",
+        "- `diffusers/`: `pipe.load_lora_weights(...)`",
+        "- `peft/`: `PeftModel.from_pretrained(...)`",
+        "",
+        "## Data",
+        "",
+        *(f"- {key}: {value}" for key, value in card.data.items() if key != "tags"),
+    ]
+    tags: Mapping[str, int] = card.data.get("tags") or {}
+    if tags:
+        lines.append("- most common tags: " + ", ".join(f"{tag} ({count})" for tag, count in list(tags.items())[:20]))
+    lines += ["", "## Settings", "", f"- rank {adapter.rank}, alpha {adapter.alpha:g}: {', '.join(adapter.targets)}"]
+    lines += [f"- {key}: {value}" for key, value in card.settings.items() if key not in ("kind", "name", "data")]
+    if card.losses:
+        every = max(1, len(card.losses) // 20)
+        lines += ["", "## Loss (smoothed)", "", "| step | loss |", "|---|---|"]
+        lines += [f"| {step} | {loss:.4f} |" for step, loss in [*card.losses[::every], card.losses[-1]]]
+    if card.pictures:
+        lines += ["", "## Samples", "", *(f"![{picture.stem}]({picture.name})" for picture in card.pictures)]
+    return "\n".join(lines) + "\n"
