@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from studio.pretraining.linear_start import start
 from studio.pretraining.parallel import agree, average_gradients, launch
 from studio.pretraining.state import load_state, optimizer_tensors, restore_optimizer, save_state
 
@@ -107,14 +108,20 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 2. model, optimiser, and what an earlier session left
     vae = new_vae()
     names = [n for n, _ in vae.named_parameters()]
-    if args.init is not None:
-        vae = AutoencoderKL.from_pretrained(args.init)
+    if not (args.out / "state").exists():
+        vae = AutoencoderKL.from_pretrained(args.init or args.out / "start")
     trained = [
         (n, p)
         for n, p in vae.named_parameters()
         if not (args.freeze_encoder and n.startswith(("encoder.", "quant_conv.")))
     ]
-    optimizer = torch.optim.AdamW([p for _, p in trained], lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    # the encoder starts as the best linear one: what is left to learn is mostly the decoder's
+    inner = [p for n, p in trained if n.startswith(("encoder.", "quant_conv."))]
+    outer = [p for n, p in trained if not n.startswith(("encoder.", "quant_conv."))]
+    optimizer = torch.optim.AdamW(
+        [{"params": inner, "factor": 0.3}, {"params": outer, "factor": 1.0}],
+        lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True,
+    )  # fmt: skip
     vae = vae.to(memory_format=torch.channels_last)
     step, spent = 0, 0.0
     average = {n: p.detach().clone() for n, p in vae.named_parameters()}
@@ -161,16 +168,16 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         return f"PSNR {np.mean(scores):.2f} dB"
 
     # 3. the loop: crops at two scales, more often around the face, whole pictures at the end
-    start, last_save, run, started_at = time.time(), time.time(), 0.0, spent
+    began, last_save, run, started_at = time.time(), time.time(), 0.0, spent
     while True:
-        elapsed = agree(started_at + time.time() - start, world)
+        elapsed = agree(started_at + time.time() - began, world)
         share = elapsed / (args.minutes * 60)
         if share >= 1:
             break
         spent = elapsed
-        rate = args.rate * min(1, (step + 1) / 40) * min(1, 0.02 + 4 * (1 - share))  # constant, then down over 25%
+        rate = args.rate * min(1, (step + 1) / 150) * min(1, 0.02 + 4 * (1 - share))  # constant, then down over 25%
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         side, batch = (256, 1) if share > 0.85 else (128, args.batch)
         crops = np.empty((batch, side, side, 3), np.uint8)
         for j in range(batch):
@@ -231,6 +238,11 @@ def cli() -> None:
     parser.add_argument("--freeze-encoder", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.init is None and not (args.out / "start").exists():
+        shards = [np.load(path, mmap_mode="r") for path in sorted(args.data.glob("p*.npy"))]
+        vae = new_vae()
+        start(vae, to_tensor(np.concatenate([shard[: 240 // len(shards)] for shard in shards])))
+        vae.save_pretrained(args.out / "start")
     launch(main, args, args.processes)
 
 
