@@ -1,0 +1,279 @@
+"""One worker, a fair queue, progress, cancel: how requests wait for the device without anybody waiting for them.
+
+The worker is a thread of this process; it makes the engine inside itself, at the first job, so that a page is on the
+screen before torch is loaded. Owners take turns; a long job whose function is a generator lets others go first at each
+`yield`. Doesn't know what a job does: that is the table in `studio.work`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from studio.errors import Busy, Cancelled, NotFound, OutOfMemory, StudioError
+from studio.job import Job
+from studio.store.joblog import INTERRUPTED, JobLog
+from studio.store.pictures import write_error
+from studio.views import JobState, JobView
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 1.0  # progress goes to the disk at most this often: other processes read it there
+LOOK_SECONDS = 0.5  # and so often the worker looks for a cancel from another process
+KEEP_FINISHED = 200  # jobs whose last state is answered from memory
+BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
+
+
+Work = Callable[[Any, Job, Any], "Iterator[None] | None"]
+
+
+class Jobs:
+    """The queue and its worker. Thread-safe; nothing here blocks on the model but `wait`."""
+
+    def __init__(
+        self, log: JobLog, kinds: Mapping[str, Work], make_engine: Callable[[], Any], queue_limit: int = 64
+    ) -> None:
+        self._log = log
+        self._kinds = kinds
+        self._make_engine = make_engine
+        self._limit = queue_limit
+        self._changed = threading.Condition()
+        self._turns: deque[str] = deque()  # owners who have something to do, the next one first
+        self._queues: dict[str, deque[Job]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._running: Job | None = None
+        self._engine: Any = None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    def submit(self, job: Job) -> JobView:
+        """Queue the job. Raises `Busy` when too many wait and `DiskFull` when it can't be written down."""
+        with self._changed:
+            if self._closing:
+                raise Busy("The studio is shutting down.")
+            if self.waiting >= self._limit:
+                raise Busy(f"{self.waiting} jobs are waiting already; try again when some are done.")
+            self._log.write(job.view(), job.owner, job.spec.model_dump_json())
+            job.changed = self._progress
+            self._jobs[job.id] = job
+            self._queues.setdefault(job.owner, deque()).append(job)
+            if job.owner not in self._turns:
+                self._turns.append(job.owner)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="studio-worker", daemon=True)
+                self._thread.start()
+            self._forget()
+            self._changed.notify_all()
+            return job.view(self._position(job))
+
+    def finished(self, job: Job) -> JobView:
+        """Write down a job that needed no work: all its pictures were there."""
+        job.started = job.created
+        job.end("done")
+        self._log.write(job.view(), job.owner, job.spec.model_dump_json())
+        return job.view()
+
+    def view(self, id: str, owner: str) -> JobView:
+        """Raises `NotFound`, also when the job is somebody else's."""
+        with self._changed:
+            job = self._jobs.get(id)
+            if job is not None and job.owner == owner:
+                return job.view(self._position(job))
+        view = self._log.read(id, owner)
+        if view is None:
+            raise NotFound("There is no such job here.")
+        return view
+
+    def list(self, owner: str, limit: int = 20) -> list[JobView]:
+        """This owner's jobs, newest first; those of other processes too."""
+        return [self.view(view.id, owner) if view.id in self._jobs else view for view in self._log.list(owner, limit)]
+
+    def spec(self, id: str, owner: str) -> str:
+        """The job's request as JSON, as it was resolved. Raises `NotFound`."""
+        text = self._log.spec(id, owner)
+        if text is None:
+            raise NotFound("There is no such job here.")
+        return text
+
+    def cancel(self, id: str, owner: str) -> JobView:
+        """Stop the job: at once when it waits, within one sampling step when it runs. Only its owner can."""
+        view = self.view(id, owner)
+        if not view.active:
+            return view
+        with self._changed:
+            job = self._jobs.get(id)
+            if job is None:
+                self._log.request_cancel(id, owner)
+                return view
+            job.cancelled.set()
+            if job.state == "queued":
+                self._queues[owner].remove(job)
+                if not self._queues[owner] and owner in self._turns:
+                    self._turns.remove(owner)
+                self._end(job, "cancelled")
+            return job.view()
+
+    def wait(self, id: str, owner: str, timeout: float | None = None) -> JobView:
+        """Block until the job is over or `timeout` seconds have passed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            view = self.view(id, owner)
+            left = None if deadline is None else deadline - time.monotonic()
+            if not view.active or (left is not None and left <= 0):
+                return view
+            with self._changed:
+                self._changed.wait(0.3 if left is None else min(0.3, left))
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for their turn."""
+        with self._changed:
+            return sum(job.state == "queued" for queue in self._queues.values() for job in queue)
+
+    @property
+    def running(self) -> int:
+        with self._changed:
+            return sum(job.state == "running" for job in self._jobs.values())
+
+    @property
+    def engine(self) -> Any:
+        """The worker's engine for reading its status, or None before the first job."""
+        return self._engine
+
+    def close(self, timeout: float = 10) -> None:
+        """Stop the worker within one step; what it was doing reads as interrupted afterwards."""
+        with self._changed:
+            self._closing = True
+            for job in self._jobs.values():
+                if job.state in ("queued", "running"):
+                    job.cancelled.set()
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        self._log.processes.leave()
+
+    # --- the worker -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._turns and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    for queue in self._queues.values():
+                        for job in queue:
+                            self._drop(job)
+                            self._end(job, "interrupted", INTERRUPTED)
+                    return
+                owner = self._turns.popleft()
+                job = self._queues[owner].popleft()
+                self._running = job
+                if job.state == "queued":
+                    job.state, job.started = "running", time.time()
+            over = self._slice(job)
+            with self._changed:
+                self._running = None
+                if not over:
+                    self._queues[owner].appendleft(job)
+                if self._queues[owner]:
+                    if owner in self._turns:  # joined again while this one was working
+                        self._turns.remove(owner)
+                    self._turns.append(owner)
+                else:
+                    del self._queues[owner]
+                self._changed.notify_all()
+
+    def _slice(self, job: Job) -> bool:
+        """Work on the job up to its next `yield`. True when it is over, however."""
+        try:
+            if job.runner is None:
+                self._write(job)
+                if self._engine is None:
+                    job.say("Starting the engine")
+                    self._engine = self._make_engine()
+                job.say("")
+                job.runner = self._kinds[job.spec.kind](self._engine, job, job.spec) or iter(())
+            job.check()
+            next(job.runner)
+            return False
+        except StopIteration:
+            self._end(job, "done")
+        except Cancelled:
+            self._drop(job)
+            if self._closing:
+                self._end(job, "interrupted", INTERRUPTED)
+            else:
+                self._end(job, "cancelled")
+        except Exception as error:
+            self._drop(job)
+            self._end(job, "failed", sentence_for(error))
+        return True
+
+    def _drop(self, job: Job) -> None:
+        """Unwind a job's generator: its `finally` blocks run in this thread."""
+        close = getattr(job.runner, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception:
+                log.exception("job %s didn't unwind cleanly", job.id)
+
+    def _end(self, job: Job, state: JobState, error: str | None = None) -> None:
+        with self._changed:
+            job.end(state, error)
+            self._write(job)
+            self._changed.notify_all()
+
+    def _progress(self, job: Job) -> None:
+        now = time.monotonic()
+        if now - job.looked > LOOK_SECONDS:
+            job.looked = now
+            if self._log.cancel_requested(job.id):
+                job.cancelled.set()
+        if now - job.wrote > WRITE_SECONDS:
+            self._write(job)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _write(self, job: Job) -> None:
+        job.wrote = time.monotonic()
+        try:
+            self._log.write(job.view(), job.owner)
+        except StudioError as error:  # the state in memory is right, and the next change tries again
+            log.warning("job %s: its state couldn't be written: %s", job.id, error)
+
+    def _position(self, job: Job) -> int:
+        """How many jobs go first: owners take turns in the order of `_turns`."""
+        if job.state != "queued":
+            return 0
+        depth = self._queues[job.owner].index(job)  # rounds that this owner needs before
+        turn = self._turns.index(job.owner) if job.owner in self._turns else len(self._turns)
+        first = 1 if self._running is not None else 0
+        for place, owner in enumerate(self._turns):
+            if owner != job.owner:
+                first += min(len(self._queues[owner]), depth + (1 if place < turn else 0))
+        return first + depth
+
+    def _forget(self) -> None:
+        finished = [job.id for job in self._jobs.values() if job.finished is not None]
+        for id in finished[:-KEEP_FINISHED]:
+            del self._jobs[id]
+
+
+def sentence_for(error: Exception) -> str:
+    """What a person reads when a job fails; a bug also goes to the log with its traceback."""
+    if isinstance(error, StudioError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
+        return str(OutOfMemory("The memory didn't suffice; try a smaller picture, or fewer at once."))
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        log.warning("a file couldn't be used: %s", error)
+        return str(write_error(error, Path(str(error.filename)).parent))
+    log.error("a job failed", exc_info=error)
+    return BUG.format(type(error).__name__)

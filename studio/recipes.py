@@ -1,0 +1,312 @@
+"""From a request to recipes: prompts written, blanks filled, files named by content, at once and for good.
+
+Runs at submission, before any model is loaded: it knows model files by their headers and hashes only. Doesn't draw,
+doesn't queue, and never asks a language model (that is an earlier request of its own).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from studio.engine.models import LoraInfo, ModelInfo, find_lora, resolve
+from studio.errors import BadInput
+from studio.prompting.syntax import segments
+from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
+from studio.settings import Settings
+from studio.specs import (
+    EMOTIONS,
+    MAX_SEED,
+    STYLES,
+    Axis,
+    BatchSpec,
+    Emotion,
+    GenerateSpec,
+    GridSpec,
+    JobSpec,
+    LoraRef,
+    Recipe,
+    SheetSpec,
+    SketchSpec,
+    Style,
+)
+from studio.views import Picture
+
+MAX_PICTURES = 4000  # of one job
+# The fast path is taken by itself up to this multiple of its steps, and up to this guidance.
+FAST_STEPS = 2
+FAST_GUIDANCE = 2.0
+
+GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request, resolved. `spec` is the request with nothing left to chance, so that it can be repeated."""
+
+    spec: JobSpec
+    recipes: tuple[Recipe, ...]
+    title: str
+    notes: tuple[str, ...]
+    model_title: str
+
+
+class Resolver:
+    """Resolves requests of one studio. Thread-safe: it keeps nothing but the word lists."""
+
+    def __init__(self, settings: Settings, picture: GetPicture) -> None:
+        self._settings = settings
+        self._picture = picture
+        self._writer: OfflineWriter | None = None
+
+    # --- prompts --------------------------------------------------------------------------------------------------
+
+    def written(self, spec: GenerateSpec, emotion: Emotion | None = None, style: Style | None = None) -> PromptResult:
+        """What is written for this request when nobody edits it. Offline, the same every time."""
+        if self._writer is None:
+            self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
+        return self._writer.write(
+            PromptRequest(
+                emotion=emotion or spec.emotion, style=style or spec.style, quality=spec.quality, text=spec.text
+            )
+        )
+
+    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
+        """The same request with another emotion and style.
+
+        An edited prompt stays as it is but for the tags of the old emotion and style, which are exchanged where they
+        stand; where they were edited away, the new ones go to the end.
+        """
+        changed = spec.model_copy(update={"emotion": emotion, "style": style})
+        if spec.prompt is None:
+            return changed
+        before, after = self.written(spec).layers, self.written(changed).layers
+        prompt = spec.prompt
+        if emotion != spec.emotion:
+            prompt = _exchange(prompt, before.emotion, after.emotion)
+        if style != spec.style:
+            prompt = _exchange(prompt, before.style, after.style)
+        return changed.model_copy(update={"prompt": prompt})
+
+    # --- one request of one prompt ----------------------------------------------------------------------------------
+
+    def recipes(self, spec: GenerateSpec, owner: str, notes: list[str] | None = None) -> tuple[Recipe, ...]:
+        """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence."""
+        notes = [] if notes is None else notes
+        info = resolve(spec.model, self._settings)
+        found = [find_lora(ref.path, self._settings) for ref in spec.loras]
+        prompt, negative = self._texts(spec, notes)
+        steps, guidance, sampler, fast = sampling(spec, info)
+        width, height = self._size(spec, info, owner)
+        if info.note:
+            _once(notes, info.note)
+        if spec.control is not None:
+            self._picture(spec.control.image, owner)
+        seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
+        values: dict[str, Any] = {
+            "model": info.reference,
+            "model_hash": info.hash,
+            "prompt": prompt,
+            "negative": negative,
+            "steps": steps,
+            "guidance": guidance,
+            "sampler": sampler,
+            "width": width,
+            "height": height,
+            "loras": tuple(_placed(ref, lora) for ref, lora in zip(spec.loras, found, strict=True)),
+            "lora_hashes": tuple(lora.hash for lora in found),
+            "fast": fast,
+            "source": spec.source,
+            "strength": spec.strength if spec.source is not None else None,
+            "control": spec.control,
+            "labels": {"emotion": spec.emotion, "style": spec.style, "quality": spec.quality}
+            | ({"text": spec.text} if spec.text else {}),
+        }
+        try:
+            first = Recipe(seed=seed, **values)
+        except ValidationError as error:
+            raise BadInput(explain(error)) from error
+        return tuple(
+            first.model_copy(update={"seed": (seed + number) % (MAX_SEED + 1)}) for number in range(spec.count)
+        )
+
+    def _texts(self, spec: GenerateSpec, notes: list[str]) -> tuple[str, str]:
+        if spec.prompt is not None and spec.negative is not None:
+            return spec.prompt, spec.negative
+        written = self.written(spec)
+        if spec.prompt is None:
+            for note in written.notes:
+                _once(notes, note)
+        prompt = written.positive_prompt if spec.prompt is None else spec.prompt
+        return prompt, written.negative_prompt if spec.negative is None else spec.negative
+
+    def _size(self, spec: GenerateSpec, info: ModelInfo, owner: str) -> tuple[int, int]:
+        """The size asked for; else the model's own, in the shape of the picture that the drawing starts from."""
+        shape = 1.0
+        reference = spec.source or (spec.control.image if spec.control else None)
+        if reference is not None:
+            picture = self._picture(reference, owner)
+            shape = min(2.0, max(0.5, picture.width / picture.height))
+        if spec.width is not None and spec.height is not None:
+            width, height = spec.width, spec.height
+        elif spec.width is not None:
+            width, height = spec.width, _side(spec.width / shape)
+        elif spec.height is not None:
+            width, height = _side(spec.height * shape), spec.height
+        else:
+            native = info.native_size
+            width, height = (
+                (native, native) if shape == 1 else (_side(native * math.sqrt(shape)), _side(native / math.sqrt(shape)))
+            )
+        if width * height > self._settings.max_pixels:
+            raise BadInput(
+                f"{width} x {height} pixels are more than this studio draws "
+                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
+            )
+        return width, height
+
+    # --- every kind of job ------------------------------------------------------------------------------------------
+
+    def plan(self, spec: JobSpec, owner: str) -> Plan:
+        """Resolve a request of any kind.
+
+        Generate, sheet, grid, batch and sketch get a recipe for every picture, in order; other kinds get that of their
+        base, and their own function asks for more (`Job.resolve`).
+        """
+        notes: list[str] = []
+        base: GenerateSpec = spec if isinstance(spec, GenerateSpec) else spec.base
+        base = base.model_copy(update={"seed": base.seed if base.seed is not None else secrets.randbelow(2**31)})
+        requests: list[GenerateSpec] = []
+        if isinstance(spec, GenerateSpec):
+            requests = [base]
+        elif isinstance(spec, SketchSpec):
+            requests = [base.model_copy(update={"control": spec.control})]
+        elif isinstance(spec, SheetSpec):
+            base = base.model_copy(update={"count": 1})
+            requests = [
+                self.prompted(base, emotion, style)
+                for style in spec.styles or (base.style,)
+                for emotion in spec.emotions
+            ]
+        elif isinstance(spec, GridSpec):
+            base = base.model_copy(update={"count": 1})
+            for y in spec.y.values if spec.y else (None,):
+                for x in spec.x.values:
+                    cell = self._set(base, spec.x, x)
+                    requests.append(self._set(cell, spec.y, y) if spec.y and y is not None else cell)
+        elif isinstance(spec, BatchSpec):
+            requests = [self._row(base, spec, number) for number in range(len(spec.rows))]
+        else:
+            requests = [base.model_copy(update={"count": 1})]
+            for id in {getattr(spec, "image", None)} - {None}:
+                self._picture(str(id), owner)
+        if sum(request.count for request in requests) > MAX_PICTURES:
+            raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
+        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes))
+        return Plan(
+            spec=base if isinstance(spec, GenerateSpec) else spec.model_copy(update={"base": base}),
+            recipes=recipes,
+            title=_title(base, spec),
+            notes=tuple(notes),
+            model_title=resolve(base.model, self._settings, with_hash=False).title,
+        )
+
+    def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
+        row = spec.rows[number]
+        assert base.seed is not None
+        seed = row.seed if row.seed is not None else (base.seed + number * base.count) % (MAX_SEED + 1)
+        if row.emotion is None:
+            return base.model_copy(update={"prompt": row.prompt, "seed": seed})
+        return base.model_copy(update={"prompt": None, "text": row.prompt, "emotion": row.emotion, "seed": seed})
+
+    def _set(self, base: GenerateSpec, axis: Axis, value: str) -> GenerateSpec:
+        """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""
+        value = value.strip()
+        if axis.name == "emotion" and value in EMOTIONS:
+            return self.prompted(base, cast(Emotion, value), base.style)
+        if axis.name == "style" and value in STYLES:
+            return self.prompted(base, base.emotion, cast(Style, value))
+        if axis.name == "lora_weight":
+            if not base.loras:
+                raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")
+            change: dict[str, Any] = {"loras": [{"path": ref.path, "weight": value} for ref in base.loras]}
+        else:
+            change = {axis.name: value}
+        try:
+            return GenerateSpec.model_validate(base.model_dump() | change)
+        except ValidationError as error:
+            raise BadInput(f"{axis.name} can't be {value[:40]!r} in a grid: {explain(error)}") from error
+
+
+def sampling(spec: GenerateSpec, info: ModelInfo) -> tuple[int, float, str, bool]:
+    """Steps, guidance, sampler, and whether the model's own few-step adapter is attached."""
+    fast = info.fast
+    if fast is None:
+        use = False
+    elif spec.sampler == "auto":
+        few = spec.steps is None or spec.steps <= FAST_STEPS * fast.steps
+        use = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
+    else:
+        use = spec.sampler in ("lcm", "tcd")
+    if fast is not None and use:
+        default: tuple[int, float, str] = (fast.steps, fast.guidance, fast.sampler)
+    else:
+        default = (info.steps, info.guidance, info.sampler)
+    return (
+        default[0] if spec.steps is None else spec.steps,
+        default[1] if spec.guidance is None else spec.guidance,
+        default[2] if spec.sampler == "auto" else spec.sampler,
+        use,
+    )
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one sentence: which field, what is wrong, what was given."""
+    # A union reports once for each of its members; the first error of the deepest place says the most.
+    first = max(error.errors(), key=lambda item: len(item["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[:1].lower() + message[1:]
+    given = first.get("input")
+    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
+    return f"{place}: {message}{shown}." if place else f"{message}{shown}."
+
+
+def _exchange(prompt: str, old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    gone = {word.lower() for word in old}
+    kept: list[str] = []
+    place: int | None = None
+    for part in prompt.split(","):
+        plain = [segment.text.strip().lower() for segment in segments(part)]
+        if plain and all(word in gone for word in plain):
+            place = len(kept) if place is None else place
+        else:
+            kept.append(part.strip())
+    place = len(kept) if place is None else place
+    return ", ".join(part for part in [*kept[:place], *new, *kept[place:]] if part)
+
+
+def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
+    return LoraRef(path=str(found.path), weight=ref.weight)
+
+
+def _side(length: float) -> int:
+    return min(2048, max(64, round(length / 16) * 16))
+
+
+def _title(base: GenerateSpec, spec: JobSpec) -> str:
+    if isinstance(spec, BatchSpec):
+        return f"{len(spec.rows)} prompts"
+    words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")
+    words = " ".join(words.split())
+    return words if len(words) <= 60 else words[:59].rstrip(" ,") + "…"
+
+
+def _once(notes: list[str], note: str) -> None:
+    if note not in notes:
+        notes.append(note)

@@ -1,0 +1,292 @@
+"""The only door: pages, command line and HTTP call `Studio`, and nothing behind it.
+
+Loads neither torch nor streamlit: the engine is imported in the worker, at the first job. Knows no widget, no HTTP and
+no argument parser; who an owner is, the caller decides.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from studio.engine.models import LoraInfo, ModelInfo, catalogue
+from studio.engine.models import loras as lora_catalogue
+from studio.errors import BadInput
+from studio.job import Job
+from studio.jobs import Jobs
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
+from studio.recipes import Resolver, explain
+from studio.settings import Settings
+from studio.specs import BatchRow, GenerateSpec, JobSpec
+from studio.store import metadata, prompt_list, uploads
+from studio.store.database import Database
+from studio.store.joblog import JobLog
+from studio.store.pictures import Pictures
+from studio.views import Choice, FoundRecipe, JobView, Picture, PictureKind, SystemStatus
+from studio.work import KINDS
+
+__all__ = ["PromptRequest", "PromptResult", "Studio", "parse_spec"]  # the first two for pages, which don't import prompting
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
+
+
+class Studio:
+    """One studio over one home folder. One per process, shared by all its threads; cheap until the first job.
+
+    Every method raises `StudioError` subclasses whose message can be shown as it is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        database = Database(settings.database)
+        self._database = database
+        self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
+        self._log = JobLog(database, settings.home / "processes")
+        self._resolver = Resolver(settings, self._pictures.get)
+        self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
+        self._writer: Writer | None = None
+        self._lock = threading.Lock()
+        self._pictures.purge()
+        self._log.forget()
+
+    def close(self) -> None:
+        """Stop the worker within a step and free the files; what it was doing reads as interrupted."""
+        self._jobs.close()
+        self._database.close()
+
+    def _make_engine(self) -> Any:
+        from studio.engine.pipelines import Engine  # torch: seconds, and only here, in the worker
+
+        return Engine(self.settings)
+
+    # --- jobs -----------------------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, owner: str) -> JobView:
+        """Take a request and answer at once. What was drawn before isn't drawn again: then the job is done already.
+
+        Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
+        """
+        plan = self._resolver.plan(spec, owner)
+        title = plan.title
+        found = {}
+        if isinstance(plan.spec, GenerateSpec) or plan.spec.kind in ("sheet", "grid", "batch", "sketch"):
+            for index, recipe in enumerate(plan.recipes):
+                picture = self._pictures.adopt(recipe, owner, title=title)
+                if picture is not None:
+                    found[index] = picture
+        notes = plan.notes
+        if found:
+            count = len(plan.recipes)
+            notes += (
+                "This picture was there already: same recipe, same picture."
+                if count == 1
+                else f"{len(found)} of {count} pictures were there already: same recipe, same picture.",
+            )
+        job = Job(
+            plan.spec,
+            owner,
+            title=title,
+            recipes=plan.recipes,
+            found=found,
+            notes=notes,
+            pictures=self._pictures,
+            resolve=lambda request: self._resolver.recipes(request, owner),
+            prompted=self._resolver.prompted,
+            model_title=plan.model_title,
+        )
+        if plan.spec.kind == "generate" and len(found) == len(plan.recipes):
+            return self._jobs.finished(job)
+        return self._jobs.submit(job)
+
+    def job(self, id: str, owner: str) -> JobView:
+        """The newest state of a job. Raises `NotFound`, also for somebody else's."""
+        return self._jobs.view(id, owner)
+
+    def jobs(self, owner: str, limit: int = 20) -> list[JobView]:
+        """This owner's jobs, newest first."""
+        return self._jobs.list(owner, limit)
+
+    def job_spec(self, id: str, owner: str) -> JobSpec:
+        """The request of a job as it was resolved: its seed is filled in, so it can be repeated exactly."""
+        return parse_spec(self._jobs.spec(id, owner))
+
+    def again(self, id: str, owner: str) -> JobView:
+        """The same request with the same seeds once more: finished pictures are taken over, the rest is drawn."""
+        return self.submit(self.job_spec(id, owner), owner)
+
+    def cancel(self, id: str, owner: str) -> JobView:
+        """At once when it waits, within one sampling step when it runs. Raises `NotFound` for somebody else's job."""
+        return self._jobs.cancel(id, owner)
+
+    def wait(self, id: str, owner: str, timeout: float | None = None) -> JobView:
+        """Block until the job is over, at most `timeout` seconds. For scripts; pages ask `job` now and then."""
+        return self._jobs.wait(id, owner, timeout)
+
+    def watch(self, id: str, owner: str) -> Iterator[JobView]:
+        """Every change of a job until it is over, the last state last. Blocks between changes."""
+        last: JobView | None = None
+        while True:
+            view = self._jobs.view(id, owner)
+            if view != last:
+                yield view
+                last = view
+            if not view.active:
+                return
+            self._jobs.wait(id, owner, 0.2)
+
+    # --- pictures -------------------------------------------------------------------------------------------------
+
+    def picture(self, id: str, owner: str) -> Picture:
+        return self._pictures.get(id, owner)
+
+    def picture_bytes(self, id: str, owner: str) -> bytes:
+        """The file as it is on the disk: a PNG with its recipe inside, or an animation."""
+        return self._pictures.read(id, owner)
+
+    def picture_path(self, id: str, owner: str) -> Path:
+        return self._pictures.get(id, owner).path
+
+    def gallery(
+        self,
+        owner: str,
+        query: str = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        offset: int = 0,
+        limit: int = 60,
+    ) -> list[Picture]:
+        """This owner's pictures, newest first. `query`: beginnings of words of the prompt, model, labels or title."""
+        return self._pictures.gallery(owner, query, favourites, kind, offset, limit)
+
+    def gallery_count(
+        self, owner: str, query: str = "", favourites: bool = False, kind: PictureKind | None = None
+    ) -> int:
+        return self._pictures.count(owner, query, favourites, kind)
+
+    def favourite(self, id: str, owner: str, on: bool = True) -> Picture:
+        return self._pictures.favourite(id, owner, on)
+
+    def delete(self, ids: Iterable[str], owner: str) -> int:
+        """Returns how many were deleted; `undo_delete` brings these back for a day."""
+        return self._pictures.delete(ids, owner)
+
+    def undo_delete(self, owner: str) -> int:
+        """Bring back what was deleted last. Returns how many came back."""
+        return self._pictures.undo_delete(owner)
+
+    def upload(self, data: bytes, owner: str, name: str = "") -> Picture:
+        """Check a picture file and keep it as RGB PNG. Its `id` can be a source, a drawing, a first frame.
+
+        `details["notes"]` says what was changed. Raises `BadInput` for what isn't a sound picture.
+        """
+        image, notes = uploads.clean(data, self.settings.max_upload_mb * 2**20)
+        details = {"notes": list(notes)} if notes else {}
+        title = "".join(c for c in Path(name).name if c.isprintable())[:80]
+        return self._pictures.save(image, None, owner, kind="upload", title=title, details=details)
+
+    def read_recipe(self, data: bytes) -> FoundRecipe:
+        """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
+        if len(data) > self.settings.max_upload_mb * 2**20:
+            raise BadInput(f"The file is larger than the {self.settings.max_upload_mb} MB that are accepted.")
+        return metadata.read(data)
+
+    def spec_of(self, id: str, owner: str) -> GenerateSpec:
+        """The request that makes this picture again. Raises `BadInput` for uploads."""
+        recipe = self.picture(id, owner).recipe
+        if recipe is None:
+            raise BadInput("This picture wasn't drawn here, so it has no recipe.")
+        return metadata.request_of(recipe)
+
+    # --- prompts --------------------------------------------------------------------------------------------------
+
+    def write_prompt(self, request: PromptRequest) -> PromptResult:
+        """By Claude where a key is there, else offline. May take seconds the first time; answers are kept."""
+        with self._lock:
+            if self._writer is None:
+                self._writer = make_writer(self.settings)
+        return self._writer.write(request)
+
+    def prompt_for(self, spec: GenerateSpec) -> PromptResult:
+        """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
+        return self._resolver.written(spec)
+
+    def parse_rows(self, text: str) -> tuple[BatchRow, ...]:
+        """A pasted or uploaded list of prompts. Raises `BadInput` that names every bad line."""
+        return prompt_list.parse(text)
+
+    # --- models and machine ---------------------------------------------------------------------------------------
+
+    def models(self) -> list[ModelInfo]:
+        """Every model that can be chosen, with its state; those that can't be used say why."""
+        return catalogue(self.settings)
+
+    def loras(self) -> list[LoraInfo]:
+        return lora_catalogue(self.settings)
+
+    def system(self) -> SystemStatus:
+        """What there is and what was chosen. Cheap: asks nothing of the device that the worker doesn't know already."""
+        engine = self._jobs.engine
+        status: dict[str, Any] = engine.status() if engine is not None else {}
+        count, size = self._pictures.usage()
+        return SystemStatus(
+            loaded=bool(status.get("loaded")),
+            device=status.get("device") or self.settings.device,
+            device_name=status.get("device_name", "") or platform.processor() or platform.machine(),
+            dtype=status.get("dtype", ""),
+            model=status.get("model"),
+            choices=tuple(_choice(choice) for choice in status.get("choices", ())),
+            memory_used=psutil.Process().memory_info().rss,
+            memory_total=psutil.virtual_memory().total,
+            device_memory_used=status.get("device_memory_used"),
+            device_memory_total=status.get("device_memory_total"),
+            queue_waiting=self._jobs.waiting,
+            queue_running=self._jobs.running,
+            disk_free=shutil.disk_usage(self.settings.home).free,
+            disk_used=size,
+            pictures=count,
+            home=self.settings.home.resolve(),
+            versions=_versions(),
+        )
+
+
+def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
+    """A request from JSON (or what JSON was read into). Raises `BadInput` with one sentence about the first mistake."""
+    try:
+        fields = data if isinstance(data, dict) else TypeAdapter(dict[str, Any]).validate_json(data)
+        kind = fields.get("kind", "generate")
+        known = {cls.model_fields["kind"].default: cls for cls in _SPECS}
+        if kind not in known:
+            raise BadInput(f"There is no job of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
+        spec: JobSpec = known[kind].model_validate(fields)
+        return spec
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+_SPECS: tuple[Any, ...] = JobSpec.__args__
+
+
+def _choice(choice: Any) -> Choice:
+    if isinstance(choice, Choice):
+        return choice
+    get = choice.get if isinstance(choice, dict) else lambda name: getattr(choice, name)
+    return Choice(name=get("name"), on=get("on"), reason=get("reason"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,130 @@
+"""One SQLite file, shared by threads and by processes: schema, transactions, and what a full disk looks like.
+
+Write-ahead logging lets a page read while the worker writes; `BEGIN IMMEDIATE` makes a transaction wait for its turn
+at the start and not fail at the end. Doesn't know what the rows mean.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from studio.errors import DiskFull, StudioError
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE pictures (
+    number INTEGER PRIMARY KEY,   -- rowid, in order of creation; ties the search table to this one
+    id TEXT NOT NULL,             -- content key: one file, however many owners
+    owner TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    title TEXT NOT NULL,
+    recipe TEXT,
+    details TEXT NOT NULL,
+    job TEXT,
+    suffix TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    created REAL NOT NULL,
+    favourite INTEGER NOT NULL DEFAULT 0,
+    deleted REAL,                 -- when; rows deleted together share the value, which makes one undo
+    UNIQUE (id, owner)
+);
+CREATE INDEX pictures_of_owner ON pictures (owner, deleted, created);
+CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'unicode61 remove_diacritics 2');
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    process TEXT NOT NULL,        -- who works on it; see `joblog.Processes`
+    state TEXT NOT NULL,
+    cancel INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    spec TEXT NOT NULL,
+    view TEXT NOT NULL
+);
+CREATE INDEX jobs_of_owner ON jobs (owner, created);
+CREATE INDEX jobs_by_state ON jobs (state);
+"""
+FULL = "The disk is full: nothing was written and nothing is lost; free some space and try again."
+
+
+class Database:
+    """A connection that any thread may use; statements of different threads wait for each other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=20, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            # Where a file system can't share memory (a mounted cloud drive) SQLite stays with its rollback journal.
+            self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._create()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, path) from error
+        except OSError as error:
+            raise StudioError(
+                f"The studio can't write to {path.parent} ({error.strerror}); set STUDIO_HOME to another folder."
+            ) from error
+
+    def _create(self) -> None:
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")  # of two processes that start together, one creates
+            try:
+                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > VERSION:
+                    raise StudioError(f"{self.path} was written by a newer version of the studio; update this one.")
+                if version == 0:
+                    for statement in SCHEMA.split(";\n"):
+                        self._connection.execute(statement)
+                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def rows(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a SELECT."""
+        try:
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _translated(error, self.path) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, alone among all threads and processes. Raises `DiskFull` with everything rolled back."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:  # SQLite rolls back by itself on a full disk
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise _translated(error, self.path) from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+
+def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")):
+        return DiskFull(FULL)
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return StudioError(f"{path} is damaged or not the studio's; move it away and the studio starts a new one.")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+        return StudioError(f"The studio can't write to {path}; set STUDIO_HOME to a folder that it may write to.")
+    return error

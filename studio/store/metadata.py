@@ -1,0 +1,257 @@
+"""A recipe as text inside a picture, and back: our JSON, and the `parameters` line of the AUTOMATIC1111 web UI.
+
+The second is what Civitai, Forge and `sd-parsers` read. Its layout (prompt, "Negative prompt:", one line of
+"key: value" pairs, values with commas quoted as JSON) follows `create_infotext` and `parse_generation_parameters` of
+AUTOMATIC1111/stable-diffusion-webui, `modules/processing.py` and `modules/infotext_utils.py`. Doesn't know which models
+or LoRAs exist here: a name that was read is only a name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from io import BytesIO
+from typing import Any
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import ValidationError
+
+from studio.errors import BadInput
+from studio.specs import EMOTIONS, MAX_PROMPT, QUALITIES, STYLES, GenerateSpec, LoraRef, Recipe, Sampler
+from studio.views import FoundRecipe
+
+CHUNK = "studio"  # PNG text chunk (and key) of our own JSON
+
+# Sampler and schedule type as A1111 has named them since 1.9; before, the schedule was the end of the sampler's name.
+A1111_SAMPLERS: dict[str, tuple[str, str]] = {
+    "dpmpp_2m": ("DPM++ 2M", "Uniform"),
+    "dpmpp_2m_karras": ("DPM++ 2M", "Karras"),
+    "euler_a": ("Euler a", "Uniform"),
+    "ddim": ("DDIM", "Uniform"),
+    "unipc": ("UniPC", "Uniform"),
+    "lcm": ("LCM", "Uniform"),
+    "tcd": ("TCD", "Uniform"),
+}
+_LORA = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?[^>]*>", re.IGNORECASE)
+_EXTRA = re.compile(r"<(?:hypernet|lyco):[^>]*>", re.IGNORECASE)
+_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
+
+
+def parameters(recipe: Recipe, model_title: str = "") -> str:
+    """The recipe as A1111's text. `model_title`: a name for people; the reference where there is none."""
+    tags = "".join(f" <lora:{_stem(lora.path)}:{lora.weight:g}>" for lora in recipe.loras)
+    sampler, schedule = A1111_SAMPLERS.get(recipe.sampler, (recipe.sampler, "Automatic"))
+    pairs: dict[str, Any] = {
+        "Steps": recipe.steps,
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": f"{recipe.guidance:g}",
+        "Seed": recipe.seed,
+        "Size": f"{recipe.width}x{recipe.height}",
+        "Model hash": recipe.model_hash[:10],
+        "Model": model_title or _stem(recipe.model),
+    }
+    if recipe.source is not None and recipe.strength is not None:
+        pairs["Denoising strength"] = f"{recipe.strength:g}"
+    if recipe.lora_hashes:
+        pairs["Lora hashes"] = ", ".join(
+            f"{_stem(lora.path)}: {digest[:12]}" for lora, digest in zip(recipe.loras, recipe.lora_hashes, strict=True)
+        )
+    pairs["Version"] = "Anime Character Studio"
+    lines = [(recipe.prompt + tags).strip()]
+    if recipe.negative:
+        lines.append(f"Negative prompt: {recipe.negative}")
+    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items() if value != ""))
+    return "\n".join(lines)
+
+
+def png(image: Image.Image, recipe: Recipe | None, model_title: str = "", extra: dict[str, Any] | None = None) -> bytes:
+    """The picture as PNG with its recipe inside, twice. `extra`: more of our own JSON (layout of a sheet)."""
+    chunks = PngInfo()
+    if recipe is not None:
+        chunks.add_text("parameters", parameters(recipe, model_title))
+        data = recipe.model_dump(mode="json") | ({"details": extra} if extra else {})
+        chunks.add_itxt(CHUNK, json.dumps(data, ensure_ascii=False))
+    buffer = BytesIO()
+    image.save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def read(data: bytes) -> FoundRecipe:
+    """The recipe inside a picture file (PNG, JPEG, WebP) or a pasted A1111 text.
+
+    Raises `BadInput` when the file is no picture, or a picture without a recipe that we can read.
+    """
+    texts = _texts(data)
+    if CHUNK in texts:
+        return _ours(texts[CHUNK])
+    if "parameters" in texts:
+        return _a1111(texts["parameters"])
+    raise BadInput(
+        "This picture carries no recipe; pictures from this studio, A1111, Forge or Civitai do, unless they were "
+        "converted or sent through a messenger."
+    )
+
+
+def request_of(recipe: Recipe) -> GenerateSpec:
+    """The request that leads to this recipe again."""
+    labels = recipe.labels
+    chosen: dict[str, Any] = {
+        name: labels[name]
+        for name, known in (("emotion", EMOTIONS), ("style", STYLES), ("quality", QUALITIES))
+        if labels.get(name) in known
+    }
+    if recipe.source is not None:
+        chosen |= {"source": recipe.source, "strength": recipe.strength or GenerateSpec().strength}
+    return GenerateSpec(
+        prompt=recipe.prompt,
+        negative=recipe.negative,
+        model=recipe.model,
+        steps=recipe.steps,
+        guidance=recipe.guidance,
+        sampler=recipe.sampler,
+        width=recipe.width,
+        height=recipe.height,
+        seed=recipe.seed,
+        loras=recipe.loras,
+        control=recipe.control,
+        text=labels.get("text", ""),
+        **chosen,
+    )
+
+
+def _texts(data: bytes) -> dict[str, str]:
+    try:
+        with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+            found = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pasted = _decoded(data) if len(data) < 100_000 else ""
+        if "Steps:" in pasted:
+            return {"parameters": pasted}
+        raise BadInput("This file can't be read as a picture; drop a PNG, JPEG or WebP file.") from error
+    if "parameters" not in found and isinstance(comment, bytes):
+        found["parameters"] = _user_comment(comment)
+    return found
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _user_comment(comment: bytes) -> str:
+    # Exif 2.3, 4.6.5 "UserComment": eight bytes name the encoding. A1111 (piexif) writes big-endian UTF-16.
+    code, body = comment[:8], comment[8:]
+    if code.startswith(b"UNICODE"):
+        big = body[:1] == b"\x00"
+        return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").strip("\x00")
+    return body.decode("utf-8", errors="replace").strip("\x00")
+
+
+def _ours(text: str) -> FoundRecipe:
+    try:
+        data = json.loads(text)
+        data.pop("details", None)
+        recipe = Recipe.model_validate(data)
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise BadInput("The recipe in this picture is damaged or from a newer version of the studio.") from error
+    return FoundRecipe(spec=request_of(recipe), origin="studio")
+
+
+def _a1111(text: str) -> FoundRecipe:
+    lines = text.replace("\r\n", "\n").strip().split("\n")
+    pairs = {key: _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
+    if len(pairs) < 3 and "Steps" not in pairs:
+        pairs = {}
+    else:
+        lines.pop()
+    prompt, _, negative = "\n".join(lines).partition("Negative prompt:")
+    notes: list[str] = []
+    loras = [_lora(name, weight, notes) for name, weight in _LORA.findall(prompt)]
+    if _EXTRA.search(prompt):
+        notes.append("Hypernetworks and LyCORIS tags were left out.")
+    prompt = _EXTRA.sub("", _LORA.sub("", prompt)).strip().rstrip(",").rstrip()
+    negative = negative.strip()
+    if max(len(prompt), len(negative)) > MAX_PROMPT:
+        prompt, negative = prompt[:MAX_PROMPT], negative[:MAX_PROMPT]
+        notes.append(f"The prompt was cut at {MAX_PROMPT} characters.")
+    fields: dict[str, Any] = {"prompt": prompt.replace("\x00", ""), "negative": negative.replace("\x00", "")}
+    fields["sampler"] = _sampler(pairs, notes)
+    for field, key in (
+        ("steps", "Steps"),
+        ("guidance", "CFG scale"),
+        ("seed", "Seed"),
+        ("strength", "Denoising strength"),
+    ):
+        _take(fields, field, pairs.get(key), key, notes)
+    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
+        for field, value in (("width", size[1]), ("height", size[2])):
+            _take(fields, field, str(int(value) // 8 * 8), "Size", notes)
+    if loras:
+        fields["loras"] = tuple(lora for lora in loras if lora is not None)[:8]
+    if model := pairs.get("Model"):
+        notes.append(f"It was made with the model {model!r}; choose it if you have it, the pixels depend on it.")
+    if "Hires upscale" in pairs or "Hires steps" in pairs:
+        notes.append("Its second pass (hires fix) isn't repeated here.")
+    if any(key.startswith("ControlNet") for key in pairs):
+        notes.append("Its ControlNet image isn't in the file.")
+    if "strength" in fields:
+        notes.append("It started from another picture, which isn't in the file.")
+    if pairs.get("Clip skip", "1") != "1":
+        notes.append(f"Clip skip {pairs['Clip skip']} isn't repeated here.")
+    return FoundRecipe(spec=GenerateSpec(**fields), origin="a1111", notes=tuple(notes))
+
+
+def _take(fields: dict[str, Any], field: str, value: str | None, key: str, notes: list[str]) -> None:
+    """Put a value into `fields` if the spec accepts it, else say so."""
+    if value is None:
+        return
+    try:
+        fields[field] = getattr(GenerateSpec.model_validate({field: value}), field)
+    except ValidationError:
+        if not (field == "seed" and value == "-1"):
+            notes.append(f"{key} {value[:40]} is outside what this studio can do and was left out.")
+
+
+def _lora(name: str, weight: str | None, notes: list[str]) -> LoraRef | None:
+    try:
+        return LoraRef(path=name.strip(), weight=float(weight or 1))
+    except ValueError:
+        notes.append(f"The LoRA {name.strip()[:60]!r} has a weight that this studio can't use and was left out.")
+        return None
+
+
+def _sampler(pairs: dict[str, str], notes: list[str]) -> Sampler:
+    name, schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
+    if name.endswith(" Karras"):
+        name, schedule = name.removesuffix(" Karras"), "Karras"
+    for ours, (theirs, theirs_schedule) in A1111_SAMPLERS.items():
+        if name.lower() == theirs.lower() and (schedule == "Karras") == (theirs_schedule == "Karras"):
+            return ours  # type: ignore[return-value]
+    if name:
+        notes.append(f"The sampler {name!r} isn't in this studio; its own default is used.")
+    return "auto"
+
+
+def _stem(reference: str) -> str:
+    """The name that A1111 would show for a file or a hub id."""
+    name = reference.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".safetensors")
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:\n"') else value
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value[1:-1]
+    return value

@@ -1,0 +1,337 @@
+"""Pictures and the files they are in: save, find by recipe, search, favourite, delete and undo.
+
+A file is named by its content key and shared by all owners who have it; a row says who. Doesn't know how pictures are
+made, and shows nobody another owner's row.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from studio.errors import BadInput, DiskFull, NotFound, StudioError
+from studio.specs import Recipe
+from studio.store import metadata
+from studio.store.database import FULL, Database
+from studio.views import GALLERY_KINDS, Picture, PictureKind
+
+TRASH_SECONDS = 24 * 3600  # how long a deleted picture can be brought back
+
+
+class Pictures:
+    """All pictures of all owners under one folder. Safe for threads, and for several processes on one folder."""
+
+    def __init__(self, database: Database, folder: Path, trash_bytes: int = 4096 * 2**20) -> None:
+        self._database = database
+        self._folder = folder
+        self._trash_bytes = trash_bytes
+
+    def save(
+        self,
+        image: Image.Image,
+        recipe: Recipe | None,
+        owner: str,
+        *,
+        id: str | None = None,
+        kind: PictureKind = "picture",
+        title: str = "",
+        job: str | None = None,
+        details: dict[str, Any] | None = None,
+        model_title: str = "",
+    ) -> Picture:
+        """Write the picture as PNG with its recipe inside, and its row.
+
+        `id`: the recipe's key where there is one, else a hash of the pixels. Raises `DiskFull`; then neither exists.
+        """
+        if id is None:
+            id = recipe.key if recipe is not None else pixel_key(image)
+        data = metadata.png(image, recipe, model_title, details if kind != "picture" else None)
+        return self.save_file(
+            data, ".png", owner, id=id, size=image.size, recipe=recipe, kind=kind, title=title, job=job, details=details
+        )
+
+    def save_file(
+        self,
+        data: bytes,
+        suffix: str,
+        owner: str,
+        *,
+        size: tuple[int, int],
+        id: str | None = None,
+        recipe: Recipe | None = None,
+        kind: PictureKind = "animation",
+        title: str = "",
+        job: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Picture:
+        """Write any finished file (an animation, a ZIP) and its row. `size`: width, height in pixels."""
+        id = id or hashlib.sha256(data).hexdigest()[:32]
+        details = details or {}
+        with self._database.transaction() as connection:
+            _write(self._path(id, suffix), data)
+            number = self._put(
+                connection, id, owner, recipe, kind, title, job, details, suffix, size, len(data), time.time()
+            )
+        return self._picture(self._database.rows("SELECT * FROM pictures WHERE number = ?", number)[0])
+
+    def adopt(self, recipe: Recipe, owner: str, *, kind: PictureKind = "picture", title: str = "") -> Picture | None:
+        """The image cache: the picture of this recipe if anybody has it, now also `owner`'s; else None.
+
+        The newest place in the gallery is its own again, and a deleted one comes back.
+        """
+        rows = self._database.rows(
+            "SELECT * FROM pictures WHERE id = ? ORDER BY owner = ? DESC, deleted IS NULL DESC LIMIT 1",
+            recipe.key,
+            owner,
+        )
+        if not rows or not self._path(rows[0]["id"], rows[0]["suffix"]).is_file():
+            return None
+        known = rows[0]
+        with self._database.transaction() as connection:
+            # The file may have been purged by another process since; inside the transaction it can't be.
+            if not self._path(known["id"], known["suffix"]).is_file():
+                return None
+            own = known["owner"] == owner
+            number = self._put(
+                connection,
+                recipe.key,
+                owner,
+                recipe,
+                known["kind"] if own else kind,
+                title or (known["title"] if own else ""),
+                known["job"] if own else None,
+                json.loads(known["details"]) if own else {},
+                known["suffix"],
+                (known["width"], known["height"]),
+                known["size_bytes"],
+                time.time(),
+            )
+        picture = self._picture(self._database.rows("SELECT * FROM pictures WHERE number = ?", number)[0])
+        return picture.model_copy(update={"cached": True})
+
+    def get(self, id: str, owner: str) -> Picture:
+        """Raises `NotFound` when this owner has no such picture."""
+        rows = self._database.rows("SELECT * FROM pictures WHERE id = ? AND owner = ? AND deleted IS NULL", id, owner)
+        if not rows:
+            raise NotFound("There is no such picture here; it may have been deleted.")
+        return self._picture(rows[0])
+
+    def read(self, id: str, owner: str) -> bytes:
+        """The file itself. Raises `NotFound`."""
+        try:
+            return self.get(id, owner).path.read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.") from error
+
+    def gallery(
+        self,
+        owner: str,
+        query: str = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        offset: int = 0,
+        limit: int = 60,
+    ) -> list[Picture]:
+        """Newest first. `query`: words, all of which must begin a word of prompt, labels, model or title."""
+        where, values = _filter(owner, query, favourites, kind)
+        rows = self._database.rows(
+            f"SELECT * FROM pictures WHERE {where} ORDER BY created DESC, number DESC LIMIT ? OFFSET ?",
+            *values,
+            max(0, min(limit, 1000)),
+            max(0, min(offset, 2**62)),
+        )
+        return [self._picture(row) for row in rows]
+
+    def count(self, owner: str, query: str = "", favourites: bool = False, kind: PictureKind | None = None) -> int:
+        where, values = _filter(owner, query, favourites, kind)
+        return int(self._database.rows(f"SELECT count(*) AS n FROM pictures WHERE {where}", *values)[0]["n"])
+
+    def favourite(self, id: str, owner: str, on: bool = True) -> Picture:
+        self.get(id, owner)
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE pictures SET favourite = ? WHERE id = ? AND owner = ?", (int(on), id, owner))
+        return self.get(id, owner)
+
+    def delete(self, ids: Iterable[str], owner: str) -> int:
+        """Hide these pictures; `undo_delete` brings the last lot back for a day. Returns how many there were."""
+        wanted = list(dict.fromkeys(ids))
+        now = time.time()
+        with self._database.transaction() as connection:
+            count = 0
+            for id in wanted:
+                count += connection.execute(
+                    "UPDATE pictures SET deleted = ? WHERE id = ? AND owner = ? AND deleted IS NULL", (now, id, owner)
+                ).rowcount
+        self.purge()
+        return count
+
+    def undo_delete(self, owner: str) -> int:
+        """Bring back what this owner deleted last. Returns how many pictures came back."""
+        with self._database.transaction() as connection:
+            last = connection.execute("SELECT max(deleted) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0]
+            if last is None:
+                return 0
+            return connection.execute(
+                "UPDATE pictures SET deleted = NULL WHERE owner = ? AND deleted = ?", (owner, last)
+            ).rowcount
+
+    def purge(self, older_than: float = TRASH_SECONDS) -> int:
+        """Really remove what was deleted more than `older_than` seconds ago, and the oldest beyond the trash's size.
+
+        A file goes when its last row has gone. Returns the number of files removed.
+        """
+        removed = 0
+        with self._database.transaction() as connection:
+            room = self._trash_bytes
+            doomed = []
+            for row in connection.execute("SELECT * FROM pictures WHERE deleted IS NOT NULL ORDER BY deleted DESC"):
+                room -= row["size_bytes"]
+                if row["deleted"] < time.time() - older_than or room < 0:
+                    doomed.append(row)
+            for row in doomed:
+                connection.execute("DELETE FROM words WHERE rowid = ?", (row["number"],))
+                connection.execute("DELETE FROM pictures WHERE number = ?", (row["number"],))
+            for row in doomed:
+                if connection.execute("SELECT 1 FROM pictures WHERE id = ?", (row["id"],)).fetchone() is None:
+                    self._path(row["id"], row["suffix"]).unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
+    def usage(self) -> tuple[int, int]:
+        """Number of pictures that can be seen by anybody, and the bytes of all files."""
+        row = self._database.rows(
+            "SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS bytes FROM "
+            "(SELECT id, size_bytes FROM pictures WHERE deleted IS NULL GROUP BY id)"
+        )[0]
+        return int(row["n"]), int(row["bytes"])
+
+    def _path(self, id: str, suffix: str) -> Path:
+        return self._folder / id[:2] / f"{id}{suffix}"
+
+    def _put(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        owner: str,
+        recipe: Recipe | None,
+        kind: str,
+        title: str,
+        job: str | None,
+        details: dict[str, Any],
+        suffix: str,
+        size: tuple[int, int],
+        size_bytes: int,
+        created: float,
+    ) -> int:
+        number = connection.execute(
+            "INSERT INTO pictures "
+            "(id, owner, kind, title, recipe, details, job, suffix, width, height, size_bytes, created) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, owner) DO UPDATE SET "
+            "kind = excluded.kind, title = excluded.title, recipe = excluded.recipe, details = excluded.details, "
+            "job = excluded.job, suffix = excluded.suffix, width = excluded.width, height = excluded.height, "
+            "size_bytes = excluded.size_bytes, created = excluded.created, deleted = NULL RETURNING number",
+            (
+                id,
+                owner,
+                kind,
+                title,
+                recipe.model_dump_json() if recipe else None,
+                json.dumps(details, ensure_ascii=False),
+                job,
+                suffix,
+                *size,
+                size_bytes,
+                created,
+            ),
+        ).fetchone()[0]
+        connection.execute("DELETE FROM words WHERE rowid = ?", (number,))
+        connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (number, _words(kind, title, recipe)))
+        return int(number)
+
+    def _picture(self, row: sqlite3.Row) -> Picture:
+        return Picture(
+            id=row["id"],
+            owner=row["owner"],
+            recipe=Recipe.model_validate_json(row["recipe"]) if row["recipe"] else None,
+            path=self._path(row["id"], row["suffix"]),
+            kind=row["kind"],
+            title=row["title"],
+            created=row["created"],
+            favourite=bool(row["favourite"]),
+            job=row["job"],
+            width=row["width"],
+            height=row["height"],
+            size_bytes=row["size_bytes"],
+            details=json.loads(row["details"]),
+        )
+
+
+def pixel_key(image: Image.Image) -> str:
+    """Content key of a picture without a recipe: its pixels and nothing else, 32 hex digits."""
+    head = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()[:32]
+
+
+def _words(kind: str, title: str, recipe: Recipe | None) -> str:
+    parts = [kind, title]
+    if recipe is not None:
+        parts += [recipe.prompt, recipe.model, str(recipe.seed), recipe.sampler, *recipe.labels.values()]
+        parts += [Path(lora.path).stem for lora in recipe.loras]
+    return "\n".join(parts)
+
+
+def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) -> tuple[str, list[Any]]:
+    where, values = ["owner = ?", "deleted IS NULL"], [owner]
+    if kind is None:
+        where.append(f"kind IN ({', '.join('?' * len(GALLERY_KINDS))})")
+        values += GALLERY_KINDS
+    else:
+        where.append("kind = ?")
+        values.append(kind)
+    if favourites:
+        where.append("favourite = 1")
+    if query.strip():
+        # Each word quoted, so that nothing in it is FTS5 syntax.
+        words = re.findall(r"\w+", query.replace("_", " "))[:32]
+        where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)" if words else "0")
+        if words:
+            values.append(" ".join(f'"{word}"*' for word in words))
+    return " AND ".join(where), values
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Appear whole or not at all: temporary file, fsync, rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise write_error(error, path.parent) from error
+
+
+def write_error(error: OSError, folder: Path) -> StudioError:
+    """The sentence for an operating system's refusal to write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(FULL)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BadInput(f"The studio may not write to {folder}; choose another folder.")
+    return StudioError(f"Nothing could be written to {folder} ({error.strerror}); check that disk and try again.")

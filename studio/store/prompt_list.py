@@ -1,0 +1,83 @@
+"""A list of prompts as people have it, one a line or as CSV, becomes rows; bad lines are named. Draws nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from pydantic import ValidationError
+
+from studio.errors import BadInput
+from studio.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
+
+MAX_ROWS = 1000
+COLUMNS = ("prompt", "seed", "emotion")
+SHOWN = 5  # bad lines that the sentence names
+
+
+def parse(text: str) -> tuple[BatchRow, ...]:
+    """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
+
+    CSV is recognised by a header that names the column `prompt` (with `seed`, `emotion`, in any order); everything else
+    is one prompt a line, commas and all. Raises `BadInput` that names the first bad lines and what is wrong with them.
+    """
+    text = text.removeprefix("\ufeff")
+    lines = text.splitlines()
+    head = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=head.count)
+    names = [name.strip().strip('"').lower() for name in head.split(delimiter)]
+    if names and "prompt" in names and set(names) <= set(COLUMNS):
+        found, wrong = _table(text, delimiter)
+    else:
+        found, wrong = [], []
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                _add(number, {"prompt": line.strip()}, found, wrong)
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise BadInput("; ".join(wrong[:SHOWN]) + more + ".")
+    if not found:
+        raise BadInput("The list has no prompts; put one on each line.")
+    if len(found) > MAX_ROWS:
+        raise BadInput(f"The list has {len(found)} prompts; at most {MAX_ROWS} fit into one batch.")
+    return tuple(found)
+
+
+def _table(text: str, delimiter: str) -> tuple[list[BatchRow], list[str]]:
+    found: list[BatchRow] = []
+    wrong: list[str] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            if not header:
+                header = [cell.lower() for cell in cells]
+            elif len(cells) > len(header):
+                wrong.append(f"line {reader.line_num}: {len(cells)} columns instead of {len(header)} (quote commas)")
+            else:
+                row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
+                _add(reader.line_num, row, found, wrong)
+    except csv.Error as error:
+        wrong.append(f"line {reader.line_num}: {error}")
+    return found, wrong
+
+
+def _add(number: int, row: dict[str, str], found: list[BatchRow], wrong: list[str]) -> None:
+    try:
+        found.append(BatchRow.model_validate(row))
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        given = row.get(field, "")[:30]
+        wrong.append(
+            f"line {number}: "
+            + {
+                "prompt": f"the prompt is longer than {MAX_PROMPT} characters or has NUL in it"
+                if given
+                else "no prompt",
+                "seed": f"the seed {given!r} isn't a whole number from 0 to {MAX_SEED}",
+                "emotion": f"the emotion {given!r} isn't one of {', '.join(EMOTIONS)}",
+            }[field]
+        )
