@@ -1,8 +1,8 @@
 """Paint the training corpus: numbered shards of labelled drawings.
 
 Shard NNN is `pNNN.npy`, uint8 (drawings, 256, 256, 3), and `mNNN.json`, a list with each drawing's factors, `tags` and
-`paint_seed`. A shard depends on its number and variety only, so shards can be painted anywhere, in any order, and again.
-The labels are written last: where they exist the shard is complete and is skipped.
+`paint_seed`. A shard depends only on its number and variety, so shards can be painted anywhere and in any order. The
+labels are written last: where they are there for every drawing, the shard is complete and is skipped.
 
 The small variety keeps the head still and the background simple, for a first model that learns fast; the full one is
 all that the painter can do. Styles and emotions are balanced in both.
@@ -52,7 +52,7 @@ def specs(shard: int, size: int, variety: str) -> list[CharacterSpec]:
 def paint_shard(out: Path, shard: int, size: int, variety: str) -> bool:
     """Paint one shard unless it is complete. Returns whether there was anything to do."""
     labels, pictures = out / f"m{shard:03d}.json", out / f"p{shard:03d}.npy"
-    if labels.exists():
+    if labels.exists() and len(json.loads(labels.read_text())) == size:
         return False
     pixels, rows = np.empty((size, PIXELS, PIXELS, 3), np.uint8), []
     for i, spec in enumerate(specs(shard, size, variety)):

@@ -20,11 +20,12 @@ def _field(shape: tuple[int, int], cells: float, generator: np.random.Generator)
     return field / (field.std() + 1e-9)
 
 
-def hand_lines(image: Image.Image, rng: random.Random) -> Image.Image:
+def hand_lines(image: Image.Image, rng: random.Random, missing: bool = True) -> Image.Image:
     """Hand-like version of black lines on white (any mode; the result is L, of the same size).
 
     Strokes wobble, vary in width and pressure, break off, and a few parts are left out; how much of each is drawn from
     `rng`, so that a set of results covers careful and careless hands. Deterministic for the same `rng` state.
+    Without `missing` nothing is left out on purpose.
     """
     generator = np.random.default_rng(rng.getrandbits(63))
     ink = 1 - np.asarray(image.convert("L"), np.float32) / 255
@@ -32,10 +33,13 @@ def hand_lines(image: Image.Image, rng: random.Random) -> Image.Image:
     unit = max(height, width) / 256  # all lengths below are for 256 px
 
     # 1. Leave out: small marks as wholes, then a few round patches.
-    ink = _without_small_parts(ink, rng.uniform(0.0, 0.5), 60 * unit * unit, rng)
-    for _ in range(rng.choice((0, 0, 1, 2, 3))):
-        x, y, radius = rng.randrange(width), rng.randrange(height), rng.uniform(8, 22) * unit
-        cv2.circle(ink, (x, y), int(radius), 0.0, -1)
+    if missing:
+        ink = _without_small_parts(ink, rng.uniform(0.0, 0.5), 60 * unit * unit, rng)
+        patches = np.ones_like(ink)
+        for _ in range(rng.choice((0, 0, 1, 2, 3))):
+            x, y, radius = rng.randrange(width), rng.randrange(height), rng.uniform(8, 22) * unit
+            cv2.circle(patches, (x, y), int(radius), 0.0, -1)
+        ink = ink * cv2.GaussianBlur(patches, (0, 0), 2 * unit)
 
     # 2. Wobble: a slow drift of proportions and a faster tremor of the hand.
     drift, tremor = rng.uniform(0.5, 3.0) * unit, rng.uniform(0.2, 0.7) * unit
@@ -67,4 +71,5 @@ def _without_small_parts(ink: np.ndarray, share: float, largest: float, rng: ran
     """`ink` without a random `share` of its connected parts of up to `largest` pixels."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((ink > 0.2).astype(np.uint8), connectivity=8)
     gone = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] <= largest and rng.random() < share]
-    return np.where(np.isin(labels, gone), 0, ink).astype(np.float32)
+    erased = cv2.dilate(np.isin(labels, gone).astype(np.uint8), np.ones((5, 5), np.uint8))
+    return np.where(erased > 0, 0, ink).astype(np.float32)
