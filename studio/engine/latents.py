@@ -84,3 +84,35 @@ def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor
 def decode(components: Components, latents: torch.Tensor) -> list[Image.Image]:
     """Pictures of latents as `encode` and `denoise` give them."""
     return to_images(decode_pixels(components, latents))
+
+
+# --- the latent editor --------------------------------------------------------------------------------------------
+
+
+def lerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
+    """The straight line from `a` (0) to `b` (1). Right for clean latents and text; shortens noise on its way."""
+    return torch.lerp(a, b, amount)
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
+    """The arc from `a` (0) to `b` (1) (Shoemake, 1985), per picture over all its numbers: unit noise stays unit noise.
+
+    Falls back on the straight line where the two point the same way.
+    """
+    p, q = a.float().flatten(1), b.float().flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(p, q)
+    angle = cosine.clamp(-1, 1).acos()[:, None]
+    sine = angle.sin()
+    near = sine.abs() < 1e-4
+    safe = sine.where(~near, torch.ones_like(sine))
+    arc = ((1 - amount) * angle).sin() / safe * p + (amount * angle).sin() / safe * q
+    return torch.where(near, torch.lerp(p, q, amount), arc).view_as(a).to(a.dtype)
+
+
+def direction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """From emotion a to emotion b: the difference of the means of two sets of latents (n, c, h, w) and (m, c, h, w).
+
+    Gives (1, c, h, w); `latents + amount * direction` moves a picture along it. The more characters the sets share,
+    the less of them is left in the difference.
+    """
+    return b.mean(0, keepdim=True) - a.mean(0, keepdim=True)

@@ -197,7 +197,7 @@ def denoise(
         if step_noise is None:
             latents = scheduler.step(output, t, latents, return_dict=False, **extra)[0]
         else:
-            latents = _step_with_noise(scheduler, output, t, latents, index, step_noise)
+            latents = step_with_noise(scheduler, output, t, latents, index, step_noise)
         if after_step is not None:
             latents = after_step(index, latents)
         if on_step is not None:
@@ -236,7 +236,7 @@ def _step_arguments(scheduler: Any, generators: Sequence[torch.Generator]) -> di
     return {"generator": list(generators)} if isinstance(scheduler, _DRAWS_NOISE) else {}
 
 
-def _step_with_noise(
+def step_with_noise(
     scheduler: Any,
     output: torch.Tensor,
     t: torch.Tensor,
