@@ -1,0 +1,140 @@
+"""What the embedded model draws, measured: does it follow the prompt, is it clean, does it repeat itself.
+
+Prompts are written by the studio's own writer for random characters, seeds are fixed. `run(quick)` returns the figures
+of the model card; `python benchmarks/embedded.py --out DIR` also leaves the sheets to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from studio.engine.models import resolve
+from studio.engine.pipelines import Engine
+from studio.evaluation.judge import Judge
+from studio.evaluation.metrics import frechet_distance, wilson_interval
+from studio.prompting.writers import OfflineWriter, PromptRequest
+from studio.settings import EMBEDDED_MODEL, Settings
+from studio.specs import EMOTIONS, STYLES, Recipe
+
+# The same colours as the painter's, by the words of the lexicon
+HAIR = ("black", "brown", "light brown", "blonde", "red", "orange", "pink", "purple", "blue", "aqua", "green", "grey",
+        "white")  # fmt: skip
+EYES = ("blue", "green", "red", "brown", "purple", "yellow", "aqua", "pink", "orange", "grey")
+LENGTHS = ("short", "medium", "long")
+
+
+def characters(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Random characters: every emotion and style equally often."""
+    rng = random.Random(seed)
+    return [
+        {
+            "emotion": EMOTIONS[i % len(EMOTIONS)],
+            "style": STYLES[i // len(EMOTIONS) % len(STYLES)],
+            "hair_color": rng.choice(HAIR),
+            "eye_color": rng.choice(EYES),
+            "hair_length": rng.choice(LENGTHS),
+            "gender": rng.choice(("girl", "girl", "boy")),
+        }
+        for i in range(count)
+    ]
+
+
+def prompt(character: dict[str, str]) -> tuple[str, str]:
+    """Positive and negative prompt for a character, as the Generate page writes them."""
+    words = [f"1{character['gender']}", f"{character['hair_length']} hair", f"{character['hair_color']} hair",
+             f"{character['eye_color']} eyes"]  # fmt: skip
+    result = OfflineWriter().write(
+        PromptRequest(emotion=character["emotion"], style=character["style"], text=", ".join(words))
+    )
+    return result.positive_prompt, result.negative_prompt
+
+
+def draw(engine: Engine, asked: list[dict[str, str]], fast: bool = False) -> tuple[list[Image.Image], float]:
+    """One picture for each character, and the seconds per picture."""
+    info = resolve("embedded", engine.settings)
+    recipes = []
+    for seed, character in enumerate(asked):
+        positive, negative = prompt(character)
+        path = info.fast if fast and info.fast is not None else info
+        recipes.append(
+            Recipe(model="embedded", model_hash=info.hash, prompt=positive, negative=negative, seed=seed,
+                   steps=path.steps, guidance=path.guidance, sampler=path.sampler, width=info.native_size,
+                   height=info.native_size, fast=fast)
+        )  # fmt: skip
+    started = time.perf_counter()
+    pictures: list[Image.Image | None] = [None] * len(recipes)
+    for index, picture in engine.draw(recipes):
+        pictures[index] = picture
+    return [p for p in pictures if p is not None], (time.perf_counter() - started) / len(recipes)
+
+
+def accuracies(judge: Judge, pictures: list[Image.Image], asked: list[dict[str, str]]) -> dict[str, Any]:
+    """Share of pictures that show what was asked, with its 95 % interval, per factor."""
+    verdict, found = judge(pictures), {}
+    for factor in asked[0]:
+        said = verdict.labels[factor]
+        # eyes that are closed show no colour
+        pairs = [(a, row[factor]) for a, row in zip(said, asked, strict=True) if a != "hidden"]
+        hits = sum(a == b for a, b in pairs)
+        found[factor] = {"accuracy": hits / max(1, len(pairs)), "interval": wilson_interval(hits, len(pairs)),
+                         "n": len(pairs)}  # fmt: skip
+    confusion = {e: dict.fromkeys(EMOTIONS, 0) for e in EMOTIONS}
+    for row, seen in zip(asked, verdict.labels["emotion"], strict=True):
+        confusion[row["emotion"]][seen] += 1
+    return {"factors": found, "emotions": confusion}
+
+
+def nearest(judge: Judge, pictures: list[Image.Image]) -> float:
+    """Smallest perceptual distance between any two pictures: 0 means that two seeds gave the same drawing."""
+    features = judge(pictures).features
+    distances = torch.cdist(features, features) + torch.eye(len(features)) * 1e9
+    i = int(distances.min(1).values.argmin())
+    j = int(distances[i].argmin())
+    return float(judge.distance([pictures[i]], [pictures[j]]))
+
+
+def sheet(pictures: list[Image.Image], columns: int, side: int = 128) -> Image.Image:
+    """A contact sheet."""
+    rows = -(-len(pictures) // columns)
+    found = Image.new("RGB", (columns * side, rows * side), "white")
+    for i, picture in enumerate(pictures):
+        found.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (i % columns * side, i // columns * side))
+    return found
+
+
+def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
+    """Figures of the embedded model on 60 (quick) or 500 pictures."""
+    judge = Judge.load(EMBEDDED_MODEL / "judge")
+    engine = Engine(Settings())
+    asked = characters(60 if quick else 500)
+    found: dict[str, Any] = {"pictures": len(asked)}
+    pictures, seconds = draw(engine, asked)
+    found |= {"best": accuracies(judge, pictures, asked) | {"seconds": seconds}}
+    found["nearest_two"] = nearest(judge, pictures[:100])
+    if resolve("embedded", engine.settings).fast is not None:
+        quickly, seconds = draw(engine, asked, fast=True)
+        found |= {"fast": accuracies(judge, quickly, asked) | {"seconds": seconds}}
+        found["fast_to_best"] = frechet_distance(judge(quickly).features, judge(pictures).features)
+        if out:
+            sheet(quickly[:100], 10).save(out / "fast.png")
+    if out:
+        sheet(pictures[:100], 10).save(out / "best.png")
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(run(args.quick, args.out), indent=1))
