@@ -5,7 +5,6 @@ Pages are files in `pages/`; the navigation lists those that are there. Knows no
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from studio.ui.identity import owner
 from studio.ui.resources import studio
 
 PAGES = REPOSITORY / "pages"
+SIDEBAR = 248  # pixels
 STATIC = Path(__file__).parent / "static"
 SECTIONS = {
     "Create": ("generate", "emotion_morph", "sketch_to_character", "img2img_animation"),
@@ -46,7 +46,7 @@ TEXT = {
 
 def begin() -> None:
     """Draw the frame and run the page that the address names."""
-    st.set_page_config(page_icon=str(STATIC / "mark.svg"), layout="wide", initial_sidebar_state="auto")
+    st.set_page_config(page_icon=str(STATIC / "mark.svg"), layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STATIC / "studio.css")
     st.logo(str(STATIC / "mark.svg"), size="large")  # its name stands beside it by the style sheet, in the theme's font
     page = st.navigation(navigation())
@@ -101,10 +101,6 @@ def busy_line() -> None:
 
 
 def on_script_error(error: Exception) -> bool:
-    """What a page shows when the studio has a bug: one sentence. The traceback goes to the log."""
-    if isinstance(error, StudioError):
-        st.error(str(error), icon=":material/error:")
-        return True
-    logging.getLogger("studio.ui").error("A page failed", exc_info=error)
-    st.error(TEXT["failed"], icon=":material/error:")
+    """What a page shows when the studio has a bug: one sentence. Streamlit writes the traceback to the log."""
+    st.error(str(error) if isinstance(error, StudioError) else TEXT["failed"], icon=":material/error:")
     return True

@@ -158,6 +158,7 @@ def choices() -> tuple[str, str, str, int]:
         required=True,
         format_func=text.emotion_label,
         key="gen_emotion",
+        wrap=True,
         persist_state="session",
     )
     style = st.segmented_control(
@@ -169,7 +170,7 @@ def choices() -> tuple[str, str, str, int]:
         key="gen_style",
         persist_state="session",
     )
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         quality = st.segmented_control(
             TEXT["quality"],
             QUALITIES,
@@ -180,7 +181,7 @@ def choices() -> tuple[str, str, str, int]:
             persist_state="session",
         )
         count = widgets.number_from(
-            GenerateSpec, "count", TEXT["count"], key="gen_count", width=130, persist_state="session"
+            GenerateSpec, "count", TEXT["count"], key="gen_count", width=110, persist_state="session"
         )
     return emotion or EMOTIONS[0], style or STYLES[0], quality or "standard", int(count or 1)
 

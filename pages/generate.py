@@ -1,0 +1,89 @@
+"""Generate: say who, choose an emotion and a style, and draw. The picture comes first, the settings beside it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from studio.ui import many, prompt_panel, request, results, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+
+PAGE = "generate"
+TEXT = {
+    "title": "Generate",
+    "draw": "Draw",
+    "empty": "Say who it is, choose an emotion, and press Draw.",
+    "empty_more": "The first picture takes a few seconds longer: the model is loaded for it.",
+    "ideas": "Ideas",
+    "last": "Your last picture",
+}
+IDEAS = {
+    "School friend": "brown hair, short hair, green eyes, school uniform",
+    "Ice princess": "silver hair, long hair, blue eyes, white dress, hair ornament",
+    "Detective": "1boy, black hair, glasses, shirt, necktie",
+    "Idol": "pink hair, twintails, purple eyes, ribbon",
+}
+
+request.receive()
+with st.bottom:
+    notice = st.container()
+    with st.container(horizontal=True, vertical_alignment="center", key="gen_bar"):
+        typed = request.typed_text()
+        pressed = st.button(
+            TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="gen_draw"
+        )
+
+st.title(TEXT["title"], anchor=False)
+stage, side = st.columns([3, 2], gap="medium")
+with side:
+    emotion, style, quality, count = request.choices()
+    panel = st.container()
+    tools = st.container()
+    with st.expander(request.TEXT["more"], icon=":material/tune:", key="gen_more"):
+        rest, loras = request.more()
+    rest |= request.source()
+    fields = request.Fields(emotion, style, quality, typed, count, rest, loras)
+
+with stage:
+    asked = st.container()
+    if said := st.session_state.pop("gen_said", None):
+        st.info(said, icon=":material/receipt_long:")
+    if job_id := widgets.current_job(PAGE):
+        job = widgets.job_panel(job_id, PAGE)
+        if job and not job.active:
+            results.show(job)
+    elif latest := studio().gallery(owner(), kind="picture", limit=1):
+        st.caption(TEXT["last"])
+        results.large(latest[0])
+    else:
+        with st.container(key="stage_empty", horizontal_alignment="center", vertical_alignment="center"):
+            st.image("studio/ui/static/mark.svg", width=96, alt="")
+            st.markdown(f"#### {TEXT['empty']}", text_alignment="center")
+            st.caption(TEXT["empty_more"], text_alignment="center")
+            with st.container(horizontal=True, horizontal_alignment="center"):
+                for name, idea in IDEAS.items():
+                    st.button(name, key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},))
+
+with panel:
+    prompt = prompt_panel.prompt_panel(fields)
+with notice:
+    prompt_panel.spelling(typed, fields.triggers)
+with tools:
+    many.menu(fields.spec(prompt.positive if prompt.edited else None, prompt.negative if prompt.edited else None))
+
+decision = None
+if pressed and not prompt.edited and prompt.confidence < prompt_panel.RECOMMENDED:
+    st.session_state["gen_doubt"] = prompt.positive
+if st.session_state.get("gen_doubt") == prompt.positive:
+    with asked:
+        decision = prompt_panel.doubt(prompt)
+if decision == "again":
+    st.session_state["gen_writer_seed"] = st.session_state.get("gen_writer_seed", 0) + 1
+    st.rerun()
+if decision == "fixed":
+    st.session_state["gen_fixed"] = True
+    st.rerun()
+if decision == "anyway" or (pressed and st.session_state.get("gen_doubt") != prompt.positive):
+    st.session_state.pop("gen_doubt", None)
+    widgets.start(fields.spec(prompt.positive, prompt.negative), PAGE)
+    st.rerun()

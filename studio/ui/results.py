@@ -1,0 +1,120 @@
+"""Finished pictures on the Generate page: one large, or a few side by side, each with what can be done with it."""
+
+from __future__ import annotations
+
+import random
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.specs import MAX_SEED, GenerateSpec
+from studio.ui import text, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+from studio.views import JobView, Picture
+
+VARIATION = 0.45  # how much of the picture a variation may change
+TEXT = {
+    "vary": "Variation",
+    "vary_help": "Same character, small changes.",
+    "new_seed": "Another one",
+    "new_seed_help": "The same request with a new seed.",
+    "tiles": "The single pictures",
+    "recipe": "Recipe",
+    "prompt": "Prompt",
+    "negative": "Negative prompt",
+    "took": "Drawn in {seconds:.1f} s",
+}
+
+
+def show(job: JobView) -> None:
+    """The pictures of a finished (or half finished) job."""
+    pictures = []
+    for picture_id in job.pictures:
+        try:
+            pictures.append(studio().picture(picture_id, owner()))
+        except StudioError:
+            continue  # deleted since
+    if not pictures:
+        return
+    whole = pictures[-1] if pictures[-1].kind in ("sheet", "grid") else None
+    tiles = pictures[:-1] if whole else pictures
+    if whole or len(tiles) == 1:
+        large(whole or tiles[0])
+    else:
+        several(tiles, job.id)
+    says(job)
+    if whole and tiles:
+        with st.expander(TEXT["tiles"], icon=":material/grid_view:"):
+            several(tiles, f"{job.id}_tiles")
+
+
+def says(job: JobView) -> None:
+    """What is worth saying about how a job went: the time it took, what was there already, notes."""
+    parts = []
+    if job.started and job.finished and len(job.cached) < len(job.pictures):
+        parts.append(TEXT["took"].format(seconds=job.finished - job.started))
+    parts += [text.escape(note) for note in job.notes]
+    if parts:
+        st.caption(" · ".join(parts))
+
+
+def large(picture: Picture) -> None:
+    """One picture, as large as the place allows, and everything that can be done with it."""
+    name = picture.title or text.description(picture.recipe)
+    wide = picture.kind in ("sheet", "grid")
+    with st.container(key="stage_wide" if wide else "stage_single"):
+        st.image(studio().picture_bytes(picture.id, owner()), width="stretch", alt=name)
+    actions(picture, f"large_{picture.id}")
+
+
+def actions(picture: Picture, key: str) -> None:
+    """A row of buttons under a picture, and its recipe."""
+    with st.container(horizontal=True, gap="xsmall"):
+        widgets.favourite_button(picture, key)
+        if picture.recipe is not None and picture.kind == "picture":
+            if st.button(TEXT["new_seed"], key=f"new_{key}", icon=":material/casino:", help=TEXT["new_seed_help"]):
+                _draw(picture, seed=random.randint(0, MAX_SEED))
+            if st.button(TEXT["vary"], key=f"vary_{key}", icon=":material/shuffle:", help=TEXT["vary_help"]):
+                _draw(picture, seed=random.randint(0, MAX_SEED), source=picture.id, strength=VARIATION)
+        widgets.download(picture, key)
+        widgets.send_menu(picture, key)
+    if picture.recipe is not None:
+        recipe(picture)
+
+
+def recipe(picture: Picture) -> None:
+    """How a picture was made: one line, and all of it behind a click."""
+    made = picture.recipe
+    if made is None:
+        return
+    with st.expander(text.summary(made), icon=":material/receipt_long:"):
+        st.caption(TEXT["prompt"])
+        st.code(made.prompt, language=None, wrap_lines=True)
+        if made.negative:
+            st.caption(TEXT["negative"])
+            st.code(made.negative, language=None, wrap_lines=True)
+        for lora in made.loras:
+            st.caption(f"LoRA {text.escape(lora.path.rsplit('/', 1)[-1])} · {lora.weight:g}")
+        st.caption(f"{text.escape(made.model)} · {made.model_hash[:10]} · {picture.id}")
+
+
+def several(pictures: list[Picture], key: str) -> None:
+    """Pictures side by side; a click shows one of them large."""
+    chosen = st.session_state.get(f"shown_{key}")
+    for picture in pictures:
+        if picture.id == chosen:
+            large(picture)
+    grid = st.grid("auto", min_column_width=150 if len(pictures) > 4 else 210, gap="small")
+    for index, picture in enumerate(pictures):
+        with grid.cell():
+            seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
+            if widgets.picture_card(picture, f"{key}_{index}", picture.title or seed):
+                st.session_state[f"shown_{key}"] = picture.id
+                st.rerun()
+
+
+def _draw(picture: Picture, **changes: object) -> None:
+    spec = studio().spec_of(picture.id, owner()).model_copy(update={"count": 1})
+    widgets.start(GenerateSpec.model_validate(spec.model_dump() | changes), "generate")
+    st.rerun()
