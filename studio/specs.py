@@ -307,6 +307,8 @@ class LcmSpec(Spec):
     keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 10
     time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
     patience: Annotated[int, Field(ge=1, le=100)] = 3  # checkpoints of falling quality before it stops by itself
+    curve_pictures: Annotated[int, Field(ge=0, le=2000)] | None = None  # per point; None: 60 with a judge, 4 without
+    gradient_checkpointing: bool = False  # a third slower, much less memory
 
 
 class Recipe(Spec):

@@ -55,6 +55,9 @@ class SolverGrid:
         abar = alphas_cumprod.double()
         return cls(times, abar.sqrt().float(), (1 - abar).sqrt().float())
 
+    def to(self, device: torch.device) -> SolverGrid:
+        return SolverGrid(self.times.to(device), self.alpha.to(device), self.sigma.to(device))
+
     @property
     def points(self) -> int:
         return len(self.times) - 1

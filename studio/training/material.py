@@ -35,7 +35,7 @@ Report = Callable[[int, int], None]  # done, total; may raise
 class Material:
     """Clean latents (n, channels, h, w), scaled for the UNet, and their prompts, each encoded once.
 
-    The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on the CPU.
+    The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on CPU.
     """
 
     latents: torch.Tensor
