@@ -99,7 +99,7 @@ def cache_latents(
 
 
 def caption_variants(prompt: str, count: int, keep: int, dropout: float, seed: int) -> list[str]:
-    """`prompt` as written, then up to `count - 1` versions with the tags after the first `keep` shuffled and dropped."""
+    """`prompt` as written, then up to `count - 1` versions with the tags after the first `keep` shuffled or dropped."""
     tags = split_tags(prompt)
     head, rest = tags[:keep], tags[keep:]
     found = [", ".join(tags)]
@@ -178,7 +178,7 @@ def draw(
     t = int(torch.randint(timesteps, (1,), generator=g))
     unit = torch.randn(latents.mean.shape, generator=g)
     epsilon = torch.randn(latents.mean.shape, generator=g)
-    # A shift of whole channels: without it no step teaches the picture's mean brightness ("Offset noise", crosslabs.org)
+    # A shift of whole channels: without it no step teaches a mean brightness ("Diffusion with offset noise")
     epsilon = epsilon + spec.noise_offset * torch.randn(latents.mean.shape[0], 1, 1, generator=g)
     flip = flipped and spec.flip
     z_0 = latents.sample(unit, flip) * scaling

@@ -77,6 +77,18 @@ def peft_state(module: torch.nn.Module, values: Mapping[str, Tensor] | None = No
     return found
 
 
+def from_parameters(
+    values: Mapping[str, Tensor], rank: int, alpha: float, targets: Sequence[str], text_targets: Sequence[str] = ()
+) -> Adapter:
+    """An adapter from PEFT's parameters by name, `unet.` or `text_encoder.` in front (a run's, or a checkpoint's)."""
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text_encoder": {}}
+    for name, value in values.items():
+        part, _, rest = name.partition(".")
+        layer, _, half = rest.rpartition(".lora_")
+        parts[part][f"{layer}.lora_{half[0]}.weight"] = value.detach().float().cpu().clone()
+    return Adapter(parts["unet"], rank, alpha, tuple(targets), parts["text_encoder"], tuple(text_targets))
+
+
 # --- the three formats ---------------------------------------------------------------------------------------------
 
 
@@ -116,6 +128,7 @@ def peft_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """`ss_*` keys (sd-scripts) and `modelspec.*` keys (Stability's model spec) that A1111 and ComfyUI show."""
     settings, data = card.settings, card.data
+    architecture = "stable-diffusion-v1" if card.base_version == "sd_v1" else card.base_version
     found = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": adapter.rank,
@@ -139,7 +152,7 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
         "ss_max_train_steps": settings.get("steps"),
         "ss_resolution": settings.get("resolution"),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{'stable-diffusion-v1' if card.base_version == 'sd_v1' else card.base_version}/lora",
+        "modelspec.architecture": f"{architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": card.title,
         "modelspec.trigger_phrase": ", ".join(card.trigger_words),

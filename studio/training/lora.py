@@ -1,0 +1,330 @@
+"""LoRA training of a Stable Diffusion UNet (and text encoder), top to bottom: `python -m studio.training.lora DIR`.
+
+LoRA is 2106.09685; the objective is that of latent diffusion (2112.10752, eq. 2) with min-SNR weights (2303.09556).
+`DIR` is a run folder with a `LoraSpec` in `spec.json`. Everything that a step draws is a function of (seed, epoch) or
+(seed, step), so a run that was killed at any moment goes on from its last checkpoint to the same bytes (on the CPU,
+with the same library versions and number of threads). Also under `accelerate launch -m studio.training.lora DIR`.
+
+It doesn't know who started it or who watches: it reads `spec.json` and `stop`, and writes the rest of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+
+from studio.engine.components import Components
+from studio.engine.loading import load_parts
+from studio.engine.models import resolve
+from studio.errors import BadInput, NotFound
+from studio.runs import dataset as files
+from studio.settings import settings
+from studio.specs import LoraSpec
+from studio.training import checkpoints, dataset, diffusion, export, steps
+from studio.training.changes import facts_of, what_changed
+from studio.training.optimizers import make_optimizer
+from studio.training.samples import Sampler
+from studio.training.session import Diverged, Session, attend, is_out_of_memory
+
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def train(session: Session, spec: LoraSpec) -> None:
+    run, config = session.run, settings()
+
+    session.stage(1, "Check the data")
+    session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
+    info = resolve(spec.model, config)
+    resolution = spec.resolution or info.native_size
+    report = files.check(files.folder_of(Path(spec.data), config.datasets_dir), resolution)
+    for problem in report.problems:
+        session.say(problem.message)
+    repeats = [entry.repeats or spec.repeats or report.repeats for entry in report.entries]
+    session.say(f"{len(report.entries)} pictures, {sum(repeats)} per epoch; trigger words: {report.triggers or 'none'}")
+
+    session.stage(2, f"Load {info.title} and freeze it")
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    precision = spec.precision
+    if precision == "auto":
+        precision = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and cpu:
+        raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+    if not cpu:  # the same bytes on one card from run to run, as far as CUDA has such kernels
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    if info.path is None:
+        raise NotFound(f"The model {info.reference} is not on this machine: draw one picture with it first.")
+    # Loaded on the CPU: where each part goes, and in which precision, is this file's business.
+    parts = load_parts(info, torch.float32)
+    model = Components(info=info, family=info.family, device=accelerator.device, dtype=torch.float32, **parts)
+    del parts
+    unet, vae, text_encoder, tokenizer = model.unet, model.vae, model.text_encoder, model.tokenizer
+    for part in (unet, vae, text_encoder):
+        part.requires_grad_(False).to(accelerator.device)
+    if dtype != torch.float32:  # only what is trained: SD 1.5's VAE can overflow in fp16
+        unet.to(dtype)
+        if spec.text_encoder_rate:
+            text_encoder.to(dtype)
+    kind = diffusion.prediction_of(model.scheduler_config)
+    alphas_cumprod = sampler_noise(model.scheduler_config)  # (T,)
+
+    session.stage(3, "Add the LoRA")
+    alpha = spec.alpha or spec.rank / 2
+    targets = info.family.lora_targets
+    with torch.random.fork_rng(devices=[]):
+        set_seed(steps.generator(spec.seed, "init").initial_seed() % 2**32)
+        unet.add_adapter(
+            LoraConfig(r=spec.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+        )
+        if spec.text_encoder_rate:
+            text_encoder.add_adapter(
+                LoraConfig(
+                    r=spec.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(TEXT_TARGETS)
+                )
+            )
+    trained: list[torch.nn.Module] = [unet, *([text_encoder] if spec.text_encoder_rate else [])]
+    # GradScaler can't unscale half-precision gradients; the frozen weights stay in `dtype`.
+    cast_training_params(trained, dtype=torch.float32)
+    parameters = {
+        f"{part}.{name}": p
+        for part, module in zip(("unet", "text_encoder"), trained, strict=False)
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+    trainable, total = sum(p.numel() for p in parameters.values()), sum(p.numel() for p in unet.parameters())
+    session.say(f"{total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})")
+    if spec.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+
+    session.stage(4, "Cache pictures and captions")
+    bucket_step = model.factor * 2 ** (len(unet.config.block_out_channels) - 1)
+    sizes = dataset.sizes(report.entries, resolution, bucket_step, spec.buckets)
+    latents = dataset.cache_latents(vae, report.folder, report.entries, sizes, spec.flip)
+    scaling = float(vae.config.scaling_factor)
+    variants = [
+        dataset.caption_variants(e.prompt, spec.caption_variants, spec.keep_tokens, spec.tag_dropout, spec.seed)
+        for e in report.entries
+    ]
+    long = dataset.too_long(tokenizer, [e.prompt for e in report.entries])
+    if long:
+        session.say(f"{len(long)} captions are longer than the model reads; their last tags don't count.", note=True)
+    sampler = Sampler(model, run, spec, report, sum(repeats), accelerator)
+    texts: dict[str, torch.Tensor] = {}
+    if not spec.text_encoder_rate:
+        texts = dataset.cache_texts(tokenizer, text_encoder, ["", *(v for several in variants for v in several)])
+        del text_encoder
+        model.text_encoder = None
+    del vae
+    model.vae = None
+    gc.collect()
+    if not cpu:
+        torch.cuda.empty_cache()
+
+    session.stage(5, "Make the optimiser")
+    optimizer = make_optimizer(spec, parameters)
+    prepared = accelerator.prepare(*trained, optimizer)
+    trained, optimizer = list(prepared[:-1]), prepared[-1]
+    for module in trained:
+        module.train()
+    average = [p.detach().clone() for p in parameters.values()] if spec.ema else []
+    chunk = spec.batch_size * spec.accumulation * accelerator.num_processes
+    per_epoch = len(dataset.epoch_order(sizes, repeats, chunk, spec.seed, 0))
+    all_steps = per_epoch * spec.epochs
+    micro = spec.batch_size
+
+    session.stage(6, "Look for a checkpoint")
+    facts = facts_of(spec, info.hash, report.digest, per_epoch, accelerator.num_processes)
+    found, damaged = checkpoints.latest_good(run)
+    for sentence in damaged:
+        session.say(sentence, note=True)
+    epoch = step = within = 0
+    if found is not None:
+        for sentence in what_changed(found.meta["facts"], facts):
+            session.say(sentence, note=True)
+        epoch, step, within = found.epoch, found.step, found.step - found.epoch * found.meta["facts"]["per_epoch"]
+        if found.meta["facts"]["per_epoch"] != per_epoch:
+            step, within = epoch * per_epoch, 0  # the epoch is another one now: it starts again
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(found.groups["lora"][name])
+            for mean, name in zip(average, parameters, strict=False):
+                mean.copy_(found.groups.get("ema", found.groups["lora"])[name])
+        checkpoints.restore_optimizer(optimizer.optimizer, found.groups["optimizer"], found.meta["optimizer"])
+        if accelerator.scaler is not None and found.meta["scaler"]:
+            accelerator.scaler.load_state_dict(found.meta["scaler"])
+        micro = min(micro, found.meta["micro"])
+        session.say(f"Resumed from {found.name}: epoch {epoch + 1}, step {step + 1} is next.", note=True)
+    session.begin(step, all_steps, spec.epochs)
+
+    def tensors() -> dict[str, torch.Tensor]:
+        values = average if spec.ema else list(parameters.values())
+        return dict(zip(parameters, values, strict=True))
+
+    def adapter() -> export.Adapter:
+        return export.from_parameters(tensors(), spec.rank, alpha, targets, TEXT_TARGETS)
+
+    def save(epochs_done: int) -> None:
+        """A checkpoint of this moment; samples belong to it."""
+        if accelerator.is_main_process:
+            started = time.monotonic()
+            name = checkpoints.name_of(epochs_done, step, step == epochs_done * per_epoch)
+            state, groups = checkpoints.optimizer_state(optimizer.optimizer)
+            everything = {"lora": parameters, "optimizer": state}
+            if spec.ema:
+                everything["ema"] = tensors()
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+            meta = {"facts": facts, "optimizer": groups, "scaler": scaler, "micro": micro}
+            checkpoints.save(run, name, step, epochs_done, everything, meta, spec.keep_checkpoints)
+            session.saved(name, time.monotonic() - started)
+        accelerator.wait_for_everyone()
+
+    def draw_samples() -> None:
+        if accelerator.is_main_process:
+            modules = [accelerator.unwrap_model(module) for module in trained]
+            sampler.draw(modules[0], modules[1] if len(modules) > 1 else None, step, tensors(), session.say)
+        accelerator.wait_for_everyone()
+        session.pause()
+
+    def micro_batches(chosen: Sequence[dataset.Draw]) -> Iterator[list[dataset.Draw]]:
+        """At most `micro` at a time, of one size each."""
+        by_size: dict[Any, list[dataset.Draw]] = {}
+        for one in chosen:
+            by_size.setdefault(one.z_0.shape, []).append(one)
+        for several in by_size.values():
+            for k in range(0, len(several), micro):
+                yield several[k : k + micro]
+
+    def encode(batch: Sequence[dataset.Draw]) -> torch.Tensor:
+        captions = [variants[d.picture][d.caption] if d.caption >= 0 else "" for d in batch]
+        if texts:
+            return torch.stack([texts[c] for c in captions]).to(accelerator.device, dtype)  # (batch, 77, dim)
+        return trained[1](dataset.tokenize(tokenizer, captions).to(accelerator.device))[0]
+
+    def backward(mine: Sequence[dataset.Draw], count: int) -> float:
+        """Gradient of the mean loss over all `count` pictures of the step; this process's part of that loss."""
+        batches, loss_sum = list(micro_batches(mine)), 0.0
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with contextlib.ExitStack() as stack:
+                for module in trained if not last else ():
+                    stack.enter_context(accelerator.no_sync(module))
+                z_0 = torch.stack([d.z_0 for d in batch]).to(accelerator.device)  # (batch, c, h, w)
+                epsilon = torch.stack([d.epsilon for d in batch]).to(accelerator.device)
+                t = torch.tensor([d.t for d in batch], device=accelerator.device)
+                z_t = diffusion.add_noise(z_0, epsilon, t, alphas_cumprod)
+                target = diffusion.target(z_0, epsilon, t, alphas_cumprod, kind)
+                with accelerator.autocast():
+                    output = trained[0](z_t.to(dtype), t, encoder_hidden_states=encode(batch)).sample
+                each = (output.float() - target).square().mean((1, 2, 3))  # (batch,)
+                weights = diffusion.min_snr_weights(t, alphas_cumprod, spec.min_snr_gamma, kind)
+                loss = (weights * each).sum() / count
+                # Processes are averaged, and what is wanted is their sum: each holds its part of one mean.
+                accelerator.backward(loss * accelerator.num_processes)
+            loss_sum += float(loss.detach())
+        return loss_sum
+
+    session.stage(7, "Train")
+    if step == 0:
+        draw_samples()
+    why: str = ""
+    while epoch < spec.epochs and not why:
+        order = dataset.epoch_order(sizes, repeats, chunk, spec.seed, epoch)
+        for members in order[within:]:
+            members = members + members[: max(0, accelerator.num_processes - len(members))]  # one for each process
+            mine = [
+                dataset.draw(p, latents[p], len(variants[p]), spec, scaling, len(alphas_cumprod), step, place)
+                for place, p in enumerate(members)
+                if place % accelerator.num_processes == accelerator.process_index
+            ]
+            rate = steps.learning_rate(step, all_steps, 1.0, spec.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            while True:
+                optimizer.zero_grad()
+                try:
+                    loss = backward(mine, len(members))
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error) or micro == 1 or accelerator.num_processes > 1:
+                        raise
+                micro = max(1, micro // 2)
+                gc.collect()
+                if not cpu:
+                    torch.cuda.empty_cache()
+                session.say(f"Not enough memory: {micro} pictures at a time now, with the same result.", note=True)
+            loss = float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), "sum"))
+            norm = float(accelerator.clip_grad_norm_(list(parameters.values()), spec.max_grad_norm))
+            if not torch.isfinite(torch.tensor(loss)) or (accelerator.scaler is None and norm != norm):
+                raise Diverged(diverged(step + 1, epoch, run))
+            optimizer.step()
+            if spec.ema:
+                steps.update_average(average, parameters.values(), spec.ema_decay, step)
+            step, within = step + 1, within + 1
+            session.step_done(step, epoch + 1, loss, optimizer.param_groups[0]["lr"])
+            # Only one process looks at clock and folder, or they would part ways.
+            asked = [session.must_stop(), session.checkpoint_due()] if accelerator.is_main_process else ["", False]
+            if accelerator.num_processes > 1:
+                torch.distributed.broadcast_object_list(asked)
+            why = str(asked[0])
+            if within < len(order) and (why or asked[1]):
+                save(epoch)
+                session.pause()
+            if why:
+                break
+        if within == len(order):
+            epoch, within = epoch + 1, 0
+            if epoch % spec.checkpoint_epochs == 0 or epoch == spec.epochs or why:
+                save(epoch)
+                draw_samples()
+
+    session.stage(8, "Export")
+    if accelerator.is_main_process:
+        path = export.write(run.adapter, adapter(), sampler.card(run.metrics(), alpha, step))
+        if why == "time":
+            session.say("The time limit is reached.", note=True)
+        names = checkpoints.names(run)
+        session.finish("done" if epoch == spec.epochs else "stopped", adapter=str(path), checkpoints=names, epoch=epoch)
+
+
+def sampler_noise(scheduler_config: dict[str, Any]) -> torch.Tensor:
+    """alpha_bar (T,) of the model's own schedule."""
+    from diffusers import DDPMScheduler
+
+    alphas: torch.Tensor = DDPMScheduler.from_config(scheduler_config).alphas_cumprod
+    return alphas
+
+
+def diverged(step: int, epoch: int, run: Any) -> str:
+    """What to say when the loss is not a number any more."""
+    names = checkpoints.names(run)
+    kept = f"the last good checkpoint is {names[-1]}" if names else "no checkpoint was written yet"
+    return (
+        f"The loss is not a number any more at step {step} (epoch {epoch + 1}); {kept}. "
+        "Lower the learning rate and resume."
+    )
+
+
+def main(path: Path) -> None:
+    with attend(path, main=int(os.environ.get("RANK", "0")) == 0) as session:
+        spec = session.run.spec()
+        if not isinstance(spec, LoraSpec):
+            raise NotFound(f"Run {session.run.id} is not a LoRA run.")
+        train(session, spec)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,129 @@
+"""Pictures that a run draws of itself, through the engine, and what its export says. Knows nothing of how it learns."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from studio.engine import latents, sampling, text
+from studio.engine.components import Components
+from studio.engine.loading import load_vae
+from studio.runs.dataset import Report, tag_counts
+from studio.runs.rundir import RunDir
+from studio.specs import LoraSpec
+from studio.training.export import Card
+from studio.training.session import is_out_of_memory
+
+_DEFAULT_PROMPTS = 3
+
+
+class Sampler:
+    """Draws the same prompts from the same seeds at each checkpoint; makes the card at the end.
+
+    Made while the text encoder is there; `text_encoder` of the model may be dropped afterwards unless it is trained.
+    """
+
+    def __init__(
+        self, model: Components, run: RunDir, spec: LoraSpec, report: Report, accelerator: Accelerator
+    ) -> None:
+        self.run, self.spec, self.report, self.accelerator = run, spec, report, accelerator
+        self.side = spec.resolution or model.info.native_size
+        self.prompts = list(spec.sample_prompts) or self._captions()
+        self.model = model  # its parts are taken out of it later, to be freed
+        self.conditioning = self._encode()
+        if accelerator.is_main_process:
+            run.update(sample_prompts=self.prompts)
+
+    def _captions(self) -> list[str]:
+        # one of each trigger word first, then others
+        first = {entry.trigger: entry.prompt for entry in reversed(self.report.entries)}
+        others = [entry.prompt for entry in self.report.entries]
+        return list(dict.fromkeys([*first.values(), *others]))[:_DEFAULT_PROMPTS]
+
+    def _encode(self) -> sampling.Conditioning:
+        self.model.text_cache.clear()
+        found = text.encode(self.model, self.prompts, [""] * len(self.prompts))
+        self.model.text_cache.clear()
+        return found
+
+    def draw(self, unet: Any, text_encoder: Any, step: int, values: Mapping[str, torch.Tensor], say: Any) -> None:
+        """One picture per prompt into `samples/`, with the LoRA's `values` (by parameter name) in place of its own.
+
+        A machine that can train but not draw beside it goes on training.
+        """
+        modules = {"unet": unet} | ({"text_encoder": text_encoder} if text_encoder is not None else {})
+        kept = []
+        for name, parameter in ((f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()):
+            if name in values:
+                kept.append((parameter, parameter.data))
+                parameter.data = values[name].data
+        try:
+            for module in modules.values():
+                module.eval()
+            self._draw(unet, text_encoder, step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            say("Not enough memory to draw samples; the training goes on.", note=True)
+        finally:
+            for parameter, data in kept:
+                parameter.data = data
+            for module in modules.values():
+                module.train()
+            gc.collect()
+
+    @torch.no_grad()
+    def _draw(self, unet: Any, text_encoder: Any, step: int) -> None:
+        info, dtype = self.model.info, unet.conv_in.weight.dtype
+        model = replace(self.model, unet=unet, dtype=dtype)
+        if text_encoder is not None:
+            self.model.text_encoder = text_encoder
+            self.conditioning = self._encode()
+        conditioning = sampling.Conditioning(
+            self.conditioning.positive.to(dtype),
+            self.conditioning.negative.to(dtype),  # type: ignore[union-attr]
+        )
+        model.vae = load_vae(info, torch.float32).to(model.device).eval()
+        self.run.samples.mkdir(exist_ok=True)
+        for index in range(len(self.prompts)):  # one by one: beside a training step there is little room
+            one = sampling.Conditioning(
+                conditioning.positive[index : index + 1],
+                conditioning.negative[index : index + 1],  # type: ignore[index]
+            )
+            generators = sampling.generators([(self.spec.seed + index) % 2**32])
+            scheduler = sampling.make_scheduler(info.sampler, model.scheduler_config)
+            timesteps = sampling.set_timesteps(scheduler, info.steps, model.device)
+            noise = sampling.noise(model, generators, self.side, self.side)
+            with self.accelerator.autocast():
+                start = sampling.start_latents(scheduler, noise, timesteps)
+                z = sampling.denoise(model, scheduler, start, one, info.guidance, generators, timesteps=timesteps)
+            picture = latents.decode(model, z.float())[0]
+            picture.save(self.run.samples / f"step-{step:06d}-{index}.png")
+
+    def card(self, metrics: Sequence[Mapping[str, Any]], alpha: float, step: int) -> Card:
+        """What the export of this run says about itself."""
+        config = self.model.unet.config if self.model.unet is not None else {}
+        sd15 = config.get("cross_attention_dim") == 768 and config.get("in_channels") == 4
+        last = sorted(self.run.samples.glob(f"step-{step:06d}-*.png"))
+        settings = self.spec.model_dump(mode="json", exclude={"sample_prompts"})
+        return Card(
+            title=self.spec.name,
+            base=self.model.info.title if self.model.info.kind in ("folder", "embedded") else self.model.info.reference,
+            base_version="sd_v1" if sd15 else self.model.info.title,
+            trigger_words=tuple(self.report.triggers),
+            license=self.spec.license,
+            settings=settings | {"alpha": alpha, "steps": step, "resolution": self.side},
+            data={
+                "pictures": len(self.report.entries),
+                "pictures per epoch": self.per_epoch,
+                "digest": self.report.digest,
+                "tags": tag_counts(entry.prompt for entry in self.report.entries),
+            },
+            losses=[(int(line["step"]), float(line["smoothed"])) for line in metrics],
+            pictures=last,
+        )
