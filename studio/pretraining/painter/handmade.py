@@ -32,13 +32,14 @@ def hand_lines(image: Image.Image, rng: random.Random, missing: bool = True) -> 
     height, width = ink.shape
     unit = max(height, width) / 256  # all lengths below are for 256 px
 
-    # 1. Leave out: small marks as wholes, then a few round patches.
+    # 1. Leave out: small marks as wholes, then what is drawn in a few round patches.
     if missing:
         ink = _without_small_parts(ink, rng.uniform(0.0, 0.5), 60 * unit * unit, rng)
         patches = np.ones_like(ink)
-        for _ in range(rng.choice((0, 0, 1, 2, 3))):
-            x, y, radius = rng.randrange(width), rng.randrange(height), rng.uniform(8, 22) * unit
-            cv2.circle(patches, (x, y), int(radius), 0.0, -1)
+        drawn = np.argwhere(ink > 0.5)
+        for _ in range(rng.choice((0, 1, 2, 3, 4)) if len(drawn) else 0):
+            y, x = rng.choice(drawn).tolist()
+            cv2.circle(patches, (x, y), int(rng.uniform(7, 20) * unit), 0.0, -1)
         ink = ink * cv2.GaussianBlur(patches, (0, 0), 2 * unit)
 
     # 2. Wobble: a slow drift of proportions and a faster tremor of the hand.
