@@ -11,6 +11,7 @@ from PIL import Image
 
 from studio.pretraining import corpus, examples
 from studio.pretraining.painter import paint, tags, vocabulary
+from studio.runs import dataset
 
 SHIPPED = examples.ROOT
 
@@ -100,6 +101,12 @@ def test_the_example_data_set_is_whole() -> None:
     assert min(emotions.values()) >= 6
     assert len(emotions) == 5
     assert len(hair) == 32
+
+
+def test_the_trainer_has_nothing_to_say_against_the_data_set() -> None:
+    report = dataset.check(SHIPPED / "style_1", 256)
+    assert len(report.entries) == examples.COUNT
+    assert report.problems == ()
 
 
 def test_the_shipped_pictures_are_what_the_code_makes() -> None:
