@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +38,79 @@ def write_run(home: Path, name: str, spec: LoraSpec) -> RunDir:
     run.path.mkdir(parents=True)
     run.write_spec(spec)
     return run
+
+
+# --- trainers as processes that can be killed ---
+# One server imports the libraries once and forks each trainer, so that a kill costs a tenth of a second and not ten.
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["studio.training.lora"])
+
+
+def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | None) -> None:
+    os.environ.update(environment)
+    import torch
+
+    from studio.settings import settings
+    from studio.training import lora
+
+    settings.cache_clear()
+    torch.set_num_threads(1)
+    log = os.open(path / "log.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if die_at is not None:
+        _die_in(*die_at)
+    lora.main(path)
+
+
+def _die_in(function: str, call: int) -> None:
+    """SIGKILL this process in place of the `call`-th call of `os.<function>`."""
+    real, calls = getattr(os, function), itertools.count(1)
+
+    def dying(*args: object, **kwargs: object) -> object:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    setattr(os, function, dying)
+
+
+def trainer(
+    run: RunDir, die_at: tuple[str, int] | None = None, **environment: str
+) -> multiprocessing.process.BaseProcess:
+    """Start `studio.training.lora` on `run` in a process of its own. Its settings: CPU, home two levels up."""
+    base = {"STUDIO_HOME": str(run.path.parent.parent), "STUDIO_DEVICE": "cpu", "ACCELERATE_USE_CPU": "1"}
+    process = _processes.Process(target=_train, args=(run.path, base | environment, die_at))
+    process.start()
+    return process
+
+
+def finish(process: multiprocessing.process.BaseProcess, timeout: float = 120) -> int | None:
+    """Wait for a trainer; its exit code."""
+    process.join(timeout)
+    assert process.exitcode is not None, "the trainer hangs"
+    return process.exitcode
+
+
+def train(run: RunDir, die_at: tuple[str, int] | None = None, **environment: str) -> int | None:
+    """Run a trainer to its end; its exit code."""
+    return finish(trainer(run, die_at, **environment))
+
+
+def kill_at_step(run: RunDir, step: int) -> None:
+    """Start a trainer and SIGKILL it as soon as it has said that `step` is done."""
+    process = trainer(run)
+    while process.is_alive() and len(run.metrics()) < step:
+        time.sleep(0.002)
+    assert process.is_alive(), f"over before step {step}: {run.tail()}"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process)
+
+
+def outputs(run: RunDir) -> dict[str, bytes]:
+    """Every weight file that a run leaves: exports and the last checkpoint, with its optimiser."""
+    last = sorted(run.checkpoints.glob("epoch-*"))[-1]
+    found = [*run.adapter.rglob("*.safetensors"), *last.glob("*.safetensors")]
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in found}

@@ -29,9 +29,16 @@ class Sampler:
     """
 
     def __init__(
-        self, model: Components, run: RunDir, spec: LoraSpec, report: Report, accelerator: Accelerator
+        self,
+        model: Components,
+        run: RunDir,
+        spec: LoraSpec,
+        report: Report,
+        per_epoch: int,
+        accelerator: Accelerator,
     ) -> None:
         self.run, self.spec, self.report, self.accelerator = run, spec, report, accelerator
+        self.per_epoch = per_epoch  # pictures, with their repeats
         self.side = spec.resolution or model.info.native_size
         self.prompts = list(spec.sample_prompts) or self._captions()
         self.model = model  # its parts are taken out of it later, to be freed
