@@ -68,6 +68,7 @@ class Job:
         self.cancelled = threading.Event()
         self.state: JobState = "queued"
         self.error: str | None = None
+        self.bad_input = False
         self.created = time.time()
         self.started: float | None = None
         self.finished: float | None = None
@@ -228,14 +229,16 @@ class Job:
             result=dict(self.result),
             notes=tuple(self._notes),
             error=self.error,
+            bad_input=self.bad_input,
             created=self.created,
             started=self.started,
             finished=self.finished,
         )
 
-    def end(self, state: JobState, error: str | None = None) -> None:
+    def end(self, state: JobState, error: str | None = None, bad_input: bool = False) -> None:
         """The last state."""
-        self.state, self.error, self.finished = state, error, time.time()
+        self.error, self.bad_input, self.finished = error, bad_input, time.time()
+        self.state = state
         self._preview, self.runner, self._note = None, None, ""
         if state == "done":
             self._done = self._total

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from studio.errors import Busy, Cancelled, NotFound, OutOfMemory, StudioError
+from studio.errors import BadInput, Busy, Cancelled, NotFound, OutOfMemory, StudioError
 from studio.job import Job
 from studio.store.joblog import INTERRUPTED, JobLog
 from studio.store.pictures import write_error
@@ -212,7 +212,7 @@ class Jobs:
                 self._end(job, "cancelled")
         except Exception as error:
             self._drop(job)
-            self._end(job, "failed", sentence_for(error))
+            self._end(job, "failed", sentence_for(error), isinstance(error, BadInput))
         return True
 
     def _drop(self, job: Job) -> None:
@@ -224,9 +224,9 @@ class Jobs:
             except Exception:
                 log.exception("job %s didn't unwind cleanly", job.id)
 
-    def _end(self, job: Job, state: JobState, error: str | None = None) -> None:
+    def _end(self, job: Job, state: JobState, error: str | None = None, bad_input: bool = False) -> None:
         with self._changed:
-            job.end(state, error)
+            job.end(state, error, bad_input)
             self._write(job)
             self._changed.notify_all()
 

@@ -274,7 +274,9 @@ def explain(error: ValidationError) -> str:
     message = message[:1].lower() + message[1:]
     given = first.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
-    return f"{place}: {message}{shown}." if place else f"{message}{shown}."
+    if place and message.startswith("input should"):
+        return f"{place} {message.removeprefix('input ')}{shown}."
+    return f"{place}: {message}{shown}." if place else f"{message[:1].upper()}{message[1:]}{shown}."
 
 
 def _exchange(prompt: str, old: tuple[str, ...], new: tuple[str, ...]) -> str:

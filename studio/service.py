@@ -13,30 +13,38 @@ import threading
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from studio.engine.models import LoraInfo, ModelInfo, catalogue
+from studio.engine.models import LoraInfo, ModelInfo, catalogue, resolve
 from studio.engine.models import loras as lora_catalogue
 from studio.errors import BadInput
 from studio.job import Job
 from studio.jobs import Jobs
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
 from studio.recipes import Resolver, explain
+from studio.runs.dataset import Report
 from studio.settings import Settings
-from studio.specs import BatchRow, GenerateSpec, JobSpec
+from studio.specs import BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
 from studio.store import metadata, prompt_list, uploads
 from studio.store.database import Database
 from studio.store.joblog import JobLog
 from studio.store.pictures import Pictures
-from studio.views import Choice, FoundRecipe, JobView, Picture, PictureKind, SystemStatus
+from studio.training_runs import TrainingRuns
+from studio.views import Choice, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.work import KINDS
 
-__all__ = ["PromptRequest", "PromptResult", "Studio", "parse_spec"]  # the first two for pages, which don't import prompting
+# `PromptRequest` and `PromptResult` are for pages, which don't import the prompting room.
+__all__ = ["PromptRequest", "PromptResult", "Studio", "parse_run", "parse_spec"]
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
+
+
+if TYPE_CHECKING:
+    from studio.prompting.harden import Hardened
+    from studio.prompting.validation import Validation
 
 
 class Studio:
@@ -53,6 +61,7 @@ class Studio:
         self._log = JobLog(database, settings.home / "processes")
         self._resolver = Resolver(settings, self._pictures.get)
         self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
+        self._runs = TrainingRuns(settings)
         self._writer: Writer | None = None
         self._lock = threading.Lock()
         self._pictures.purge()
@@ -75,6 +84,8 @@ class Studio:
 
         Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
         """
+        if spec.kind not in KINDS:
+            raise BadInput(f"This studio has no {spec.kind!r} jobs.")
         plan = self._resolver.plan(spec, owner)
         title = plan.title
         found = {}
@@ -215,6 +226,10 @@ class Studio:
                 self._writer = make_writer(self.settings)
         return self._writer.write(request)
 
+    def fixed_prompt(self, request: PromptRequest) -> PromptResult:
+        """The plain template: one word for the emotion, one for the style. Offline, instant."""
+        return fixed_template(request)
+
     def prompt_for(self, spec: GenerateSpec) -> PromptResult:
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
         return self._resolver.written(spec)
@@ -222,6 +237,49 @@ class Studio:
     def parse_rows(self, text: str) -> tuple[BatchRow, ...]:
         """A pasted or uploaded list of prompts. Raises `BadInput` that names every bad line."""
         return prompt_list.parse(text)
+
+    def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
+        """What was typed, with typos, look-alikes and invisible characters undone, and every change listed."""
+        from studio.prompting.harden import harden  # its tables take a moment to load
+
+        return harden(text, protected)
+
+    def validate(self, prompt: str) -> Validation:
+        """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""
+        from studio.prompting.validation import validate
+
+        return validate(prompt)
+
+    # --- training runs --------------------------------------------------------------------------------------------
+
+    def check_dataset(self, path: str, model: str = "embedded", resolution: int | None = None) -> Report:
+        """What is in a folder or ZIP of pictures, and what is wrong with it. Reads every picture: seconds."""
+        side = resolution or resolve(model, self.settings, with_hash=False).native_size
+        return self._runs.check(path, side)
+
+    def start_run(self, spec: LoraSpec | LcmSpec, owner: str = "") -> RunView:
+        """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`."""
+        return self._runs.start(spec)
+
+    def runs(self) -> list[RunView]:
+        """All runs, newest first."""
+        return self._runs.list()
+
+    def run(self, id: str) -> RunView:
+        """One run with its metrics and the end of its log. Raises `NotFound`."""
+        return self._runs.get(id)
+
+    def stop_run(self, id: str) -> RunView:
+        """Ask it to save and end after the step it is in."""
+        return self._runs.stop(id)
+
+    def resume_run(self, id: str, **changes: Any) -> RunView:
+        """Go on exactly where the last good checkpoint is; `changes` may be a larger `epochs`, for instance."""
+        return self._runs.resume(id, **changes)
+
+    def delete_run(self, id: str) -> None:
+        """Remove a run with its checkpoints and its adapter. Raises `Busy` while it trains."""
+        self._runs.delete(id)
 
     # --- models and machine ---------------------------------------------------------------------------------------
 
@@ -268,6 +326,18 @@ def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
             raise BadInput(f"There is no job of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
         spec: JobSpec = known[kind].model_validate(fields)
         return spec
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+def parse_run(fields: dict[str, Any]) -> LoraSpec | LcmSpec:
+    """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
+    known: dict[str, type[LoraSpec | LcmSpec]] = {"lora": LoraSpec, "lcm": LcmSpec}
+    kind = fields.get("kind", "lora")
+    if kind not in known:
+        raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are lora and lcm.")
+    try:
+        return known[kind].model_validate(fields)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
 

@@ -50,6 +50,7 @@ class JobView(View):
     result: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()  # true sentences about how the request was understood
     error: str | None = None
+    bad_input: bool = False  # the error is about the request; False: about the machine or the studio
     created: float  # seconds since 1970, like every time here
     started: float | None = None
     finished: float | None = None
@@ -122,3 +123,49 @@ class SystemStatus(View):
     pictures: int = 0
     home: Path
     versions: dict[str, str] = Field(default_factory=dict)
+
+
+class RunView(View):
+    """One training run as anybody who may use the studio sees it. Figures are None until the trainer knows them.
+
+    `state`: queued, starting, running, done, stopped, failed or crashed (nobody holds its lock). Times are seconds
+    since 1970, durations seconds. `metrics` and `log` are filled for a single run only, not in a list.
+    """
+
+    id: str
+    kind: Literal["lora", "lcm"]
+    name: str
+    model: str
+    state: str
+    stage: str = ""
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    smoothed: float | None = None
+    rate: float | None = None
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    checkpoints: tuple[str, ...] = ()  # names, oldest first
+    samples: tuple[Path, ...] = ()
+    adapter: Path | None = None  # the finished LoRA: a file of the layout that A1111, ComfyUI and kohya read
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    started: float | None = None
+    finished: float | None = None
+    spec: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(
+        default_factory=dict
+    )  # what this kind of run says besides (the curve of a distillation)
+    metrics: tuple[dict[str, Any], ...] = ()
+    log: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("queued", "starting", "running")
+
+    @property
+    def fraction(self) -> float:
+        """Share done, 0 to 1."""
+        return min(1.0, self.step / self.steps) if self.steps else float(self.state == "done")

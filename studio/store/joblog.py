@@ -6,7 +6,6 @@ was interrupted, whatever happened to that process. Doesn't know how a job is wo
 
 from __future__ import annotations
 
-import fcntl
 import time
 import uuid
 from pathlib import Path
@@ -15,6 +14,11 @@ from typing import IO
 from studio.store.database import Database
 from studio.store.pictures import write_error
 from studio.views import ACTIVE, JobView
+
+try:
+    import fcntl
+except ImportError:  # Windows: a job of another process reads as interrupted there, all else works
+    fcntl = None  # type: ignore[assignment]
 
 KEEP_SECONDS = 30 * 24 * 3600
 INTERRUPTED = "The studio was stopped before this was done; start it again and what is finished is taken over."
@@ -35,7 +39,8 @@ class Processes:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = open(self._folder / f"{self.own}.new", "w")  # noqa: SIM115 - held open for life
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
             # Locked before it can be seen: nobody may take a process that is just starting for a dead one.
             (self._folder / f"{self.own}.new").rename(self._folder / f"{self.own}.lock")
         except OSError as error:
@@ -49,8 +54,8 @@ class Processes:
             self._file = None
 
     def alive(self, name: str) -> bool:
-        if name == self.own:
-            return self._file is not None
+        if name == self.own or fcntl is None:
+            return name == self.own and self._file is not None
         try:
             with open(self._folder / f"{name}.lock") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,0 +1,363 @@
+"""The HTTP API: the same service, as routes of three lines each: parse, call, map.
+
+Bearer keys (`STUDIO_API_KEY`, several separated by commas) say who an owner is; beyond this machine there is no serving
+without one. Routes are plain `def`: nothing here may block the event loop. Knows no torch and no page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from studio import __version__
+from studio.errors import BadInput, Busy, DiskFull, NotAllowed, NotFound, Offline, OutOfMemory, StudioError
+from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
+from studio.settings import Settings
+from studio.views import FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+
+log = logging.getLogger(__name__)
+
+STATUS = (  # the first that fits
+    (NotFound, 404),
+    (NotAllowed, 403),
+    (BadInput, 422),
+    (Busy, 429),
+    (DiskFull, 507),
+    (OutOfMemory, 503),
+    (Offline, 503),
+    (StudioError, 500),
+)
+MEDIA = {
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
+    ".zip": "application/zip",
+    ".json": "application/json",
+}
+POLL = 0.2  # seconds between looks at a job that somebody watches
+HEARTBEAT = 15.0  # seconds after which a silent stream says that it lives
+bearer = HTTPBearer(auto_error=False)
+
+
+def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
+    """The app. With no key it answers callers on this machine only, by name too (no page elsewhere can pretend to be)."""
+    keys = api_keys(settings)
+    app = FastAPI(
+        title="Anime Character Studio",
+        version=__version__,
+        description="Jobs, pictures, models, runs and prompts of the studio. Send the key as `Authorization: Bearer KEY`.",
+    )
+    app.state.studio = studio or Studio(settings)
+    app.state.keys = keys
+    if not keys:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"])
+    for error_class, status in STATUS:
+        app.add_exception_handler(error_class, _sentence(status))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+    _routes(app)
+    return app
+
+
+def api_keys(settings: Settings) -> tuple[str, ...]:
+    """The keys that are accepted; none: this machine only. Raises `BadInput` for keys that can be guessed."""
+    if settings.api_key is None:
+        return ()
+    keys = tuple(key.strip() for key in settings.api_key.get_secret_value().split(",") if key.strip())
+    if not keys or any(len(key) < 16 for key in keys):
+        raise BadInput("STUDIO_API_KEY needs at least 16 characters for each key; `openssl rand -hex 24` makes one.")
+    return keys
+
+
+def check_address(settings: Settings, host: str) -> None:
+    """Raises `BadInput` when `host` is reachable from elsewhere and there is no key."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and not api_keys(settings):
+        raise BadInput(f"Serving on {host} needs a key: set STUDIO_API_KEY, or serve on 127.0.0.1.")
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until interrupted. Raises `BadInput` for an address without its key, or a port that is taken."""
+    import socket
+
+    import uvicorn
+
+    check_address(settings, host)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"{host}:{port} can't be used ({error}); choose another --port.") from error
+    app = create(settings)
+    try:
+        uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=5)
+    finally:
+        app.state.studio.close()
+
+
+# --- who asks -------------------------------------------------------------------------------------------------------
+
+
+def _owner(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    """The owner that the key stands for. Every key is compared, each in constant time."""
+    keys: tuple[str, ...] = request.app.state.keys
+    if not keys:
+        return "local"
+    offered = (given.credentials if given else "").encode()
+    found = [key for key in keys if hmac.compare_digest(key.encode(), offered)]
+    if not found:
+        raise HTTPException(401, "A valid key is needed: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"})
+    return "api-" + hashlib.sha256(found[0].encode()).hexdigest()[:24]
+
+
+def _studio(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+Owner = Annotated[str, Depends(_owner)]
+TheStudio = Annotated[Studio, Depends(_studio)]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def _sentence(status: int) -> Any:
+    def handler(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status)
+
+    return handler
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    return JSONResponse({"error": f"{place}: {first['msg']}." if place else f"{first['msg']}."}, 422)
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("a request failed", exc_info=error)
+    return JSONResponse({"error": "Something went wrong inside the studio; its log says more."}, 500)
+
+
+# --- routes ---------------------------------------------------------------------------------------------------------
+
+
+def _routes(app: FastAPI) -> None:
+    @app.post("/jobs", status_code=202)
+    def submit(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> JobView:
+        """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
+        return studio.submit(parse_spec(body), owner)
+
+    @app.get("/jobs")
+    def jobs(owner: Owner, studio: TheStudio, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[JobView]:
+        """Your jobs, newest first."""
+        return studio.jobs(owner, limit)
+
+    @app.get("/jobs/{id}")
+    def job(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """How a job stands."""
+        return studio.job(id, owner)
+
+    @app.get("/jobs/{id}/events")
+    def events(id: str, owner: Owner, studio: TheStudio) -> StreamingResponse:
+        """Server-sent events: a `job` event at every change, the last one when it is over."""
+        studio.job(id, owner)
+        return StreamingResponse(_events(studio, id, owner), media_type="text/event-stream", headers=_UNBUFFERED)
+
+    @app.get("/jobs/{id}/preview", responses={200: {"content": {"image/jpeg": {}}}})
+    def preview(id: str, owner: Owner, studio: TheStudio) -> Response:
+        """The picture that is being made, as JPEG; 204 when there is none."""
+        data = studio.job(id, owner).preview
+        return Response(data, 200 if data else 204, media_type="image/jpeg" if data else None)
+
+    @app.post("/jobs/{id}/cancel")
+    def cancel(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """Stop a job within one sampling step."""
+        return studio.cancel(id, owner)
+
+    @app.post("/jobs/{id}/again", status_code=202)
+    def again(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """The same request with the same seeds: resumes a batch that was interrupted."""
+        return studio.again(id, owner)
+
+    @app.get("/images")
+    def images(
+        owner: Owner,
+        studio: TheStudio,
+        query: Annotated[str, Query(max_length=500)] = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+        limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    ) -> list[Picture]:
+        """Your pictures, newest first. `query`: beginnings of words of the prompt, model or labels."""
+        return studio.gallery(owner, query, favourites, kind, offset, limit)
+
+    @app.get("/images/{id}", responses={200: {"content": {"image/png": {}}}})
+    def image(id: str, owner: Owner, studio: TheStudio) -> FileResponse:
+        """The file: a PNG with its recipe inside, or an animation."""
+        path = _there(studio.picture_path(id, owner))
+        return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=_PRIVATE)
+
+    @app.get("/images/{id}/info")
+    def info(id: str, owner: Owner, studio: TheStudio) -> Picture:
+        """A picture's recipe, size, date."""
+        return studio.picture(id, owner)
+
+    @app.post("/images", status_code=201)
+    def upload(file: UploadFile, owner: Owner, studio: TheStudio) -> Picture:
+        """Send a picture; its id can be a `source`, a drawing, a first frame."""
+        data = file.file.read(studio.settings.max_upload_mb * 2**20 + 1)
+        return studio.upload(data, owner, file.filename or "")
+
+    @app.post("/images/recipe")
+    def recipe(file: UploadFile, owner: Owner, studio: TheStudio) -> FoundRecipe:
+        """The recipe inside a picture file, ours or A1111's, as a request."""
+        return studio.read_recipe(file.file.read(studio.settings.max_upload_mb * 2**20 + 1))
+
+    @app.put("/images/{id}/favourite")
+    def favourite(id: str, owner: Owner, studio: TheStudio, on: bool = True) -> Picture:
+        return studio.favourite(id, owner, on)
+
+    @app.delete("/images/{id}")
+    def delete(id: str, owner: Owner, studio: TheStudio) -> dict[str, int]:
+        """Delete a picture; `POST /images/undo` brings the last one back for a day."""
+        studio.picture(id, owner)
+        return {"deleted": studio.delete([id], owner)}
+
+    @app.post("/images/undo")
+    def undo(owner: Owner, studio: TheStudio) -> dict[str, int]:
+        return {"restored": studio.undo_delete(owner)}
+
+    @app.get("/models")
+    def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
+        """What can be loaded."""
+        return {"models": [_model(info) for info in studio.models()], "loras": [_lora(info) for info in studio.loras()]}
+
+    @app.post("/prompt")
+    def prompt(request: PromptRequest, owner: Owner, studio: TheStudio) -> PromptResult:
+        """Write a prompt and draw nothing."""
+        return studio.write_prompt(request)
+
+    @app.get("/runs")
+    def runs(owner: Owner, studio: TheStudio) -> list[RunView]:
+        """All training runs, newest first."""
+        return studio.runs()
+
+    @app.post("/runs", status_code=202)
+    def start_run(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> RunView:
+        """Start a training run: a LoRA (`"kind": "lora"`) or a distillation (`"lcm"`)."""
+        return studio.start_run(parse_run(body), owner)
+
+    @app.get("/runs/{id}")
+    def run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+        return studio.run(id)
+
+    @app.post("/runs/{id}/stop")
+    def stop_run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+        """Save and end after the current step."""
+        return studio.stop_run(id)
+
+    @app.post("/runs/{id}/resume")
+    def resume_run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+        return studio.resume_run(id)
+
+    @app.delete("/runs/{id}")
+    def delete_run(id: str, owner: Owner, studio: TheStudio) -> dict[str, str]:
+        studio.delete_run(id)
+        return {"deleted": id}
+
+    @app.get("/status")
+    def status(owner: Owner, studio: TheStudio) -> SystemStatus:
+        """The machine, the queue, what was chosen and why."""
+        return studio.system()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Alive; asks for no key and tells nothing."""
+        return {"status": "ok"}
+
+
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+
+
+async def _events(studio: Studio, id: str, owner: str) -> AsyncIterator[str]:
+    """The job at every change. Asks now and then: a look takes microseconds, a thread for each watcher would not."""
+    last, silent = "", 0.0
+    while True:
+        try:
+            view = studio.job(id, owner)
+        except StudioError as error:
+            yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"
+            return
+        text = view.model_dump_json()
+        if text != last:
+            yield f"event: job\ndata: {text}\n\n"
+            last, silent = text, 0.0
+        elif silent >= HEARTBEAT:
+            yield ": still here\n\n"
+            silent = 0.0
+        if not view.active:
+            return
+        await asyncio.sleep(POLL)
+        silent += POLL
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.")
+    return path
+
+
+def _model(info: Any) -> dict[str, Any]:
+    # Where files lie on the server is nobody's business.
+    names = ("reference", "title", "kind", "size_bytes", "state", "note", "native_size", "steps", "guidance", "sampler")
+    fast = (
+        {"steps": info.fast.steps, "guidance": info.fast.guidance, "sampler": info.fast.sampler} if info.fast else None
+    )
+    return {name: getattr(info, name) for name in names} | {
+        "family": info.family.name,
+        "fast": fast,
+        "controls": list(info.controlnets),
+        "license": info.license,
+        "hash": info.hash,
+    }
+
+
+def _lora(info: Any) -> dict[str, Any]:
+    return {
+        "name": info.path.stem,
+        "title": info.title,
+        "hash": info.hash,
+        "trigger_words": info.trigger_words,
+        "weight": info.weight,
+        "base": info.base,
+    }

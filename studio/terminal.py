@@ -1,0 +1,272 @@
+"""What all verbs of the command line share: options to fields, progress to standard error, errors to sentences.
+
+Calls the service and prints; decides nothing. Knows no torch and no streamlit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from studio.errors import BadInput, StudioError
+from studio.recipes import explain
+from studio.service import PromptRequest, PromptResult, Studio
+from studio.specs import LcmSpec, LoraSpec
+from studio.views import JobView, RunView
+
+OWNER = "local"  # whoever may use this command line owns what it makes
+MAX_LIST = 20 * 2**20  # bytes of a list of prompts
+_closing = contextlib.ExitStack()
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Failed(StudioError):
+    """A job or run that ended without its result; its own sentence says why."""
+
+
+# --- options to fields ----------------------------------------------------------------------------------------------
+
+
+def spec(kind: type[SpecT], fields: dict[str, Any]) -> SpecT:
+    """Raises `BadInput` with one sentence."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+def sides(size: str | None) -> dict[str, Any]:
+    """`512` or `512x768` as width and height; nothing for None. Raises `BadInput`."""
+    if size is None:
+        return {}
+    found = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", size)
+    if found is None:
+        raise BadInput(f"The size {size[:40]!r} isn't a number of pixels like 512 or 512x768.")
+    return {"width": int(found[1]), "height": int(found[2] or found[1])}
+
+
+def lora_refs(given: Sequence[str] | None) -> list[dict[str, Any]] | None:
+    """`PATH` or `PATH:WEIGHT`, each as a `LoraRef`'s fields."""
+    if not given:
+        return None
+    found = []
+    for text in given:
+        path, colon, weight = text.rpartition(":")
+        is_weight = bool(colon and path) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+|nan|inf)", weight, re.IGNORECASE)
+        found.append({"path": path, "weight": weight} if is_weight else {"path": text})
+    return found
+
+
+def image_id(studio: Studio, path: Path | None) -> str | None:
+    """The id of a picture file, checked and put into the store. Raises `BadInput`."""
+    if path is None:
+        return None
+    limit = studio.settings.max_upload_mb * 2**20
+    return studio.upload(_read(path, limit), OWNER, path.name).id
+
+
+def read_text(path: Path) -> str:
+    try:
+        return _read(path, MAX_LIST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} isn't a text file in UTF-8.") from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{path} can't be read ({reason}).") from error
+    if len(data) > limit:
+        raise BadInput(f"{path} is larger than the {limit // 2**20} MB that are accepted.")
+    return data
+
+
+def text(argument: str) -> str:
+    """An argument as text. Raises `BadInput` for bytes that the terminal's encoding doesn't know."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput("The text isn't valid UTF-8.") from error
+    return argument
+
+
+def check_folder(out: Path | None) -> None:
+    """Refuse before anything is drawn what could not be written afterwards."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{out} can't be a folder for the results ({reason}).") from error
+    if not os.access(out, os.W_OK):
+        raise BadInput(f"{out} can't be written to; choose another folder.")
+
+
+# --- calls and waiting ----------------------------------------------------------------------------------------------
+
+
+def written(studio: Studio, fields: dict[str, Any]) -> PromptResult:
+    """A prompt for these fields; doubts about it go to standard error."""
+    result = studio.write_prompt(spec(PromptRequest, fields))
+    for note in result.notes:
+        say(note)
+    return result
+
+
+def follow_job(studio: Studio, view: JobView) -> JobView:
+    """Wait for a job, with its progress on standard error. Raises what it failed with; Ctrl-C cancels it."""
+    shown = ""
+    try:
+        while view.active:
+            view = studio.wait(view.id, OWNER, 0.5)
+            left = "" if view.seconds_left is None else f", {view.seconds_left:.0f} s left"
+            waiting = f"{view.position} go first" if view.position else f"{view.done} of {view.total}{left}"
+            line = f"{view.state}: {waiting}" + (f" ({view.note})" if view.note else "")
+            if view.active and line != shown:
+                say(line)
+                shown = line
+    except KeyboardInterrupt:
+        studio.cancel(view.id, OWNER)
+        raise
+    for note in view.notes:
+        say(note)
+    if view.state != "done":
+        kind = BadInput if view.bad_input else Failed
+        raise kind(view.error or f"The job was {view.state}.")
+    return view
+
+
+def unfinished(studio: Studio, wanted: LoraSpec | LcmSpec, same: tuple[str, ...]) -> RunView | None:
+    """The newest run that agrees with `wanted` in the fields `same`, if there is still something to do in it."""
+    for run in studio.runs():
+        if run.kind == wanted.kind and all(_equal(run.spec.get(name), getattr(wanted, name)) for name in same):
+            return run if run.state != "done" or wanted.epochs > run.epochs else None
+    return None
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, str) and isinstance(right, str) and (os.sep in left or os.sep in right):
+        return Path(left).resolve() == Path(right).resolve()
+    return bool(left == right)
+
+
+def follow_run(studio: Studio, run: RunView) -> RunView:
+    """Wait for a training run. The first Ctrl-C asks it to save and end, the second leaves it to itself."""
+    shown, asked = "", False
+    while run.active:
+        try:
+            run = studio.run(run.id)
+            loss = "" if run.smoothed is None else f", loss {run.smoothed:.4f}"
+            left = "" if run.seconds_left is None else f", {run.seconds_left:.0f} s left"
+            line = f"{run.state}: {run.stage} epoch {run.epoch}/{run.epochs}, step {run.step}/{run.steps}{loss}{left}"
+            if line != shown:
+                say(line)
+                shown = line
+            time.sleep(0.5)
+        except KeyboardInterrupt:
+            if asked:
+                raise
+            asked = True
+            say("Stopping after this step; everything is saved. Once more leaves the run to itself.")
+            studio.stop_run(run.id)
+    return studio.run(run.id)
+
+
+def fail_for(run: RunView) -> None:
+    """Raise what a run ended with, if it failed."""
+    if run.state in ("failed", "crashed"):
+        sentence = run.error or f"Run {run.id} ended without a word; `runs show {run.id}` has its log."
+        raise Failed(f"{sentence} `runs resume {run.id}` goes on from the last checkpoint.")
+
+
+def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = "") -> list[str]:
+    """Copies numbered from 1 in `out`, or the store's own files where it is None. Paths as text.
+
+    A name has the picture's key in it: the same picture has the same name again, another one never takes it.
+    """
+    found = []
+    for number, id in enumerate(ids, 1):
+        path = studio.picture_path(id, OWNER)
+        if out is not None:
+            try:
+                path = Path(shutil.copy2(path, out / f"{prefix}{number:04d}-{id[:8]}{path.suffix}"))
+            except OSError as error:
+                raise Failed(
+                    f"{out} can't be written to ({error.strerror}); the pictures are in the gallery."
+                ) from error
+        found.append(str(path.resolve()))
+    return found
+
+
+# --- saying ---------------------------------------------------------------------------------------------------------
+
+
+def say(line: str) -> None:
+    """Progress and remarks: standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def answer(json: bool, data: dict[str, Any], lines: Iterable[str]) -> None:
+    """The result: lines for people, or one line of JSON (ASCII: any terminal and any pipe takes it)."""
+    if json:
+        print(json_module.dumps(data, default=str))
+    else:
+        for line in lines:
+            print(line)
+    sys.stdout.flush()
+
+
+def at_exit(close: Callable[[], None]) -> None:
+    """Close something when the verb is over, however it ends."""
+    _closing.callback(close)
+
+
+def guarded(app: typer.Typer, arguments: list[str] | None) -> int:
+    """Run one verb. 0, 2 for a wrong request, 1 for all else; one sentence and never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a prompt in Japanese on a terminal that can't show it
+    try:
+        with _closing:
+            code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BadInput as error:
+        say(str(error))
+        return 2
+    except StudioError as error:
+        say(str(error))
+        return 1
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except typer.TyperException as error:
+        say(error.format_message())
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        say("Stopped.")
+        return 1
+    except BrokenPipeError:  # `| head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValidationError as error:
+        say(explain(error))
+        return 2
+    except Exception as error:
+        if os.environ.get("STUDIO_DEBUG"):
+            raise
+        say(f"Something went wrong inside the studio ({type(error).__name__}); STUDIO_DEBUG=1 shows where.")
+        return 1

@@ -1,0 +1,111 @@
+"""Training runs as the service shows and starts them: checked before, read as views after.
+
+Knows the run folders and their supervisor; it doesn't know how anything is trained and never waits for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from studio.engine.models import find_lora, resolve
+from studio.errors import BadInput, DiskFull
+from studio.runs import dataset
+from studio.runs.rundir import RunDir, RunSpec
+from studio.runs.supervisor import Supervisor
+from studio.settings import Settings
+from studio.specs import LoraSpec
+from studio.views import RunView
+
+ROOM = 1 * 2**30  # bytes that have to be free before a run starts: checkpoints of a full-size LoRA with its optimiser
+_PLAIN = set(RunView.model_fields) - {
+    "id",
+    "kind",
+    "name",
+    "model",
+    "checkpoints",
+    "samples",
+    "adapter",
+    "spec",
+    "extra",
+}
+_NUMBERS = {"step", "steps", "epoch", "epochs"}  # 0 and not None until they are known
+
+
+class TrainingRuns:
+    """The runs under `settings.runs_dir`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._supervisor = Supervisor(settings)
+
+    def start(self, spec: RunSpec) -> RunView:
+        """Check model, LoRAs, data and disk, then spawn the trainer, which waits while the device is taken."""
+        info = resolve(spec.model, self._settings, with_hash=False)
+        if isinstance(spec, LoraSpec):
+            self.check(spec.data, spec.resolution or info.native_size)
+        else:
+            for ref in spec.loras:
+                find_lora(ref.path, self._settings)
+            if spec.data is not None:
+                self.check(spec.data, info.native_size)
+        self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._settings.runs_dir).free
+        room = min(ROOM, max(64 * 2**20, 2 * info.size_bytes))
+        if free < room:
+            raise DiskFull(
+                f"Only {free / 2**20:.0f} MB are free in {self._settings.runs_dir}, and this run's checkpoints may "
+                f"need {room / 2**20:.0f} MB; make room or set STUDIO_HOME to another disk."
+            )
+        return self.get(self._supervisor.start(spec))
+
+    def check(self, data: str, resolution: int) -> dataset.Report:
+        """What is in a data set (a folder or a ZIP, which is unpacked), and what is wrong with it."""
+        if "\x00" in data:
+            raise BadInput("A path can't contain NUL characters.")
+        folder = dataset.folder_of(Path(data).expanduser(), self._settings.datasets_dir)
+        return dataset.check(folder, resolution)
+
+    def list(self) -> list[RunView]:
+        """Newest first, without metrics and log."""
+        return [view(run) for run in self._supervisor.list()]
+
+    def get(self, id: str) -> RunView:
+        """Raises `NotFound`."""
+        run = self._supervisor.get(id)
+        return view(run).model_copy(update={"metrics": tuple(run.metrics()), "log": run.tail()})
+
+    def stop(self, id: str) -> RunView:
+        """Save and end after the current step."""
+        self._supervisor.stop(id)
+        return self.get(id)
+
+    def resume(self, id: str, **changes: Any) -> RunView:
+        self._supervisor.resume(id, **changes)
+        return self.get(id)
+
+    def delete(self, id: str) -> None:
+        self._supervisor.delete(id)
+
+
+def view(run: RunDir) -> RunView:
+    """The folder as it stands now, without metrics and log."""
+    spec, status = run.spec(), run.status()
+    status.setdefault("state", "starting")
+    plain = {
+        name: status[name] for name in _PLAIN if name in status and not (name in _NUMBERS and status[name] is None)
+    }
+    finished = sorted(run.adapter.glob("*.safetensors")) if run.adapter.is_dir() else []
+    return RunView(
+        id=run.id,
+        kind=spec.kind,
+        name=spec.name,
+        model=spec.model,
+        checkpoints=tuple(sorted(p.name for p in run.checkpoints.glob("*") if p.is_dir() and p.suffix != ".tmp")),
+        samples=tuple(sorted(run.samples.rglob("*.png"))),
+        adapter=finished[0] if finished else None,
+        spec=spec.model_dump(mode="json"),
+        extra={name: value for name, value in status.items() if name not in RunView.model_fields},
+        **(plain | {"epochs": plain.get("epochs", spec.epochs)}),
+    )
