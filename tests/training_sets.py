@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,7 +48,7 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["studio.training.lora"])
 
 
-def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | None) -> None:
+def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | None, patch: str | None) -> None:
     os.environ.update(environment)
     import torch
 
@@ -61,7 +62,40 @@ def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | No
     os.dup2(log, 2)
     if die_at is not None:
         _die_in(*die_at)
+    if patch == "nan":
+        _nan_at_call(8)
+    if patch == "memory":
+        _memory_for(1)
     lora.main(path)
+
+
+def _nan_at_call(call: int) -> None:
+    """The loss of the `call`-th forward pass is NaN, as after a bad gradient."""
+    import torch
+
+    from studio.training import diffusion
+
+    real, calls = diffusion.target, itertools.count(1)
+
+    def poisoned(*args: Any) -> torch.Tensor:
+        return real(*args) * (float("nan") if next(calls) == call else 1.0)
+
+    diffusion.target = poisoned
+
+
+def _memory_for(pictures: int) -> None:
+    """A device on which a UNet can train on no more than `pictures` at a time."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    real = UNet2DConditionModel.forward
+
+    def limited(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and len(sample) > pictures:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(self, sample, *args, **kwargs)
+
+    UNet2DConditionModel.forward = limited  # type: ignore[method-assign]
 
 
 def _die_in(function: str, call: int) -> None:
@@ -77,11 +111,11 @@ def _die_in(function: str, call: int) -> None:
 
 
 def trainer(
-    run: RunDir, die_at: tuple[str, int] | None = None, **environment: str
+    run: RunDir, die_at: tuple[str, int] | None = None, patch: str | None = None, **environment: str
 ) -> multiprocessing.process.BaseProcess:
     """Start `studio.training.lora` on `run` in a process of its own. Its settings: CPU, home two levels up."""
     base = {"STUDIO_HOME": str(run.path.parent.parent), "STUDIO_DEVICE": "cpu", "ACCELERATE_USE_CPU": "1"}
-    process = _processes.Process(target=_train, args=(run.path, base | environment, die_at))
+    process = _processes.Process(target=_train, args=(run.path, base | environment, die_at, patch))
     process.start()
     return process
 
@@ -93,9 +127,11 @@ def finish(process: multiprocessing.process.BaseProcess, timeout: float = 120) -
     return process.exitcode
 
 
-def train(run: RunDir, die_at: tuple[str, int] | None = None, **environment: str) -> int | None:
+def train(
+    run: RunDir, die_at: tuple[str, int] | None = None, patch: str | None = None, **environment: str
+) -> int | None:
     """Run a trainer to its end; its exit code."""
-    return finish(trainer(run, die_at, **environment))
+    return finish(trainer(run, die_at, patch, **environment))
 
 
 def kill_at_step(run: RunDir, step: int) -> None:

@@ -163,6 +163,16 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
 
 
+def with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata in alphabetical order: the library writes it in another order each time."""
+    plain = save(dict(tensors))
+    length = int.from_bytes(plain[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(plain[8 : 8 + length])}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + plain[8 + length :]
+
+
 def write(folder: Path, adapter: Adapter, card: Card) -> Path:
     """Write all formats and the card into `folder`, whole or not at all; the path of the kohya file.
 
@@ -173,7 +183,7 @@ def write(folder: Path, adapter: Adapter, card: Card) -> Path:
     (fresh / "diffusers").mkdir(parents=True)
     name = f"{card.title}.safetensors"
     tensors = kohya_tensors(adapter)
-    save_file(tensors, fresh / name, metadata=kohya_metadata(adapter, card, tensors))
+    (fresh / name).write_bytes(with_metadata(tensors, kohya_metadata(adapter, card, tensors)))
     save_file(
         diffusers_tensors(adapter), fresh / "diffusers" / "pytorch_lora_weights.safetensors", metadata={"format": "pt"}
     )

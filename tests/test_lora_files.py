@@ -1,0 +1,225 @@
+"""LoRA files: the exact size on Stable Diffusion 1.5, three formats with alpha != rank, precision, optimiser state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import SD15_CONFIG, SD15_UNET_PARAMETERS, tiny_sd
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import CLIPTextModel
+
+from studio.engine.families import SD15
+from studio.engine.weights import read_header
+from studio.settings import Settings
+from studio.specs import LoraSpec
+from studio.training import checkpoints, export
+from studio.training.optimizers import make_optimizer
+
+RANK, ALPHA = 4, 1.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd(tmp_path_factory.mktemp("files") / "model")
+
+
+def with_lora(model: Path, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=dtype)
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(SD15.lora_targets)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return unet.eval()
+
+
+@torch.no_grad()
+def output(unet: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(1, 16, 4, 4, generator=generator)
+    text = torch.randn(1, 77, 32, generator=generator)
+    return unet(x, torch.tensor([500]), encoder_hidden_states=text).sample  # type: ignore[no-any-return]
+
+
+def test_stable_diffusion_has_exactly_so_many_trainable_parameters() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD15_CONFIG / "unet"))
+        unet.requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=32, lora_alpha=16, target_modules=list(SD15.lora_targets)))
+    trainable = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    assert trainable == 6_377_472
+    assert sum(p.numel() for p in unet.parameters()) == SD15_UNET_PARAMETERS + trainable
+
+
+def test_to_out_has_to_be_named_with_its_layer(model: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    with pytest.raises(ValueError, match="is not supported"):
+        unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_out"]))
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
+    """An export with alpha a quarter of the rank, and what the trained UNet says."""
+    unet = with_lora(model)
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder").requires_grad_(False)
+    encoder.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj", "v_proj"]))
+    adapter = export.Adapter(
+        export.peft_state(unet), RANK, ALPHA, SD15.lora_targets, export.peft_state(encoder), ("q_proj", "v_proj")
+    )
+    card = export.Card(
+        title="My style",
+        base="tiny",
+        trigger_words=("style_1", "style_2"),
+        license="CC-BY-4.0",
+        settings={"learning_rate": 2e-4, "epochs": 20},
+        data={"pictures": 12, "digest": "abc", "tags": {"smile": 3}},
+        losses=[(k, 1 / k) for k in range(1, 50)],
+    )
+    path = export.write(tmp_path_factory.mktemp("export") / "adapter", adapter, card)
+    base = UNet2DConditionModel.from_pretrained(model / "unet").eval()
+    expected = output(unet)
+    assert float((expected - output(base)).abs().max()) > 1e-2  # the adapter does something, or all would be equal
+    return path, expected
+
+
+@pytest.mark.parametrize("file", ["My style.safetensors", "diffusers/pytorch_lora_weights.safetensors"])
+def test_diffusers_loads_it_to_the_same_output(model: Path, exported: tuple[Path, torch.Tensor], file: str) -> None:
+    path, expected = exported
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipeline.load_lora_weights(path.parent / Path(file).parent, weight_name=Path(file).name)
+    assert float((output(pipeline.unet) - expected).abs().max()) <= 1e-5
+
+
+def test_peft_loads_it_to_the_same_output(model: Path, exported: tuple[Path, torch.Tensor]) -> None:
+    path, expected = exported
+    base = UNet2DConditionModel.from_pretrained(model / "unet").eval()
+    loaded = PeftModel.from_pretrained(base, str(path.parent / "peft" / "unet"))
+    assert float((output(loaded) - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("file", ["My style.safetensors", "diffusers/pytorch_lora_weights.safetensors",
+                                  "peft/unet/adapter_model.safetensors"])  # fmt: skip
+def test_the_engine_applies_it_to_the_same_output(
+    model: Path, exported: tuple[Path, torch.Tensor], file: str, tmp_path: Path
+) -> None:
+    from studio.engine.adapters import attached
+    from studio.engine.models import resolve
+    from studio.engine.pipelines import load
+
+    path, expected = exported
+    settings = Settings(home=tmp_path, device="cpu")
+    components = load(resolve(str(model), settings), settings)
+    with attached(components, [(path.parent / file, 1.0)]):
+        assert float((output(components.unet) - expected).abs().max()) <= 1e-5
+
+
+def test_kohya_keeps_the_true_alpha_and_says_what_it_is(exported: tuple[Path, torch.Tensor]) -> None:
+    path, _ = exported
+    tensors = load_file(path)
+    alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha")}
+    assert alphas == {ALPHA}  # not the rank
+    assert any(
+        key.startswith("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.") for key in tensors
+    )
+    assert any(key.startswith("lora_te_text_model_encoder_layers_0_self_attn_q_proj.") for key in tensors)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_network_dim"] == "4"
+    assert metadata["ss_network_alpha"] == "1.0"
+    assert metadata["ss_base_model_version"] == "sd_v1"
+    assert metadata["ss_dataset_hash"] == "abc"
+    assert json.loads(metadata["ss_tag_frequency"]) == {"My style": {"smile": 3}}
+    assert metadata["modelspec.trigger_phrase"] == "style_1, style_2"
+    assert metadata["modelspec.license"] == "CC-BY-4.0"
+
+
+def test_the_studios_own_list_shows_it(exported: tuple[Path, torch.Tensor]) -> None:
+    from studio.engine.models import find_lora
+
+    path, _ = exported
+    info = find_lora(str(path), Settings(home=path.parent))
+    assert (info.title, info.trigger_words, info.weight, info.base) == ("My style", ("style_1", "style_2"), 1.0, "tiny")
+
+
+def test_a_file_is_the_same_every_time(exported: tuple[Path, torch.Tensor]) -> None:
+    path, _ = exported
+    metadata = dict(read_header(path).metadata)
+    shuffled = dict(reversed(list(metadata.items())))
+    assert export.with_metadata(load_file(path), shuffled) == path.read_bytes()
+
+
+def test_the_card_says_what_matters(exported: tuple[Path, torch.Tensor]) -> None:
+    card = (exported[0].parent / "README.md").read_text()
+    for words in ('base_model: "tiny"', "`style_1`, `style_2`", "CC-BY-4.0", "rank 4, alpha 1", "| 49 | 0.0204 |"):
+        assert words in card
+
+
+def test_half_precision_base_with_full_precision_lora(model: Path) -> None:
+    """ "Attempting to unscale FP16 gradients": what GradScaler says when the trained weights are half-precision too."""
+    unet = with_lora(model, torch.float16)
+    cast_training_params(unet, dtype=torch.float32)
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert unet.conv_in.weight.dtype == torch.float16
+    tensors = {str(k): torch.randn_like(p) for k, p in enumerate(trained)}
+    with torch.no_grad():  # as the trainer restores a checkpoint: into the parameters, never in their place
+        for parameter, value in zip(trained, tensors.values(), strict=True):
+            parameter.copy_(value)
+    assert {p.dtype for p in trained} == {torch.float32}
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.AdamW(trained)
+    scaler.scale(sum(p.square().sum() for p in trained)).backward()  # type: ignore[union-attr]
+    scaler.unscale_(optimizer)
+    torch.testing.assert_close(trained[0].grad, 2 * trained[0].detach())
+
+
+def test_optimiser_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    from studio.runs.rundir import RunDir
+
+    def one(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+        parameter = torch.nn.Parameter(values.clone())
+        return parameter, make_optimizer(LoraSpec(data="x"), {"unet.a": parameter})
+
+    def step(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer, k: int) -> None:
+        parameter.grad = torch.sin(torch.arange(6.0) + k)
+        optimizer.step()
+
+    first, optimizer = one(torch.ones(6))
+    for k in range(3):
+        step(first, optimizer, k)
+    run = RunDir(tmp_path)
+    state, groups = checkpoints.optimizer_state(optimizer)
+    checkpoints.save(run, "step-00000003", 3, 0, {"lora": {"a": first}, "optimizer": state}, {"optimizer": groups})
+    found, _ = checkpoints.latest_good(run)
+    assert found is not None
+    second, restored = one(found.groups["lora"]["a"])
+    checkpoints.restore_optimizer(restored, found.groups["optimizer"], found.meta["optimizer"])
+    assert restored.param_groups[0]["peak"] == 2e-4
+    for k in range(3, 6):
+        step(first, optimizer, k)
+        step(second, restored, k)
+    assert torch.equal(first, second)
+
+
+def test_old_checkpoints_are_forgotten_after_the_new_one_is_there(tmp_path: Path) -> None:
+    from studio.runs.rundir import RunDir
+
+    run, value = RunDir(tmp_path), {"lora": {"a": torch.ones(1)}}
+    for epoch in range(1, 6):
+        checkpoints.save(run, f"epoch-{epoch:04d}", epoch * 10, epoch, value, {}, keep=3)
+        checkpoints.save(run, f"step-{epoch * 10 + 5:08d}", epoch * 10 + 5, epoch, value, {}, keep=3)
+    assert checkpoints.names(run) == ["epoch-0003", "epoch-0004", "epoch-0005", "step-00000055"]
+    (run.checkpoints / "step-00000055" / "meta.json").write_text("{")
+    found, notes = checkpoints.latest_good(run)
+    assert found is not None
+    assert found.name == "epoch-0005"
+    assert len(notes) == 1

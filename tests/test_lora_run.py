@@ -1,0 +1,209 @@
+"""LoRA runs on a tiny model, as processes: what they leave, several processes, and bad days."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import tiny_sd
+from safetensors.torch import load_file
+from training_sets import finish, train, trainer, write_run, write_set
+
+from studio.runs.rundir import RunDir
+from studio.specs import LoraSpec
+from studio.training import checkpoints
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("lora")
+    tiny_sd(home / "model")
+    write_set(home / "data", 4)
+    return home
+
+
+def spec(home: Path, **changes: object) -> LoraSpec:
+    base = LoraSpec(
+        data=str(home / "data"),
+        model=str(home / "model"),
+        epochs=2,
+        rank=2,
+        batch_size=4,
+        repeats=2,
+        checkpoint_epochs=1,
+        sample_prompts=("1girl",),
+    )
+    return base.model_copy(update=changes)
+
+
+def first_moments(run: RunDir, name: str = "epoch-0001") -> torch.Tensor:
+    """Adam's first moments: after one step, 0.1 times the (clipped) gradient of every parameter."""
+    tensors = load_file(run.checkpoints / name / "optimizer.safetensors")
+    return torch.cat([tensors[key].flatten() for key in sorted(tensors) if key.endswith(".exp_avg")])
+
+
+@pytest.fixture(scope="module")
+def one_step(home: Path) -> RunDir:
+    """One epoch of one step of eight pictures in one process."""
+    run = write_run(home, "one", spec(home, epochs=1, batch_size=8))
+    assert train(run) == 0, run.tail()
+    return run
+
+
+def test_what_a_run_leaves(one_step: RunDir) -> None:
+    status = one_step.status()
+    assert (status["state"], status["step"], status["steps"], status["epoch"]) == ("done", 1, 1, 1)
+    assert status["seconds_left"] is None
+    assert sorted(p.name for p in one_step.samples.iterdir()) == ["step-000000-0.png", "step-000001-0.png"]
+    # an untrained LoRA changes nothing, so the first sample is the base model's; B is zero until the first step
+    assert Path(status["adapter"]).parent == one_step.adapter
+    assert "trainable (" in one_step.tail()
+    assert not one_step.reserve_file.exists()
+
+
+def test_two_processes_give_the_gradients_of_one(home: Path, one_step: RunDir) -> None:
+    run = write_run(home, "two", spec(home, epochs=1, batch_size=4))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [trainer(run, RANK=str(k), LOCAL_RANK=str(k), **together) for k in range(2)]
+    assert [finish(process) for process in processes] == [0, 0], run.tail()
+    theirs, ours = first_moments(one_step), first_moments(run)
+    assert theirs.abs().max() > 1e-6
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-8)
+    assert run.metrics()[0]["loss"] == pytest.approx(one_step.metrics()[0]["loss"], rel=1e-5)
+
+
+def test_accumulation_gives_the_gradients_of_the_whole_batch(home: Path, one_step: RunDir) -> None:
+    run = write_run(home, "accumulated", spec(home, epochs=1, batch_size=2, accumulation=4))
+    assert train(run) == 0, run.tail()
+    torch.testing.assert_close(first_moments(run), first_moments(one_step), rtol=1e-4, atol=1e-8)
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_result(home: Path, one_step: RunDir) -> None:
+    run = write_run(home, "memory", spec(home, epochs=1, batch_size=8))
+    assert train(run, patch="memory") == 0, run.tail()
+    notes = run.status()["notes"]
+    assert [note[:21] for note in notes] == ["Not enough memory: 4 ", "Not enough memory: 2 ", "Not enough memory: 1 "]
+    torch.testing.assert_close(first_moments(run), first_moments(one_step), rtol=1e-4, atol=1e-8)
+
+
+def test_a_nan_stops_the_run_at_the_last_good_checkpoint(home: Path) -> None:
+    run = write_run(home, "nan", spec(home, epochs=8))
+    assert train(run, patch="nan") == 1
+    status = run.status()
+    assert status["state"] == "failed"
+    assert status["error"].startswith("The loss is not a number any more at step 8 (epoch 4); the last good checkpoint")
+    found, _ = checkpoints.latest_good(run)
+    assert found is not None
+    assert (found.name, found.step) == ("epoch-0003", 6)
+    assert all(tensor.isfinite().all() for tensor in found.groups["lora"].values())
+    run.write_spec(spec(home, epochs=4, learning_rate=1e-5))
+    assert train(run) == 0, run.tail()
+    assert [line["step"] for line in run.metrics()] == list(range(1, 9))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_loses_nothing(home: Path, small_disk: Path) -> None:
+    run = write_run(small_disk, "full", spec(home, epochs=200, rank=8))
+    assert train(run) == 1
+    status = run.status()
+    assert status["state"] == "failed"
+    assert status["error"].startswith("The disk is full"), status
+    found, damaged = checkpoints.latest_good(run)
+    assert found is not None
+    assert damaged == []
+    assert list(run.checkpoints.glob("*.tmp")) == []
+    for path in run.checkpoints.iterdir():
+        if path.name != found.name:
+            shutil.rmtree(path)
+    shutil.rmtree(run.samples)
+    run.write_spec(spec(home, epochs=found.epoch + 1, rank=8))
+    assert train(run) == 0, run.tail()
+    assert f"Resumed from {found.name}" in " ".join(run.status()["notes"])
+
+
+def test_a_folder_deleted_under_the_trainer_ends_it(home: Path) -> None:
+    run = write_run(home, "deleted", spec(home, epochs=1000))
+    process = trainer(run)
+    while len(run.metrics()) < 2:
+        assert process.is_alive(), run.tail()
+    shutil.rmtree(run.path, ignore_errors=True)
+    shutil.rmtree(run.path, ignore_errors=True)  # it may have written between
+    assert finish(process) == 1
+    assert not run.path.exists()
+
+
+def test_a_time_limit_saves_before_it_is_reached(home: Path) -> None:
+    run = write_run(home, "limited", spec(home, epochs=1000, time_limit_minutes=0.1, checkpoint_epochs=100))
+    assert train(run) == 0, run.tail()
+    status = run.status()
+    assert status["state"] == "stopped"
+    assert "The time limit is reached." in status["notes"]
+    assert checkpoints.latest_good(run)[0] is not None
+
+
+def test_text_encoder_v_prediction_buckets_and_bf16_in_one_run(home: Path, tmp_path: Path) -> None:
+    write_set(tmp_path / "data", 2, (64, 64), "1_round")
+    write_set(tmp_path / "data", 2, (128, 64), "2_wide")
+    run = write_run(
+        home,
+        "mixed",
+        spec(
+            home,
+            data=str(tmp_path / "data"),
+            epochs=1,
+            batch_size=2,
+            accumulation=2,
+            text_encoder_rate=1e-4,
+            precision="bf16",
+            gradient_checkpointing=True,
+            repeats=None,
+        ),
+    )
+    assert train(run) == 0, run.tail()
+    adapter = load_file(run.adapter / "my-style.safetensors")
+    assert any(key.startswith("lora_te_text_model_encoder_layers_0_self_attn_q_proj") for key in adapter)
+    assert all(
+        tensor.dtype == torch.float32
+        for tensor in load_file(run.checkpoints / "epoch-0001" / "lora.safetensors").values()
+    )
+    assert "6 per epoch; trigger words: {'round': 2, 'wide': 2}" in run.log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "/nowhere"}, "There is no data set at /nowhere"),
+        ({"model": "nowhere"}, "There is no model"),
+        ({"precision": "fp16"}, "trains on NVIDIA cards only"),
+        ({"optimizer": "prodigy"}, "pip install prodigyopt"),
+        ({"optimizer": "adamw8bit"}, "pip install bitsandbytes"),
+    ],
+)
+def test_what_cannot_be_met_is_one_sentence_and_exit_code_2(home: Path, changes: dict[str, str], words: str) -> None:
+    package = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}.get(changes.get("optimizer", ""), "")
+    if package and importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed here")
+    run = write_run(home, f"bad-{len(words)}", spec(home, **changes))
+    assert train(run) == 2
+    status = run.status()
+    assert status["state"] == "failed"
+    assert words in status["error"]
