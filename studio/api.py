@@ -55,12 +55,12 @@ bearer = HTTPBearer(auto_error=False)
 
 
 def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
-    """The app. With no key it answers callers on this machine only, by name too (no page elsewhere can pretend to be)."""
+    """The app. Without a key it answers to the names of this machine only: no web page elsewhere can reach it."""
     keys = api_keys(settings)
     app = FastAPI(
         title="Anime Character Studio",
         version=__version__,
-        description="Jobs, pictures, models, runs and prompts of the studio. Send the key as `Authorization: Bearer KEY`.",
+        description="Jobs, pictures, models, runs, prompts. Send the key as `Authorization: Bearer KEY`.",
     )
     app.state.studio = studio or Studio(settings)
     app.state.keys = keys

@@ -252,13 +252,15 @@ class Jobs:
         """How many jobs go first: owners take turns in the order of `_turns`."""
         if job.state != "queued":
             return 0
+        served = self._running.owner if self._running is not None else None
+        turns = [owner for owner in self._turns if owner != served] + [owner for owner in self._turns if owner == served]
         depth = self._queues[job.owner].index(job)  # rounds that this owner needs before
-        turn = self._turns.index(job.owner) if job.owner in self._turns else len(self._turns)
-        first = 1 if self._running is not None else 0
-        for place, owner in enumerate(self._turns):
+        turn = turns.index(job.owner)
+        first = depth + (served is not None)
+        for place, owner in enumerate(turns):
             if owner != job.owner:
-                first += min(len(self._queues[owner]), depth + (1 if place < turn else 0))
-        return first + depth
+                first += min(len(self._queues[owner]), depth + (place < turn))
+        return first
 
     def _forget(self) -> None:
         finished = [job.id for job in self._jobs.values() if job.finished is not None]
