@@ -253,13 +253,15 @@ class Jobs:
         if job.state != "queued":
             return 0
         served = self._running.owner if self._running is not None else None
-        turns = [owner for owner in self._turns if owner != served] + [owner for owner in self._turns if owner == served]
+        turns = [owner for owner in self._turns if owner != served]
+        if served is not None:
+            turns.append(served)  # at the end of the line as soon as the running job lets go
         depth = self._queues[job.owner].index(job)  # rounds that this owner needs before
         turn = turns.index(job.owner)
         first = depth + (served is not None)
         for place, owner in enumerate(turns):
             if owner != job.owner:
-                first += min(len(self._queues[owner]), depth + (place < turn))
+                first += min(len(self._queues.get(owner, ())), depth + (place < turn))
         return first
 
     def _forget(self) -> None:
