@@ -38,6 +38,8 @@ class Components:
     dtype: torch.dtype
     choices: tuple[Choice, ...] = ()
     controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by reference, loaded on first use
+    offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
+    sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
     text_key: tuple[Any, ...] = ()
     text_cache: OrderedDict[tuple[Any, ...], torch.Tensor] = field(default_factory=OrderedDict, repr=False)
 

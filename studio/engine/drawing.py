@@ -1,4 +1,4 @@
-"""From recipes to pictures on a loaded model: batches, noise, sampling, decoding, progress. Knows no store and no job."""
+"""From recipes to pictures on a loaded model: batches, adapters, sampling, decoding. Knows no store and no job."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from studio.engine import choices, memory, sampling, text
 from studio.engine import latents as pictures
-from studio.engine import memory, sampling, text
+from studio.engine.adapters import attached
 from studio.engine.components import Components
+from studio.engine.controlnets import controlnet
+from studio.engine.models import find_lora
 from studio.engine.progress import Progress, Step
+from studio.errors import BadInput, OutOfMemory
 from studio.settings import Settings
 from studio.specs import Recipe
 
@@ -30,6 +34,28 @@ def noter(on_step: Progress | None, recipes: Sequence[Recipe]) -> Callable[[str]
     return lambda note: on_step(Step(0, total, note))
 
 
+def uses_fast(components: Components, recipe: Recipe) -> bool:
+    """Whether the model's few-step adapter is attached for this recipe: it was trained for few steps only.
+
+    Raises BadInput when the recipe asks for one that the model doesn't have.
+    """
+    if not recipe.fast:
+        return False
+    fast = components.info.fast
+    if fast is None:
+        raise BadInput(f"{components.info.title} has no fast path on this machine; ask for its normal steps instead.")
+    return recipe.steps <= 2 * fast.steps
+
+
+def sampler_of(components: Components, recipe: Recipe) -> str:
+    """The name of the sampler that a recipe means; `auto` is the model's own, or that of its fast path."""
+    if recipe.sampler != "auto":
+        return recipe.sampler
+    if uses_fast(components, recipe) and components.info.fast is not None:
+        return components.info.fast.sampler
+    return components.info.sampler
+
+
 def draw(
     components: Components,
     recipes: Sequence[Recipe],
@@ -39,43 +65,151 @@ def draw(
 ) -> Iterator[tuple[int, Image.Image]]:
     """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut."""
     recipe = recipes[0]
-    factor = components.factor
-    width, height = (-(-side // factor) * factor for side in (recipe.width, recipe.height))
-    size = memory.MAX_BATCH
-    done, total = 0, len(recipes) * recipe.steps
+    width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+    guided = recipe.guidance > 1
+    size = memory.batch_size(components, width, height, guided, len(recipes))
+    choices.tiling(components, width, height)
+    loras = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
+    fast = components.info.fast.adapter if components.info.fast and uses_fast(components, recipe) else None
+    source = _source(components, recipe, files, width, height)
+    control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
     start = 0
     while start < len(recipes):
-        batch = recipes[start : start + size]
-        count, before = len(batch), done
-        note = f"picture {start + 1} of {len(recipes)}" if len(recipes) > 1 else ""
-
-        def step(
-            index: int,
-            steps: int,
-            clean: Callable[[], torch.Tensor],
-            count: int = count,
-            before: int = before,
-            note: str = note,
-        ) -> None:
-            if on_step is None:
-                return
-            preview = None
-            if settings.preview_every and index % settings.preview_every == 0 and index < steps:
-                preview = components.previewer.draw(clean())
-            on_step(Step(before + count * index * recipe.steps // steps, total, note, preview))
-
-        generators = sampling.generators([each.seed for each in batch])
-        conditioning = text.encode(components, [each.prompt for each in batch], [each.negative for each in batch])
-        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-        timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
-        begin = sampling.start_latents(scheduler, sampling.noise(components, generators, width, height), timesteps)
-        clean = sampling.denoise(
-            components, scheduler, begin, conditioning, recipe.guidance, generators, timesteps=timesteps, on_step=step
-        )
-        for offset in range(count):
-            pixels = pictures.decode_pixels(components, clean[offset : offset + 1])
-            components.previewer.learn(clean[offset : offset + 1], pixels)
+        # pictures of one batch have prompts of equally many chunks: padding would change them
+        count = 1
+        while count < min(size, len(recipes) - start) and _fits(components, recipes[start], recipes[start + count]):
+            count += 1
+        report = _reporter(components, settings, on_step, start, count, len(recipes), recipe.steps)
+        try:
+            # attached for one batch only: between pictures the consumer has the control, and may never come back
+            with attached(components, loras, fast):
+                clean = _sample(components, recipes[start : start + count], source, control, width, height, report)
+            decoded = [pictures.decode_pixels(components, clean[k : k + 1]) for k in range(count)]
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            error.__traceback__ = None  # its frames hold the tensors that are in the way
+            if components.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if count == 1:
+                native = components.info.native_size
+                raise OutOfMemory(
+                    f"There was not enough memory for {width} x {height}; choose {native} x {native} or smaller."
+                ) from None
+            size = count // 2
+            continue
+        for offset, pixels in enumerate(decoded):
+            if on_step is not None and settings.preview_every:
+                components.previewer.learn(clean[offset : offset + 1], pixels)
             image = pictures.to_images(pixels)[0]
             yield start + offset, pictures.cut(image, recipe.width, recipe.height)
         start += count
-        done = before + count * recipe.steps
+
+
+def _fits(components: Components, first: Recipe, other: Recipe) -> bool:
+    return text.length(components, first.prompt, first.negative) == text.length(
+        components, other.prompt, other.negative
+    )
+
+
+def _sample(
+    components: Components,
+    recipes: Sequence[Recipe],
+    source: Image.Image | None,
+    control: sampling.Control | None,
+    width: int,
+    height: int,
+    report: sampling.StepCallback,
+) -> torch.Tensor:
+    recipe = recipes[0]
+    generators = sampling.generators([each.seed for each in recipes])
+    conditioning = text.encode(components, [each.prompt for each in recipes], [each.negative for each in recipes])
+    scheduler = sampling.make_scheduler(sampler_of(components, recipe), components.scheduler_config)
+    begin = None
+    if source is None:
+        timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
+    else:
+        strength = 0.6 if recipe.strength is None else recipe.strength
+        timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, strength, components.device)
+        begin = pictures.encode(components, [source], generators)
+    unit = sampling.noise(components, generators, width, height)
+    return sampling.denoise(
+        components,
+        scheduler,
+        sampling.start_latents(scheduler, unit, timesteps, begin),
+        conditioning,
+        recipe.guidance,
+        generators,
+        timesteps=timesteps,
+        control=control,
+        on_step=report,
+    )
+
+
+def _reporter(
+    components: Components,
+    settings: Settings,
+    on_step: Progress | None,
+    start: int,
+    count: int,
+    pictures_wanted: int,
+    steps: int,
+) -> sampling.StepCallback:
+    """What the sampling loop calls: counts steps of all pictures, shows a preview every few of them."""
+    note = f"picture {start + 1} of {pictures_wanted}" if pictures_wanted > 1 else ""
+    if count > 1:
+        note = f"pictures {start + 1} to {start + count} of {pictures_wanted}"
+
+    def report(done: int, of: int, clean: Callable[[], torch.Tensor]) -> None:
+        if on_step is None:
+            return
+        preview = None
+        if settings.preview_every and done % settings.preview_every == 0 and done < of:
+            preview = components.previewer.draw(clean())
+        on_step(Step(start * steps + count * steps * done // of, pictures_wanted * steps, note, preview))
+
+    return report
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture file as RGB, transparent parts white. Raises BadInput."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image).convert("RGB")
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise BadInput(f"There is no picture {path}.") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{path.name} is not a picture that can be read ({error}).") from None
+
+
+def _source(
+    components: Components, recipe: Recipe, files: Callable[[str], Path], width: int, height: int
+) -> Image.Image | None:
+    if recipe.source is None:
+        return None
+    return pictures.fit(open_picture(files(recipe.source)), width, height)
+
+
+def _control(
+    components: Components,
+    recipe: Recipe,
+    settings: Settings,
+    files: Callable[[str], Path],
+    width: int,
+    height: int,
+    on_note: Callable[[str], None] | None,
+) -> sampling.Control | None:
+    spec = recipe.control
+    if spec is None or spec.weight == 0:
+        return None
+    from studio.engine.control import control_image
+
+    net = controlnet(components, spec.model or spec.kind, settings, on_note)
+    drawing = control_image(pictures.fit(open_picture(files(spec.image)), width, height), spec)
+    image = pictures.to_tensor([drawing]) / 2 + 0.5
+    return sampling.Control(net, image, spec.weight, spec.start, spec.end)

@@ -67,7 +67,10 @@ SD15 = Family(
     single_file_config="sd15-config",
     single_file_key="model.diffusion_model.input_blocks.0.0.weight",
     fast=FastReference("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", 4, 1.0, "lcm"),
-    controlnets={"canny": "lllyasviel/control_v11p_sd15_canny", "lines": "lllyasviel/control_v11p_sd15s2_lineart_anime"},
+    controlnets={
+        "canny": "lllyasviel/control_v11p_sd15_canny",
+        "lines": "lllyasviel/control_v11p_sd15s2_lineart_anime",
+    },
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD15,)}
@@ -76,7 +79,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (SD15,)}
 def family_of(unet_config: Mapping[str, Any]) -> Family:
     """The family of a model, from the `config.json` of its UNet.
 
-    Every latent diffusion UNet with one text encoder has SD 1.5's layout, whatever its size. Raises BadInput for others.
+    Every latent diffusion UNet with one text encoder has SD 1.5's layout, whatever its size. Others: BadInput.
     """
     if unet_config.get("addition_embed_type") == "text_time":
         raise BadInput(

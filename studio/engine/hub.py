@@ -5,37 +5,191 @@ Knows nothing of what a model means; loads no torch.
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from studio.errors import BadInput, DiskFull, NotFound, Offline
 from studio.settings import Settings
 
 WEIGHTED = ("unet", "vae", "text_encoder")
+MODEL = (*WEIGHTED, "tokenizer", "scheduler")
+_SMALL = (".json", ".txt", ".model")
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The Hub's own cache folder (HF_HOME), shared with every other program on this machine."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
-def snapshot(reference: str, settings: Settings) -> Path | None:
-    """The folder of a complete copy of the hub model `reference` on this machine, or None."""
-    repository = _cache() / ("models--" + reference.replace("/", "--"))
+def snapshot(reference: str, components: Sequence[str] = WEIGHTED) -> Path | None:
+    """The folder of a complete copy of the hub repository `reference` on this machine, or None."""
+    repository = cache() / ("models--" + reference.replace("/", "--"))
     for place in sorted(repository.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
-        if (place / "model_index.json").is_file() and all(
-            any((place / name).glob("*.safetensors")) for name in WEIGHTED
-        ):
+        if all(_complete(place / name) for name in components):
             return place
     return None
 
 
+def _complete(folder: Path) -> bool:
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        return all((folder / name).exists() for name in wanted)
+    return any(file.exists() for file in folder.glob("*.safetensors"))
+
+
 def cached_models() -> list[str]:
     """Ids of all complete text-to-image models in the Hub's cache."""
-    cache = _cache()
     found = []
-    for index in sorted(cache.glob("models--*--*/snapshots/*/model_index.json")):
-        if (index.parent / "unet" / "config.json").is_file():
-            reference = index.parent.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-            if reference not in found:
-                found.append(reference)
+    for index in sorted(cache().glob("models--*--*/snapshots/*/model_index.json")):
+        reference = index.parent.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+        if reference not in found and snapshot(reference) is not None:
+            found.append(reference)
     return found
+
+
+def cached_file(reference: str, name: str) -> Path | None:
+    """One file of a hub repository, if it is on this machine."""
+    for place in (cache() / ("models--" + reference.replace("/", "--"))).glob(f"snapshots/*/{name}"):
+        if place.exists():
+            return place
+    return None
+
+
+def chosen_files(sizes: dict[str, int], components: Sequence[str], half: bool) -> dict[str, int]:
+    """Which files of a repository are needed, from all of its names and sizes: safetensors, each weight once.
+
+    `half`: take the 16-bit variant of every component that has one. Empty when a component has no safetensors.
+    """
+    chosen: dict[str, int] = {}
+    for component in components:
+        prefix = f"{component}/" if component else ""
+        here = {
+            name: size for name, size in sizes.items() if name.startswith(prefix) and "/" not in name[len(prefix) :]
+        }
+        weights = {
+            name: size for name, size in here.items() if name.endswith(".safetensors") and ".non_ema." not in name
+        }
+        fp16 = {name: size for name, size in weights.items() if ".fp16." in name}
+        full = {name: size for name, size in weights.items() if ".fp16." not in name}
+        if component in WEIGHTED or not component:
+            if not weights:
+                return {}
+            chosen |= (fp16 or full) if half else (full or fp16)
+        chosen |= {name: size for name, size in here.items() if name.endswith(_SMALL) and size < 50_000_000}
+    if len(components) > 1:
+        chosen |= {name: sizes[name] for name in ("model_index.json", "studio.json") if name in sizes}
+    return chosen
+
+
+def get(
+    reference: str,
+    settings: Settings,
+    on_note: Callable[[str], None] | None = None,
+    components: Sequence[str] = MODEL,
+    half: bool = False,
+) -> Path:
+    """A complete copy of the hub repository `reference`, downloaded when it isn't here; interrupted ones continue.
+
+    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. Raises Offline, NotFound,
+    BadInput (pickles only) and DiskFull.
+    """
+    weighted = tuple(name for name in components if name in WEIGHTED or not name)
+    here = snapshot(reference, weighted)
+    if here is not None:
+        return here
+    if settings.offline:
+        raise Offline(
+            f"{reference} is not on this machine and STUDIO_OFFLINE is on; use the embedded model or a local file."
+        )
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    try:
+        api = HfApi(endpoint=settings.hf_endpoint, token=token)
+        listing = api.model_info(reference, files_metadata=True, timeout=15)
+        sizes = {file.rfilename: int(file.size or 0) for file in listing.siblings or ()}
+        files = chosen_files(sizes, components, half)
+        if not files:
+            raise BadInput(
+                f"{reference} has no .safetensors weights for every part, and pickles are refused; choose another."
+            )
+        meter = _Meter(reference, sum(files.values()), on_note)
+        place = snapshot_download(
+            reference,
+            revision=listing.sha,
+            allow_patterns=sorted(files),
+            endpoint=settings.hf_endpoint,
+            token=token,
+            tqdm_class=meter.bar(),  # type: ignore[arg-type]
+        )
+    except GatedRepoError:
+        raise NotFound(
+            f"{reference} asks for permission first: accept its terms on the hub and set STUDIO_HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise NotFound(f"There is no model {reference} on the hub; check its name.") from None
+    except (OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
+        raise _offline(reference) from error
+    except HfHubHTTPError as error:
+        raise Offline(f"The hub answered {reference} with an error ({_status(error)}); try again later.") from error
+    except OSError as error:
+        if error.errno == 28:
+            raise DiskFull(f"The disk is full: {reference} was not downloaded; make room and try again.") from None
+        raise _offline(reference) from error
+    except Exception as error:
+        # network failures have a different class in each HTTP library that the hub's client has used
+        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3"):
+            raise _offline(reference) from error
+        raise
+    return Path(place)
+
+
+def _offline(reference: str) -> Offline:
+    return Offline(
+        f"{reference} is not on this machine and the hub can't be reached; use the embedded model or a local file."
+    )
+
+
+def _status(error: Any) -> str:
+    return str(getattr(getattr(error, "response", None), "status_code", "no answer"))
+
+
+class _Meter:
+    """Adds up the bytes that all download threads report, for one note."""
+
+    def __init__(self, reference: str, total: int, on_note: Callable[[str], None] | None) -> None:
+        self._reference, self._total, self._on_note = reference, max(1, total), on_note
+        self._done, self._lock = 0, threading.Lock()
+
+    def add(self, count: float) -> None:
+        with self._lock:
+            self._done += int(count)
+            done = min(self._done, self._total)
+        if self._on_note is not None:
+            self._on_note(f"downloading {self._reference}: {done / 1e6:,.0f} of {self._total / 1e6:,.0f} MB")
+
+    def bar(self) -> type:
+        """A progress-bar class that draws nothing and reports bytes here."""
+        from tqdm.auto import tqdm
+
+        meter = self
+
+        class Bar(tqdm):  # type: ignore[type-arg]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs.pop("name", None)
+                super().__init__(*args, **{**kwargs, "disable": True})
+                self._bytes = kwargs.get("unit") == "B"
+
+            def update(self, n: float | None = 1) -> bool | None:
+                if self._bytes and n:
+                    meter.add(n)
+                return None
+
+        return Bar

@@ -53,7 +53,8 @@ def encode(
     """Latents (pictures, channels, height / factor, width / factor) of pictures of one size, scaled for the UNet.
 
     Sides must be multiples of `components.factor` (`fit` makes them so). Without `generators` the mean of the VAE's
-    posterior is taken: the same picture always gives the same latents. With one per picture it is sampled.
+    posterior is taken: the same picture always gives the same latents. With them it is sampled, once per generator;
+    one picture can be sampled by several.
     """
     pixels = to_tensor(images).to(components.device, components.vae.dtype)
     posterior = components.vae.encode(pixels).latent_dist

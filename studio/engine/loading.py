@@ -57,8 +57,12 @@ def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
     with _quiet(), _sentences(path.name, "ControlNet"):
         if path.is_file():
             return ControlNetModel.from_single_file(
-                str(path), config=str(_config("sd15-config")), subfolder="controlnet", torch_dtype=dtype, local_files_only=True
-            )  # fmt: skip
+                str(path),
+                config=str(_config("sd15-config")),
+                subfolder="controlnet",
+                torch_dtype=dtype,
+                local_files_only=True,
+            )
         return _pretrained(ControlNetModel, path.parent, path.name, dtype)
 
 

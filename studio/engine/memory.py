@@ -1,4 +1,4 @@
-"""How much memory there is and how much a drawing needs. Knows sizes, not what is drawn."""
+"""How much memory there is and how much a drawing needs, from real sizes. Knows no recipe and no file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from studio.errors import OutOfMemory
+
 if TYPE_CHECKING:
     from studio.engine.components import Components
 
 MAX_BATCH = 16
+SHARE = 0.8  # of the free memory is planned with; allocators waste some, and others take some
 
 
 def free(device: torch.device) -> int:
@@ -35,3 +38,88 @@ def resident() -> int:
 def parameters(components: Components) -> int:
     """Bytes of all weights of a loaded model."""
     return sum(p.numel() * p.element_size() for module in components.modules.values() for p in module.parameters())
+
+
+def decode_bytes(components: Components, width: int, height: int) -> int:
+    """Peak bytes of decoding one picture, from the sizes of the decoder's activations."""
+    key = ("decode", width, height)
+    if key not in components.sizes:
+        shape = (1, components.vae.config.latent_channels, height // components.factor, width // components.factor)
+        components.sizes[key] = _peak(components.vae, lambda vae: vae.decode(torch.empty(shape, device="meta")))
+    return components.sizes[key] * components.vae.dtype.itemsize
+
+
+def step_bytes(components: Components, width: int, height: int, guided: bool) -> int:
+    """Peak bytes of one sampling step of one picture, from the sizes of the UNet's activations."""
+    key = ("step", width, height)
+    if key not in components.sizes:
+        config = components.unet.config
+        latents = torch.empty(
+            (1, components.channels, height // components.factor, width // components.factor), device="meta"
+        )
+        text = torch.empty((1, components.tokenizer.model_max_length, config.cross_attention_dim), device="meta")
+        time = torch.zeros(1, device="meta")
+        condition = torch.empty((1, config.time_cond_proj_dim), device="meta") if config.time_cond_proj_dim else None
+        components.sizes[key] = _peak(components.unet, lambda unet: unet(latents, time, text, timestep_cond=condition))
+    return components.sizes[key] * components.unet.dtype.itemsize * (2 if guided else 1)
+
+
+def batch_size(components: Components, width: int, height: int, guided: bool, wanted: int) -> int:
+    """How many pictures to draw at once, 1 to `MAX_BATCH`.
+
+    On the CPU always one: larger batches gain a quarter at best, and their convolutions round differently, so that a
+    picture could not be made again alone with the same pixels. Raises OutOfMemory when not even one fits.
+    """
+    step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
+    room = int(free(components.device) * SHARE)
+    # decoding can fall back to tiles of the native size
+    tile = decode_bytes(components, *(min(side, components.info.native_size) for side in (width, height)))
+    if max(step, min(decode, tile)) > room:
+        side = components.info.native_size
+        smaller = f"{side} x {side}" if width * height > side * side else "a smaller size"
+        raise OutOfMemory(
+            f"A picture of {width} x {height} needs about {max(step, tile) / 1e9:.1f} GB and "
+            f"{room / 1e9:.1f} GB are free; choose {smaller} or close other programs."
+        )
+    if components.device.type == "cpu":
+        return 1
+    return max(1, min(MAX_BATCH, wanted, room // max(1, step)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the device or the system had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+@torch.no_grad()
+def _peak(module: torch.nn.Module, run: object) -> int:
+    """Peak number of elements alive in a forward pass: a rehearsal on the meta device, which computes shapes only.
+
+    A layer's input and output live together, and what a skip connection keeps lives until it is used. PyTorch frees the
+    rest at once (checked against measured memory in the tests).
+    """
+    with torch.device("meta"):
+        rehearsal = type(module).from_config(module.config)  # type: ignore[attr-defined]
+    kept, widest = 0, 0
+
+    def after(layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal widest
+        tensors = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor)]
+        widest = max(widest, sum(tensor.numel() for tensor in tensors))
+
+    def keep(layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal kept
+        skips = output[1] if isinstance(output, tuple) and len(output) > 1 else ()
+        kept += sum(tensor.numel() for tensor in skips if isinstance(tensor, torch.Tensor))
+
+    for layer in rehearsal.modules():
+        if not any(True for _ in layer.children()):
+            layer.register_forward_hook(after)
+    for block in getattr(rehearsal, "down_blocks", ()):
+        block.register_forward_hook(keep)
+    run(rehearsal)  # type: ignore[operator]
+    # the widest layer, a normalised copy and the residual beside it
+    return kept + 2 * widest

@@ -216,7 +216,15 @@ def _file(reference: str, path: Path) -> ModelInfo:
         guidance=SD15.guidance,
         sampler=SD15.sampler,
         controlnets=dict(SD15.controlnets),
+        fast=_family_fast(SD15),
     )
+
+
+def _family_fast(family: Family) -> FastPath | None:
+    """The family's published few-step adapter, when it is on this machine."""
+    if family.fast is None or (adapter := hub.cached_file(family.fast.reference, family.fast.file)) is None:
+        return None
+    return FastPath(adapter, family.fast.steps, family.fast.guidance, family.fast.sampler)
 
 
 def _file_family(path: Path, header: Header) -> Family:
@@ -240,9 +248,10 @@ def _file_family(path: Path, header: Header) -> Family:
 
 
 def _hub(reference: str, settings: Settings) -> ModelInfo:
-    place = hub.snapshot(reference, settings)
+    place = hub.snapshot(reference)
     if place is not None:
-        return replace(_folder(reference, place), kind="hub", title=reference.split("/")[-1])
+        info = replace(_folder(reference, place), kind="hub", title=reference.split("/")[-1])
+        return replace(info, fast=info.fast or _family_fast(info.family))
     return ModelInfo(
         reference=reference,
         title=reference.split("/")[-1],
@@ -341,7 +350,7 @@ def find_lora(reference: str, settings: Settings) -> LoraInfo:
         if reference in (info.title, info.path.name, info.path.stem):
             return info
     raise NotFound(
-        f"There is no LoRA {reference!r}: give a .safetensors file, or put one into {settings.models_dir / 'loras'}."
+        f"There is no LoRA {reference!r}: give a .safetensors file, or put it into {settings.models_dir}/loras."
     )
 
 

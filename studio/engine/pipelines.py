@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from studio.engine import drawing, memory
+from studio.engine import choices, drawing, hub, memory
 from studio.engine.components import Components
+from studio.engine.loading import load_parts
 from studio.engine.models import ModelInfo, resolve
 from studio.engine.progress import Progress
 from studio.errors import BadInput
@@ -33,33 +31,17 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
     `on_note` is told what takes time. Raises BadInput for a damaged model and OutOfMemory when it doesn't fit.
     """
     if info.path is None:
-        raise BadInput(f"{info.reference} is not on this machine.")
+        half = choices.plan(settings, 0).dtype == torch.float16
+        hub.get(info.reference, settings, on_note, half=half)
+        info = resolve(info.reference, settings)
     if on_note is not None:
         on_note(f"loading {info.title}")
-    device, dtype = torch.device("cpu"), torch.float32
-    try:
-        parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_pretrained(
-                info.path / "unet", torch_dtype=dtype, use_safetensors=True, local_files_only=True
-            ),
-            "vae": AutoencoderKL.from_pretrained(
-                info.path / "vae", torch_dtype=dtype, use_safetensors=True, local_files_only=True
-            ),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                info.path / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
-            ),
-            "tokenizer": CLIPTokenizer.from_pretrained(info.path / "tokenizer", local_files_only=True),
-        }
-        scheduler_config = json.loads((info.path / "scheduler" / "scheduler_config.json").read_text())
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise BadInput(
-            f"The model {info.title} can't be loaded ({str(error).splitlines()[0][:200]}); get it again."
-        ) from error
-    for name in ("unet", "vae", "text_encoder"):
-        parts[name].to(device).eval().requires_grad_(False)
-    return Components(
-        info=info, family=info.family, scheduler_config=scheduler_config, device=device, dtype=dtype, **parts
+    decided = choices.plan(settings, info.size_bytes)
+    components = Components(
+        info=info, family=info.family, device=decided.device, dtype=decided.dtype, **load_parts(info, decided.dtype)
     )
+    choices.apply(components, decided)
+    return components
 
 
 class Engine:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Previewer:
-    """A linear map from one latent cell to p x p pixels, p^2 about the number of latent channels, fitted by least squares.
+    """A linear map from one latent cell to p x p pixels, p^2 about the number of latent channels: least squares.
 
     It begins from one small decoding of random latents and learns from every finished picture (`learn`), which costs
     milliseconds. Linear decoders show latents well: they are nearly a compression of the colours of their cell.
@@ -34,7 +34,7 @@ class Previewer:
         self.learn(start, pictures.decode_pixels(components, start), share=0.05)
 
     def learn(self, clean: torch.Tensor, decoded: torch.Tensor, share: float = 1.0) -> None:
-        """Take latents (n, channels, h, w) and their pictures (n, 3, H, W) in -1..1 into account, with weight `share`."""
+        """Learn from latents (n, channels, h, w) and their pictures (n, 3, H, W) in -1..1, with weight `share`."""
         rows = self._rows(clean)
         small = F.adaptive_avg_pool2d(
             decoded.float().cpu().clamp(-1, 1), [side * self.pixels for side in clean.shape[-2:]]

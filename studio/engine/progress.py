@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` steps of work are finished. `preview` is a small picture of the state, when there is a new one."""
+    """`done` of `total` steps of work are finished. `preview`: a small picture of the state, if there is a new one."""
 
     done: int
     total: int

@@ -1,4 +1,4 @@
-"""Prompts to tensors: weights as `(smile:1.3)` and `[x]`, any length, through compel. Knows nothing of what a prompt says.
+"""Prompts to tensors: weights as `(smile:1.3)` and `[x]`, any length, through compel. Knows no meaning of a prompt.
 
 The syntax is A1111's, which everybody's prompts are written in: `(x)` 1.1, `((x))` 1.21, `(x:1.3)` 1.3, `[x]` 1/1.1;
 a backslash before a bracket makes it a letter. A prompt without weights that fits goes straight through the text
@@ -84,6 +84,11 @@ def encode(components: Components, prompts: Sequence[str], negatives: Sequence[s
         torch.cat([known[text] for text in prompts]),
         torch.cat([known[text] for text in negatives]),
     )
+
+
+def length(components: Components, prompt: str, negative: str) -> int:
+    """Tokens of the longer of two encoded prompts: pictures of one length can be drawn together."""
+    return max(_encode_one(components, text).shape[1] for text in (prompt, negative))
 
 
 @torch.no_grad()
