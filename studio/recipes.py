@@ -235,6 +235,9 @@ class Resolver:
             if not base.loras:
                 raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")
             change: dict[str, Any] = {"loras": [{"path": ref.path, "weight": value} for ref in base.loras]}
+        elif axis.name == "lora":
+            weights = [ref.weight for ref in base.loras] or [1.0]
+            change = {"loras": [{"path": value, "weight": weights[0]}, *base.loras[1:]]}
         else:
             change = {axis.name: value}
         try:

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from studio.job import Job
 from studio.jobs import Jobs
 from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
 from studio.recipes import Resolver, explain
-from studio.runs.dataset import Report
+from studio.runs.dataset import Report, write_captions
 from studio.settings import Settings
 from studio.specs import BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
 from studio.store import metadata, prompt_list, uploads
@@ -256,6 +256,26 @@ class Studio:
         """What is in a folder or ZIP of pictures, and what is wrong with it. Reads every picture: seconds."""
         side = resolution or resolve(model, self.settings, with_hash=False).native_size
         return self._runs.check(path, side)
+
+    def upload_dataset(self, files: Sequence[tuple[str, bytes]]) -> str:
+        """Keep uploaded (name, content) files, one ZIP or pictures with captions, as a data set; its folder."""
+        return str(self._runs.upload(files))
+
+    def write_captions(self, folder: str, captions: dict[str, str]) -> None:
+        """Write captions (picture -> text) beside the pictures of a data set. Raises `NotFound` before any is."""
+        write_captions(Path(folder), captions)
+
+    def measure_run(self, spec: LoraSpec) -> dict[str, float]:
+        """`seconds_per_step`, `seconds_to_load`, `memory` (bytes), from three real steps. Takes as long as loading."""
+        return self._runs.measure(spec)
+
+    def publish_run(self, id: str, repository: str, private: bool = True) -> str:
+        """Upload a run's LoRA with its card to the Hugging Face Hub; the address of the commit."""
+        return self._runs.publish(id, repository, private)
+
+    def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
+        """Take a LoRA file from elsewhere into the list. Raises `BadInput` for what isn't a plain LoRA."""
+        return self._runs.import_lora(data, name, trigger_words, weight)
 
     def start_run(self, spec: LoraSpec | LcmSpec, owner: str = "") -> RunView:
         """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`."""

@@ -22,7 +22,7 @@ ControlKind = Literal["canny", "lines"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
 MorphMethod = Literal["latent", "prompt", "picture"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]
-GridAxis = Literal["seed", "steps", "guidance", "sampler", "emotion", "style", "lora_weight"]
+GridAxis = Literal["seed", "steps", "guidance", "sampler", "emotion", "style", "lora_weight", "lora"]
 
 EMOTIONS: tuple[Emotion, ...] = get_args(Emotion)
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -184,6 +184,14 @@ class MorphSpec(Spec):
     pingpong: bool = True
     fps: Annotated[int, Field(ge=1, le=30)] = 8
     format: AnimationFormat = "gif"
+
+    @model_validator(mode="after")
+    def _change(self) -> MorphSpec:
+        if any(a == b for a, b in zip(self.emotions, self.emotions[1:], strict=False)):
+            raise ValueError("a morph needs another emotion to go to; choose two different ones in a row")
+        if self.frames < len(self.emotions):
+            raise ValueError(f"a chain of {len(self.emotions)} emotions needs at least as many frames")
+        return self
 
 
 class AnimateSpec(Spec):

@@ -5,13 +5,20 @@ Knows the run folders and their supervisor; it doesn't know how anything is trai
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from studio.engine.models import find_lora, resolve
+from studio.engine.models import LoraInfo, find_lora, resolve
 from studio.errors import BadInput, DiskFull
 from studio.runs import dataset
+from studio.runs.publish import publish
 from studio.runs.rundir import RunDir, RunSpec
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
@@ -66,6 +73,70 @@ class TrainingRuns:
             raise BadInput("A path can't contain NUL characters.")
         folder = dataset.folder_of(Path(data).expanduser(), self._settings.datasets_dir)
         return dataset.check(folder, resolution)
+
+    def upload(self, files: Sequence[tuple[str, bytes]]) -> Path:
+        """A data set from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.
+
+        The same files give the same folder. Raises BadInput for a ZIP that can't be trusted, DiskFull.
+        """
+        digest = hashlib.sha256()
+        for name, data in files:
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        place = self._settings.datasets_dir
+        first = Path(files[0][0]) if files else Path("empty")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".upload-", dir=place) as fresh:
+                if len(files) == 1 and first.suffix.lower() == ".zip":
+                    archive = Path(fresh) / first.name
+                    archive.write_bytes(files[0][1])
+                    return dataset.folder_of(archive, place)
+                target = place / f"pictures-{digest.hexdigest()[:12]}"
+                if not target.exists():
+                    inside = Path(fresh) / "data"
+                    inside.mkdir()
+                    for name, data in files:
+                        (inside / Path(name).name).write_bytes(data)
+                    os.rename(inside, target)
+                return target
+        except OSError as error:
+            raise DiskFull(f"The upload can't be kept ({error.strerror}): make room in {place}.") from error
+
+    def publish(self, id: str, repository: str, private: bool = True) -> str:
+        """Upload a run's LoRA to the Hugging Face Hub; the address of the commit."""
+        return publish(self._supervisor.get(id).adapter, repository, self._settings, private)
+
+    def measure(self, spec: LoraSpec) -> dict[str, float]:
+        """Seconds per step, seconds to load and bytes, from three real steps in a process of its own."""
+        return self._supervisor.measure(spec)
+
+    def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
+        """Put a LoRA from elsewhere into the LoRA folder, with its trigger words and weight beside it.
+
+        Raises BadInput for anything but a plain LoRA in a safetensors file; nothing is kept of it then.
+        """
+        stem = re.sub(r"[^\w .-]+", "-", Path(name).stem).strip(" .-") or "lora"
+        if Path(name).suffix.lower() != ".safetensors":
+            raise BadInput(f"{Path(name).name} is not a .safetensors file; LoRAs in other formats can hold code.")
+        place = self._settings.models_dir / "loras"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".import-", dir=place) as fresh:
+                file = Path(fresh) / f"{stem}.safetensors"
+                file.write_bytes(data)
+                found = find_lora(str(file), self._settings)
+                facts = {
+                    "title": found.title,
+                    "trigger_words": list(trigger_words) or list(found.trigger_words),
+                    "weight": weight,
+                    "base": found.base,
+                }
+                (Path(fresh) / f"{stem}.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+                for suffix in (".json", ".safetensors"):
+                    os.replace(Path(fresh) / f"{stem}{suffix}", place / f"{stem}{suffix}")
+        except OSError as error:
+            raise DiskFull(f"The LoRA can't be kept ({error.strerror}): make room in {place}.") from error
+        return find_lora(str(place / f"{stem}.safetensors"), self._settings)
 
     def list(self) -> list[RunView]:
         """Newest first, without metrics and log."""

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from studio import work_motion
 from studio.job import Job
 from studio.jobs import Work
 from studio.specs import BatchSpec, GenerateSpec, GridSpec, Recipe, SheetSpec
@@ -79,7 +81,7 @@ def batch(engine: Any, job: Job, spec: BatchSpec) -> Iterator[None]:
     job.result["rows"] = [ids[start : start + count] for start in range(0, len(ids), count)]
 
 
-KINDS: dict[str, Work] = {"generate": generate, "sheet": sheet, "grid": grid, "batch": batch}
+KINDS: dict[str, Work] = {"generate": generate, "sheet": sheet, "grid": grid, "batch": batch, **work_motion.KINDS}
 
 
 def _together(recipe: Recipe) -> str:
@@ -98,4 +100,6 @@ def _assemble(job: Job, kind: Any, rows: Sequence[str], columns: Sequence[str]) 
 
 
 def _label(name: str, value: str) -> str:
+    if name == "lora":
+        return Path(value.strip()).stem.replace("-", " ")
     return value if name in ("emotion", "style", "sampler") else f"{name.replace('_', ' ')} {value.strip()}"

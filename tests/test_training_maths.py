@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
     assert rates[9] == rates[10] == pytest.approx(2e-4)
     assert rates[55] == pytest.approx(1e-4)
     assert 0 < rates[-1] < 1e-7
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
     assert steps.learning_rate(0, 10, 1.0, 0.0) == 1.0
 
 

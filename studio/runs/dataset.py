@@ -1,8 +1,8 @@
 """A training set on disk: unpack it, find what is wrong with it, read and edit its captions.
 
-`style_1/`, `style_2/` are trigger words; kohya's `10_name/` is ten repeats of the trigger word `name`. A caption is a
-`.txt` or `.caption` file beside its picture (kohya) or a line of `metadata.jsonl` with `file_name` and `text`
-(diffusers). Nothing here decodes for training or knows a model: that is `training.dataset`.
+`style_1/`, `style_2/` are trigger words, unless the captions inside begin with one of their own; kohya's `10_name/` is
+ten repeats of the trigger word `name`. A caption is a `.txt` or `.caption` file beside its picture (kohya) or a line of
+`metadata.jsonl` with `file_name` and `text` (diffusers). Nothing here decodes for training or knows a model: that is `training.dataset`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ TINY = 0.5  # of the training resolution; below it there is too little in a pict
 EPOCH_LOW, EPOCH_HIGH = 200, 400  # pictures x repeats of an epoch (hollowstrawberry/kohya-colab)
 _IGNORED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)")
 _KOHYA = re.compile(r"^(\d{1,3})_(.+)$")
+_COMMON = {"", "1girl", "1boy", "solo", "girl", "boy"}
 _SAME_HASH, _SAME_COLOUR = 12, 6.0  # of 256 bits; of 255, mean over a 32 x 32 thumbnail
 
 
@@ -186,15 +187,13 @@ def check(folder: Path, resolution: int) -> Report:
         problem = _stray(name, stems)
         if problem and name not in pictures:
             problems.append(problem)
-    entries: list[Entry] = []
     seen: list[tuple[str, int, np.ndarray]] = []
+    looked = [_look(folder, name, metadata, resolution, problems, seen) for name in pictures]
+    entries = _own_triggers([entry for entry in looked if entry is not None])
     digest = hashlib.sha256()
-    for name in pictures:
-        entry = _look(folder, name, metadata, resolution, problems, seen)
-        if entry is not None:
-            entries.append(entry)
-            digest.update(f"{name}\0{entry.prompt}\0{entry.repeats}\0".encode())
-            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    for entry in entries:
+        digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
+        digest.update(hashlib.sha256((folder / entry.file).read_bytes()).digest())
     if not entries:
         found = f"{len(problems)} files were looked at: {problems[0].message}" if problems else "It is empty."
         raise BadInput(f"{folder.name} has no picture to train on. {found}")
@@ -278,6 +277,23 @@ def _look(
         repeats=repeats,
         captioned=caption is not None,
     )
+
+
+def _own_triggers(entries: list[Entry]) -> list[Entry]:
+    """Where all captions of a folder begin with the same word, and not one that says little, that is the trigger."""
+    by_folder: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_folder.setdefault(entry.file.rpartition("/")[0], []).append(entry)
+    own = {}
+    for folder, members in by_folder.items():
+        first = {(split_tags(entry.caption) or [""])[0] for entry in members}
+        if len(members) > 1 and len(first) == 1 and not first <= _COMMON:
+            own[folder] = first.pop()
+    folders = [entry.file.rpartition("/")[0] for entry in entries]
+    return [
+        entry.model_copy(update={"trigger": own[folder]}) if folder in own else entry
+        for entry, folder in zip(entries, folders, strict=True)
+    ]
 
 
 def upright(picture: Image.Image) -> Image.Image:

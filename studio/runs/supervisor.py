@@ -5,10 +5,12 @@ A run needs nobody: the server that started it may die, and another one finds it
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,29 @@ class Supervisor:
                 raise BadInput(f"Run {run_id} can't be resumed with {first['loc'][0]}: {first['msg']}.") from error
         run.clear_stop()
         self._spawn(run)
+
+    def measure(self, spec: LoraSpec, timeout: float = 600) -> dict[str, float]:
+        """Seconds per step, seconds to load and bytes of memory of a run like `spec`, from three real steps.
+
+        Takes as long as loading the model. Raises BadInput with the reason when it can't be measured.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "spec.json"
+            file.write_text(spec.model_dump_json(), encoding="utf-8")
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", "studio.training.estimate", str(file)],
+                    env=os.environ | self._environment(),
+                    capture_output=True,
+                    text=True,
+                    timeout=timeout,
+                )
+            except subprocess.TimeoutExpired:
+                raise BadInput(f"Three steps took more than {timeout:.0f} seconds: choose a smaller model.") from None
+        if done.returncode:
+            reason = (done.stderr.strip() or "no reason given").splitlines()[-1].partition(": ")[2][:200]
+            raise BadInput(f"The run can't be measured: {reason}")
+        return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def delete(self, run_id: str) -> None:
         """Remove the run with its checkpoints. Raises Busy while it is alive."""

@@ -1,6 +1,7 @@
 """One trained adapter as the three kinds of file in use: kohya (A1111, Forge, ComfyUI), diffusers, PEFT.
 
     adapter/<name>.safetensors                       kohya, with `.alpha` tensors and `ss_*` metadata: opens everywhere
+    adapter/epochs/epoch-0005.safetensors            the same of earlier checkpoints, for the epoch x weight grid
     adapter/diffusers/pytorch_lora_weights.safetensors
     adapter/peft/{unet,text_encoder}/adapter_model.safetensors + adapter_config.json
     adapter/studio.json, adapter/README.md           what the studio's LoRA list and the Hub show
@@ -17,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +174,31 @@ def with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     return len(text).to_bytes(8, "little") + text + plain[8 + length :]
 
 
-def write(folder: Path, adapter: Adapter, card: Card) -> Path:
+def write(folder: Path, adapter: Adapter, card: Card, epochs: Mapping[str, Adapter] | None = None) -> Path:
     """Write all formats and the card into `folder`, whole or not at all; the path of the kohya file.
 
-    What was in `folder` before is replaced. Raises OSError when the disk is full; the old export is intact then.
+    `epochs`: earlier states of the adapter by name, each written as one kohya file. What was in `folder` before is
+    replaced. Raises OSError when the disk is full; the old export is intact then.
     """
     fresh = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "diffusers").mkdir(parents=True)
     name = f"{card.title}.safetensors"
-    tensors = kohya_tensors(adapter)
-    (fresh / name).write_bytes(with_metadata(tensors, kohya_metadata(adapter, card, tensors)))
+    kohya = kohya_tensors(adapter)
+    (fresh / name).write_bytes(with_metadata(kohya, kohya_metadata(adapter, card, kohya)))
     save_file(
         diffusers_tensors(adapter), fresh / "diffusers" / "pytorch_lora_weights.safetensors", metadata={"format": "pt"}
     )
-    for part, state in adapter.parts.items():
+    for earlier, state in (epochs or {}).items():
+        (fresh / "epochs").mkdir(exist_ok=True)
+        kohya = kohya_tensors(state)
+        data = with_metadata(kohya, kohya_metadata(state, replace(card, title=f"{card.title} {earlier}"), kohya))
+        (fresh / "epochs" / f"{earlier}.safetensors").write_bytes(data)
+    for part, tensors in adapter.parts.items():
         place = fresh / "peft" / part
         targets = adapter.targets if part == "unet" else adapter.text_targets
         LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=sorted(targets)).save_pretrained(place)
-        save_file(peft_tensors(state), place / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(peft_tensors(tensors), place / "adapter_model.safetensors", metadata={"format": "pt"})
     facts = {
         "title": card.title,
         "trigger_words": list(card.trigger_words),

@@ -15,7 +15,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +174,8 @@ def train(session: Session, spec: LoraSpec) -> None:
         values = average if spec.ema else list(parameters.values())
         return dict(zip(parameters, values, strict=True))
 
-    def adapter() -> export.Adapter:
-        return export.from_parameters(tensors(), spec.rank, alpha, targets, TEXT_TARGETS)
+    def adapter_of(values: Mapping[str, torch.Tensor]) -> export.Adapter:
+        return export.from_parameters(values, spec.rank, alpha, targets, TEXT_TARGETS)
 
     def save(epochs_done: int) -> None:
         """A checkpoint of this moment; samples belong to it."""
@@ -293,7 +293,11 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     session.stage(8, "Export")
     if accelerator.is_main_process:
-        path = export.write(run.adapter, adapter(), sampler.card(run.metrics(), alpha, step))
+        earlier = {}
+        for name in [name for name in checkpoints.names(run) if name.startswith("epoch-")]:
+            groups = checkpoints.load(run.checkpoints / name).groups
+            earlier[name] = adapter_of(groups.get("ema", groups["lora"]))
+        path = export.write(run.adapter, adapter_of(tensors()), sampler.card(run.metrics(), alpha, step), earlier)
         if why == "time":
             session.say("The time limit is reached.", note=True)
         names = checkpoints.names(run)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import streamlit as st
 
 from studio.errors import StudioError
@@ -33,7 +31,7 @@ TEXT = {
     "paste_hint": "1girl, red hair, happy\n1boy, glasses, sad",
     "file": "or a file",
 }
-AXES = {
+AXES: dict[GridAxis, tuple[str, str]] = {
     "seed": ("Seed", "1, 2, 3, 4"),
     "steps": ("Steps", "4, 10, 20"),
     "guidance": ("Guidance", "1, 3, 5"),
@@ -67,7 +65,9 @@ def menu(base: GenerateSpec) -> None:
 def grid_dialog(base: GenerateSpec) -> None:
     """Two axes and their values."""
     st.caption(TEXT["grid_lead"])
-    axes: tuple[GridAxis, ...] = tuple(name for name in get_args(GridAxis) if name != "lora_weight" or base.loras)
+    axes: tuple[GridAxis, ...] = tuple(
+        name for name in AXES if name != "lora_weight" or base.loras  # LoRA files are a grid of the training page
+    )
     x = axis(TEXT["x"], axes, "emotion", "gen_grid_x")
     y = axis(TEXT["y"], (None, *(name for name in axes if x is None or name != x.name)), "guidance", "gen_grid_y")
     count = len(x.values) * (len(y.values) if y else 1) if x else 0

@@ -1,0 +1,74 @@
+"""What a LoRA run will take, measured: `python -m studio.training.estimate SPEC.json` prints one JSON object.
+
+Three real steps of the real model at the real size, on random latents, in a process of its own whose memory is then
+the run's. Knows no data set: how many steps an epoch has is said by whoever asks.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+
+from studio.engine.components import Components
+from studio.engine.loading import load_parts
+from studio.engine.models import resolve
+from studio.settings import settings
+from studio.specs import LoraSpec
+from studio.training.optimizers import make_optimizer
+
+STEPS = 3
+
+
+def measure(spec: LoraSpec) -> dict[str, float]:
+    """Seconds per optimiser step and for loading, peak memory in bytes (of the card where there is one)."""
+    started = time.monotonic()
+    info = resolve(spec.model, settings(), with_hash=False)
+    cuda = torch.cuda.is_available() and settings().device != "cpu"
+    device, dtype = torch.device("cuda" if cuda else "cpu"), torch.float16 if cuda else torch.float32
+    model = Components(info=info, family=info.family, device=device, dtype=dtype, **load_parts(info, torch.float32))
+    side = (spec.resolution or info.native_size) // model.factor
+    width = model.text_encoder.config.hidden_size
+    unet = model.unet.requires_grad_(False).to(device)
+    if cuda:
+        unet.half()
+    del model
+    unet.add_adapter(LoraConfig(r=spec.rank, target_modules=list(info.family.lora_targets)))
+    parameters = {f"unet.{name}": p for name, p in unet.named_parameters() if p.requires_grad}
+    for p in parameters.values():
+        p.data = p.data.float()
+    if spec.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    optimizer = make_optimizer(spec, parameters)
+    unet.train()
+    loading, seconds = time.monotonic() - started, []
+    for _ in range(STEPS):
+        began = time.monotonic()
+        for _ in range(spec.accumulation):
+            x = torch.randn(spec.batch_size, unet.config.in_channels, side, side, device=device, dtype=dtype)
+            text = torch.randn(spec.batch_size, 77, width, device=device, dtype=dtype)
+            t = torch.randint(1000, (spec.batch_size,), device=device)
+            with torch.autocast(device.type, dtype, enabled=cuda):
+                loss = unet(x, t, encoder_hidden_states=text).sample.float().square().mean()
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    # Linux counts kilobytes, macOS bytes
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds_per_step": min(seconds[1:]),  # the first one also sets things up
+        "seconds_to_load": loading,
+        "memory": float(torch.cuda.max_memory_allocated() if cuda else memory),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(LoraSpec.model_validate_json(Path(sys.argv[1]).read_text()))))
