@@ -34,7 +34,7 @@ def controlnet(
     if not path.exists():
         if reference.count("/") != 1:
             raise NotFound(
-                f"There is no ControlNet {reference!r}: give a diffusers folder, a .safetensors file or hub id."
+                f"There is no ControlNet {reference!r}: give a diffusers folder, a .safetensors file, a hub id."
             )
         path = hub.get(reference, settings, on_note, components=("",))
     if on_note is not None:

@@ -174,13 +174,10 @@ def _reporter(
 def open_picture(path: Path) -> Image.Image:
     """A picture file as RGB, transparent parts white. Raises BadInput."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image).convert("RGB")
-            return image.convert("RGB")
+        with Image.open(path) as opened:
+            # pictures without transparency are opaque in RGBA and stay as they are
+            image = opened.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     except FileNotFoundError:
         raise BadInput(f"There is no picture {path}.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -207,9 +204,9 @@ def _control(
     spec = recipe.control
     if spec is None or spec.weight == 0:
         return None
-    from studio.engine.control import control_image
+    from studio.engine import control
 
-    net = controlnet(components, spec.model or spec.kind, settings, on_note)
-    drawing = control_image(pictures.fit(open_picture(files(spec.image)), width, height), spec)
-    image = pictures.to_tensor([drawing]) / 2 + 0.5
-    return sampling.Control(net, image, spec.weight, spec.start, spec.end)
+    seen = control.see(open_picture(files(spec.image)), spec, (width, height))
+    net = controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
+    image = pictures.to_tensor([seen.image]) / 2 + 0.5
+    return sampling.Control(net, image, spec.weight, spec.start, spec.end, spec.favour)

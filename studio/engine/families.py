@@ -70,6 +70,7 @@ SD15 = Family(
     controlnets={
         "canny": "lllyasviel/control_v11p_sd15_canny",
         "lines": "lllyasviel/control_v11p_sd15s2_lineart_anime",
+        "scribble": "lllyasviel/control_v11p_sd15_scribble",
     },
 )  # fmt: skip
 

@@ -127,7 +127,7 @@ def get(
             allow_patterns=sorted(files),
             endpoint=settings.hf_endpoint,
             token=token,
-            tqdm_class=meter.bar(),  # type: ignore[arg-type]
+            tqdm_class=meter.bar(),
         )
     except GatedRepoError:
         raise NotFound(
@@ -181,7 +181,7 @@ class _Meter:
 
         meter = self
 
-        class Bar(tqdm):  # type: ignore[type-arg]
+        class Bar(tqdm):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 kwargs.pop("name", None)
                 super().__init__(*args, **{**kwargs, "disable": True})

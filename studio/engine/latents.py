@@ -79,7 +79,7 @@ def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor
             pixels = vae.to(torch.float32).decode(scaled.float(), return_dict=False)[0]
         finally:
             vae.to(before)
-    return pixels  # type: ignore[no-any-return]
+    return pixels
 
 
 def decode(components: Components, latents: torch.Tensor) -> list[Image.Image]:

@@ -28,28 +28,31 @@ def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
 
     Raises BadInput, naming the part, when something is missing, damaged or of another shape than its configuration.
     """
-    assert info.path is not None
-    if info.path.is_file():
-        return _from_file(info.path, info.family, dtype)
+    folder = info.path
+    if folder is None:
+        raise BadInput(f"{info.reference} is not on this machine.")
+    if folder.is_file():
+        return _from_file(folder, info.family, dtype)
     return {
-        "unet": _part(info, "unet", lambda: _pretrained(UNet2DConditionModel, info.path, "unet", dtype)),
-        "vae": _part(info, "vae", lambda: _pretrained(AutoencoderKL, info.path, "vae", dtype)),
-        "text_encoder": _part(info, "text_encoder", lambda: _text_encoder(info.path, dtype)),
-        "tokenizer": _part(info, "tokenizer", lambda: _tokenizer(info.path / "tokenizer")),
-        "scheduler_config": _part(info, "scheduler", lambda: _scheduler_config(info.path)),
+        "unet": _part(info, "unet", lambda: _pretrained(UNet2DConditionModel, folder, "unet", dtype)),
+        "vae": _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype)),
+        "text_encoder": _part(info, "text_encoder", lambda: _text_encoder(folder, dtype)),
+        "tokenizer": _part(info, "tokenizer", lambda: _tokenizer(folder / "tokenizer")),
+        "scheduler_config": _part(info, "scheduler", lambda: _scheduler_config(folder)),
     }
 
 
 def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     """The autoencoder of a model alone, on the CPU, for a trainer that had freed it. Raises BadInput as above."""
-    assert info.path is not None
-    if info.path.is_file():
+    folder = info.path
+    assert folder is not None
+    if folder.is_file():
         config = str(_config(info.family.single_file_config))
         with _quiet(), _sentences(info.title, "vae"):
             return AutoencoderKL.from_single_file(
-                str(info.path), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
+                str(folder), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
             )
-    return _part(info, "vae", lambda: _pretrained(AutoencoderKL, info.path, "vae", dtype))
+    return _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype))
 
 
 def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:

@@ -102,7 +102,7 @@ def _peak(module: torch.nn.Module, run: object) -> int:
     rest at once (checked against measured memory in the tests).
     """
     with torch.device("meta"):
-        rehearsal = type(module).from_config(module.config)  # type: ignore[attr-defined]
+        rehearsal = type(module).from_config(module.config)
     kept, widest = 0, 0
 
     def after(layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:

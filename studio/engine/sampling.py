@@ -68,7 +68,7 @@ def make_scheduler(name: str, scheduler_config: dict[str, Any], fast: bool = Fal
 def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The whole schedule of `steps` steps, from pure noise; (steps,) descending."""
     scheduler.set_timesteps(steps, device=device)
-    return scheduler.timesteps  # type: ignore[no-any-return]
+    return scheduler.timesteps
 
 
 def img2img_timesteps(scheduler: Any, steps: int, strength: float, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -82,11 +82,11 @@ def img2img_timesteps(scheduler: Any, steps: int, strength: float, device: torch
         grid = max(1, int(scheduler.config.original_inference_steps * strength))
         strength = max(strength, 1 / scheduler.config.original_inference_steps)
         scheduler.set_timesteps(min(steps, grid), device=device, strength=strength)
-        return scheduler.timesteps  # type: ignore[no-any-return]
+        return scheduler.timesteps
     scheduler.set_timesteps(steps, device=device)
     start = min(steps - max(1, int(steps * strength)), steps - 1) * scheduler.order
     scheduler.set_begin_index(start)
-    return scheduler.timesteps[start:]  # type: ignore[no-any-return]
+    return scheduler.timesteps[start:]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Conditioning:
 class Control:
     """A drawing that steers (ControlNet, 2302.05543): `image` is (1 or pictures, 3, height, width) in 0..1.
 
-    `start` and `end` are shares of the steps between which it is applied, as in diffusers' pipeline.
+    `start` and `end` are shares of the steps between which it is applied, as in diffusers' pipeline. `favour` says what
+    matters more where drawing and prompt disagree: "both", "prompt" or "sketch" (see `steer`).
     """
 
     net: ControlNetModel
@@ -109,6 +110,7 @@ class Control:
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    favour: str = "both"
 
 
 # done steps, total steps, and a function that gives the present estimate of the clean latents. It may raise.
@@ -133,7 +135,7 @@ def start_latents(
     """Where sampling begins: pure noise, or the clean latents `source` noised to the first of `timesteps`."""
     if source is None:
         return noise * scheduler.init_noise_sigma
-    return scheduler.add_noise(source, noise, timesteps[:1].repeat(len(noise)))  # type: ignore[no-any-return]
+    return scheduler.add_noise(source, noise, timesteps[:1].repeat(len(noise)))
 
 
 @torch.no_grad()
@@ -178,14 +180,7 @@ def denoise(
         model_input = scheduler.scale_model_input(model_input, t)
         residuals: dict[str, Any] = {}
         if control is not None and control.start <= index / len(steps) and (index + 1) / len(steps) <= control.end:
-            down, middle = control.net(
-                model_input,
-                t,
-                encoder_hidden_states=text,
-                controlnet_cond=drawing,
-                conditioning_scale=control.weight,
-                return_dict=False,
-            )
+            down, middle = steer(control, model_input, t, text, drawing, guided)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         output = unet(
             model_input, t, encoder_hidden_states=text, timestep_cond=guidance_embedding, return_dict=False, **residuals
@@ -203,6 +198,33 @@ def denoise(
         if on_step is not None:
             on_step(index + 1, len(steps), lambda x=before, o=output, t=t: clean_estimate(scheduler, o, t, x))  # type: ignore[misc]
     return latents
+
+
+SOFT = 0.825  # per layer, from the middle outwards: the drawing's small details weigh least
+UNGUIDED_SKETCH = 1.3  # "the sketch matters more" where there is no guidance that could amplify it
+
+
+def steer(
+    control: Control, latents: torch.Tensor, t: torch.Tensor, text: torch.Tensor, drawing: torch.Tensor, guided: bool
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What the ControlNet adds to the UNet's skip connections and middle block; arguments as the UNet gets them.
+
+    "prompt": layers weigh less the finer they are. "sketch": so too, but only the conditional half gets them, so that
+    guidance amplifies the drawing as it amplifies the prompt (guess mode, 2302.05543, section 3.3).
+    """
+    alone = guided and control.favour == "sketch"
+    if alone:
+        latents, text, drawing = (each.chunk(2)[1] for each in (latents, text, drawing))
+    weight = control.weight * (UNGUIDED_SKETCH if control.favour == "sketch" and not guided else 1)
+    down, middle = control.net(
+        latents, t, encoder_hidden_states=text, controlnet_cond=drawing, conditioning_scale=weight, return_dict=False
+    )
+    if alone or control.favour == "prompt":
+        down = [layer * SOFT ** (len(down) - index) for index, layer in enumerate(down)]
+    if alone:
+        down = [torch.cat([torch.zeros_like(layer), layer]) for layer in down]
+        middle = torch.cat([torch.zeros_like(middle), middle])
+    return list(down), middle
 
 
 def embed_guidance(scale: torch.Tensor, dim: int) -> torch.Tensor:
@@ -249,7 +271,7 @@ def step_with_noise(
     The three samplers that draw noise add it to something that `step` gives too, so only the sum is made again here.
     """
     if not isinstance(scheduler, _DRAWS_NOISE):
-        return scheduler.step(output, t, sample, return_dict=False)[0]  # type: ignore[no-any-return]
+        return scheduler.step(output, t, sample, return_dict=False)[0]
     position = scheduler.step_index
     if position is None:
         scheduler._init_step_index(t)
@@ -270,7 +292,7 @@ def step_with_noise(
         x = x + (x - base) / here * (down - here)
         return (x + drawn * up).to(output.dtype)
     if last:
-        return base  # type: ignore[no-any-return]
+        return base
     previous = scheduler.alphas_cumprod[scheduler.timesteps[position + 1]]
     if isinstance(scheduler, LCMScheduler):  # `base` is x0; 2310.04378, algorithm 3
         return previous.sqrt() * base + (1 - previous).sqrt() * drawn
