@@ -19,6 +19,7 @@ Style = Literal["casual", "formal", "artistic", "realistic"]
 Quality = Literal["draft", "standard", "high"]
 Sampler = Literal["auto", "dpmpp_2m", "dpmpp_2m_karras", "euler_a", "ddim", "unipc", "lcm", "tcd"]
 ControlKind = Literal["canny", "lines"]
+Favour = Literal["both", "sketch", "prompt"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
 MorphMethod = Literal["latent", "prompt", "picture"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]
@@ -75,6 +76,7 @@ class ControlSpec(Spec):
     weight: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 1.0
     start: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps at which control sets in
     end: Annotated[float, Field(ge=0, le=1)] = 1.0
+    favour: Favour = "both"  # what matters more where drawing and prompt disagree
     model: str | None = None  # a ControlNet by reference; None: the family's own for this kind
 
     @model_validator(mode="after")

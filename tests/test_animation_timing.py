@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from studio.engine import timing
 from studio.errors import BadInput
-from studio.specs import Keyframe
+from studio.specs import Keyframe, MorphSpec
 
 
 def test_five_frames_stand_at_quarters() -> None:
@@ -56,10 +57,13 @@ def test_strength_ramps_and_keyframes_hold() -> None:
 
 
 def test_bad_plans_are_named() -> None:
-    with pytest.raises(BadInput, match="two different emotions"):
-        timing.check_chain(("sad", "sad"))
-    with pytest.raises(BadInput, match="twice in a row"):
-        timing.check_chain(("happy", "sad", "sad"))
+    for emotions in (("sad", "sad"), ("happy", "sad", "sad")):
+        with pytest.raises(ValidationError, match="two different ones"):
+            MorphSpec(emotions=emotions)
+    with pytest.raises(ValidationError, match="at least as many frames"):
+        MorphSpec(emotions=("happy", "sad", "calm", "angry"), frames=3)
+    with pytest.raises(ValidationError):
+        MorphSpec(frames=0)
     with pytest.raises(BadInput, match="past the end"):
         timing.stills((), 4, 0.3, 0.7, (Keyframe(emotion="sad", frame=4),))
     with pytest.raises(BadInput, match="Two keyframes"):

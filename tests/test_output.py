@@ -168,6 +168,18 @@ def test_bad_requests_write_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_arranging_keeps_the_time_of_holds_and_doubles_no_end() -> None:
+    made = frames(3)
+    shown, times = output.arrange(made, [1, 2, 1], loop_back=True)
+    assert [made.index(frame) for frame in shown] == [0, 1, 2, 1]
+    assert times == [1, 2, 1, 2]
+    shown, times = output.arrange(made, [1, 2, 1], inbetweens=2)
+    assert len(shown) == 7
+    assert times == [1, 1, 1, 4, 1, 1, 1]
+    assert shown[3] is not made[1]
+    assert np.array_equal(np.asarray(shown[3]), np.asarray(made[1]))
+
+
 def test_filmstrip_lines_frames_up() -> None:
     strip = output.filmstrip(frames(4), height=32, gap=2)
     assert strip.size == (4 * 48 + 3 * 2, 32)

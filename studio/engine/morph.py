@@ -8,7 +8,7 @@ place, so that `even` can find the places that look equally far apart. Knows rec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageFilter
@@ -17,8 +17,9 @@ from studio.engine import inversion, sampling, text, timing
 from studio.engine import latents as pictures
 from studio.engine.attention import anchored
 from studio.engine.frames import SharedNoise, Track, advance
+from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
-from studio.specs import Easing, Recipe
+from studio.specs import Easing, MorphMethod, Recipe
 
 if TYPE_CHECKING:
     from studio.engine.components import Components
@@ -28,6 +29,7 @@ OnStep = Callable[[int], None]
 
 HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
+_NOUNS = {"hair_color": "hair", "hair_length": "hair", "eye_color": "eyes", "background": "background"}
 MIN_STEPS = 16  # inversion needs small steps; the few-step path has none
 
 
@@ -250,8 +252,8 @@ def even(
     draws again, at most `rounds` times or until the Gini coefficient of the steps is below `good`. All pictures ever
     drawn refine the measure. The emotions of the chain are always hit exactly.
     """
+    places = timing.spread(count, morph.legs)
     anchors = timing.positions(morph.legs + 1)[1:-1]
-    places = timing.retime(timing.positions(count), [1.0] * (count - 1), count, anchors)
     known: dict[float, Image.Image] = {}
     for turn in range(rounds + 1):
         missing = [place for place in places if place not in known]
@@ -269,9 +271,50 @@ def even(
         yield index, place, known[place], True
 
 
+def make(
+    method: MorphMethod,
+    components: Components,
+    recipes: Sequence[Recipe],
+    image: Image.Image | None = None,
+    easing: Easing = "linear",
+    amount: float = 1.0,
+    held: float | None = None,
+    attention: bool = False,
+    on_step: OnStep | None = None,
+) -> _Chain:
+    """The morph of a request. `recipes` are one per emotion and differ in the prompt only.
+
+    `image` is needed by "picture", and replaces the first end of "latent".
+    """
+    if method == "picture":
+        assert image is not None
+        return PictureMorph(components, recipes, image, easing, amount, on_step)
+    if method == "latent":
+        return LatentMorph(components, recipes, easing, amount, on_step, first=image)
+    share = HELD if held is None else held
+    return PromptMorph(components, recipes, easing, amount, on_step, held=share, attention=attention)
+
+
+def distance_of(components: Components) -> Distance:
+    """How different two pictures look, as the model's judge sees it; `look` where the model has none."""
+    return Judge.load(components.info.judge).distance if components.info.judge else look
+
+
+def describe(components: Components, image: Image.Image) -> dict[str, Any]:
+    """What the model's judge sees: {"emotion", "style", "tags": words for a prompt}; {} without a judge."""
+    if components.info.judge is None:
+        return {}
+    judge = Judge.load(components.info.judge)
+    seen = {factor: labels[0] for factor, labels in judge([image]).labels.items()}
+    tags = [f"1{seen['gender']}"] if "gender" in seen else []
+    tags += [f"{seen[key]} {noun}" for key, noun in _NOUNS.items() if seen.get(key, "hidden") != "hidden"]
+    tags += [seen["skin"]] if "skin" in seen else []
+    return {"emotion": seen["emotion"], "style": seen["style"], "tags": tags}
+
+
 def plain(morph: _Chain, count: int) -> Iterator[tuple[int, float, Image.Image, bool]]:
-    """Frames at equal steps of the interpolation, as `even` gives them."""
-    places = timing.positions(count)
+    """Frames at (nearly) equal steps of the interpolation, as `even` gives them."""
+    places = timing.spread(count, morph.legs)
     for index, image in enumerate(morph.draw(places)):
         yield index, places[index], image, True
 

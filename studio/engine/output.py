@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from studio.engine.timing import durations
+from studio.engine.flow import fill
+from studio.engine.timing import durations, pingpong
 from studio.errors import BadInput, DiskFull, StudioError
 from studio.specs import AnimationFormat, Emotion
 
@@ -106,6 +107,26 @@ def write(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def arrange(
+    frames: Sequence[Frame], holds: Sequence[int] = (), loop_back: bool = False, inbetweens: int = 0
+) -> tuple[list[Frame], list[int]]:
+    """The order in which frames are shown, and for how many frames' time each.
+
+    `inbetweens` pictures are put between two frames by optical flow; play the result `inbetweens + 1` times as fast.
+    `loop_back` shows everything again backwards, without doubled ends.
+    """
+    shown: list[Frame] = list(frames)
+    times = list(holds) or [1] * len(shown)
+    if inbetweens:
+        shown = list(fill([open_frame(frame) for frame in frames], inbetweens))
+        # a frame that is held for n frames' time keeps its n; its in-betweens take the time of one
+        spread = [1] * len(shown)
+        for index, hold in enumerate(times):
+            spread[index * (inbetweens + 1)] = 1 + (hold - 1) * (inbetweens + 1)
+        times = spread
+    return (pingpong(shown), pingpong(times)) if loop_back else (shown, times)
 
 
 def open_frame(frame: Frame) -> Image.Image:

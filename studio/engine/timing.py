@@ -61,13 +61,9 @@ def along(emotions: Sequence[Emotion], position: float, easing: Easing = "linear
     return Mix(emotions[leg], emotions[leg + 1], EASINGS[easing](amount))
 
 
-def check_chain(emotions: Sequence[Emotion]) -> None:
-    """Raises BadInput where there is nothing to change between."""
-    if len(set(emotions)) < 2:
-        raise BadInput("A morph needs two different emotions; choose another one to end with.")
-    for a, b in itertools.pairwise(emotions):
-        if a == b:
-            raise BadInput(f"The chain has {a!r} twice in a row; remove one of them.")
+def spread(count: int, legs: int) -> list[float]:
+    """`count` (nearly) equal steps from 0 to 1, the nearest moved to where an emotion of a chain is shown purely."""
+    return retime(positions(count), [1.0] * (count - 1), count, positions(legs + 1)[1:-1])
 
 
 def retime(

@@ -1,0 +1,248 @@
+"""Morphing on a small real model: what is shared is equal, what is attached goes, what is given comes back."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import tiny_sd
+from diffusers.models.attention_processor import AttnProcessor2_0
+from PIL import Image
+
+from studio.engine import inversion, latents, morph, sampling, text, timing
+from studio.engine.attention import anchored
+from studio.engine.components import Components
+from studio.engine.frames import SharedNoise, Track, advance, predict
+from studio.engine.models import resolve
+from studio.engine.pipelines import Engine
+from studio.evaluation.metrics import gini
+from studio.settings import Settings
+from studio.specs import Recipe
+
+PROMPTS = ("1girl, happy, smile, red hair, blue eyes", "1girl, sad, frown, tears, red hair, blue eyes")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    home = tmp_path_factory.mktemp("morph")
+    tiny_sd(home / "models" / "tiny")
+    return Engine(Settings(home=home, device="cpu", preview_every=0))
+
+
+@pytest.fixture(scope="module")
+def components(engine: Engine) -> Components:
+    return engine.components("tiny")
+
+
+def recipes(sampler: str = "dpmpp_2m", prompts: tuple[str, ...] = PROMPTS, **changes) -> list[Recipe]:
+    values = {
+        "model": "tiny", "model_hash": "", "negative": "long", "seed": 11, "steps": 5, "guidance": 3.0,
+        "sampler": sampler, "width": 64, "height": 64,
+    } | changes  # fmt: skip
+    return [Recipe(prompt=prompt, **values) for prompt in prompts]
+
+
+def pixels(images) -> np.ndarray:
+    return np.stack([np.asarray(image).astype(int) for image in images])
+
+
+def test_shared_words_come_first_and_stay_equal_in_the_text_encoder(components: Components) -> None:
+    a, b = morph.arranged(["1girl, happy, (smile, grin:1.2), red hair", "1girl, sad, frown, red hair"])
+    assert a == "1girl, red hair, happy, (smile, grin:1.2)"
+    assert b == "1girl, red hair, sad, frown"
+    a, b = morph.arranged(PROMPTS)
+    encoded = text.encode(components, [a, b], ["long"]).positive
+    shared = len(components.tokenizer("1girl, red hair, blue eyes").input_ids) - 1
+    assert torch.equal(encoded[0, :shared], encoded[1, :shared])
+    assert not torch.allclose(encoded[0, shared + 1], encoded[1, shared + 1])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "euler_a", "unipc"])
+def test_the_ends_are_the_pictures_that_generate_draws(engine: Engine, components: Components, sampler: str) -> None:
+    asked = recipes(sampler, tuple(morph.arranged(PROMPTS)))
+    ends = list(morph.PromptMorph(components, asked, held=0).draw([0.0, 1.0]))
+    drawn = [image for _, image in engine.draw(asked)]
+    assert np.abs(pixels(ends) - pixels(drawn)).max() <= 1
+
+
+def test_frames_in_between_move_steadily_and_extrapolate(components: Components) -> None:
+    whole = morph.PromptMorph(components, recipes(), held=0)
+    clean = whole.latents(timing.positions(5))
+    away = (clean - clean[:1]).flatten(1).norm(dim=1)
+    assert (away.diff() > 0).all()
+    further = morph.PromptMorph(components, recipes(), amount=1.5, held=0).latents([1.0])
+    assert (further - clean[:1]).norm() > away[-1]
+
+
+def test_the_first_steps_are_drawn_once_for_all_frames(components: Components) -> None:
+    done: list[int] = []
+    whole = morph.PromptMorph(components, recipes(), held=0.4, on_step=done.append)
+    assert done == [1, 1]
+    held = whole.latents([0.0, 0.5, 1.0])
+    assert done[2:] == [3, 3, 3]
+    free = morph.PromptMorph(components, recipes(), held=0).latents([0.0, 0.5, 1.0])
+    assert (held[2] - held[0]).norm() < (free[2] - free[0]).norm()
+    again = morph.PromptMorph(components, recipes(), held=0.4).latents([1.0])
+    assert torch.allclose(again, held[2:], atol=1e-4)  # in whatever company
+
+
+def test_anchored_attention_is_exactly_removed_and_a_row_beside_itself_is_unchanged(components: Components) -> None:
+    unet = components.unet
+    before = dict(unet.attn_processors)
+    x = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    words = text.encode(components, list(PROMPTS), ["", ""]).positive
+    t = torch.tensor([500, 500])
+    plain = predict(components, x, t, words, None, 1.0)
+    with anchored(unet, cross=True) as anchors:
+        assert torch.equal(predict(components, x, t, words, None, 1.0), plain)
+        anchors.first = torch.tensor([0, 1])
+        assert torch.allclose(predict(components, x, t, words, None, 1.0), plain, atol=1e-5)
+        anchors.first = torch.tensor([0, 0])
+        beside = predict(components, x, t, words, None, 1.0)
+        assert torch.allclose(beside[0], plain[0], atol=1e-5)
+        assert not torch.allclose(beside[1], plain[1], atol=1e-3)
+        anchors.first, anchors.second, anchors.weight = torch.tensor([1, 1]), torch.tensor([0, 0]), torch.ones(2)
+        assert torch.allclose(predict(components, x, t, words, None, 1.0), beside, atol=1e-5)
+    assert all(unet.attn_processors[name] is processor for name, processor in before.items())
+    assert torch.equal(predict(components, x, t, words, None, 1.0), plain)
+    with pytest.raises(RuntimeError, match="stop"), anchored(unet):
+        raise RuntimeError("stop")
+    assert all(isinstance(processor, AttnProcessor2_0) for processor in unet.attn_processors.values())
+
+
+def test_interpolated_attention_keeps_the_ends_and_changes_the_middle(components: Components) -> None:
+    places = [0.0, 0.5, 1.0]
+    plain = morph.PromptMorph(components, recipes(), held=0).latents(places)
+    fused = morph.PromptMorph(components, recipes(), held=0, attention=True).latents(places)
+    assert torch.allclose(fused[[0, 2]], plain[[0, 2]], atol=1e-3)
+    assert not torch.allclose(fused[1], plain[1], atol=1e-3)
+
+
+def test_latent_morph_is_a_straight_line(components: Components) -> None:
+    whole = morph.LatentMorph(components, recipes(), batch=2)
+    images = list(whole.draw([0.0, 0.5, 1.0]))
+    assert images[0].size == (64, 64)
+    middle = latents.decode(components, whole.ends.mean(0, keepdim=True))
+    assert np.array_equal(pixels(images)[1], pixels(middle)[0])
+    given = Image.new("RGB", (90, 80), (200, 30, 40))
+    uploaded = morph.LatentMorph(components, recipes(), first=given)
+    assert torch.equal(uploaded.ends[:1], latents.encode(components, [latents.fit(given, 64, 64)]))
+
+
+def test_a_chain_passes_through_every_emotion(components: Components) -> None:
+    three = recipes(prompts=(*PROMPTS, "1girl, angry, red hair, blue eyes"))
+    whole = morph.PromptMorph(components, three, held=0)
+    middle = whole.latents([0.5])
+    alone = Track(*_start(components, three[1]), whole.texts[1:2])
+    advance(components, [alone], whole.negative, 3.0, whole.noise)
+    assert torch.allclose(middle, alone.latents, atol=1e-4)
+    frames = list(morph.plain(whole, 4))
+    assert frames[0][1] == 0
+    assert 0.5 in [place for _, place, _, _ in frames]
+
+
+def _start(components: Components, recipe: Recipe):
+    scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config)
+    timesteps = sampling.set_timesteps(scheduler, recipe.steps)
+    return scheduler, timesteps, SharedNoise(components, recipe.seed, 64, 64).first * scheduler.init_noise_sigma
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_inversion_leads_back_to_the_picture(tmp_path: Path, prediction: str) -> None:
+    tiny_sd(tmp_path / "models" / "m", prediction)
+    components = Engine(Settings(home=tmp_path, device="cpu")).components("m")
+    whole = morph.PictureMorph(components, recipes(), Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60))
+    clean = whole.inversion.path[-1:]
+    back = inversion.replay(components, whole.inversion, whole.texts[:1], whole.negative, whole.guidance)
+    assert (back - clean).abs().max() < 1e-3 * clean.abs().max()
+    texts = whole.texts[1:]
+    other = inversion.replay(components, whole.inversion, texts, whole.negative, whole.guidance)
+    assert (other - clean).abs().max() > 1e-2 * clean.abs().max()
+    left = torch.zeros(1, 1, 4, 4)
+    left[..., :2] = 1
+    half = inversion.replay(components, whole.inversion, texts, whole.negative, whole.guidance, left)
+    assert torch.equal(half[..., 2:], clean[..., 2:])
+    assert not torch.equal(half[..., :2], clean[..., :2])
+
+
+def test_picture_morph_holds_what_the_emotion_does_not_touch(components: Components) -> None:
+    image = Image.effect_mandelbrot((80, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    whole = morph.PictureMorph(components, recipes(), image)
+    whole.region = torch.zeros_like(whole.region)
+    whole.region[..., 1:3, 1:3] = 1
+    first, last = whole.draw([0.0, 1.0])
+    wanted = pixels([latents.fit(image, 64, 64)])[0]
+    assert np.array_equal(pixels([last])[0][:4], wanted[:4])
+    assert not np.array_equal(pixels([last])[0][24:40, 24:40], pixels([first])[0][24:40, 24:40])
+
+
+def test_the_region_is_where_the_texts_disagree(components: Components) -> None:
+    whole = morph.PictureMorph(components, recipes(), Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60))
+    arguments = (components, whole.inversion, whole.texts[:1])
+    same = inversion.changed_region(*arguments, whole.texts[:1], whole.negative)
+    assert float(same.max()) == 0
+    box = (0.5, 0.5, 0.75, 0.75)
+    within = inversion.changed_region(*arguments, whole.texts[1:], whole.negative, box)
+    assert float(within[..., 0, :].max()) == 0
+    assert float(within.max()) > 0
+
+
+class Steep:
+    """A morph whose pictures change only between 0.6 and 0.7."""
+
+    legs = 1
+    drawn = 0
+
+    def draw(self, places):
+        for place in places:
+            self.drawn += 1
+            level = min(max((place - 0.6) / 0.1, 0.0), 1.0)
+            yield Image.new("RGB", (16, 16), (round(255 * level), 0, 0))
+
+
+def test_retimed_frames_look_equally_far_apart() -> None:
+    steep = Steep()
+    made = list(morph.even(steep, 9, morph.look))
+    final = [image for _, _, image, done in made if done]
+    assert len(final) == 9
+    assert gini(morph.look(final[:-1], final[1:])) < 0.15
+    plain = [image for _, _, image, _ in morph.plain(Steep(), 9)]
+    assert gini(morph.look(plain[:-1], plain[1:])) > 0.7
+    assert steep.drawn <= 4 * 9
+    assert final[0].getpixel((0, 0)) == (0, 0, 0)
+    assert final[-1].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_slerp_keeps_the_length_of_noise_and_lerp_does_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 1, 16, 16, 16, generator=generator)
+    assert latents.slerp(a, b, 0.5).std() == pytest.approx(1, abs=0.03)
+    assert latents.lerp(a, b, 0.5).std() == pytest.approx(math.sqrt(0.5), abs=0.03)
+    for amount, end in ((0.0, a), (1.0, b)):
+        assert torch.allclose(latents.slerp(a, b, amount), end, atol=1e-5)
+    assert torch.allclose(latents.slerp(a, a, 0.3), a)
+
+
+def test_a_direction_is_the_difference_of_means() -> None:
+    a, b = torch.zeros(3, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    assert torch.equal(latents.direction(a, b), torch.ones(1, 1, 2, 2))
+
+
+def test_round_trip_through_the_vae_scales_rightly(components: Components) -> None:
+    vae = components.vae
+    clean = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+    image = latents.decode_pixels(components, clean)
+    assert torch.allclose(image, vae.decode(clean / vae.config.scaling_factor).sample)
+    picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60)
+    encoded = latents.encode(components, [picture])
+    assert torch.allclose(
+        encoded, vae.encode(latents.to_tensor([picture])).latent_dist.mode() * vae.config.scaling_factor
+    )
+
+
+def test_components_are_as_before(engine: Engine, components: Components) -> None:
+    assert resolve("tiny", engine.settings).hash == components.info.hash
+    assert not any(parameter.requires_grad for parameter in components.unet.parameters())
