@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
+from studio import work_motion
 from studio.engine.models import LoraInfo, ModelInfo, catalogue, resolve
 from studio.engine.models import loras as lora_catalogue
 from studio.errors import BadInput
@@ -27,7 +28,7 @@ from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_
 from studio.recipes import Resolver, explain
 from studio.runs.dataset import Report, write_captions
 from studio.settings import Settings
-from studio.specs import BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
+from studio.specs import AnimationFormat, BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
 from studio.store import metadata, prompt_list, uploads
 from studio.store.database import Database
 from studio.store.joblog import JobLog
@@ -163,6 +164,17 @@ class Studio:
         """The file as it is on the disk: a PNG with its recipe inside, or an animation."""
         return self._pictures.read(id, owner)
 
+    def animation(self, id: str, owner: str, form: AnimationFormat) -> bytes:
+        """A stored animation in any format, made again from its frames. Raises `BadInput` when some were deleted."""
+        stored = self._pictures.get(id, owner)
+        if "frames" not in stored.details:
+            raise BadInput("This picture isn't an animation made here.")
+        if stored.details.get("format") == form:
+            return self._pictures.read(id, owner)
+        files = [self._pictures.get(frame, owner).path for frame in stored.details["frames"]]
+        recipe = stored.recipe.model_dump_json() if stored.recipe else ""
+        return work_motion.encode(files, form, recipe, **stored.details)
+
     def picture_path(self, id: str, owner: str) -> Path:
         return self._pictures.get(id, owner).path
 
@@ -208,7 +220,7 @@ class Studio:
         """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
         if len(data) > self.settings.max_upload_mb * 2**20:
             raise BadInput(f"The file is larger than the {self.settings.max_upload_mb} MB that are accepted.")
-        return metadata.read(data)
+        return self._resolver.with_known_model(metadata.read(data), self._pictures.model_with)
 
     def spec_of(self, id: str, owner: str) -> GenerateSpec:
         """The request that makes this picture again. Raises `BadInput` for uploads."""
