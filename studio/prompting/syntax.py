@@ -7,7 +7,7 @@ compel (`smile++`, `("a b").and()`). It only finds where they are; what they mea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 ANGLE = re.compile(r"<[^<>\n]{1,200}>")  # <lora:name:0.8>, <lyco:...>, <hypernet:...>, <token>
@@ -110,3 +110,27 @@ def _emoticon(prompt: str, index: int) -> bool:
         and (index == 1 or prompt[index - 2] in " ,")
         and (index + 1 == len(prompt) or prompt[index + 1] in " ,")
     )
+
+
+def protected_spans(text: str, words: Iterable[str] = ()) -> list[tuple[int, int]]:
+    """Parts that nobody may change: LoRA tags, wildcards, links, quoted text, numbers of weights, and `words` (trigger
+    words and the like, wherever they stand by themselves, in any case).
+    """
+    spans = [m.span() for pattern in _FIXED for m in pattern.finditer(text)]
+    for word in words:
+        if word.strip():
+            # re.ASCII is not wanted: a trigger word may be Japanese
+            pattern = re.compile(rf"(?<![^\W_]){re.escape(word.strip())}(?![^\W_])", re.IGNORECASE)
+            spans += [m.span() for m in pattern.finditer(text)]
+    return sorted(spans)
+
+
+_FIXED = (
+    ANGLE,
+    WILDCARD,
+    LINK,
+    QUOTED,
+    SINGLE_QUOTED,
+    re.compile(r"\b(?:BREAK|AND)\b"),
+    re.compile(r"\)\.\w+\([^()\n]*\)"),
+)
