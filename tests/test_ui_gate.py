@@ -1,0 +1,235 @@
+"""The front door: closed without a password beyond this computer, closed with one until it was typed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import REPOSITORY
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from studio.settings import Settings
+from studio.ui import gate, identity
+
+KEY = bytes(range(32))
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+PASSWORD = "correct horse"
+
+
+async def _page(request: object) -> PlainTextResponse:
+    return PlainTextResponse("inside")
+
+
+async def _socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("inside")
+    await websocket.close()
+
+
+def client(password: str | None, address: str = "http://127.0.0.1:8501", server: str = "") -> TestClient:
+    inner = Starlette(
+        routes=[WebSocketRoute("/_stcore/stream", _socket), Route("/{path:path}", _page, methods=["GET", "POST", "PUT"])]
+    )
+    return TestClient(gate.Gate(inner, KEY, password), base_url=address, follow_redirects=False)
+
+
+@pytest.fixture
+def closed() -> Iterator[TestClient]:
+    with client(PASSWORD, "https://studio.example") as visitor:
+        yield visitor
+
+
+def login(visitor: TestClient, password: str = PASSWORD, target: str = "/gallery") -> int:
+    answer = visitor.post(gate.LOGIN, params={"next": target}, data={"password": password})
+    return answer.status_code
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "studio.localhost", "LOCALHOST."])
+def test_these_names_are_this_computer(host: str) -> None:
+    assert gate.is_loopback(host)
+
+
+@pytest.mark.parametrize("host", [None, "", "0.0.0.0", "::", "192.168.0.7", "example.com", "127.0.0.1.example.com"])
+def test_these_are_not(host: str | None) -> None:
+    assert not gate.is_loopback(host)
+
+
+def test_beyond_loopback_a_password_is_needed(tmp_path: Path) -> None:
+    plain = Settings(home=tmp_path, password=None)
+    gate.check(plain, "127.0.0.1")
+    for address in ("0.0.0.0", "", None, "192.168.0.7"):
+        with pytest.raises(ValueError, match="STUDIO_PASSWORD is not set"):
+            gate.check(plain, address)
+    gate.check(Settings(home=tmp_path, password=SecretStr("x")), "0.0.0.0")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_an_empty_password_is_a_mistake_and_not_an_open_door(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ValueError, match="set but empty"):
+        gate.check(Settings(home=tmp_path, password=SecretStr("  ")), address)
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"STREAMLIT_SERVER_ADDRESS": "0.0.0.0"}, "STUDIO_PASSWORD is not set"),
+        ({"STUDIO_PASSWORD": ""}, "set but empty"),
+        ({"STUDIO_QUEUE_LIMIT": "many"}, "STUDIO_QUEUE_LIMIT"),
+        ({"STUDIO_HOME": "/dev/null/home"}, "can't write to /dev/null/home"),
+    ],
+)
+def test_the_app_refuses_to_start_with_one_sentence(
+    tmp_path: Path, variables: dict[str, str], sentence: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true", "--server.port=0"],
+        cwd=REPOSITORY,
+        env=environment | {"STUDIO_HOME": str(tmp_path)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_password_only_this_computer_is_answered() -> None:
+    with client(None) as visitor:
+        assert visitor.get("/gallery", headers=HTML).text == "inside"
+        with visitor.websocket_connect("/_stcore/stream") as socket:
+            assert socket.receive_text() == "inside"
+    with client(None, "https://abc.trycloudflare.com") as visitor:
+        for path in ("/", "/media/x.png", "/app/static/mark.svg", gate.LOGIN):
+            answer = visitor.get(path, headers=HTML)
+            assert answer.status_code == 403
+            assert "STUDIO_PASSWORD" in answer.text
+        with pytest.raises(WebSocketDisconnect), visitor.websocket_connect("/_stcore/stream"):
+            pass
+
+
+def test_a_connection_that_came_in_on_another_address_is_refused() -> None:
+    scope_server: list[tuple[str, int]] = [("192.168.0.7", 8501)]
+    inner = gate.Gate(Starlette(routes=[Route("/", _page)]), KEY, None)
+
+    async def from_outside(scope: dict, receive: object, send: object) -> None:
+        await inner({**scope, "server": scope_server[0]}, receive, send)  # type: ignore[arg-type]
+
+    with TestClient(from_outside, base_url="http://127.0.0.1:8501") as visitor:  # type: ignore[arg-type]
+        assert visitor.get("/").status_code == 403
+        scope_server[0] = ("127.0.0.1", 8501)
+        assert visitor.get("/").status_code == 200
+
+
+def test_with_a_password_nothing_is_given_out_before_it_was_typed(closed: TestClient) -> None:
+    for path in ("/", "/gallery?picture=1", "/system"):
+        answer = closed.get(path, headers=HTML)
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith(gate.LOGIN)
+    for path in ("/media/x.png", "/_stcore/host-config", "/static/index.js", "/_stcore/stream", "/studio-login/x"):
+        assert closed.get(path).status_code == 401
+    assert closed.put("/_stcore/upload_file/a/b").status_code == 401
+    with pytest.raises(WebSocketDisconnect), closed.websocket_connect("/_stcore/stream"):
+        pass
+    assert closed.get(gate.HEALTH).status_code == 200
+    assert closed.get("/app/static/mark.svg").status_code == 200
+
+
+def test_the_right_password_opens_and_leads_on(closed: TestClient) -> None:
+    form = closed.get("/gallery?picture=1", headers=HTML, follow_redirects=True)
+    assert "<form" in form.text
+    answer = closed.post(str(form.url), data={"password": PASSWORD})
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/gallery?picture=1"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" in cookie
+    assert closed.get("/gallery", headers=HTML).text == "inside"
+    with closed.websocket_connect("/_stcore/stream") as socket:
+        assert socket.receive_text() == "inside"
+    assert closed.get(gate.LOGOUT, headers=HTML).status_code == 303
+    assert closed.get("/gallery", headers=HTML).status_code == 303
+
+
+def test_a_login_ends_with_a_new_password_or_a_forged_cookie(closed: TestClient) -> None:
+    assert login(closed) == 303
+    name = identity.cookie_name("login", KEY)
+    value = closed.cookies[name]
+    with client("another one", "https://studio.example") as visitor:
+        visitor.cookies.set(name, value)
+        assert visitor.get("/").status_code == 401
+    for forged in (value[:-1] + ("A" if value[-1] != "A" else "B"), "in", "", identity.new_owner(KEY)):
+        with client(PASSWORD, "https://studio.example") as visitor:
+            visitor.cookies.set(name, forged)
+            assert visitor.get("/").status_code == 401
+
+
+def test_guessing_is_slowed_down(closed: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(gate.time, "monotonic", lambda: clock[0])
+    for _ in range(gate.WRONG_TRIES):
+        assert login(closed, "guess") == 401
+    assert login(closed, PASSWORD) == 429  # the right one too: a guesser must not learn which it was
+    clock[0] += gate.WINDOW + 1
+    assert login(closed, PASSWORD) == 303
+
+
+def test_a_crowd_of_guessers_is_slowed_down_too() -> None:
+    attempts = gate.Attempts()
+    for number in range(gate.WRONG_TRIES_ALL):
+        assert attempts.wait(f"10.0.0.{number}", 5.0) == 0
+        attempts.failed(f"10.0.0.{number}", 5.0)
+    assert attempts.wait("10.1.1.1", 6.0) > 0
+    assert attempts.wait("10.1.1.1", 6.0 + gate.WINDOW) == 0
+
+
+def test_a_huge_login_form_is_not_read(closed: TestClient) -> None:
+    assert login(closed, "x" * 100_000) == 413
+
+
+@given(st.text(max_size=40))
+def test_after_the_login_one_stays_in_the_studio(target: str) -> None:
+    for value in (target, "/" + target, "//" + target, "/\\" + target, "https://" + target):
+        found = gate._local_target(value)
+        assert found.startswith("/")
+        assert not found.startswith(("//", "/\\"))
+
+
+def test_each_browser_gets_one_lasting_id() -> None:
+    name = identity.cookie_name("owner", KEY)
+    with client(None) as first, client(None) as second:
+        answer = first.get("/", headers=HTML)
+        assert "httponly" in answer.headers["set-cookie"].lower()
+        mine = identity.read_owner(first.cookies[name], KEY)
+        assert mine
+        assert "set-cookie" not in first.get("/gallery", headers=HTML).headers
+        assert "set-cookie" not in second.get("/media/x.png").headers  # parts of a page don't make ids
+        second.get("/", headers=HTML)
+        assert identity.read_owner(second.cookies[name], KEY) not in (None, mine)
+        assert identity.read_owner(mine, KEY) is None
+        assert identity.read_owner(first.cookies[name], bytes(32)) is None
+
+
+def test_the_key_is_made_once_and_only_its_user_reads_it(tmp_path: Path) -> None:
+    key = identity.signing_key(tmp_path)
+    assert len(key) == 32
+    assert identity.signing_key(tmp_path) == key
+    assert stat.S_IMODE((tmp_path / "secret.key").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+    (tmp_path / "secret.key").write_bytes(b"short")
+    with pytest.raises(ValueError, match="damaged"):
+        identity.signing_key(tmp_path)
