@@ -26,7 +26,7 @@ from studio.job import Job
 from studio.jobs import Jobs
 from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
 from studio.recipes import Resolver, explain
-from studio.runs.dataset import Report, write_captions
+from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
 from studio.settings import Settings
 from studio.specs import AnimationFormat, BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
 from studio.store import metadata, prompt_list, uploads
@@ -37,8 +37,18 @@ from studio.training_runs import TrainingRuns
 from studio.views import Choice, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.work import KINDS
 
-# `PromptRequest` and `PromptResult` are for pages, which don't import the prompting room.
-__all__ = ["PromptRequest", "PromptResult", "Studio", "parse_run", "parse_spec"]
+# For pages, which import no other room: prompt requests, and what edits a caption.
+__all__ = [
+    "PromptRequest",
+    "PromptResult",
+    "Report",
+    "Studio",
+    "add_tags",
+    "parse_run",
+    "parse_spec",
+    "remove_tags",
+    "replace_tag",
+]
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 

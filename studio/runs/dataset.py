@@ -2,7 +2,8 @@
 
 `style_1/`, `style_2/` are trigger words, unless the captions inside begin with one of their own; kohya's `10_name/` is
 ten repeats of the trigger word `name`. A caption is a `.txt` or `.caption` file beside its picture (kohya) or a line of
-`metadata.jsonl` with `file_name` and `text` (diffusers). Nothing here decodes for training or knows a model: that is `training.dataset`.
+`metadata.jsonl` with `file_name` and `text` (diffusers). Nothing here decodes for training or knows a model: that is
+`training.dataset`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""Train a LoRA: pictures and captions in, a background run that survives everything, and what to do with its result."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.specs import Axis, GenerateSpec, GridSpec, LoraRef
+from studio.ui import results, runs, text, train_form, widgets
+from studio.ui.resources import studio
+from studio.views import RunView
+
+PAGE = "train_lora"
+WEIGHTS = ("0", "0.4", "0.7", "1", "1.2")
+TEXT = {
+    "title": "Train a LoRA",
+    "lead": "Teach the model your style or your character. The run goes on when this page, or the studio, is closed.",
+    "after": "Your LoRA",
+    "use": "Use in Generate",
+    "download": "Download for A1111 and ComfyUI",
+    "all": "All formats",
+    "grid": "Epoch by weight",
+    "grid_help": "One picture for each saved epoch and each weight, all from one seed: choose where it is best.",
+    "hub": "Upload to Hugging Face",
+    "hub_repo": "Repository",
+    "hub_hint": "you/name",
+    "hub_public": "Anybody may see it",
+    "hub_go": "Upload",
+    "hub_done": "Uploaded: {url}",
+    "import": "Import a LoRA from elsewhere",
+    "import_file": "A .safetensors file",
+    "import_words": "Trigger words",
+    "import_weight": "Weight",
+    "import_go": "Import",
+    "imported": "{title} is in the LoRA list now.",
+}
+
+
+def archive(run: RunView) -> bytes:
+    """The whole export as a ZIP."""
+    stream = io.BytesIO()
+    assert run.adapter is not None
+    with zipfile.ZipFile(stream, "w") as bundle:
+        for path in sorted(run.adapter.parent.rglob("*")):
+            if path.is_file():
+                bundle.write(path, path.relative_to(run.adapter.parent))
+    return stream.getvalue()
+
+
+def after(run: RunView) -> None:
+    """What can be done with a result."""
+    assert run.adapter is not None
+    adapter = run.adapter
+    known = {str(lora.path): lora for lora in studio().loras()}.get(str(adapter))
+    words = ", ".join(known.trigger_words) if known else ""
+    st.markdown(f"#### {TEXT['after']}")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(TEXT["use"], type="primary", icon=":material/auto_awesome:", key="lora_use"):
+            st.session_state.update({"gen_loras": [str(adapter)], "gen_model": run.model, "gen_text": words})
+            widgets.go("generate")
+        st.download_button(TEXT["download"], adapter.read_bytes, adapter.name, key="lora_download",
+                           icon=":material/download:", on_click="ignore")  # fmt: skip
+        st.download_button(TEXT["all"], lambda: archive(run), f"{run.name}.zip", key="lora_all",
+                           icon=":material/folder_zip:", on_click="ignore")  # fmt: skip
+        epochs = sorted((adapter.parent / "epochs").glob("*.safetensors"))
+        if epochs and st.button(TEXT["grid"], icon=":material/grid_on:", key="lora_grid", help=TEXT["grid_help"]):
+            prompt = (run.extra.get("sample_prompts") or [words])[0]
+            base = GenerateSpec(prompt=prompt, model=run.model, seed=0, loras=(LoraRef(path=str(adapter)),))
+            rows = Axis(name="lora", values=tuple(str(path) for path in epochs[-16:]))
+            widgets.start(GridSpec(base=base, x=Axis(name="lora_weight", values=WEIGHTS), y=rows), PAGE)
+            st.rerun()
+        with st.popover(TEXT["hub"], icon=":material/cloud_upload:", key="lora_hub"):
+            repository = st.text_input(TEXT["hub_repo"], placeholder=TEXT["hub_hint"], key="lora_hub_repo")
+            public = st.toggle(TEXT["hub_public"], key="lora_hub_public")
+            if st.button(TEXT["hub_go"], key="lora_hub_go", disabled=not repository):
+                try:
+                    url = studio().publish_run(run.id, repository, private=not public)
+                    st.success(TEXT["hub_done"].format(url=text.escape(url)))
+                except StudioError as problem:
+                    st.error(str(problem))
+    if (job_id := widgets.current_job(PAGE)) and (job := widgets.job_panel(job_id, PAGE)) and not job.active:
+        results.show(job)
+
+
+def import_lora() -> None:
+    """Take a LoRA file from elsewhere into the list."""
+    with st.expander(TEXT["import"], icon=":material/input:", key="lora_import"):
+        file = st.file_uploader(TEXT["import_file"], ["safetensors"], key="lora_import_file", max_upload_size=1000)
+        words = st.text_input(TEXT["import_words"], key="lora_import_words")
+        weight = widgets.number_from(LoraRef, "weight", TEXT["import_weight"], slider=True, key="lora_import_weight")
+        if st.button(TEXT["import_go"], key="lora_import_go", disabled=file is None) and file is not None:
+            triggers = [word.strip() for word in words.split(",") if word.strip()]
+            info = studio().import_lora(file.getvalue(), file.name, triggers, weight)
+            st.success(TEXT["imported"].format(title=text.escape(info.title)))
+
+
+st.title(TEXT["title"], anchor=False)
+st.caption(TEXT["lead"])
+if run_id := runs.choose("lora", PAGE):
+    shown = runs.panel(run_id, PAGE)
+    if shown.adapter is not None and not shown.active:
+        after(shown)
+else:
+    pictures, form = st.columns([1, 1], gap="large")
+    with form:
+        fields = train_form.settings()
+    with pictures:
+        report = train_form.data(fields["model"], fields.get("resolution"))
+    with form:
+        started = train_form.start(report, fields)
+    if started:
+        runs.follow(started, PAGE)
+        st.rerun()
+    import_lora()

@@ -1,0 +1,226 @@
+"""A training run on a page: its state, loss, samples, log, and what can be done with it. For every kind of run.
+
+Asks the service and draws; nothing of a run lives here, so that any browser finds it again after any restart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pandas as pd
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.ui import text
+from studio.ui.resources import studio
+from studio.views import RunView
+
+POLL = 2.0  # seconds between two looks at a run
+POINTS = 600  # of a loss curve that are drawn
+TEXT = {
+    "run": "Run",
+    "new": "New run",
+    "gone": "This run is not here any more.",
+    "queued": "Waiting for another run to finish",
+    "starting": "Getting ready",
+    "running": "Training",
+    "done": "Finished",
+    "stopped": "Stopped and saved",
+    "failed": "Failed",
+    "crashed": "Cut off: its process was ended from outside",
+    "epoch": "epoch {epoch} of {epochs}, step {step} of {steps}",
+    "left": "about {time} left",
+    "stop": "Stop and save",
+    "stopping": "Saving after this step",
+    "resume": "Resume",
+    "resume_help": "Goes on exactly where the last checkpoint is.",
+    "more": "Epochs in all",
+    "delete": "Delete",
+    "delete_sure": "Delete this run with its checkpoints and its result?",
+    "delete_yes": "Yes, delete it",
+    "loss": "Loss",
+    "smoothed": "smoothed",
+    "raw": "each step",
+    "rate": "Learning rate",
+    "compare": "Compare with",
+    "samples": "Samples",
+    "samples_empty": "The first samples come before the first step.",
+    "step": "step {step}",
+    "log": "Log",
+    "finished": "{name} is finished.",
+    "ended": "{name}: {state}.",
+    "checkpoint": "Last saved: {name}",
+}
+ICONS = {
+    "queued": ":material/hourglass_empty:",
+    "starting": "spinner",
+    "running": "spinner",
+    "done": ":material/check_circle:",
+    "stopped": ":material/pause_circle:",
+    "failed": ":material/error:",
+    "crashed": ":material/power_off:",
+}
+
+
+def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
+    """Which run the page shows; None for a new one. In the address, so that a reload or a link finds it again."""
+    runs = {run.id: run for run in studio().runs() if run.kind == kind}
+    wanted = st.query_params.get("run") or st.session_state.get(f"run:{page}")
+    key = f"{page}_run"
+    if wanted and wanted not in runs:
+        st.info(TEXT["gone"], icon=":material/search_off:")
+        wanted = None
+    if not runs:
+        follow(None, page)
+        return None
+    if st.session_state.get(key) != wanted and f"run_shown:{page}" not in st.session_state:
+        st.session_state[key] = wanted
+    st.session_state[f"run_shown:{page}"] = True
+    if st.session_state.pop(f"run_follow:{page}", False):
+        st.session_state[key] = wanted
+
+    def named(run_id: str | None) -> str:
+        return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {TEXT[runs[run_id].state]} · {run_id}"
+
+    chosen: str | None = st.selectbox(TEXT["run"], [None, *runs], format_func=named, key=key)
+    st.session_state[f"run:{page}"] = chosen
+    if chosen:
+        st.query_params["run"] = chosen
+    else:
+        st.query_params.pop("run", None)
+    return chosen
+
+
+def follow(run_id: str | None, page: str) -> None:
+    """Make a run the one that the page shows from its next run on."""
+    st.session_state[f"run:{page}"] = run_id
+    st.session_state[f"run_follow:{page}"] = True
+    if run_id:
+        st.query_params["run"] = run_id
+    else:
+        st.query_params.pop("run", None)
+
+
+def panel(run_id: str, page: str) -> RunView:
+    """A run, live while it trains. Polls by itself and reruns the page when it is over; then gives its last view."""
+    run = studio().run(run_id)
+    if run.active:
+        st.session_state[f"run_was:{run_id}"] = True
+        st.fragment(_live, run_every=POLL)(run_id, page)
+    else:
+        if st.session_state.pop(f"run_was:{run_id}", False):
+            words = TEXT["finished" if run.state == "done" else "ended"]
+            st.toast(words.format(name=text.escape(run.name), state=TEXT[run.state].lower()), icon=ICONS[run.state])
+        draw(run, page)
+    return run
+
+
+def _live(run_id: str, page: str) -> None:
+    try:
+        run = studio().run(run_id)
+    except StudioError:
+        st.rerun()
+    if not run.active:
+        st.rerun()
+    draw(run, page)
+
+
+def draw(run: RunView, page: str) -> None:
+    """State, controls, curves, samples and log."""
+    with st.container(horizontal=True, vertical_alignment="center", key="run_line"):
+        st.badge(TEXT[run.state], icon=ICONS[run.state], color="green" if run.state == "done" else "violet")
+        if run.steps:
+            st.caption(TEXT["epoch"].format(epoch=run.epoch, epochs=run.epochs, step=run.step, steps=run.steps))
+        _controls(run, page)
+    if run.active:
+        words = [text.escape(run.stage)] if run.stage else []
+        if run.seconds_left is not None and run.state == "running":
+            words.append(TEXT["left"].format(time=text.duration(run.seconds_left)))
+        st.progress(run.step / run.steps if run.steps else 0.0, text=" · ".join(words) or TEXT[run.state])
+    if run.error:
+        st.error(text.escape(run.error), icon=":material/error:")
+    for note in run.notes:
+        st.caption(text.escape(note))
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        _curves(run, page)
+    with right:
+        _samples(run)
+    with st.expander(TEXT["log"], icon=":material/terminal:", key=f"{page}_log"):
+        with st.container(height=220, autoscroll=True):
+            st.code(run.log or " ", language=None, wrap_lines=True)
+
+
+def _controls(run: RunView, page: str) -> None:
+    if run.active:
+        asked = st.session_state.get(f"run_stop:{run.id}", False)
+        label = TEXT["stopping" if asked else "stop"]
+        if st.button(label, key=f"{page}_stop", icon=":material/stop_circle:", disabled=asked):
+            studio().stop_run(run.id)
+            st.session_state[f"run_stop:{run.id}"] = True
+            st.rerun(scope="fragment")
+        return
+    st.session_state.pop(f"run_stop:{run.id}", None)
+    epochs = run.epochs
+    if run.state == "done":
+        epochs = int(st.number_input(TEXT["more"], run.epochs, 1000, run.epochs, key=f"{page}_more", width=140))
+    help_text, ended = TEXT["resume_help"], run.state == "done" and epochs == run.epochs
+    if not ended and st.button(TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", help=help_text):
+        studio().resume_run(run.id, **({"epochs": epochs} if epochs != run.epochs else {}))
+        follow(run.id, page)
+        st.rerun()
+    with st.popover(TEXT["delete"], icon=":material/delete:", key=f"{page}_delete"):
+        st.write(TEXT["delete_sure"])
+        if st.button(TEXT["delete_yes"], key=f"{page}_delete_yes", type="primary"):
+            studio().delete_run(run.id)
+            follow(None, page)
+            st.rerun()
+
+
+def _curves(run: RunView, page: str) -> None:
+    st.markdown(f"##### {TEXT['loss']}")
+    if not run.metrics:
+        st.skeleton(height=220)
+        return
+    others = {other.id: other.name for other in studio().runs() if other.kind == run.kind and other.id != run.id}
+    chosen: list[str] = []
+    if others and not run.active:
+        chosen = st.multiselect(
+            TEXT["compare"], list(others), format_func=lambda id: f"{others[id]} · {id}", key=f"{page}_compare"
+        )
+    if chosen:
+        curves = {f"{run.name} · {run.id}": _series(run, "smoothed")}
+        curves |= {f"{others[id]} · {id}": _series(studio().run(id), "smoothed") for id in chosen}
+        st.line_chart(pd.DataFrame(curves), height=260, alt="Smoothed loss of several runs by step")
+    else:
+        table = pd.DataFrame({TEXT["raw"]: _series(run, "loss"), TEXT["smoothed"]: _series(run, "smoothed")})
+        st.line_chart(table, height=260, x_label="step", alt="Loss by step: each step, and smoothed")
+    st.caption(f"{TEXT['rate']}: {run.metrics[-1]['rate']:.2e}")
+    st.line_chart(
+        pd.DataFrame({TEXT["rate"]: _series(run, "rate")}), height=110, x_label="step", alt="Learning rate by step"
+    )
+
+
+def _series(run: RunView, name: str) -> pd.Series[Any]:
+    metrics = run.metrics[:: max(1, len(run.metrics) // POINTS)]
+    return pd.Series([line[name] for line in metrics], index=[line["step"] for line in metrics], dtype="float64")
+
+
+def _samples(run: RunView) -> None:
+    st.markdown(f"##### {TEXT['samples']}")
+    if not run.samples:
+        st.caption(TEXT["samples_empty"])
+        return
+    prompts = run.extra.get("sample_prompts") or []
+    steps: dict[int, list[Any]] = {}
+    for path in run.samples:
+        parts = path.stem.split("-")
+        if len(parts) == 3 and parts[0] == "step" and parts[1].isdigit():
+            steps.setdefault(int(parts[1]), []).append(path)
+    with st.container(height=420, border=False):
+        for step in sorted(steps, reverse=True):
+            st.caption(TEXT["step"].format(step=step))
+            with st.container(horizontal=True, gap="small"):
+                for index, path in enumerate(steps[step]):
+                    said = prompts[index] if index < len(prompts) else ""
+                    st.image(path.read_bytes(), width=120, alt=f"Sample after {step} steps: {said}")

@@ -1,0 +1,318 @@
+"""The form of the Train page: data with its check and captions, settings with presets, an estimate, the start."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+from PIL import Image
+from pydantic import ValidationError
+
+from studio.errors import StudioError
+from studio.service import add_tags, remove_tags, replace_tag
+from studio.settings import ASSETS
+from studio.specs import LoraSpec
+from studio.ui import text, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+
+EXAMPLE = ASSETS / "examples" / "style_1"
+THUMBNAIL = 96  # pixels
+TEXT = {
+    "data": "1 · Pictures",
+    "data_lead": "20 to 100 pictures of one style or character. Folders in a ZIP become trigger words; `.txt` files "
+    "beside the pictures are their captions.",
+    "upload": "A ZIP, or pictures with their captions",
+    "folder": "Or a folder on this computer",
+    "example": "Use the example set",
+    "found": "{pictures}, {epoch} in an epoch (each shown {repeats}). Trigger words: {words}.",
+    "no_words": "none, so captions alone call it",
+    "problems": "{count} to look at",
+    "fine": "Nothing is wrong with these files.",
+    "captions": "Captions",
+    "captions_lead": "Name everything that is not the style itself: what is named stays changeable.",
+    "bulk": "All captions",
+    "bulk_tags": "Tags",
+    "bulk_new": "By",
+    "bulk_go": "Apply",
+    "save": "Save captions",
+    "saved": "Saved.",
+    "settings": "2 · Settings",
+    "preset": "Preset",
+    "name": "Name",
+    "epochs": "Epochs",
+    "rank": "Rank",
+    "rank_help": "How much it can learn. 32 for most; 8 to 16 for a simple style.",
+    "rate": "Learning rate",
+    "batch": "Pictures per step",
+    "accumulation": "Steps gathered",
+    "repeats": "Repeats",
+    "repeats_hint": "Automatic",
+    "resolution": "Resolution",
+    "auto": "The model's own",
+    "flip": "Mirror some pictures",
+    "flip_help": "Only where left and right don't matter: no writing, no asymmetric hair or clothes.",
+    "seed": "Seed",
+    "more": "More settings",
+    "alpha": "Alpha",
+    "alpha_hint": "Half the rank",
+    "text_rate": "Text encoder's learning rate",
+    "text_help": "0 leaves it alone, which is right for styles.",
+    "optimizer": "Optimiser",
+    "precision": "Precision",
+    "checkpointing": "Save memory by computing twice",
+    "ema": "Average the weights",
+    "snr": "Min-SNR gamma",
+    "offset": "Noise offset",
+    "dropout": "Captions left out",
+    "checkpoint": "Save every … epochs",
+    "limit": "Stop after … minutes",
+    "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
+    "samples": "Sample prompts, one a line",
+    "samples_hint": "From the first captions",
+    "license": "Licence of the result",
+    "estimate": "{steps} steps in all, {each} an epoch.",
+    "measure": "Measure three steps",
+    "measuring": "Loading the model for three steps",
+    "measured": "About {time} for the whole run ({step} a step), and {memory} of memory.",
+    "start": "Start training",
+    "need_data": "Choose pictures first.",
+}
+BULK = {"add": "Add at the end", "first": "Add in front", "remove": "Remove", "replace": "Replace"}
+PRESETS: dict[str, dict[str, Any]] = {
+    "Laptop, embedded model": {
+        "model": "embedded", "rank": 32, "learning_rate": 5e-4, "batch_size": 4, "accumulation": 1,
+        "gradient_checkpointing": False, "epochs": 20, "text_encoder_rate": 0.0, "resolution": None,
+    },
+    "T4, character": {
+        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 2,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 5e-5, "resolution": 512,
+    },
+    "T4, style": {
+        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 4,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 0.0, "resolution": 512,
+    },
+}  # fmt: skip
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def data(model: str, resolution: int | None) -> Any | None:
+    """Choose, check and caption the pictures; the report, or None while there are none."""
+    st.markdown(f"#### {TEXT['data']}")
+    st.caption(TEXT["data_lead"])
+    files = st.file_uploader(
+        TEXT["upload"],
+        ["zip", "png", "jpg", "jpeg", "webp", "bmp", "txt", "jsonl"],
+        accept_multiple_files=True,
+        key="lora_files",
+        max_upload_size=200,
+    )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(TEXT["folder"], key="lora_folder", persist_state="session")
+        if EXAMPLE.is_dir():
+            st.button(TEXT["example"], key="lora_example", on_click=st.session_state.update,
+                      args=({"lora_folder": str(EXAMPLE)},), icon=":material/palette:")  # fmt: skip
+    try:
+        if files:
+            folder = studio().upload_dataset([(file.name, file.getvalue()) for file in files])
+        elif typed := st.session_state.get("lora_folder"):
+            folder = typed
+        else:
+            return None
+        report = _checked(folder, model, resolution)
+    except StudioError as problem:
+        st.error(str(problem), icon=":material/error:")
+        return None
+    words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
+    repeats = st.session_state.get("lora_repeats") or report.repeats
+    st.success(
+        TEXT["found"].format(
+            pictures=text.plural(len(report.entries), "picture"),
+            epoch=per_epoch(report, repeats),
+            repeats=text.plural(repeats, "time"),
+            words=text.escape(words),
+        ),
+        icon=":material/check:",
+    )
+    if report.problems:
+        with st.expander(TEXT["problems"].format(count=text.plural(len(report.problems), "file")),
+                         icon=":material/report:", key="lora_problems"):  # fmt: skip
+            st.markdown("\n".join(f"- {text.escape(problem.message)}" for problem in report.problems))
+    else:
+        st.caption(TEXT["fine"])
+    with st.expander(TEXT["captions"], icon=":material/edit_note:", key="lora_captions"):
+        _captions(report)
+    return report
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking at every picture", ttl=3600)
+def _report(folder: str, model: str, resolution: int | None, changed: float) -> Any:
+    return studio().check_dataset(folder, model, resolution)
+
+
+def _checked(folder: str, model: str, resolution: int | None) -> Any:
+    # as long as nothing in the folder changes, the check of every picture isn't repeated at each click
+    path = Path(folder)
+    changed = max((p.stat().st_mtime for p in [path, *path.rglob("*")]), default=0.0) if path.is_dir() else 0.0
+    return _report(folder, model, resolution, changed)
+
+
+def per_epoch(report: Any, repeats: int) -> int:
+    """Pictures in an epoch."""
+    return sum(entry.repeats or repeats for entry in report.entries)
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _small(path: str, changed: float) -> str:
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _captions(report: Any) -> None:
+    st.caption(TEXT["captions_lead"])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        what = st.selectbox(TEXT["bulk"], list(BULK), format_func=BULK.__getitem__, key="lora_bulk")
+        tags = st.text_input(TEXT["bulk_tags"], key="lora_bulk_tags")
+        new = st.text_input(TEXT["bulk_new"], key="lora_bulk_new") if what == "replace" else ""
+        apply = st.button(TEXT["bulk_go"], key="lora_bulk_go", disabled=not tags.strip())
+    table = pd.DataFrame(
+        {
+            "picture": [_small(str(report.folder / e.file), (report.folder / e.file).stat().st_mtime)
+                        for e in report.entries],
+            "file": [e.file for e in report.entries],
+            "caption": [e.caption for e in report.entries],
+        }
+    )  # fmt: skip
+    edited = st.data_editor(
+        table,
+        hide_index=True,
+        disabled=["picture", "file"],
+        row_height=64,
+        height=420,
+        column_config={
+            "picture": st.column_config.ImageColumn(" ", width="small"),
+            "file": st.column_config.TextColumn("File", width="small"),
+            "caption": st.column_config.TextColumn("Caption", width="large"),
+        },
+        key=f"lora_table_{report.digest[:12]}",
+    )
+    captions = dict(zip(edited["file"], edited["caption"].fillna(""), strict=True))
+    if apply:
+        change = {
+            "add": lambda c: add_tags(c, tags),
+            "first": lambda c: add_tags(c, tags, first=True),
+            "remove": lambda c: remove_tags(c, tags),
+            "replace": lambda c: replace_tag(c, tags, new),
+        }[what]
+        captions = {file: change(caption) for file, caption in captions.items()}
+    if apply or st.button(TEXT["save"], key="lora_save", icon=":material/save:"):
+        before = {entry.file: entry.caption for entry in report.entries}
+        studio().write_captions(str(report.folder), {f: c for f, c in captions.items() if c != before[f]})
+        st.toast(TEXT["saved"], icon=":material/check:")
+        st.rerun()
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def _preset() -> None:
+    chosen = st.session_state.get("lora_preset")
+    for field, value in PRESETS.get(chosen or "", {}).items():
+        st.session_state[f"lora_{field}"] = value
+
+
+def _number(field: str, label: str, **options: Any) -> Any:
+    return widgets.number_from(LoraSpec, field, label, key=f"lora_{field}", persist_state="session", **options)
+
+
+def settings() -> dict[str, Any]:
+    """The fields of `LoraSpec` that the form has, data left out."""
+    st.markdown(f"#### {TEXT['settings']}")
+    st.segmented_control(TEXT["preset"], list(PRESETS), key="lora_preset", on_change=_preset, persist_state="session")
+    found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
+    found["name"] = st.text_input(TEXT["name"], "my-style", max_chars=64, key="lora_name", persist_state="session")
+    with st.container(horizontal=True):
+        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
+        found["rank"] = _number("rank", TEXT["rank"], width=120, help=TEXT["rank_help"])
+        found["learning_rate"] = _number(
+            "learning_rate", TEXT["rate"], width=160, format="%.5f", step=0.0001, min_value=0.000001
+        )
+        found["batch_size"] = _number("batch_size", TEXT["batch"], width=140)
+        found["repeats"] = _number("repeats", TEXT["repeats"], width=140, placeholder=TEXT["repeats_hint"])
+    found["flip"] = st.toggle(TEXT["flip"], key="lora_flip", help=TEXT["flip_help"], persist_state="session")
+    with st.expander(TEXT["more"], icon=":material/tune:", key="lora_more"):
+        found |= _more()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _more() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with st.container(horizontal=True):
+        found["resolution"] = _number("resolution", TEXT["resolution"], width=160, placeholder=TEXT["auto"])
+        found["alpha"] = _number("alpha", TEXT["alpha"], width=140, placeholder=TEXT["alpha_hint"])
+        found["accumulation"] = _number("accumulation", TEXT["accumulation"], width=140)
+        found["text_encoder_rate"] = _number(
+            "text_encoder_rate", TEXT["text_rate"], width=200, format="%.5f", step=0.00001, help=TEXT["text_help"]
+        )
+        found["seed"] = _number("seed", TEXT["seed"], width=160)
+    with st.container(horizontal=True):
+        found["min_snr_gamma"] = _number("min_snr_gamma", TEXT["snr"], width=140, step=0.5)
+        found["noise_offset"] = _number("noise_offset", TEXT["offset"], width=140, step=0.01)
+        found["caption_dropout"] = _number("caption_dropout", TEXT["dropout"], width=160, step=0.01)
+        found["checkpoint_epochs"] = _number("checkpoint_epochs", TEXT["checkpoint"], width=160)
+        found["time_limit_minutes"] = _number(
+            "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
+        )
+    with st.container(horizontal=True):
+        for field, options in (("optimizer", ["adamw", "adamw8bit", "prodigy"]),
+                               ("precision", ["auto", "fp32", "fp16", "bf16"])):  # fmt: skip
+            found[field] = st.selectbox(TEXT[field], options, key=f"lora_{field}", width=180, persist_state="session")
+        for field, label in (("gradient_checkpointing", "checkpointing"), ("ema", "ema")):
+            found[field] = st.toggle(TEXT[label], key=f"lora_{field}", persist_state="session")
+    typed = st.text_area(
+        TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session"
+    )
+    found["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
+    found["license"] = st.text_input(TEXT["license"], key="lora_license", max_chars=200, persist_state="session")
+    return found
+
+
+# --- start ----------------------------------------------------------------------------------------------------------
+
+
+def start(report: Any | None, fields: dict[str, Any]) -> str | None:
+    """What the run will take, and the button; the id of the run that was started."""
+    if report is None:
+        st.button(TEXT["start"], type="primary", disabled=True, key="lora_start", help=TEXT["need_data"])
+        return None
+    try:
+        spec = LoraSpec(data=str(report.folder), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        return None
+    pictures = per_epoch(report, spec.repeats or report.repeats)
+    each = math.ceil(pictures / (spec.batch_size * spec.accumulation))
+    st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button(TEXT["start"], type="primary", icon=":material/school:", key="lora_start")
+        if st.button(TEXT["measure"], icon=":material/timer:", key="lora_measure"):
+            with st.spinner(TEXT["measuring"]):
+                st.session_state["lora_measured"] = studio().measure_run(spec)
+    if found := st.session_state.get("lora_measured"):
+        seconds = found["seconds_per_step"] * each * spec.epochs + found["seconds_to_load"]
+        memory = text.size(int(found["memory"]))
+        step = f"{found['seconds_per_step']:.2f} s"
+        st.caption(TEXT["measured"].format(time=text.duration(seconds), step=step, memory=memory))
+    return studio().start_run(spec, owner()).id if pressed else None
