@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,8 +99,7 @@ def test_stopped_in_the_middle_of_an_epoch(home: Path, straight: RunDir) -> None
 
 
 def test_a_damaged_checkpoint_costs_only_itself(home: Path, straight: RunDir) -> None:
-    run = write_run(home, "damaged", spec(home))
-    assert train(run) == 0
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "damaged"))
     for name in ("epoch-0006", "epoch-0004"):
         path = run.checkpoints / name / "lora.safetensors"
         damaged = bytearray(path.read_bytes())
@@ -119,8 +119,9 @@ def test_a_finished_run_stays_what_it_is(home: Path, straight: RunDir) -> None:
 
 
 def test_changes_are_said_before_it_goes_on(home: Path, straight: RunDir) -> None:
-    run = write_run(home, "changed", spec(home, epochs=2))
-    assert train(run) == 0
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "changed"))
+    for name in ("epoch-0004", "epoch-0006"):
+        shutil.rmtree(run.checkpoints / name)
     meta = run.checkpoints / "epoch-0002" / "meta.json"
     data = json.loads(meta.read_text())
     data["facts"]["versions"]["torch"] = "1.13.1"
@@ -140,14 +141,13 @@ def test_changes_are_said_before_it_goes_on(home: Path, straight: RunDir) -> Non
         assert words in notes
 
 
-def test_what_cannot_be_resumed_says_so(home: Path) -> None:
-    run = write_run(home, "fatal", spec(home, epochs=2))
-    assert train(run) == 0
-    run.write_spec(spec(home, epochs=4, rank=8))
+def test_what_cannot_be_resumed_says_so(home: Path, straight: RunDir) -> None:
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "fatal"))
+    run.write_spec(spec(home, epochs=8, rank=8))
     assert train(run) == 2
     assert run.status()["error"] == "The run was started with rank 2, not 8: start a new run."
     assert run.status()["state"] == "failed"
-    assert checkpoints.names(run) == ["epoch-0002"]
+    assert checkpoints.names(run) == ["epoch-0002", "epoch-0004", "epoch-0006"]
 
 
 @pytest.mark.slow

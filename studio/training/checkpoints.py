@@ -24,7 +24,7 @@ from studio.errors import DiskFull
 from studio.runs.rundir import RunDir
 
 Tensors = Mapping[str, torch.Tensor]
-_SPARE = 2**20  # bytes beyond the tensors, for headers and JSON
+_SPARE = 2**16  # bytes beyond the tensors, for headers and JSON
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def train(session: Session, spec: LoraSpec) -> None:
         captions = [variants[d.picture][d.caption] if d.caption >= 0 else "" for d in batch]
         if texts:
             return torch.stack([texts[c] for c in captions]).to(accelerator.device, dtype)  # (batch, 77, dim)
-        return trained[1](dataset.tokenize(tokenizer, captions).to(accelerator.device))[0]
+        return trained[1](dataset.tokenize(tokenizer, captions).to(accelerator.device))[0].to(dtype)
 
     def backward(mine: Sequence[dataset.Draw], count: int) -> float:
         """Gradient of the mean loss over all `count` pictures of the step; this process's part of that loss."""
