@@ -115,7 +115,7 @@ class Ruler:
             row = replace(row, clip=self.clip.score(pictures.to_images(pixels), [a.text for a in self.asked]))
         return row
 
-    def _judged(self, judge: Judge, pixels: torch.Tensor) -> dict[str, float]:
+    def _judged(self, judge: Judge, pixels: torch.Tensor) -> dict[str, Any]:
         verdict = judge(pixels)
         right, sure = {}, []
         for factor in ("emotion", "style"):
