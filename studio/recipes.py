@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from studio.engine.models import LoraInfo, ModelInfo, find_lora, resolve
-from studio.errors import BadInput
+from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, resolve
+from studio.errors import BadInput, StudioError
 from studio.prompting.syntax import segments
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
 from studio.settings import Settings
@@ -35,7 +35,7 @@ from studio.specs import (
     SketchSpec,
     Style,
 )
-from studio.views import Picture
+from studio.views import FoundRecipe, Picture
 
 MAX_PICTURES = 4000  # of one job
 # The fast path is taken by itself up to this multiple of its steps, and up to this guidance.
@@ -169,6 +169,25 @@ class Resolver:
                 f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
             )
         return width, height
+
+    def with_known_model(self, found: FoundRecipe, drawn_with: Callable[[str], str | None]) -> FoundRecipe:
+        """The recipe with its model as it is called here, found by hash, else by name; else the default and a note.
+
+        `drawn_with` gives the reference of a hash that pictures were drawn with before.
+        """
+        wanted, digest = found.spec.model, found.model_hash
+        by_hash = drawn_with(digest) if len(digest) >= 10 else None
+        if by_hash is None and len(digest) >= 10:
+            by_hash = next((i.reference for i in catalogue(self._settings) if i.hash.startswith(digest)), None)
+        for reference in (by_hash, wanted):
+            try:
+                if reference is not None and resolve(reference, self._settings, with_hash=False).path is not None:
+                    return found.model_copy(update={"spec": found.spec.model_copy(update={"model": reference})})
+            except StudioError:
+                continue
+        note = f"Its model {wanted!r} isn't here; another one gives another picture."
+        spec = found.spec.model_copy(update={"model": self._settings.model})
+        return found.model_copy(update={"spec": spec, "notes": (*found.notes, note)})
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class FoundRecipe(View):
     spec: GenerateSpec
     origin: Literal["studio", "a1111"]
     notes: tuple[str, ...] = ()  # what couldn't be taken over exactly, one sentence each
+    model_hash: str = ""  # of the model it was made with; A1111 writes the first ten digits
 
 
 class Choice(View):
@@ -133,7 +134,7 @@ class RunView(View):
     """
 
     id: str
-    kind: Literal["lora", "lcm"]
+    kind: Literal["lora", "lcm", "control"]
     name: str
     model: str
     state: str

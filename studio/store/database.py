@@ -6,6 +6,7 @@ at the start and not fail at the end. Doesn't know what the rows mean.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from studio.errors import DiskFull, StudioError
 
 VERSION = 1
+RESERVE = 256 * 1024  # bytes
 SCHEMA = """
 CREATE TABLE pictures (
     number INTEGER PRIMARY KEY,   -- rowid, in order of creation; ties the search table to this one
@@ -58,6 +60,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reserve = path.with_name(path.name + ".reserve")
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,9 @@ class Database:
             # Where a file system can't share memory (a mounted cloud drive) SQLite stays with its rollback journal.
             self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA wal_autocheckpoint = 250")  # pages: about a megabyte of log
             self._create()
+            self.set_reserve()
         except sqlite3.DatabaseError as error:
             raise _translated(error, path) from error
         except OSError as error:
@@ -113,6 +118,18 @@ class Database:
                     raise
             except sqlite3.DatabaseError as error:
                 raise _translated(error, self.path) from error
+
+    def set_reserve(self) -> None:
+        """Set some disk aside, without which nothing could be deleted from a full one. No room for it: no error."""
+        if not self._reserve.exists():
+            try:
+                self._reserve.write_bytes(os.urandom(RESERVE))  # random: no file system compresses it away
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+
+    def release_reserve(self) -> None:
+        """Give the reserve back to the disk, for a transaction that makes room."""
+        self._reserve.unlink(missing_ok=True)
 
     def close(self) -> None:
         with self._lock:

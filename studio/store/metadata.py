@@ -33,9 +33,11 @@ A1111_SAMPLERS: dict[str, tuple[str, str]] = {
     "lcm": ("LCM", "Uniform"),
     "tcd": ("TCD", "Uniform"),
 }
-_LORA = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?[^>]*>", re.IGNORECASE)
-_EXTRA = re.compile(r"<(?:hypernet|lyco):[^>]*>", re.IGNORECASE)
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
+_PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
+# Every repetition is bounded or ends at the next start: a text chunk may be a megabyte that somebody made up.
+_LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>", re.IGNORECASE)
+_EXTRA = re.compile(r"<(?:hypernet|lyco):[^<>]*>", re.IGNORECASE)
+_PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
 
 
 def parameters(recipe: Recipe, model_title: str = "") -> str:
@@ -71,11 +73,20 @@ def png(image: Image.Image, recipe: Recipe | None, model_title: str = "", extra:
     chunks = PngInfo()
     if recipe is not None:
         chunks.add_text("parameters", parameters(recipe, model_title))
-        data = recipe.model_dump(mode="json") | ({"details": extra} if extra else {})
+        data = portable(recipe).model_dump(mode="json") | ({"details": extra} if extra else {})
         chunks.add_itxt(CHUNK, json.dumps(data, ensure_ascii=False))
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe without the folders of this machine: a picture that is passed on shouldn't tell them.
+
+    Files keep their names; their hashes say which they were.
+    """
+    loras = tuple(LoraRef(path=_name(lora.path), weight=lora.weight) for lora in recipe.loras)
+    return recipe.model_copy(update={"model": _name(recipe.model), "loras": loras})
 
 
 def read(data: bytes) -> FoundRecipe:
@@ -159,7 +170,7 @@ def _ours(text: str) -> FoundRecipe:
         recipe = Recipe.model_validate(data)
     except (ValueError, AttributeError, ValidationError) as error:
         raise BadInput("The recipe in this picture is damaged or from a newer version of the studio.") from error
-    return FoundRecipe(spec=request_of(recipe), origin="studio")
+    return FoundRecipe(spec=request_of(recipe), origin="studio", model_hash=recipe.model_hash)
 
 
 def _a1111(text: str) -> FoundRecipe:
@@ -194,7 +205,7 @@ def _a1111(text: str) -> FoundRecipe:
     if loras:
         fields["loras"] = tuple(lora for lora in loras if lora is not None)[:8]
     if model := pairs.get("Model"):
-        notes.append(f"It was made with the model {model!r}; choose it if you have it, the pixels depend on it.")
+        fields["model"] = model[:1024]
     if "Hires upscale" in pairs or "Hires steps" in pairs:
         notes.append("Its second pass (hires fix) isn't repeated here.")
     if any(key.startswith("ControlNet") for key in pairs):
@@ -203,7 +214,8 @@ def _a1111(text: str) -> FoundRecipe:
         notes.append("It started from another picture, which isn't in the file.")
     if pairs.get("Clip skip", "1") != "1":
         notes.append(f"Clip skip {pairs['Clip skip']} isn't repeated here.")
-    return FoundRecipe(spec=GenerateSpec(**fields), origin="a1111", notes=tuple(notes))
+    digest = pairs.get("Model hash", "").lower()
+    return FoundRecipe(spec=GenerateSpec(**fields), origin="a1111", notes=tuple(notes), model_hash=digest)
 
 
 def _take(fields: dict[str, Any], field: str, value: str | None, key: str, notes: list[str]) -> None:
@@ -235,6 +247,11 @@ def _sampler(pairs: dict[str, str], notes: list[str]) -> Sampler:
     if name:
         notes.append(f"The sampler {name!r} isn't in this studio; its own default is used.")
     return "auto"
+
+
+def _name(reference: str) -> str:
+    """A hub id or a plain name as it is; of a path (absolute, `~`, `.` or `..`) only the last part."""
+    return reference.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] if _PATH.match(reference) else reference
 
 
 def _stem(reference: str) -> str:

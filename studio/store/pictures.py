@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -26,6 +27,7 @@ from studio.store import metadata
 from studio.store.database import FULL, Database
 from studio.views import GALLERY_KINDS, Picture, PictureKind
 
+LOW = 100 * 2**20  # bytes free: below it deleting is final
 TRASH_SECONDS = 24 * 3600  # how long a deleted picture can be brought back
 
 
@@ -164,8 +166,22 @@ class Pictures:
         return self.get(id, owner)
 
     def delete(self, ids: Iterable[str], owner: str) -> int:
-        """Hide these pictures; `undo_delete` brings the last lot back for a day. Returns how many there were."""
+        """Hide these pictures; `undo_delete` brings the last lot back for a day. Returns how many there were.
+
+        On a disk that is nearly full they go at once and for good: who deletes there needs the room.
+        """
         wanted = list(dict.fromkeys(ids))
+        try:
+            count = self._hide(wanted, owner)
+        except DiskFull:
+            self._database.release_reserve()
+            count = self._hide(wanted, owner)
+        nearly_full = shutil.disk_usage(self._database.path.parent).free < LOW
+        self.purge(older_than=-1 if nearly_full else TRASH_SECONDS)
+        self._database.set_reserve()
+        return count
+
+    def _hide(self, wanted: list[str], owner: str) -> int:
         now = time.time()
         with self._database.transaction() as connection:
             count = 0
@@ -173,7 +189,6 @@ class Pictures:
                 count += connection.execute(
                     "UPDATE pictures SET deleted = ? WHERE id = ? AND owner = ? AND deleted IS NULL", (now, id, owner)
                 ).rowcount
-        self.purge()
         return count
 
     def undo_delete(self, owner: str) -> int:
@@ -207,6 +222,16 @@ class Pictures:
                     self._path(row["id"], row["suffix"]).unlink(missing_ok=True)
                     removed += 1
         return removed
+
+    def model_with(self, model_hash: str) -> str | None:
+        """The reference under which pictures were last drawn here with weights of this hash (or its beginning)."""
+        rows = self._database.rows(
+            "SELECT json_extract(recipe, '$.model') AS model FROM pictures "
+            "WHERE substr(json_extract(recipe, '$.model_hash'), 1, ?) = ? ORDER BY number DESC LIMIT 1",
+            len(model_hash),
+            model_hash,
+        )
+        return str(rows[0]["model"]) if rows and model_hash else None
 
     def usage(self) -> tuple[int, int]:
         """Number of pictures that can be seen by anybody, and the bytes of all files."""
