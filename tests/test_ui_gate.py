@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from studio.settings import Settings
@@ -38,7 +38,7 @@ async def _socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def client(password: str | None, address: str = "http://127.0.0.1:8501", server: str = "") -> TestClient:
+def client(password: str | None, address: str = "http://127.0.0.1:8501") -> TestClient:
     inner = Starlette(
         routes=[WebSocketRoute("/_stcore/stream", _socket), Route("/{path:path}", _page, methods=["GET", "POST", "PUT"])]
     )
@@ -49,6 +49,11 @@ def client(password: str | None, address: str = "http://127.0.0.1:8501", server:
 def closed() -> Iterator[TestClient]:
     with client(PASSWORD, "https://studio.example") as visitor:
         yield visitor
+
+
+def stream(visitor: TestClient) -> WebSocketTestSession:
+    address = str(visitor.base_url).replace("http", "ws", 1)
+    return visitor.websocket_connect(f"{address}/_stcore/stream")
 
 
 def login(visitor: TestClient, password: str = PASSWORD, target: str = "/gallery") -> int:
@@ -110,14 +115,14 @@ def test_the_app_refuses_to_start_with_one_sentence(
 def test_without_a_password_only_this_computer_is_answered() -> None:
     with client(None) as visitor:
         assert visitor.get("/gallery", headers=HTML).text == "inside"
-        with visitor.websocket_connect("/_stcore/stream") as socket:
+        with stream(visitor) as socket:
             assert socket.receive_text() == "inside"
     with client(None, "https://abc.trycloudflare.com") as visitor:
         for path in ("/", "/media/x.png", "/app/static/mark.svg", gate.LOGIN):
             answer = visitor.get(path, headers=HTML)
             assert answer.status_code == 403
             assert "STUDIO_PASSWORD" in answer.text
-        with pytest.raises(WebSocketDisconnect), visitor.websocket_connect("/_stcore/stream"):
+        with pytest.raises(WebSocketDisconnect), stream(visitor):
             pass
 
 
@@ -142,7 +147,7 @@ def test_with_a_password_nothing_is_given_out_before_it_was_typed(closed: TestCl
     for path in ("/media/x.png", "/_stcore/host-config", "/static/index.js", "/_stcore/stream", "/studio-login/x"):
         assert closed.get(path).status_code == 401
     assert closed.put("/_stcore/upload_file/a/b").status_code == 401
-    with pytest.raises(WebSocketDisconnect), closed.websocket_connect("/_stcore/stream"):
+    with pytest.raises(WebSocketDisconnect), stream(closed):
         pass
     assert closed.get(gate.HEALTH).status_code == 200
     assert closed.get("/app/static/mark.svg").status_code == 200
@@ -159,7 +164,7 @@ def test_the_right_password_opens_and_leads_on(closed: TestClient) -> None:
     assert "samesite=lax" in cookie
     assert "secure" in cookie
     assert closed.get("/gallery", headers=HTML).text == "inside"
-    with closed.websocket_connect("/_stcore/stream") as socket:
+    with stream(closed) as socket:
         assert socket.receive_text() == "inside"
     assert closed.get(gate.LOGOUT, headers=HTML).status_code == 303
     assert closed.get("/gallery", headers=HTML).status_code == 303

@@ -1,0 +1,264 @@
+"""The pages of this room in `AppTest`: what they show, what they send to the service, what they do with bad news."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from browser import REPOSITORY
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from studio.specs import EMOTIONS, GenerateSpec, SheetSpec
+from studio.ui import text, widgets
+from studio.ui.resources import studio
+from studio.views import JobView
+
+MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
+STEPS = 2
+
+
+def app(page: str | None = None, owner: str = "me", **state: object) -> AppTest:
+    at = AppTest.from_file(MAIN, default_timeout=60)
+    at.session_state["owner"] = owner
+    for name, value in state.items():
+        at.session_state[name] = value
+    at.run()
+    if page:
+        at.switch_page(f"pages/{page}.py").run()
+    assert not at.exception
+    return at
+
+
+def prompt_of(at: AppTest) -> str:
+    return " ".join(part.value for part in at.markdown).replace("\\", "")
+
+
+def sentences(at: AppTest) -> str:
+    parts = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error, *at.title, *at.subheader]
+    return " ".join(part.value for part in parts).replace("\\", "")
+
+
+def finish(at: AppTest, owner: str = "me") -> JobView:
+    """Wait for the job that the page follows, and draw the page again."""
+    job = studio().wait(at.session_state["job:generate"], owner, 60)
+    at.run()
+    assert not at.exception
+    return job
+
+
+def draw(owner: str, **fields: object) -> str:
+    job = studio().submit(GenerateSpec(model=studio().settings.model, steps=STEPS, **fields), owner)
+    done = studio().wait(job.id, owner, 60)
+    assert done.state == "done", done.error
+    return done.pictures[0]
+
+
+def test_a_first_visit_says_what_to_do(page_home: Path) -> None:
+    at = app()
+    assert at.title[0].value == "Generate"
+    assert "press Draw" in sentences(at)
+    at.button(key="gen_idea_Idol").click().run()
+    assert "pink hair" in at.text_input(key="gen_text").value
+    assert "pink hair" in prompt_of(at)
+
+
+def test_the_prompt_follows_the_choices_before_anything_is_drawn(page_home: Path) -> None:
+    at = app()
+    happy = prompt_of(at)
+    at.button_group(key="gen_emotion").set_value("sad").run()
+    at.text_input(key="gen_text").set_value("green hair").run()
+    assert "sad" in prompt_of(at)
+    assert "green hair" in prompt_of(at)
+    assert prompt_of(at) != happy
+    assert not studio().jobs("me")
+
+
+def test_drawing_ends_in_a_picture_and_again_in_the_same_one(page_home: Path) -> None:
+    at = app()
+    at.number_input(key="gen_steps").set_value(STEPS)
+    at.number_input(key="gen_seed").set_value(7)
+    at.text_input(key="gen_text").set_value("red hair")
+    at.button(key="gen_draw").click().run()
+    assert not at.exception
+    first = finish(at)
+    assert first.state == "done"
+    recipe = studio().picture(first.pictures[0], "me").recipe
+    assert recipe
+    assert (recipe.seed, recipe.steps) == (7, STEPS)
+    assert "red hair" in recipe.prompt
+    assert text.summary(recipe) in [part.label for part in at.expander]
+    at.button(key="gen_draw").click().run()
+    second = finish(at)
+    assert second.pictures == first.pictures
+    assert "already" in sentences(at)
+    assert at.query_params["job"] == [second.id] or at.query_params["job"] == second.id
+
+
+def test_what_is_edited_is_what_is_drawn(page_home: Path) -> None:
+    at = app(gen_steps=STEPS)
+    layer = next(area for area in at.text_area if area.key and area.key.startswith("gen_layer_emotion"))
+    layer.set_value("furious, shouting").run()
+    at.button(key="gen_draw").click().run()
+    job = finish(at)
+    recipe = studio().picture(job.pictures[0], "me").recipe
+    assert recipe
+    assert "furious, shouting" in recipe.prompt
+    assert "joyful" not in recipe.prompt
+    at.button_group(key="gen_emotion").set_value("calm").run()  # another emotion: another layer, the edit is over
+    assert "furious" not in prompt_of(at)
+
+
+def test_an_unsure_prompt_asks_first(page_home: Path) -> None:
+    at = app(gen_steps=STEPS)
+    at.text_input(key="gen_text").set_value("crying, frown, ((closed mouth, open mouth").run()
+    at.button(key="gen_draw").click().run()
+    assert "only" in sentences(at)
+    assert not studio().jobs("me")
+    at.button(key="gen_doubt_fixed").click().run()
+    assert "Fixed template" in prompt_of(at)
+    at.button(key="gen_draw").click().run()
+    assert finish(at).state == "done"
+
+
+def test_spelling_is_suggested_and_never_changed_silently(page_home: Path) -> None:
+    at = app()
+    at.text_input(key="gen_text").set_value("redd hiar, blue eyes").run()
+    assert at.text_input(key="gen_text").value == "redd hiar, blue eyes"
+    at.button(key="gen_keep").click().run()
+    assert not [button for button in at.button if button.key == "gen_accept"]
+    at.text_input(key="gen_text").set_value("redd hiar").run()
+    at.button(key="gen_accept").click().run()
+    assert at.text_input(key="gen_text").value == "red hair"
+
+
+def test_a_picture_sent_here_brings_its_recipe_or_becomes_the_start(page_home: Path) -> None:
+    picture = draw("me", emotion="angry", text="blue hair", seed=11)
+    at = app(send={"page": "generate", "picture": picture, "as": "recipe"})
+    assert at.number_input(key="gen_seed").value == 11
+    assert "blue hair" in at.text_area(key="gen_own_prompt").value
+    at.button(key="gen_draw").click().run()
+    assert finish(at).pictures == (picture,)
+    at = app(send={"page": "generate", "picture": picture, "as": "source"}, gen_steps=STEPS)
+    at.slider(key="gen_strength").set_value(0.5).run()
+    at.button(key="gen_draw").click().run()
+    recipe = studio().picture(finish(at).pictures[0], "me").recipe
+    assert recipe
+    assert (recipe.source, recipe.strength) == (picture, 0.5)
+
+
+def test_a_dropped_file_gives_its_recipe_back(page_home: Path) -> None:
+    data = studio().picture_bytes(draw("me", seed=5, text="pink hair"), "me")
+    at = app()
+    at.file_uploader(key="gen_file").set_value(("picture.png", data, "image/png")).run()
+    at.button(key="gen_file_load").click().run()
+    assert at.number_input(key="gen_seed").value == 5
+    plain = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(plain, "PNG")
+    at.file_uploader(key="gen_file").set_value(("plain.png", plain.getvalue(), "image/png")).run()
+    at.button(key="gen_file_load").click().run()
+    assert not at.exception
+    assert len(at.error) == 1
+
+
+def test_a_sheet_shows_the_whole_and_its_tiles(page_home: Path) -> None:
+    base = GenerateSpec(model=studio().settings.model, steps=STEPS, seed=3)
+    job = studio().submit(SheetSpec(base=base), "me")
+    assert studio().wait(job.id, "me", 60).state == "done"
+    at = app(**{"job:generate": job.id})
+    assert "The single pictures" in [part.label for part in at.expander]
+    assert len([button for button in at.button if button.key and button.key.startswith("open_")]) == len(EMOTIONS)
+
+
+def test_a_failed_job_says_why_and_a_missing_one_is_forgotten(page_home: Path) -> None:
+    at = app(**{"job:generate": "0123456789abcdef"})
+    assert "not here any more" in sentences(at)
+    at.run()
+    assert "not here any more" not in sentences(at)
+
+
+def test_bad_news_is_a_sentence(page_home: Path, tmp_path: Path) -> None:
+    at = app(gen_model=str(tmp_path / "nowhere"))
+    at.button(key="gen_draw").click().run()
+    assert not at.exception
+    assert len(at.error) == 1
+    assert "nowhere" in at.error[0].value
+
+
+def test_the_gallery_finds_deletes_and_brings_back(page_home: Path) -> None:
+    at = app("gallery")
+    assert "Nothing here yet" in sentences(at)
+    red, blue = draw("me", text="red hair", seed=1), draw("me", text="blue hair", seed=2)
+    draw("somebody else", text="red hair", seed=3)
+    at.run()
+    assert {f"open_{red}", f"open_{blue}"} == {b.key for b in at.button if b.key and b.key.startswith("open_")}
+    at.text_input(key="gallery_query").set_value("red hair").run()
+    assert [b.key for b in at.button if b.key and b.key.startswith("open_")] == [f"open_{red}"]
+    at.text_input(key="gallery_query").set_value("nothing like it").run()
+    assert "Nothing found" in sentences(at)
+    at.text_input(key="gallery_query").set_value("").run()
+    at.toggle(key="gallery_select").set_value(True).run()
+    at.checkbox(key=f"gallery_pick_{red}").check().run()
+    at.button(key="gallery_delete_selected").click().run()
+    assert "1 picture deleted" in sentences(at)
+    assert [b.key for b in at.button if b.key and b.key.startswith("open_")] == [f"open_{blue}"]
+    at.button(key="gallery_undo").click().run()
+    assert len([b for b in at.button if b.key and b.key.startswith("open_")]) == 2
+
+
+def test_favourites_are_kept(page_home: Path) -> None:
+    picture = draw("me", seed=4)
+    at = app("gallery")
+    at.button(key=f"open_{picture}").click().run()
+    at.button(key=f"favourite_large_{picture}").click().run()
+    assert studio().picture(picture, "me").favourite
+
+
+def test_the_system_page_says_what_runs_where(page_home: Path) -> None:
+    at = app("system")
+    said = sentences(at)
+    assert "loaded for the first picture" in said
+    assert str(page_home) in said
+    draw("me", seed=9)
+    at.run()
+    assert "loaded for the first picture" not in sentences(at)
+    assert at.metric[0].value == "CPU"
+
+
+def test_a_page_is_drawn_without_torch(page_home: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom streamlit.testing.v1 import AppTest\n"
+        f"at = AppTest.from_file({MAIN!r}, default_timeout=60).run()\nassert not at.exception and at.title\n"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules, 'torch was loaded for a page'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.2, "1 s"), (59, "59 s"), (200, "3 min"), (5400, "1 h 30 min"), (7500, "2 h 5 min")]
+)
+def test_durations_read_like_speech(seconds: float, said: str) -> None:
+    assert text.duration(seconds) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "2 kB"), (44_100_000, "44.1 MB")])
+def test_sizes_read_like_a_file_manager(count: int, said: str) -> None:
+    assert text.size(count) == said
+
+
+def test_people_cannot_write_markdown_into_the_page() -> None:
+    for nasty in ("[x](http://e.example)", "![](x)", ":red[x]", "$x$", "<b>", "`x`", ":material/home:"):
+        assert not set(text.escape(nasty).replace("\\" + nasty[0], "")) - set("\\" + nasty)
+        assert text.escape(nasty) != nasty
+
+
+def test_progress_says_place_step_and_time() -> None:
+    job = JobView(id="1", kind="generate", title="x", state="queued", position=2, created=0)
+    assert widgets.progress_text(job) == "Waiting for 2 jobs to finish first"
+    job = job.model_copy(update={"state": "running", "position": 0, "done": 5, "total": 20, "seconds_left": 3.2})
+    assert widgets.progress_text(job) == "25% · about 3 s left"
