@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import many, prompt_panel, request, results, widgets
+from studio.ui import frame, many, prompt_panel, request, results, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 
@@ -57,7 +57,7 @@ with stage:
         results.large(latest[0])
     else:
         with st.container(key="stage_empty", horizontal_alignment="center", vertical_alignment="center"):
-            st.image("studio/ui/static/mark.svg", width=96, alt="")
+            st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")
             st.markdown(f"#### {TEXT['empty']}", text_alignment="center")
             st.caption(TEXT["empty_more"], text_alignment="center")
             with st.container(horizontal=True, horizontal_alignment="center"):

@@ -26,7 +26,7 @@ def app(page: str | None = None, owner: str = "me", **state: object) -> AppTest:
         at.session_state[name] = value
     at.run()
     if page:
-        at.switch_page(f"pages/{page}.py").run()
+        at.switch_page(str(REPOSITORY / "pages" / f"{page}.py")).run()
     assert not at.exception
     return at
 
@@ -124,11 +124,11 @@ def test_an_unsure_prompt_asks_first(page_home: Path) -> None:
 
 def test_spelling_is_suggested_and_never_changed_silently(page_home: Path) -> None:
     at = app()
-    at.text_input(key="gen_text").set_value("redd hiar, blue eyes").run()
-    assert at.text_input(key="gen_text").value == "redd hiar, blue eyes"
+    at.text_input(key="gen_text").set_value("red hiar, blue eyes").run()
+    assert at.text_input(key="gen_text").value == "red hiar, blue eyes"
     at.button(key="gen_keep").click().run()
     assert not [button for button in at.button if button.key == "gen_accept"]
-    at.text_input(key="gen_text").set_value("redd hiar").run()
+    at.text_input(key="gen_text").set_value("red hiar").run()
     at.button(key="gen_accept").click().run()
     assert at.text_input(key="gen_text").value == "red hair"
 

@@ -16,6 +16,7 @@ from studio.ui import text
 from studio.ui.gate import LOGOUT
 from studio.ui.identity import owner
 from studio.ui.resources import studio
+from studio.views import JobView
 
 PAGES = REPOSITORY / "pages"
 SIDEBAR = 248  # pixels
@@ -54,8 +55,9 @@ def begin() -> None:
     st.session_state["_arrived"] = st.session_state.get("_last_page") != page.url_path
     st.session_state["_last_page"] = page.url_path
     with st.sidebar:
-        mine = studio().jobs(owner(), limit=6)
-        st.fragment(busy_line, run_every=3 if any(job.active for job in mine) else None)()
+        elsewhere = [job for job in studio().jobs(owner(), limit=6) if job.active and not _shown(job, page.url_path)]
+        if elsewhere:
+            st.fragment(busy_line, run_every=3)(page.url_path)
         if settings().password is not None:
             st.link_button(TEXT["leave"], LOGOUT, icon=":material/logout:", type="tertiary")
     try:
@@ -86,10 +88,14 @@ def navigation() -> dict[str, list[Any]]:
     return listed
 
 
-def busy_line() -> None:
-    """In the sidebar: one line for each of this browser's jobs that isn't over, with a link to its page."""
+def _shown(job: JobView, url_path: str) -> bool:
+    return job.id in (st.query_params.get("job"), st.session_state.get(f"job:{url_path or 'generate'}"))
+
+
+def busy_line(url_path: str) -> None:
+    """In the sidebar: one line for each of this browser's jobs on other pages that isn't over, with a link there."""
     for job in studio().jobs(owner(), limit=6):
-        if not job.active:
+        if not job.active or _shown(job, url_path):
             continue
         page = HOME_OF.get(job.kind)
         share = f" · {job.fraction:.0%}" if job.state == "running" else ""

@@ -180,9 +180,12 @@ def _colored(layers: dict[str, str]) -> str:
 
 def _check(positive: str, layers: dict[str, str] | None) -> None:
     """Bars for what `validate` finds, the words at fault, and the repaired prompt."""
-    if not positive.strip() or not hasattr(studio(), "validate"):
+    if not positive.strip():
         return
-    verdict = studio().validate(positive)
+    try:  # until the prompt room is whole
+        verdict = studio().validate(positive)
+    except ImportError:
+        return
     st.caption(TEXT["check_lead"])
     rows = []
     for score in verdict.scores:
@@ -213,9 +216,12 @@ def doubt(prompt: Prompt) -> str | None:
 
 def spelling(typed: str, protected: tuple[str, ...]) -> None:
     """Under the text box: the text with the words that look misspelt or disguised put right, to take or to leave."""
-    if not hasattr(studio(), "harden") or not typed or st.session_state.get("gen_kept") == typed:
+    if not typed or st.session_state.get("gen_kept") == typed:
         return
-    found = studio().harden(typed, protected)
+    try:  # until the prompt room is whole
+        found = studio().harden(typed, protected)
+    except ImportError:
+        return
     if not found.changes or found.text == typed:
         return
     parts, at = [], 0

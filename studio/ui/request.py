@@ -170,7 +170,7 @@ def choices() -> tuple[str, str, str, int]:
         key="gen_style",
         persist_state="session",
     )
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, gap="small"):
         quality = st.segmented_control(
             TEXT["quality"],
             QUALITIES,

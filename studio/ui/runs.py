@@ -65,19 +65,18 @@ ICONS = {
 def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
     """Which run the page shows; None for a new one. In the address, so that a reload or a link finds it again."""
     runs = {run.id: run for run in studio().runs() if run.kind == kind}
+    key, first = f"{page}_run", f"run:{page}" not in st.session_state
     wanted = st.query_params.get("run") or st.session_state.get(f"run:{page}")
-    key = f"{page}_run"
     if wanted and wanted not in runs:
         st.info(TEXT["gone"], icon=":material/search_off:")
         wanted = None
+    if first and wanted is None:  # a new browser, or one whose server was away: what trains is what one comes for
+        wanted = next((run.id for run in runs.values() if run.active), None)
+    if first or st.session_state.pop(f"run_follow:{page}", False) or st.session_state.get(key) not in [None, *runs]:
+        st.session_state[key] = wanted
     if not runs:
         follow(None, page)
         return None
-    if st.session_state.get(key) != wanted and f"run_shown:{page}" not in st.session_state:
-        st.session_state[key] = wanted
-    st.session_state[f"run_shown:{page}"] = True
-    if st.session_state.pop(f"run_follow:{page}", False):
-        st.session_state[key] = wanted
 
     def named(run_id: str | None) -> str:
         return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {TEXT[runs[run_id].state]} · {run_id}"

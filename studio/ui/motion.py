@@ -1,0 +1,269 @@
+"""What the morph and the animation page share: the picture to start from, the strip of frames, the loop, its files.
+
+Knows widgets and the service; what a morph or an animation is stands in the pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.specs import EMOTIONS, STYLES, AnimationFormat, GenerateSpec, Keyframe, Spec, SpritesSpec
+from studio.ui import text, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+from studio.views import JobView, Picture
+
+TEXT = {
+    "source": "The character",
+    "upload": "A picture of the character",
+    "drawn": "Drawn for this, unless you choose a picture.",
+    "recent": "Or one of your last pictures",
+    "without": "Without this picture",
+    "words": "Who it is",
+    "words_help": "Hair, eyes, clothes. The emotion is added by itself.",
+    "words_upload": "What the picture shows",
+    "words_upload_help": "Left empty, the model's judge reads it from the picture.",
+    "style": "Style",
+    "seed": "Seed",
+    "steps": "Steps",
+    "fps": "Frames a second",
+    "format": "Format",
+    "strip": "Frames",
+    "keep": "Keep the loop",
+    "empty_more": "Frames appear here one by one.",
+    "sprites": "Emotion sprites",
+    "sprites_more": "One picture for each of the five emotions, named as chat front ends look for them (joy.png, anger.png, "
+    "and so on), in one ZIP.",
+    "sprites_draw": "Make the set",
+    "sprites_keep": "Download the set",
+    "emotion": "Emotion",
+    "frame": "Frame",
+    "strength": "Strength",
+    "hold": "Stays for",
+    "marks": "Several keyframes on one frame: only the last of them counts.",
+    "note": "Frame 1 is the first. An empty strength follows the slider above.",
+}
+FORMAT_NAMES = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
+MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
+FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
+
+
+def source(page: str, prefix: str) -> str | None:
+    """The picture to start from: sent here, uploaded, or one of the last; None to have one drawn."""
+    chosen = f"{prefix}_picture"
+    if got := widgets.sent(page):
+        st.session_state[chosen] = got["picture"]
+    with st.expander(TEXT["source"], expanded=True, icon=":material/face:"):
+        file = st.file_uploader(TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key=f"{prefix}_upload")
+        if file is not None and st.session_state.get(f"{prefix}_taken") != file.file_id:
+            st.session_state[f"{prefix}_taken"] = file.file_id
+            try:
+                st.session_state[chosen] = studio().upload(file.getvalue(), owner(), file.name).id
+            except StudioError as error:
+                st.error(str(error), icon=":material/broken_image:")
+        picture = _picture(st.session_state.get(chosen))
+        if picture is None:
+            st.session_state.pop(chosen, None)
+            st.caption(TEXT["drawn"])
+            _recent(prefix, chosen)
+            return None
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.image(widgets.thumbnail(picture, 192), width=96, alt=picture.title or text.description(picture.recipe))
+            for note in picture.details.get("notes", ()):
+                st.caption(text.escape(note))
+            if st.button(TEXT["without"], key=f"{prefix}_without", icon=":material/close:"):
+                del st.session_state[chosen]
+                st.rerun()
+        return picture.id
+
+
+def is_upload(image: str | None) -> bool:
+    """Whether the picture came from outside, so that no noise and no words of it are known."""
+    picture = _picture(image)
+    return picture is not None and picture.recipe is None
+
+
+def words(prefix: str, image: str | None) -> dict[str, Any]:
+    """Fields of a `GenerateSpec` that say who it is. Nothing is asked for a picture that was drawn here."""
+    picture = _picture(image)
+    if picture is not None and picture.recipe is not None:
+        return {}
+    uploaded = picture is not None
+    said = st.text_input(
+        TEXT["words_upload" if uploaded else "words"],
+        help=TEXT["words_upload_help" if uploaded else "words_help"],
+        key=f"{prefix}_words",
+        max_chars=1000,
+        persist_state="session",
+    )
+    if uploaded and not said:
+        return {}
+    style = st.segmented_control(
+        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.get, key=f"{prefix}_style",
+        persist_state="session",
+    )  # fmt: skip
+    return {"text": said, "style": style}
+
+
+def pace(spec: type[Spec], prefix: str) -> tuple[int, AnimationFormat]:
+    """Frames a second, and the format that is written first."""
+    fps = widgets.number_from(spec, "fps", TEXT["fps"], key=f"{prefix}_fps", persist_state="session")
+    form = st.selectbox(
+        TEXT["format"], FORMATS, format_func=FORMAT_NAMES.get, key=f"{prefix}_format", persist_state="session"
+    )
+    return fps, form
+
+
+def model(prefix: str) -> dict[str, Any]:
+    """Model, LoRAs, seed and steps."""
+    fields: dict[str, Any] = {"model": widgets.model_picker(f"{prefix}_model")}
+    fields["loras"] = [ref.model_dump() for ref in widgets.lora_picker(f"{prefix}_loras")]
+    for name in ("seed", "steps"):
+        fields[name] = widgets.number_from(
+            GenerateSpec, name, TEXT[name], key=f"{prefix}_{name}", placeholder="automatic", persist_state="session"
+        )
+    return fields
+
+
+def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
+    """A small table of keyframes; frames count from 1 there."""
+    start = [
+        {"emotion": "happy", "frame": 1, "strength": None, "hold": 1},
+        {"emotion": "sad", "frame": frames, "strength": None, "hold": 2},
+    ]
+    rows = st.data_editor(
+        start,
+        num_rows="dynamic",
+        hide_index=True,
+        key=f"{prefix}_marks_{frames}",
+        column_config={
+            "emotion": st.column_config.SelectboxColumn(TEXT["emotion"], options=list(EMOTIONS), required=True),
+            "frame": st.column_config.NumberColumn(TEXT["frame"], min_value=1, max_value=frames, step=1, required=True),
+            "strength": st.column_config.NumberColumn(TEXT["strength"], min_value=0.05, max_value=1.0, step=0.05),
+            "hold": st.column_config.NumberColumn(TEXT["hold"], min_value=1, max_value=32, step=1, default=1),
+        },
+    )
+    st.caption(TEXT["note"])
+    found: dict[int, Keyframe] = {}
+    for row in rows:
+        if row.get("emotion") and row.get("frame"):
+            frame = int(row["frame"]) - 1
+            found[frame] = Keyframe(
+                emotion=row["emotion"], frame=frame, strength=row.get("strength"), hold=int(row.get("hold") or 1)
+            )
+    if len(found) < len([row for row in rows if row.get("emotion") and row.get("frame")]):
+        st.caption(TEXT["marks"])
+    return tuple(found[frame] for frame in sorted(found))
+
+
+def stage(page: str, empty: str) -> None:
+    """The page's job while it works, and its loop, strip and files afterwards."""
+    job_id = widgets.current_job(page)
+    job = widgets.job_panel(job_id, page) if job_id else None
+    if job is None and not job_id:
+        with st.container(key=f"stage_{page}_empty", horizontal_alignment="center"):
+            st.image("studio/ui/static/mark.svg", width=96, alt="")
+            st.markdown(f"#### {empty}", text_alignment="center")
+            st.caption(TEXT["empty_more"], text_alignment="center")
+    elif job_id and job is None:
+        strip_of(job_id)
+    elif job is not None and (job.active or job.state != "done"):
+        strip(job)
+    elif job is not None and "sprites" in job.result:
+        strip(job)
+        _sprites_of(job)
+    elif job is not None:
+        loop(job)
+        strip(job)
+
+
+def strip_of(job_id: str) -> None:
+    """The frames of a job that is drawn elsewhere on the page."""
+    try:
+        strip(studio().job(job_id, owner()))
+    except StudioError:
+        return
+
+
+def strip(job: JobView) -> None:
+    """The frames so far, side by side in their order."""
+    ids = job.result.get("frames") or job.pictures
+    shown = [picture for picture in map(_picture, ids) if picture is not None and picture.path.suffix == ".png"]
+    if not shown:
+        return
+    st.caption(TEXT["strip"])
+    with st.container(horizontal=True, gap="xsmall", key=f"strip_{job.id}"):
+        for number, picture in enumerate(shown, 1):
+            name = picture.recipe.labels.get("emotion", "") if picture.recipe else ""
+            st.image(widgets.thumbnail(picture, 224), width=112, alt=f"Frame {number}, {name}")
+
+
+def loop(job: JobView) -> None:
+    """The finished animation, playing, and a button for each format."""
+    preview = _picture(job.result.get("preview"))
+    if preview is None:
+        return
+    with st.container(key=f"stage_single_{job.id}"):
+        st.image(studio().picture_bytes(preview.id, owner()), width="stretch", alt="The animation, looping")
+    st.caption(TEXT["keep"])
+    with st.container(horizontal=True, gap="xsmall"):
+        for form in FORMATS:
+            st.download_button(
+                FORMAT_NAMES[form],
+                data=lambda form=form: studio().animation(preview.id, owner(), form),
+                file_name=f"{job.kind}-{job.id[:8]}{'.png' if form == 'apng' else '.' + form}",
+                mime=MEDIA[form],
+                key=f"get_{job.id}_{form}",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+        widgets.favourite_button(preview, f"loop_{job.id}")
+    for note in job.notes:
+        st.caption(text.escape(note))
+
+
+def sprites(prefix: str, image: str | None, base: Callable[[], GenerateSpec], page: str) -> None:
+    """The emotion sprite set of the same character."""
+    with st.expander(TEXT["sprites"], icon=":material/grid_view:"):
+        st.caption(TEXT["sprites_more"])
+        if st.button(TEXT["sprites_draw"], key=f"{prefix}_sprites", icon=":material/grid_view:"):
+            widgets.start(SpritesSpec(base=base(), image=image), page)
+            st.rerun()
+
+
+def _sprites_of(job: JobView) -> None:
+    st.download_button(
+        TEXT["sprites_keep"],
+        data=lambda: studio().picture_bytes(job.result["sprites"], owner()),
+        file_name=f"sprites-{job.id[:8]}.zip",
+        mime="application/zip",
+        key=f"get_{job.id}_sprites",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def _picture(id: str | None) -> Picture | None:
+    if id is None:
+        return None
+    try:
+        return studio().picture(id, owner())
+    except StudioError:
+        return None
+
+
+def _recent(prefix: str, chosen: str) -> None:
+    latest = studio().gallery(owner(), kind="picture", limit=4)
+    if not latest:
+        return
+    st.caption(TEXT["recent"])
+    with st.container(horizontal=True, gap="xsmall"):
+        for picture in latest:
+            with st.container(width=88):
+                if widgets.picture_card(picture, f"{prefix}_{picture.id}"):
+                    st.session_state[chosen] = picture.id
+                    st.rerun()
