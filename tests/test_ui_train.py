@@ -1,0 +1,127 @@
+"""The Train page: what it says about pictures, what it starts, and a run that outlives the server."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+from training_sets import write_set
+
+from studio.runs.supervisor import Supervisor
+from studio.settings import Settings
+
+
+def packed(folder: Path) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as bundle:
+        for path in sorted(folder.rglob("*")):
+            bundle.write(path, path.relative_to(folder))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def train_page(page_home: Path) -> AppTest:
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
+    return at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
+
+
+def texts(at: AppTest) -> str:
+    return " ".join(str(e.value) for kind in ("success", "error", "caption", "markdown", "info") for e in at.get(kind))
+
+
+def test_pictures_are_checked_and_captioned_before_anything_starts(train_page: AppTest, tmp_path: Path) -> None:
+    at = train_page
+    assert not at.exception
+    assert at.button(key="lora_start").disabled
+    at.text_input(key="lora_folder").set_value(str(tmp_path / "nothing")).run()
+    assert "There is no data set at" in texts(at)
+    folder = write_set(tmp_path / "data", 3)
+    (folder / "style_1" / "notes.pdf").write_bytes(b"%PDF")
+    (folder / "style_1" / "broken.png").write_bytes(b"\x89PNG broken")
+    at.text_input(key="lora_folder").set_value(str(folder)).run()
+    assert not at.exception
+    said = texts(at)
+    assert "3 pictures, 300 in an epoch (each shown 100 times)" in said
+    assert "style\\_1 (3)" in said
+    assert "neither a picture" in said
+    assert "is not a picture that can be read" in said
+    assert "1,500 steps in all, 75 an epoch." in said
+    assert not at.button(key="lora_start").disabled
+    at.text_input(key="lora_bulk_tags").set_value("blue eyes").run()
+    at.button(key="lora_bulk_go").click().run()
+    assert not at.exception
+    assert (folder / "style_1" / "0.txt").read_text() == "1girl, sad, red hair, long hair, 0, blue eyes\n"
+
+
+def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest, tmp_path: Path) -> None:
+    at = train_page
+    at.segmented_control(key="lora_preset").set_value("T4, style").run()
+    assert at.number_input(key="lora_batch_size").value == 4
+    assert at.toggle(key="lora_gradient_checkpointing").value is True
+    assert at.number_input(key="lora_resolution").value == 512
+    at.text_input(key="lora_folder").set_value(str(write_set(tmp_path / "data", 2, (512, 512)))).run()
+    at.text_input(key="lora_name").set_value("../x").run()
+    assert not at.exception
+    assert "Name: String should match" in texts(at)
+
+
+@pytest.mark.browser
+def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Callable[..., Page]) -> None:
+    """Upload, start, see the loss move, end the server, start it again, see the run, stop, resume, grid, use."""
+    data = packed(write_set(tmp_path / "data", 4))
+    home = tmp_path / "home"
+    supervisor = Supervisor(Settings(home=home))
+    with studio_server(home, tiny_model, DEVICE="cpu") as server:
+        page = visitor()
+        open_page(page, f"{server.url}/train_lora")
+        page.locator('input[type="file"]').first.set_input_files(
+            {"name": "mine.zip", "mimeType": "application/zip", "buffer": data}
+        )
+        expect(page.get_by_text("4 pictures, 300 in an epoch")).to_be_visible(timeout=PATIENCE)
+        for label, value in (("Repeats", "1"), ("Epochs", "400")):
+            page.get_by_label(label, exact=True).fill(value)
+            page.get_by_label(label, exact=True).press("Enter")
+            settle(page)
+        expect(page.get_by_text("400 steps in all, 1 an epoch.")).to_be_visible(timeout=PATIENCE)
+        page.get_by_role("button", name="Start training").click()
+        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 400"))).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("Loss", exact=True)).to_be_visible()
+        expect(page.get_by_alt_text(re.compile("Sample after 0 steps")).first).to_be_visible(timeout=PATIENCE)
+        assert "?run=" in page.url
+    [run] = supervisor.list()
+    seen = run.status()["step"]
+    assert run.alive(), run.tail()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while run.status()["step"] < max(seen + 2, 6):  # beyond the first checkpoint, with nobody watching
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    with studio_server(home, tiny_model, DEVICE="cpu") as server:
+        page = visitor()
+        open_page(page, f"{server.url}/train_lora")
+        expect(page.get_by_text(re.compile(r"step \d+ of 400"))).to_be_visible(timeout=PATIENCE)
+        page.get_by_role("button", name="Stop and save").click()
+        expect(page.get_by_text("Stopped and saved").first).to_be_visible(timeout=PATIENCE)
+        stopped = run.status()["step"]
+        page.get_by_role("button", name="Resume").click()
+        expect(page.get_by_role("button", name="Stop and save")).to_be_visible(timeout=PATIENCE)
+        while run.status()["step"] <= stopped:
+            assert time.monotonic() < deadline + PATIENCE / 1000
+            time.sleep(0.2)
+        page.get_by_role("button", name="Stop and save").click()
+        expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=PATIENCE)
+        assert f"step {stopped + 1} is next" in " ".join(run.status()["notes"])
+        assert [line["step"] for line in run.metrics()] == list(range(1, run.status()["step"] + 1))
+        page.get_by_role("button", name="Epoch by weight").click()
+        expect(page.get_by_role("button", name="Favourite").first).to_be_visible(timeout=2 * PATIENCE)
+        page.get_by_role("button", name="Use in Generate").click()
+        expect(page.get_by_role("heading", name="Generate")).to_be_visible(timeout=PATIENCE)
+        settle(page)
+        expect(page.get_by_text("More settings")).to_be_visible()
