@@ -122,7 +122,7 @@ def expand(word: str) -> list[str]:
         if shape in word:
             found += expand(word.replace(shape, letter, 1))
     if any(not c.isascii() for c in word) or not word.isalpha():
-        found += [w.replace("l", "i", 1) for w in found if "l" in w] + [w.replace("l", "i") for w in found if "l" in w]
+        found += [w[:i] + "i" + w[i + 1 :] for w in found for i, c in enumerate(w) if c == "l"]
     return list(dict.fromkeys(found))[: 4 * MAX_READINGS]
 
 

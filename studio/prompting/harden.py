@@ -27,10 +27,11 @@ from studio.prompting.vocabulary import Vocabulary, vocabulary_of
 Kind = Literal["invisible", "width", "glyph", "typo", "phonetic"]
 
 # Tuned on two thirds of the lexicon's phrases (benchmarks/prompting.py holds out the rest).
-ACCEPT = {3: 2.6, 4: 2.0, 5: 1.5}  # score that a reading needs, by the letters of the word
+ACCEPT = {2: 3.2, 3: 2.6, 4: 2.0, 5: 1.5}  # score that a reading needs, by the letters of the word
 ACCEPT_LONG = 1.2
 MARGIN = 0.45  # by which it must beat the next word
 ALONE = 1.2  # taken off an English word that no tag has, unless it stands in a sentence
+LITTLE = 0.8  # added to the small words of a sentence
 PHRASE, PAIR, TAG = 3.5, 2.0, 1.5  # added when the words around make a tag of it, when they often stand beside it
 _PRIOR = {10: 2.6, 20: 2.0, 35: 1.0, 40: 0.4}  # of English words, by SCOWL's size class
 # Words that a sentence is held together by: typed often, mistyped often.
@@ -40,6 +41,7 @@ _LITTLE = frozenset((
     "some", "that", "the", "their", "them", "then", "there", "they", "this", "through", "to", "two", "under", "very",
     "was", "wearing", "while", "who", "with", "without", "you", "your",
 ))  # fmt: skip
+_PEOPLE = frozenset(("girl", "boy", "man", "woman", "character", "anime", "person", "face"))
 # Two spellings of one word: neither makes the other doubtful.
 _SAME = {"grey": "gray", "colour": "color", "coloured": "colored", "colourful": "colorful", "armour": "armor"}
 
@@ -162,7 +164,7 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
         last = match.end()
         start, end = match.span()
         source = match.group()
-        trimmed = source.rstrip("!'’").lstrip("'’")
+        trimmed = re.sub(r"(?:['’][sS])?['’!]*$", "", source).lstrip("'’")
         start += source.index(trimmed) if trimmed else 0
         end = start + len(trimmed)
         last = max(last, end)
@@ -294,6 +296,8 @@ def _prior(word: str, vocabulary: Vocabulary) -> float:
     """How likely a word is in a prompt, as a log-score."""
     if word in _LITTLE:
         return 4.2
+    if word in _PEOPLE:
+        return 3.4
     count = vocabulary.tags.get(word)
     english = _PRIOR.get(vocabulary.english.get(word, 99), 0.0)
     if count is None:
@@ -304,7 +308,7 @@ def _prior(word: str, vocabulary: Vocabulary) -> float:
 @lru_cache(maxsize=4096)
 def _slips(plain: str, vocabulary: Vocabulary) -> list[_Choice]:
     """Words that `plain` can be a slip or another spelling of, best first, scored without their neighbours."""
-    if len(plain) < 3 or len(plain) > 24 or not plain.isalpha():
+    if len(plain) < 2 or len(plain) > 24 or not plain.isalpha():
         return []
     length = 0.22 * min(len(plain), 10)
     found: dict[str, tuple[float, Kind]] = {}
@@ -316,8 +320,11 @@ def _slips(plain: str, vocabulary: Vocabulary) -> list[_Choice]:
     for place, key in enumerate(phonetics.keys(plain)):
         for other in vocabulary.by_sound.get(key, ()):
             distance = OSA.distance(plain, other)
-            if distance <= max(2, len(other) // 2) and (not place or plain[0] == other[0] or plain[0] not in "aeiou"):
-                missed = OSA.distance(spoken, phonetics.vowels(other))
+            if distance <= max(2, len(other) // 2):
+                sounds = phonetics.vowels(other)
+                if plain[0] in "aeiou" and spoken[:1] != sounds[:1]:
+                    continue
+                missed = OSA.distance(spoken, sounds) + (0.9 if len(plain) <= 4 else 0.0)
                 score = _prior(other, vocabulary) + length - (1.0, 1.4)[place] - 0.5 * distance - 1.1 * missed
                 if score > found.get(other, (-9.0, "typo"))[0]:
                     found[other] = (score, "phonetic")
@@ -333,7 +340,7 @@ def _decide(words: list[_Word], vocabulary: Vocabulary, changes: list[Change]) -
     for members in segments.values():
         if not any(word.choices for word in members):
             continue
-        sentence = len(members) >= 5 and sum(word.plain in _LITTLE for word in members) >= 2
+        sentence = len(members) >= 4 and sum(word.plain in _LITTLE for word in members) >= 2
         for index, word in enumerate(members):
             if word.choices:
                 scored = sorted(
@@ -349,13 +356,17 @@ def _decide(words: list[_Word], vocabulary: Vocabulary, changes: list[Change]) -
 def _context(members: list[_Word], index: int, target: str, sentence: bool, vocabulary: Vocabulary) -> float:
     """What the other words of the segment say for `target`."""
     lexicon = vocabulary.lexicon
+    if target in _LITTLE and len(members) < 3:
+        return -2.0
     if len(members) == 1:
-        return TAG if target in lexicon else 0.0
+        return TAG if target in lexicon and len(members[0].plain) > 2 else 0.0
     if len(members) <= 5:
         plain = [word.choices[0][1] if word.choices else word.plain for word in members]
         if " ".join([*plain[:index], target, *plain[index + 1 :]]) in vocabulary.joined:
             return PHRASE
-    score = ALONE if sentence and target not in vocabulary.tags and target not in _LITTLE else 0.0
+    score = ALONE if sentence and target not in vocabulary.tags else 0.0
+    if target in _LITTLE:
+        score = LITTLE
     if index and any((other, target) in lexicon.pairs for other in _stands_for(members[index - 1])):
         score += PAIR
     if index + 1 < len(members) and any((target, other) in lexicon.pairs for other in _stands_for(members[index + 1])):

@@ -6,15 +6,16 @@ The English list is SCOWL's (licence beside the file), with its size classes as 
 
 from __future__ import annotations
 
-import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
+
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
 from studio.prompting.lexicon import FOLDER, WORD, Lexicon
 
 SUGGESTED = 40  # rarer words are known but never suggested
 _ENDINGS = ("'s", "s", "es", "ish", "like", "core", "punk", "esque", "themed", "ness", "less", "wear", "style", "est")
-_LETTERS = string.ascii_lowercase
 
 
 class Vocabulary:
@@ -59,12 +60,25 @@ class Vocabulary:
             found.update(self._deletes.get(shorter, ()))
         return found
 
-    def near_english(self, word: str) -> Iterator[str]:
-        """English words at one edit that are common enough to be suggested."""
-        english = self.english
-        for other in _edits(word):
-            if english.get(other, 99) <= SUGGESTED:
-                yield other
+    def near_english(self, word: str) -> set[str]:
+        """Common English words at one edit that begin with its first or second letter."""
+        found: set[str] = set()
+        for first in {word[0], word[1]}:
+            nearby = process.extract(
+                word, self._buckets.get((first, len(word)), ()), scorer=OSA.distance, score_cutoff=1, limit=None
+            )
+            found.update(match[0] for match in nearby)
+        return found
+
+    @cached_property
+    def _buckets(self) -> dict[tuple[str, int], list[str]]:
+        """Words that may be suggested, by first letter and a length that is at most one off."""
+        buckets: dict[tuple[str, int], list[str]] = {}
+        for word, size in self.english.items():
+            if size <= SUGGESTED:
+                for length in range(len(word) - 1, len(word) + 2):
+                    buckets.setdefault((word[0], length), []).append(word)
+        return buckets
 
     @cached_property
     def joined(self) -> frozenset[str]:
@@ -79,19 +93,6 @@ class Vocabulary:
 
 def _without_one(word: str) -> set[str]:
     return {word[:i] + word[i + 1 :] for i in range(len(word))}
-
-
-def _edits(word: str) -> set[str]:
-    """All strings at one edit, about 54 n + 25 of them (Norvig's generator)."""
-    splits = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    found = {left + right[1:] for left, right in splits if right}
-    found.update(left + right[1] + right[0] + right[2:] for left, right in splits if len(right) > 1)
-    for left, right in splits:
-        if right:
-            rest = right[1:]
-            found.update([left + c + rest for c in _LETTERS])
-        found.update([left + c + right for c in _LETTERS])
-    return found
 
 
 @lru_cache(maxsize=4)
