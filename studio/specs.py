@@ -321,6 +321,35 @@ class LcmSpec(Spec):
     gradient_checkpointing: bool = False  # a third slower, much less memory
 
 
+class ControlRunSpec(Spec):
+    """A ControlNet training run; see `training.control`."""
+
+    kind: Literal["control"] = "control"
+    data: Annotated[str, Field(min_length=1)]  # prepared shards, a folder of captioned pictures, or a ZIP of one
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w][\w .-]*$")] = "my-controlnet"
+    model: str = "embedded"
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 10
+    steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # None: every picture once
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.02  # share of all steps
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    noise_bias: Annotated[float, Field(ge=1, le=4)] = 1.5  # above 1: more steps at high noise, where lines are decided
+    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.15  # without words it has to read the drawing
+    control_dropout: Annotated[float, Field(ge=0, le=1)] = 0.03
+    min_snr_gamma: Annotated[float, Field(gt=0, le=20)] | None = None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    held_out: Annotated[int, Field(ge=0, le=1000)] = 32  # the last pictures: measured, never trained on
+    gradient_checkpointing: bool = False
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    seed: Seed = 0
+    checkpoint_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = None
+    keep_checkpoints: Annotated[int, Field(ge=1, le=1000)] = 3
+    time_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    license: Annotated[str, Field(max_length=200)] = ""
+
+
 class Recipe(Spec):
     """One picture, completely said. Same recipe, same machine: same pixels.
 

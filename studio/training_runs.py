@@ -22,7 +22,7 @@ from studio.runs.publish import publish
 from studio.runs.rundir import RunDir, RunSpec
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
-from studio.specs import LoraSpec
+from studio.specs import ControlRunSpec, LoraSpec
 from studio.views import RunView
 
 ROOM = 1 * 2**30  # bytes that have to be free before a run starts: checkpoints of a full-size LoRA with its optimiser
@@ -52,6 +52,9 @@ class TrainingRuns:
         info = resolve(spec.model, self._settings, with_hash=False)
         if isinstance(spec, LoraSpec):
             self.check(spec.data, spec.resolution or info.native_size)
+        elif isinstance(spec, ControlRunSpec):
+            if not any(Path(spec.data).expanduser().glob("*.control.npy")):
+                self.check(spec.data, info.native_size)
         else:
             for ref in spec.loras:
                 find_lora(ref.path, self._settings)

@@ -137,6 +137,11 @@ def tiny_sd(
             net = ControlNetModel.from_unet(
                 unet.float(), conditioning_embedding_out_channels=(4,) * (factor.bit_length() - 1) + (8,)
             )
+            if addition_embed_type:  # `from_unet` leaves the number of heads at the class's default
+                weights = net.state_dict()
+                plain = {key: value for key, value in net.config.items() if not key.startswith("_")}
+                net = ControlNetModel.from_config(plain | {"addition_embed_type_num_heads": 4})
+                net.load_state_dict(weights)
             _randomise(net, generator)
             net.to(dtype).save_pretrained(folder / "controlnet", safe_serialization=True)
     index = {

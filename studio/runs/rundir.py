@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from studio.errors import BadInput, Busy, NotFound
-from studio.specs import LcmSpec, LoraSpec
+from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
 
 try:
     import fcntl
@@ -27,8 +27,8 @@ except ImportError:  # Windows: everything but training works there
 
 RunState = Literal["queued", "starting", "running", "done", "stopped", "failed", "crashed"]
 ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
-RunSpec = LoraSpec | LcmSpec
-SPECS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec}
+RunSpec = LoraSpec | LcmSpec | ControlRunSpec
+SPECS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
 
 # Set by `runs.launch` for the process that it turns into: the lock on this folder came with it.
 LOCK_INHERITED = "STUDIO_RUN_LOCKED"

@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from studio.errors import BadInput, Busy, DiskFull, NotFound
 from studio.runs.rundir import LOCK_INHERITED, RunDir, RunSpec, take_lock
 from studio.settings import REPOSITORY, Settings
-from studio.specs import LoraRef, LoraSpec
+from studio.specs import ControlRunSpec, LoraRef, LoraSpec
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
@@ -44,7 +44,7 @@ class Supervisor:
 
         Raises DiskFull when not even the request can be written.
         """
-        if isinstance(spec, LoraSpec):
+        if isinstance(spec, LoraSpec | ControlRunSpec):
             spec = spec.model_copy(update={"data": str(Path(spec.data).resolve()), "model": _absolute(spec.model)})
         else:
             loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)

@@ -1,0 +1,397 @@
+"""ControlNet training (2302.05543), top to bottom: `python -m studio.training.control DIR`.
+
+`DIR` is a run folder with a `ControlRunSpec` in `spec.json`. The control network begins as a copy of the UNet's first
+half whose outputs are zero (section 3.1); the UNet, the VAE and the text encoder stay as they are. All randomness of a
+step is a function of (seed, step), so a run that was killed goes on from its last checkpoint to the same bytes (on the
+CPU, with the same versions and numbers of threads and processes). Several processes share each batch:
+`torchrun --nproc-per-node 2 -m studio.training.control DIR`.
+
+It doesn't know who started it, how the data was drawn, or who looks at the samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import ControlNetModel, DDPMScheduler
+from PIL import Image
+
+from studio.engine import latents as pictures
+from studio.engine import sampling, text
+from studio.engine.components import Components
+from studio.engine.models import resolve
+from studio.engine.pipelines import load
+from studio.errors import BadInput, NotFound
+from studio.runs import dataset as files
+from studio.runs.rundir import RunDir
+from studio.settings import Settings, settings
+from studio.specs import ControlRunSpec
+from studio.training import checkpoints, diffusion, drawings, steps
+from studio.training.lcm import share_gradients
+from studio.training.session import Session, attend
+
+# Channels of the small network that reads the drawing, from its full size on, one more per halving (section 3.2)
+STANDARD = (16, 32, 96, 256)  # SD 1.5's, so that every tool loads the result
+WIDTHS = (16, 32, 64, 96, 128)
+SAMPLES = 4
+FULLY = 1.0  # control weight of the samples
+
+
+def train(session: Session, spec: ControlRunSpec) -> None:
+    run, config = session.run, settings()
+
+    session.stage(1, "Read the request")
+    session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    precision = "fp32" if cpu and spec.precision == "auto" else "fp16" if spec.precision == "auto" else spec.precision
+    if precision == "fp16" and cpu:
+        raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    if spec.batch_size % world:
+        raise BadInput(f"A batch of {spec.batch_size} can't be shared by {world} processes; choose a multiple.")
+    if cpu and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+
+    session.stage(2, "Load the model and freeze it")
+    info = resolve(spec.model, config)
+    components = load(info, config.model_copy(update={"device": "cpu" if cpu else "cuda"}), on_note=session.say)
+    for module in components.modules.values():
+        module.requires_grad_(False)
+    scheduler = DDPMScheduler.from_config(components.scheduler_config)
+    kind = diffusion.prediction_of(components.scheduler_config)
+    alphas = scheduler.alphas_cumprod.to(device)
+
+    session.stage(3, "Get latents and control images")
+    stuff = gather(session, spec, config, components, accelerator.is_main_process, accelerator.wait_for_everyone)
+    held = min(spec.held_out, len(stuff) // 5)
+    count = len(stuff) - held  # the last ones are never trained on
+    per_epoch = spec.steps_per_epoch or max(1, count // spec.batch_size)
+    total = spec.epochs * per_epoch
+    session.say(f"{count} pictures, {stuff.kinds} control images each; {held} held out; {per_epoch} steps an epoch")
+
+    session.stage(4, "Make the ControlNet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
+        net = new_controlnet(components)
+    net.float().to(device, memory_format=torch.channels_last).train()
+    if spec.gradient_checkpointing:
+        net.enable_gradient_checkpointing()
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    average = [p.detach().clone() for p in parameters]
+    session.say(f"{sum(p.numel() for p in parameters):,} trainable parameters")
+
+    session.stage(5, "Make the optimiser")
+    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    session.stage(6, "Look for a checkpoint")
+    found, damaged = checkpoints.latest_good(run)
+    for sentence in damaged:
+        session.say(sentence, note=True)
+    step = 0
+    if found is not None:
+        with torch.no_grad():
+            for name, p, mean in zip(names, parameters, average, strict=True):
+                p.copy_(found.groups["controlnet"][name])
+                mean.copy_(found.groups["ema"][name])
+        checkpoints.restore_optimizer(optimizer, found.groups["optimizer"], found.meta["optimizer"])
+        scaler.load_state_dict(found.meta["scaler"])
+        step = found.step
+        session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
+    session.begin(step, total, spec.epochs)
+
+    def save() -> None:
+        epoch, inside = divmod(step, per_epoch)
+        name = checkpoints.name_of(epoch, step, inside == 0)
+        if accelerator.is_main_process:
+            started = time.monotonic()
+            tensors, groups = checkpoints.optimizer_state(optimizer)
+            weights = {
+                "controlnet": dict(zip(names, parameters, strict=True)),
+                "ema": dict(zip(names, average, strict=True)),
+                "optimizer": tensors,
+            }
+            meta = {"optimizer": groups, "scaler": scaler.state_dict()}
+            checkpoints.save(run, name, step, epoch, weights, meta, spec.keep_checkpoints)
+            session.saved(name, time.monotonic() - started)
+        accelerator.wait_for_everyone()
+
+    session.stage(7, "Train")
+    own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)
+    why = ""
+    while step < total and not why:
+        # 7.1 a batch: pictures, one caption and one control image of each, t and noise, functions of (seed, step) alone
+        rows = [
+            steps.permutation(count, spec.seed, "order", place // count)[place % count]
+            for place in range(step * spec.batch_size, (step + 1) * spec.batch_size)
+        ]
+        draw = Draws(spec, stuff, rows, step, len(alphas))
+        z_0 = stuff.latents[rows][own].to(device, torch.float32, memory_format=torch.channels_last)
+        lines = draw.lines[own].to(device)
+        t, epsilon = draw.t[own].to(device), draw.noise[own].to(device)
+
+        # 7.2 z_t, and what the frozen UNet makes of it with the control network's help
+        z_t = diffusion.add_noise(z_0, epsilon, t, alphas)
+        with accelerator.autocast():
+            said = predict(components, net, z_t.to(components.dtype), t, encoded(components, draw.captions[own]), lines)
+
+        # 7.3 the UNet's own loss (equation 5), weighted as the data says
+        error = (said.float() - diffusion.target(z_0, epsilon, t, alphas, kind)).square()
+        error = error * weights_of(stuff, rows[own]).to(device)
+        loss = (error.mean((1, 2, 3)) * diffusion.min_snr_weights(t, alphas, spec.min_snr_gamma, kind)).mean()
+
+        # 7.4 theta <- theta - eta grad
+        scaler.scale(loss).backward()
+        shown = share_gradients(list(parameters), loss.detach(), world)
+        scaler.unscale_(optimizer)
+        rate = steps.learning_rate(step, total, spec.learning_rate, spec.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
+        if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
+            scaler.step(optimizer)
+            scaler.update()
+            steps.update_average(average, parameters, spec.ema_decay, step)
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        session.step_done(step, (step - 1) // per_epoch + 1, float(shown), rate)
+
+        # 7.5 stop, checkpoint, samples: only one process looks at clock and folder, or they would part ways
+        asked: list[Any] = [session.must_stop(), session.checkpoint_due()] if accelerator.is_main_process else ["", 0]
+        if world > 1:
+            torch.distributed.broadcast_object_list(asked)
+        why = str(asked[0])
+        epoch, inside = divmod(step, per_epoch)
+        due = not inside and (epoch % spec.checkpoint_epochs == 0 or step == total)
+        if due or why or asked[1]:
+            save()
+            if accelerator.is_main_process and (due or asked[1]):
+                session.stage(7, "Train: look at it")
+                with using(net, average):
+                    measured = look(session, spec, components, net, stuff, count, alphas, kind, step)
+                run.update(**measured)
+                session.say(f"Step {step} of {total}: loss {float(shown):.4f}; held out {measured}")
+                session.stage(7, "Train")
+            accelerator.wait_for_everyone()
+            session.pause()
+
+    session.stage(8, "Export")
+    if accelerator.is_main_process:
+        with using(net, average):
+            path = export(run, spec, net)
+        if why == "time":
+            session.say("The time limit is reached.", note=True)
+        session.finish("done" if step == total else "stopped", adapter=str(path))
+    accelerator.wait_for_everyone()
+
+
+# --- what the stages above need more than a few lines for -------------------------------------------------------------
+
+
+class Draws:
+    """All that chance decides in one step, from (seed, step): timesteps, noise, captions, control images."""
+
+    def __init__(
+        self, spec: ControlRunSpec, stuff: drawings.Drawings, rows: list[int], step: int, timesteps: int
+    ) -> None:
+        generator, size = steps.generator(spec.seed, "step", step), len(rows)
+        # One per equal part of the schedule; a bias above 1 moves them towards noise, where the lines are decided.
+        share = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+        share = share[torch.randperm(size, generator=generator)] ** (1 / spec.noise_bias)
+        self.t = (share * timesteps).long().clamp(0, timesteps - 1)  # (batch,)
+        self.noise = torch.randn(stuff.latents[rows].shape, generator=generator)
+        chance = torch.rand(4, size, generator=generator)
+        which = (chance[0] * stuff.kinds).long().tolist()
+        self.lines = stuff.controls(rows, which)
+        empty = chance[1] < spec.control_dropout  # nothing drawn: nothing to follow
+        self.lines = torch.where(empty[:, None, None, None], torch.zeros(()), self.lines)
+        self.captions = [
+            "" if chance[2, k] < spec.caption_dropout else own[int(chance[3, k] * len(own))]
+            for k, own in enumerate(stuff.captions[row] for row in rows)
+        ]
+
+
+class using:
+    """The network with other weights, inside the block."""
+
+    def __init__(self, net: torch.nn.Module, weights: list[torch.Tensor]) -> None:
+        self.net, self.weights = net, weights
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for p, other in zip(self.net.parameters(), self.weights, strict=True):
+                kept = p.detach().clone()
+                p.copy_(other)
+                other.copy_(kept)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def new_controlnet(components: Components) -> ControlNetModel:
+    """A copy of the UNet's first half that changes nothing yet.
+
+    It reads drawings in the pictures' own size, with one halving for each of the VAE's.
+    """
+    halvings = components.factor.bit_length() - 1
+    widths = STANDARD if halvings == len(STANDARD) - 1 else WIDTHS[: halvings + 1]
+    net = ControlNetModel.from_unet(components.unet, conditioning_embedding_out_channels=widths)
+    heads = components.unet.config.addition_embed_type_num_heads
+    if net.config.addition_embed_type_num_heads != heads:  # `from_unet` leaves it at the class's default
+        plain = {key: value for key, value in net.config.items() if not key.startswith("_")}
+        whole = ControlNetModel.from_config(plain | {"addition_embed_type_num_heads": heads})
+        whole.load_state_dict(net.state_dict())
+        return whole
+    return net
+
+
+def gather(
+    session: Session, spec: ControlRunSpec, config: Settings, components: Components, main: bool, wait: Any
+) -> drawings.Drawings:
+    """Prepared shards as they are; a folder or ZIP of pictures is prepared once and kept beside the runs."""
+    data = Path(spec.data)
+    if data.is_dir() and drawings.is_prepared(data):
+        return drawings.read(data)
+    side = components.info.native_size
+    found = files.check(files.folder_of(data, config.datasets_dir), side)
+    key = hashlib.sha256(f"{found.digest} {components.info.hash} {side}".encode()).hexdigest()[:16]
+    into = session.run.path.parent / ".drawings" / key
+    if main and not (into / "pictures.json").exists():
+        for problem in found.problems:
+            session.say(problem.message)
+
+        entries = [entry for entry in found.entries if not entry.file.endswith(drawings.OWN)]
+
+        def report(done: int) -> None:
+            session.run.update(stage=f"3. Control images: {done} of {len(entries)}")
+
+        drawings.from_pictures(components, found.folder, entries, into, side, report)
+    wait()
+    return drawings.read(into)
+
+
+@torch.no_grad()
+def encoded(components: Components, captions: list[str]) -> torch.Tensor:
+    """(captions, tokens, dim), as the engine encodes prompts."""
+    return text.encode(components, captions, [""] * len(captions)).positive.clone()
+
+
+def predict(
+    components: Components, net: ControlNetModel, z_t: torch.Tensor, t: torch.Tensor, states: torch.Tensor,
+    lines: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """The UNet's output with the control network's help (2302.05543, equation 4)."""
+    down, middle = net(z_t, t, encoder_hidden_states=states, controlnet_cond=lines, return_dict=False)
+    return components.unet(
+        z_t,
+        t,
+        encoder_hidden_states=states,
+        down_block_additional_residuals=[each.to(z_t.dtype) for each in down],
+        mid_block_additional_residual=middle.to(z_t.dtype),
+        return_dict=False,
+    )[0]
+
+
+def weights_of(stuff: drawings.Drawings, rows: list[int]) -> torch.Tensor:
+    """Loss weights that broadcast over (batch, c, h, w)."""
+    weights = torch.ones(len(rows), 1, 1, 1)
+    if stuff.weight is not None:
+        weights = weights * stuff.weight[rows].float()
+    if stuff.channels is not None:
+        weights = weights * stuff.channels.float().view(1, -1, 1, 1)
+    return weights
+
+
+@torch.no_grad()
+def look(
+    session: Session, spec: ControlRunSpec, components: Components, net: ControlNetModel, stuff: drawings.Drawings,
+    count: int, alphas: torch.Tensor, kind: diffusion.Prediction, step: int,
+) -> dict[str, float]:  # fmt: skip
+    """The loss on pictures that were held out, with their drawing and without any; and a sheet of samples."""
+    net.eval()
+    rows = list(range(count, len(stuff))) or list(range(min(8, len(stuff))))
+    sums = {"held_out": 0.0, "held_out_without": 0.0}
+    for start in range(0, len(rows), 8):
+        part = rows[start : start + 8]
+        generator = steps.generator(spec.seed, "look", start)
+        t = ((torch.arange(len(part)) + 0.5) / len(part) * len(alphas)).long().to(alphas.device)
+        z_0 = stuff.latents[part].float().to(alphas.device)
+        epsilon = torch.randn(z_0.shape, generator=generator).to(alphas.device)
+        z_t = diffusion.add_noise(z_0, epsilon, t, alphas)
+        lines = stuff.controls(part, [k % stuff.kinds for k in range(len(part))]).to(alphas.device)
+        states = encoded(components, [stuff.captions[row][0] for row in part])
+        target = diffusion.target(z_0, epsilon, t, alphas, kind)
+        plain = components.unet(z_t.to(components.dtype), t, encoder_hidden_states=states, return_dict=False)[0]
+        for name, said in (
+            ("held_out", predict(components, net, z_t.to(components.dtype), t, states, lines)),
+            ("held_out_without", plain),
+        ):
+            sums[name] += float((said.float() - target).square().mean()) * len(part) / len(rows)
+    sheet(session.run, spec, components, net, stuff, rows[:SAMPLES], step)
+    net.train()
+    return {name: round(value, 5) for name, value in sums.items()}
+
+
+def sheet(
+    run: RunDir, spec: ControlRunSpec, components: Components, net: ControlNetModel, stuff: drawings.Drawings,
+    rows: list[int], step: int,
+) -> None:  # fmt: skip
+    """Above the control images, below what is drawn from them; the same seeds every time."""
+    lines = stuff.controls(rows, [k % stuff.kinds for k in range(len(rows))])
+    height, width = (side // components.factor * components.factor for side in lines.shape[2:])
+    generators = sampling.generators([spec.seed + k for k in range(len(rows))])
+    scheduler = sampling.make_scheduler(components.info.sampler, components.scheduler_config)
+    timesteps = sampling.set_timesteps(scheduler, min(15, components.info.steps), components.device)
+    begin = sampling.start_latents(scheduler, sampling.noise(components, generators, width, height), timesteps)
+    conditioning = text.encode(components, [stuff.captions[row][0] for row in rows], [""] * len(rows))
+    clean = sampling.denoise(
+        components, scheduler, begin, conditioning, components.info.guidance, generators, timesteps=timesteps,
+        control=sampling.Control(net, lines, FULLY),
+    )  # fmt: skip
+    drawn = pictures.decode(components, clean)
+    whole = Image.new("RGB", (width * len(rows), 2 * height))
+    for k, picture in enumerate(drawn):
+        shown = (lines[k].permute(1, 2, 0) * 255).byte().numpy()
+        whole.paste(Image.fromarray(np.ascontiguousarray(shown)), (k * width, 0))
+        whole.paste(picture, (k * width, height))
+    run.samples.mkdir(exist_ok=True)
+    whole.save(run.samples / f"step-{step:06d}.png")
+
+
+def export(run: RunDir, spec: ControlRunSpec, net: ControlNetModel) -> Path:
+    """`adapter/controlnet/`, a diffusers folder in half precision: to be given as `ControlSpec.model`."""
+    fresh, final = run.adapter / "controlnet.tmp", run.adapter / "controlnet"
+    shutil.rmtree(fresh, ignore_errors=True)
+    small = ControlNetModel.from_config(net.config)
+    small.load_state_dict(net.state_dict())
+    small.half().save_pretrained(fresh, safe_serialization=True)
+    if spec.license:
+        (fresh / "LICENSE.txt").write_text(spec.license + "\n", encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(fresh, final)
+    return final
+
+
+def main(path: Path) -> None:
+    with attend(path, main=int(os.environ.get("RANK", "0")) == 0) as session:
+        spec = session.run.spec()
+        if not isinstance(spec, ControlRunSpec):
+            raise NotFound(f"Run {session.run.id} doesn't train a ControlNet.")
+        train(session, spec)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,158 @@
+"""Training a ControlNet on a small real model: it learns, resumes to the same bytes, and what it leaves can be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import tiny_sd
+from PIL import Image, ImageDraw
+from training_sets import write_set
+
+from studio.engine.pipelines import Engine
+from studio.errors import BadInput
+from studio.runs.rundir import RunDir
+from studio.settings import Settings, settings
+from studio.specs import ControlRunSpec, ControlSpec, LcmSpec, Recipe
+from studio.training import control, drawings
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("control")
+    tiny_sd(home / "models" / "tiny")
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 7), ("b", 5)):  # two shards, so that rows cross from one to the other
+        drawings.write(
+            home / "data", name, torch.from_numpy(rng.standard_normal((count, 16, 4, 4))).half(),
+            (rng.random((count, 2, 64, 64)) > 0.9).astype(np.uint8) * 255,
+            [["1girl, happy", "happy"] for _ in range(count)],
+            weight=torch.ones(count, 1, 4, 4).half(), channels=torch.linspace(0.5, 1.5, 16),
+        )  # fmt: skip
+    return home
+
+
+@pytest.fixture
+def studio_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("STUDIO_HOME", str(home))
+    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings.cache_clear()
+    yield home
+    settings.cache_clear()
+
+
+def start(home: Path, name: str, **changes) -> RunDir:
+    run = RunDir(home / "runs" / name)
+    run.path.mkdir(parents=True)
+    values = {"data": str(home / "data"), "model": "tiny", "epochs": 2, "batch_size": 2, "held_out": 2}
+    run.write_spec(ControlRunSpec(**(values | {"learning_rate": 1e-3} | changes)))
+    return run
+
+
+def digest(run: RunDir) -> str:
+    file = run.adapter / "controlnet" / "diffusion_pytorch_model.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def straight(home: Path) -> RunDir:
+    return RunDir(home / "runs" / "straight")
+
+
+def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
+    studio_home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(studio_home, "straight")
+    control.main(straight.path)
+    assert straight.status()["state"] == "done"
+    assert straight.status()["step"] == 10
+    assert [path.name for path in sorted(straight.samples.iterdir())] == ["step-000005.png", "step-000010.png"]
+    with Image.open(straight.samples / "step-000010.png") as sheet:
+        assert sheet.size == (2 * 64, 2 * 64)
+    assert straight.status()["held_out_without"] > 0
+
+    stopped = start(studio_home, "stopped")
+    real = control.Draws.__init__
+
+    def stop_in_the_middle(self, spec, stuff, rows, step, timesteps):
+        if step == 6:
+            stopped.request_stop()
+        real(self, spec, stuff, rows, step, timesteps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(control.Draws, "__init__", stop_in_the_middle)
+        control.main(stopped.path)
+    assert stopped.status()["state"] == "stopped"
+    assert stopped.status()["checkpoint"] == "step-00000007"
+    stopped.clear_stop()
+    control.main(stopped.path)
+    assert "Resumed from step-00000007: step 8 of 10 is next." in stopped.status()["notes"]
+    assert digest(stopped) == digest(straight)
+    assert [line["loss"] for line in stopped.metrics()] == [line["loss"] for line in straight.metrics()]
+
+
+def test_the_result_steers_a_picture_and_shares_the_model(studio_home: Path, straight: RunDir) -> None:
+    engine = Engine(Settings(home=studio_home, device="cpu", preview_every=0))
+    sketch = Image.new("L", (64, 64), 255)
+    ImageDraw.Draw(sketch).ellipse((10, 10, 50, 50), outline=0, width=3)
+    sketch.save(studio_home / "sketch.png")
+    base = Recipe(
+        model="tiny", model_hash="", prompt="1girl", seed=1, steps=2, guidance=3.0, sampler="dpmpp_2m", width=64,
+        height=64,
+    )  # fmt: skip
+    spec = ControlSpec(image=str(studio_home / "sketch.png"), model=str(straight.adapter / "controlnet"))
+    ((_, plain),) = engine.draw([base])
+    ((_, steered),) = engine.draw([base.model_copy(update={"control": spec})])
+    assert np.abs(np.asarray(plain, int) - np.asarray(steered, int)).max() > 0
+
+
+def test_it_begins_as_no_change_at_all(studio_home: Path) -> None:
+    components = Engine(Settings(home=studio_home, device="cpu")).components("tiny")
+    net = control.new_controlnet(components).eval()
+    z, t, lines = torch.randn(1, 16, 4, 4), torch.tensor([500]), torch.rand(1, 3, 64, 64)
+    states = control.encoded(components, ["1girl"])
+    with torch.no_grad():
+        steered = control.predict(components, net, z, t, states, lines)
+        plain = components.unet(z, t, encoder_hidden_states=states, return_dict=False)[0]
+    assert torch.equal(steered, plain)
+
+
+def test_pictures_become_shards_once(studio_home: Path) -> None:
+    folder = write_set(studio_home / "pictures", 4)
+    sketch = Image.new("L", (64, 64), 255)
+    ImageDraw.Draw(sketch).line((5, 5, 60, 40), fill=0, width=3)
+    sketch.save(folder / "style_1" / "0.control.png")
+    run = start(studio_home, "pictures", data=str(folder), epochs=1, steps_per_epoch=1, held_out=0)
+    control.main(run.path)
+    assert run.status()["state"] == "done"
+    (prepared,) = (studio_home / "runs" / ".drawings").iterdir()
+    stuff = drawings.read(prepared)
+    both = stuff.controls([0, 0], [0, 1])
+    assert not torch.equal(both[0], both[1])  # its own drawing beside its edges
+    others = stuff.controls([1, 1], [0, 1])
+    assert torch.equal(others[0], others[1])
+
+
+def test_shards_that_do_not_agree_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nothing to learn from"):
+        drawings.read(tmp_path)
+    drawings.write(tmp_path, "a", torch.zeros(2, 4, 4, 4), np.zeros((2, 1, 32, 32), np.uint8), [["x"], ["y"]])
+    (tmp_path / "a.json").write_text(json.dumps([["x"]]))
+    with pytest.raises(BadInput, match=r"The shard a in .* is damaged"):
+        drawings.read(tmp_path)
+
+
+def test_a_run_of_another_kind_is_refused(studio_home: Path) -> None:
+    run = RunDir(studio_home / "runs" / "other")
+    run.path.mkdir(parents=True)
+    run.write_spec(LcmSpec())
+    with pytest.raises(SystemExit) as ended:
+        control.main(run.path)
+    assert ended.value.code == 2
+    assert "doesn't train a ControlNet" in run.status()["error"]
