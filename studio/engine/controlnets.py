@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def controlnet(
     components: Components, wanted: str, settings: Settings, on_note: Callable[[str], None] | None = None
 ) -> ControlNetModel:
-    """The ControlNet for a kind of drawing (`lines`, `canny`), or by reference: a folder, a .safetensors file, a hub id.
+    """The ControlNet for a kind of drawing (`lines`, `canny`), or by reference: a folder, a .safetensors file, hub id.
 
     Loaded on first use and kept with the model; downloaded when it isn't on this machine. Raises BadInput when the
     model has none for this kind or the ControlNet doesn't fit it, and Offline.

@@ -333,7 +333,7 @@ def _lora(path: Path) -> LoraInfo:
 
 
 def find_lora(reference: str, settings: Settings) -> LoraInfo:
-    """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound, and BadInput for what isn't one."""
+    """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
     asked = Path(reference).expanduser()
     if asked.suffix.lower() in PICKLES:
         raise BadInput(

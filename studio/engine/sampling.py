@@ -85,7 +85,8 @@ def img2img_timesteps(scheduler: Any, steps: int, strength: float, device: torch
         return scheduler.timesteps
     scheduler.set_timesteps(steps, device=device)
     start = min(steps - max(1, int(steps * strength)), steps - 1) * scheduler.order
-    scheduler.set_begin_index(start)
+    if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep alone
+        scheduler.set_begin_index(start)
     return scheduler.timesteps[start:]
 
 
