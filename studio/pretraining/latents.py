@@ -84,7 +84,7 @@ def encode_shards(rank: int, world: int, args: argparse.Namespace) -> None:
         if target.exists():
             continue
         started = time.time()
-        latents = encode(vae, np.load(path, mmap_mode="r")).half()
+        latents = encode(vae, np.load(path, mmap_mode="r")).half().contiguous()
         fresh = target.with_suffix(".tmp")
         save_file({"latents": latents}, fresh)
         fresh.rename(target)
