@@ -54,8 +54,8 @@ def _words() -> dict[str, Any]:
     return data
 
 
-def compose(rng: random.Random, emotion: Emotion, style: Style) -> str:
-    """One prompt for this emotion and style; everything else about the character is drawn from `rng`."""
+def compose(rng: random.Random, emotion: Emotion, style: Style, least: int = 0) -> str:
+    """One prompt for this emotion and style; `least` or more other words about the character are drawn from `rng`."""
     words = _words()
     parts = [rng.choice(("1girl", "1boy")), *words["core"]]
     for layer in (words["emotion"][emotion], words["style"][style]):
@@ -66,7 +66,7 @@ def compose(rng: random.Random, emotion: Emotion, style: Style) -> str:
     looks = [f"{rng.choice(_COLOURS)} hair", f"{rng.choice(_EYES)} eyes", rng.choice(_LENGTHS), rng.choice(_HAIR)]
     looks += [f"{rng.choice(_COLOURS)} {rng.choice(_WORN[style])}", rng.choice(_BACKGROUNDS)]
     looks += rng.sample(_MORE, 2)
-    parts += rng.sample(looks, rng.randint(0, len(looks)))  # many people add a word or two, some add nothing
+    parts += rng.sample(looks, rng.randint(least, len(looks)))  # many people add a word or two, some add nothing
     parts += words["quality"][rng.choice(("draft", "standard", "standard", "high"))]
     return ", ".join(dict.fromkeys(parts))
 
@@ -82,9 +82,9 @@ def training(count: int, seed: int) -> list[str]:
 
 
 def measuring(count: int) -> list[Asked]:
-    """`count` prompts to measure with, the same for every run, none of them among `training`'s."""
+    """`count` prompts to measure with, the same for every run; characters detailed enough not to be in `training`."""
     found = []
     for k in range(count):
         emotion, style = EMOTIONS[k % len(EMOTIONS)], STYLES[k // len(EMOTIONS) % len(STYLES)]
-        found.append(Asked(compose(random.Random(f"measure {k}"), emotion, style), emotion, style))
+        found.append(Asked(compose(random.Random(f"measure {k}"), emotion, style, least=4), emotion, style))
     return found

@@ -1,0 +1,306 @@
+"""A whole distillation on a tiny model: both forms, both objectives, exact resume, the curve, export, bad days."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import tiny_sd
+from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from studio.engine import adapters
+from studio.engine.models import resolve
+from studio.engine.pipelines import load
+from studio.evaluation.judge import Judge, JudgeNetwork
+from studio.runs.rundir import RunDir
+from studio.settings import Settings, settings
+from studio.specs import EMOTIONS, STYLES, LcmSpec
+from studio.training import checkpoints, curve, lcm
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+SMALL = {
+    "epochs": 3,
+    "steps_per_epoch": 2,
+    "batch_size": 2,
+    "latents": 20,
+    "checkpoint_epochs": 1,
+    "rank": 4,
+    "learning_rate": 1e-3,
+    "curve_pictures": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a judge, whose weights are random: its verdicts mean nothing, but they are made."""
+    folder = tiny_sd(
+        tmp_path_factory.mktemp("model") / "tiny",
+        studio={"steps": 3, "judge": "judge", "distill": {"w_min": 1.0, "w_max": 2.0}},
+    )
+    values = {"emotion": list(EMOTIONS), "style": list(STYLES)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Judge(JudgeNetwork({name: len(words) for name, words in values.items()}), values).save(folder / "judge")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+@pytest.fixture
+def new_run(home: Path, teacher: Path) -> Callable[..., RunDir]:
+    def make(name: str, **changes: Any) -> RunDir:
+        run = RunDir(home / "runs" / name)
+        run.path.mkdir(parents=True)
+        run.write_spec(LcmSpec(**{"model": str(teacher), **SMALL, **changes}))
+        return run
+
+    return make
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {f"{f.stem}.{k}": t for f in sorted(folder.glob("*.safetensors")) for k, t in load_file(f).items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("full", "lcm")])
+def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective: str) -> None:
+    run = new_run("whole", form=form, objective=objective)
+    lcm.main(run.path)
+    status = run.status()
+    assert status["state"] == "done"
+    assert [m["step"] for m in run.metrics()] == [1, 2, 3, 4, 5, 6]
+    assert checkpoints.names(run) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+    rows = status["curve"]["rows"]
+    assert [(row["who"], row["steps"]) for row in rows] == [
+        ("teacher", 3), *(("dpmpp_2m", n) for n in curve.STEPS), *(("student", n) for n in curve.STEPS)
+    ]  # fmt: skip
+    for row in rows:
+        assert row["seconds"] > 0
+        assert 0 <= row["emotion"] <= 1
+        assert 0 <= row["style"] <= 1
+        assert row["frechet"] >= 0
+        assert row["clip"] is None
+    assert rows[0]["drift"] == 0  # the teacher at its best is what the others are compared with
+    assert min(row["drift"] for row in rows[1:]) > 0
+    best = status["best"]
+    assert best in checkpoints.names(run)
+    assert best == max(status["curve"]["checkpoints"], key=lambda c: c["quality"])["name"]
+    assert Image.open(run.path / "curve" / f"{best}-4.png").size == (256, 128)
+    assert Path(status["adapter"]).exists()
+
+
+@pytest.mark.parametrize("form", ["lora", "full"])
+def test_a_killed_run_ends_at_the_same_bytes(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    straight = new_run("straight", form=form)
+    lcm.main(straight.path)
+    killed = new_run("killed", form=form)
+    calls = []
+    real = lcm.share_gradients
+
+    class Killed(BaseException):
+        """What nothing catches, as a kill."""
+
+    def dies(*args: Any) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == 4:  # in the middle of the second epoch: its first step is lost
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(lcm, "share_gradients", dies)
+    with pytest.raises(Killed):
+        lcm.main(killed.path)
+    assert killed.status()["state"] == "crashed"
+    killed.request_stop()  # stop right after the first step of the resumed process, then once more go on
+    lcm.main(killed.path)
+    assert killed.status()["state"] == "stopped"
+    assert checkpoints.names(killed)[-1] == "step-00000003"
+    killed.clear_stop()
+    lcm.main(killed.path)
+    assert killed.status()["state"] == "done"
+    name = "epoch-0003"
+    assert same(tensors(straight.checkpoints / name), tensors(killed.checkpoints / name))
+    assert [m["loss"] for m in straight.metrics()] == [m["loss"] for m in killed.metrics()]
+    assert same(tensors(straight.path / "best"), tensors(killed.path / "best"))
+
+
+def test_latents_are_drawn_once(new_run: Callable[..., RunDir], home: Path) -> None:
+    first = new_run("first", epochs=1)
+    first.request_stop()
+    lcm.main(first.path)  # a stop that was asked for while the teacher draws
+    assert first.status()["state"] == "stopped"
+    files = sorted((home / "runs" / ".latents").rglob("*.safetensors"))
+    assert len(files) == 1  # of two: what was drawn until then is kept
+    first.clear_stop()
+    lcm.main(first.path)
+    files = sorted((home / "runs" / ".latents").rglob("*.safetensors"))
+    before = [(f, f.stat().st_mtime_ns, f.read_bytes()) for f in files]
+    assert len(files) == 2
+    files[1].write_bytes(b"torn")
+    lcm.main(new_run("second", epochs=1).path)  # same teacher, same prompts
+    for (file, time, data), changed in zip(before, (False, True), strict=True):
+        assert file.read_bytes() == data
+        assert (file.stat().st_mtime_ns != time) is changed
+    lcm.main(new_run("third", epochs=1, seed=1).path)
+    assert len(list((home / "runs" / ".latents").rglob("*.safetensors"))) == 4
+
+
+def test_a_folder_of_pictures(new_run: Callable[..., RunDir], tmp_path: Path) -> None:
+    data = tmp_path / "pictures"
+    data.mkdir()
+    for k in range(3):
+        Image.effect_noise((80 + 16 * k, 96), 60 + k).convert("RGB").save(data / f"{k}.png")
+        (data / f"{k}.txt").write_text("1girl, red hair")
+    run = new_run("folder", data=str(data), epochs=1)
+    lcm.main(run.path)
+    assert run.status()["state"] == "done"
+    (file,) = (tmp_path / "runs" / ".latents").rglob("*.safetensors")
+    assert load_file(file)["latents"].shape == (3, 16, 4, 4)
+
+
+def test_prompts_beside_the_request_are_used(new_run: Callable[..., RunDir]) -> None:
+    run = new_run("own", epochs=1)
+    (run.path / "prompts.txt").write_text("1girl, sad\n\n1boy, happy\n")
+    lcm.main(run.path)
+    assert "20 latents of (16, 4, 4), 2 prompts" in run.tail() or run.status()["state"] == "done"
+
+
+def test_the_export_draws_what_the_student_drew(new_run: Callable[..., RunDir], teacher: Path) -> None:
+    """The LoRA file in the engine, in a diffusers pipeline, and the student in the run: one output."""
+    run = new_run("export", learning_rate=0.05)
+    lcm.main(run.path)
+    components = load(resolve(str(teacher), Settings()), Settings(device="cpu"))
+    z, text = torch.randn(1, 16, 4, 4), torch.randn(1, 77, 32)
+    t = torch.tensor([499])
+    plain = components.unet(z, t, text).sample
+    with adapters.attached(components, [(Path(run.status()["adapter"]), 1.0)]):
+        ours = components.unet(z, t, text).sample
+    assert (ours - plain).abs().max() > 1e-3
+    pipeline = StableDiffusionPipeline.from_pretrained(teacher, safety_checker=None)
+    pipeline.load_lora_weights(run.adapter / "diffusers")
+    torch.testing.assert_close(pipeline.unet(z, t, text).sample, ours, rtol=1e-4, atol=1e-4)
+    spec = run.spec()
+    assert isinstance(spec, LcmSpec)
+    from studio.training.student import LoraStudent, restore
+
+    student = LoraStudent(components.unet, components.family.lcm_lora_targets, spec.rank)
+    best = load_file(run.path / "best" / "ema.safetensors")
+    restore(student, {"lora": best, "ema": best})
+    with student.drawing() as unet:
+        torch.testing.assert_close(unet(z, t, text).sample, ours, rtol=1e-4, atol=1e-4)
+    facts = json.loads((run.adapter / "studio.json").read_text())
+    assert facts["fast"] == {"steps": 4, "guidance": 1.0, "sampler": "lcm"}
+
+
+def test_a_full_student_is_a_model_of_its_own(new_run: Callable[..., RunDir]) -> None:
+    run = new_run("full", form="full", learning_rate=1e-3)
+    lcm.main(run.path)
+    folder = Path(run.status()["adapter"])
+    assert json.loads((folder / "unet" / "config.json").read_text())["time_cond_proj_dim"] == 256
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline) is LatentConsistencyModelPipeline
+    drawn = pipeline(
+        "1girl, happy", num_inference_steps=2, guidance_scale=2.5, output_type="np",
+        generator=torch.Generator().manual_seed(0), height=64, width=64,
+    ).images  # fmt: skip
+    assert drawn.shape == (1, 64, 64, 3)
+    weight = pipeline.unet.time_embedding.cond_proj.weight
+    assert weight.abs().max() > 0  # it began at zero: w was learnt
+    info = resolve(str(folder), Settings())
+    assert (info.sampler, info.steps, info.guidance) == ("lcm", 4, 2.5)
+    again = RunDir(run.path.with_name("again"))
+    again.path.mkdir()
+    again.write_spec(LcmSpec(**{**SMALL, "model": str(folder)}))
+    with pytest.raises(SystemExit) as ended:
+        lcm.main(again.path)
+    assert ended.value.code == 2
+    assert "distilled model already" in again.status()["error"]
+
+
+def test_a_character_is_part_of_the_teacher(new_run: Callable[..., RunDir], home: Path) -> None:
+    first = new_run("character", epochs=1, learning_rate=0.05)
+    lcm.main(first.path)
+    lora = home / "models" / "loras" / "character.safetensors"
+    lora.parent.mkdir(parents=True)
+    shutil.copy(first.status()["adapter"], lora)
+    plain, with_character = new_run("plain", epochs=1), new_run("with", epochs=1, loras=[{"path": "character"}])
+    lcm.main(plain.path)
+    lcm.main(with_character.path)
+    assert with_character.status()["state"] == "done"
+    assert plain.metrics()[0]["loss"] != with_character.metrics()[0]["loss"]
+    assert len(list((home / "runs" / ".latents").iterdir())) == 2  # another teacher, other latents
+
+
+def test_falling_quality_ends_the_run(new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch) -> None:
+    falling = iter([0.5, 0.9, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(curve, "quality", lambda *_: next(falling))
+    run = new_run("falling", epochs=9, patience=2)
+    lcm.main(run.path)
+    status = run.status()
+    assert (status["state"], status["step"], status["best"]) == ("done", 8, "epoch-0002")
+    assert any("Quality has fallen for 2 checkpoints" in note for note in status["notes"])
+    kept = load_file(run.path / "best" / "ema.safetensors")
+    assert same(kept, load_file(run.checkpoints / "epoch-0002" / "ema.safetensors"))
+
+
+def test_a_loss_that_is_no_number_costs_nothing(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run("nan", ema_decay=0.5)
+    real, calls = lcm.lcd.distance, []
+
+    def breaks(*args: Any) -> torch.Tensor:
+        calls.append(None)
+        return real(*args) * (float("nan") if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr(lcm.lcd, "distance", breaks)
+    with pytest.raises(SystemExit) as ended:
+        lcm.main(run.path)
+    assert ended.value.code == 1
+    assert run.status()["state"] == "failed"
+    assert "lower learning rate" in run.status()["error"]
+    found, damaged = checkpoints.latest_good(run)
+    assert found is not None
+    assert (found.name, damaged) == ("epoch-0001", [])
+    assert all(torch.isfinite(t).all() for group in found.groups.values() for t in group.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"w_min": 9.0, "w_max": 2.0}, "guidance range is empty"),
+        ({"precision": "fp16"}, "NVIDIA cards only"),
+        ({"model": "nowhere"}, "There is no model 'nowhere'"),
+        ({"data": "/nowhere"}, "There is no data set"),
+        ({"loras": [{"path": "nobody"}]}, "There is no LoRA 'nobody'"),
+    ],
+)
+def test_bad_requests_end_with_a_sentence(
+    new_run: Callable[..., RunDir], changes: dict[str, Any], sentence: str
+) -> None:
+    run = new_run("bad", **changes)
+    with pytest.raises(SystemExit) as ended:
+        lcm.main(run.path)
+    assert ended.value.code == 2
+    assert sentence in run.status()["error"]
+    assert not run.checkpoints.exists()
