@@ -175,7 +175,7 @@ def test_picture_morph_holds_what_the_emotion_does_not_touch(components: Compone
     whole.region[..., 1:3, 1:3] = 1
     first, last = whole.draw([0.0, 1.0])
     wanted = pixels([latents.fit(image, 64, 64)])[0]
-    assert np.array_equal(pixels([last])[0][:4], wanted[:4])
+    assert np.abs(pixels([last])[0][:4] - wanted[:4]).max() <= 2  # the soft edge reaches a little further
     assert not np.array_equal(pixels([last])[0][24:40, 24:40], pixels([first])[0][24:40, 24:40])
 
 
@@ -184,7 +184,7 @@ def test_the_region_is_where_the_texts_disagree(components: Components) -> None:
     arguments = (components, whole.inversion, whole.texts[:1])
     same = inversion.changed_region(*arguments, whole.texts[:1], whole.negative)
     assert float(same.max()) == 0
-    box = (0.5, 0.5, 0.75, 0.75)
+    box = (0.75, 0.75, 1.0, 1.0)
     within = inversion.changed_region(*arguments, whole.texts[1:], whole.negative, box)
     assert float(within[..., 0, :].max()) == 0
     assert float(within.max()) > 0

@@ -36,8 +36,8 @@ TEXT = {
     "keep": "Keep the loop",
     "empty_more": "Frames appear here one by one.",
     "sprites": "Emotion sprites",
-    "sprites_more": "One picture for each of the five emotions, named as chat front ends look for them (joy.png, anger.png, "
-    "and so on), in one ZIP.",
+    "sprites_more": "One picture for each of the five emotions, named as chat front ends look for them (joy.png, "
+    "anger.png and so on), in one ZIP.",
     "sprites_draw": "Make the set",
     "sprites_keep": "Download the set",
     "emotion": "Emotion",

@@ -1,0 +1,100 @@
+"""Emotion morph: one character from one emotion to another, as a strip of frames and a loop to keep."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from studio.specs import EMOTIONS, GenerateSpec, MorphSpec
+from studio.ui import motion, text, widgets
+
+PAGE = "emotion_morph"
+TEXT = {
+    "title": "Emotion morph",
+    "lead": "One character, from one emotion to another.",
+    "chain": "Emotions, in order",
+    "chain_help": "Choose two or more; the order of clicking is the order of the morph.",
+    "too_few": "Choose at least two emotions.",
+    "method": "Method",
+    "frames": "Frames",
+    "attention": "Mix attention too",
+    "attention_help": "Frames in between look at both ends while they are drawn: smoother, and twice the time.",
+    "retime": "Equal steps to the eye",
+    "retime_help": "Draws more frames than it shows and keeps those that look equally far apart.",
+    "easing": "Speed",
+    "amount": "How far",
+    "amount_help": "1 is the last emotion as asked for; above 1 goes beyond it.",
+    "held": "Shared start",
+    "held_help": "How much of the drawing all frames share: more keeps the character, less lets the face move.",
+    "pingpong": "There and back",
+    "more": "More settings",
+    "draw": "Morph",
+    "empty": "Choose two emotions and press Morph.",
+}
+METHODS = {
+    "prompt": ("Redraw", "Every frame is drawn from the same noise, with words in between: sharp, same character."),
+    "picture": ("Keep my picture", "Your picture is taken back to noise and only its expression is drawn anew."),
+    "latent": ("Cross-fade", "Two finished pictures are mixed: quick, but both faces show through in the middle."),
+}
+EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start", "ease_out": "Slow end"}
+
+st.title(TEXT["title"], anchor=False)
+st.caption(TEXT["lead"])
+stage, side = st.columns([3, 2], gap="medium")
+with side:
+    image = motion.source(PAGE, "morph")
+    chain = st.pills(
+        TEXT["chain"], EMOTIONS, selection_mode="multi", default=["happy", "sad"], format_func=text.emotion_label,
+        help=TEXT["chain_help"], key="morph_chain", persist_state="session",
+    )  # fmt: skip
+    names = list(METHODS) if image else [name for name in METHODS if name != "picture"]
+    if st.session_state.get("morph_method") not in names:
+        st.session_state.pop("morph_method", None)
+    method = st.segmented_control(
+        TEXT["method"], names, default="picture" if motion.is_upload(image) else "prompt", required=True,
+        format_func=lambda name: METHODS[name][0], key="morph_method", persist_state="session",
+    )  # fmt: skip
+    st.caption(METHODS[method][1])
+    words = motion.words("morph", image)
+    frames = widgets.number_from(
+        MorphSpec, "frames", TEXT["frames"], slider=True, key="morph_frames", persist_state="session"
+    )
+    retime = st.toggle(TEXT["retime"], help=TEXT["retime_help"], key="morph_retime", persist_state="session")
+    with st.expander(TEXT["more"], icon=":material/tune:"):
+        easing = st.selectbox(
+            TEXT["easing"], list(EASINGS), format_func=EASINGS.get, disabled=retime, key="morph_easing",
+            persist_state="session",
+        )  # fmt: skip
+        amount = widgets.number_from(
+            MorphSpec, "amount", TEXT["amount"], slider=True, help=TEXT["amount_help"], key="morph_amount",
+            persist_state="session",
+        )  # fmt: skip
+        attention, held = False, None
+        if method == "prompt":
+            attention = st.toggle(
+                TEXT["attention"], help=TEXT["attention_help"], key="morph_attention", persist_state="session"
+            )
+            held = widgets.number_from(
+                MorphSpec, "held", TEXT["held"], help=TEXT["held_help"], key="morph_held", persist_state="session"
+            )
+        pingpong = st.toggle(TEXT["pingpong"], value=True, key="morph_pingpong", persist_state="session")
+        fps, form = motion.pace(MorphSpec, "morph")
+        rest = motion.model("morph")
+    pressed = st.button(
+        TEXT["draw"], type="primary", icon=":material/theater_comedy:", shortcut="Ctrl+Enter", key="morph_draw",
+        disabled=len(chain) < 2, help=TEXT["too_few"] if len(chain) < 2 else None,
+    )  # fmt: skip
+
+if pressed:
+    base = GenerateSpec.model_validate({"emotion": chain[0]} | words | rest)
+    widgets.start(
+        MorphSpec(
+            base=base, emotions=tuple(chain), frames=frames, method=method, image=image, attention=attention,
+            amount=amount, held=held, retime=retime, easing=easing, pingpong=pingpong, fps=fps, format=form,
+        ),
+        PAGE,
+    )  # fmt: skip
+    st.rerun()
+
+with stage:
+    motion.stage(PAGE, TEXT["empty"])
+    motion.sprites("morph", image, lambda: GenerateSpec.model_validate(words | rest), PAGE)
