@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -101,7 +101,7 @@ class Resolver:
         info = resolve(spec.model, self._settings)
         found = [find_lora(ref.path, self._settings) for ref in spec.loras]
         prompt, negative = self._texts(spec, notes)
-        steps, guidance, sampler, fast = sampling(spec, info)
+        steps, guidance, sampler, fast = sampling(spec, info, found)
         width, height = self._size(spec, info, owner)
         if info.note:
             _once(notes, info.note)
@@ -265,16 +265,20 @@ class Resolver:
             raise BadInput(f"{axis.name} can't be {value[:40]!r} in a grid: {explain(error)}") from error
 
 
-def sampling(spec: GenerateSpec, info: ModelInfo) -> tuple[int, float, str, bool]:
-    """Steps, guidance, sampler, and whether the model's own few-step adapter is attached."""
-    fast = info.fast
+def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()) -> tuple[int, float, str, bool]:
+    """Steps, guidance, sampler, and whether the model's own few-step adapter is attached.
+
+    A chosen LoRA that is a few-step adapter itself takes its place: two of them at once would draw mud.
+    """
+    chosen = next((lora.fast for lora in loras if lora.fast is not None), None)
+    fast = chosen or info.fast
     if fast is None:
         use = False
     elif spec.sampler == "auto":
         few = spec.steps is None or spec.steps <= FAST_STEPS * fast.steps
         use = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
     else:
-        use = spec.sampler in ("lcm", "tcd")
+        use = spec.sampler in ("lcm", "tcd") and (spec.steps is None or spec.steps <= FAST_STEPS * fast.steps)
     if fast is not None and use:
         default: tuple[int, float, str] = (fast.steps, fast.guidance, fast.sampler)
     else:
@@ -283,7 +287,7 @@ def sampling(spec: GenerateSpec, info: ModelInfo) -> tuple[int, float, str, bool
         default[0] if spec.steps is None else spec.steps,
         default[1] if spec.guidance is None else spec.guidance,
         default[2] if spec.sampler == "auto" else spec.sampler,
-        use,
+        use and chosen is None,
     )
 
 

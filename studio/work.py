@@ -11,7 +11,6 @@ that is the engine's and the store's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,10 @@ def draw(engine: Any, job: Job, recipes: Sequence[Recipe]) -> Iterator[None]:
     first: dict[str, int] = {}
     again = {index: first[recipe.key] for index, recipe in todo if first.setdefault(recipe.key, index) != index}
     todo = [(index, recipe) for index, recipe in todo if index not in again]
-    for _, group in groupby(todo, key=lambda item: _together(item[1])):
-        members = list(group)
+    groups: dict[str, list[tuple[int, Recipe]]] = {}
+    for index, recipe in todo:
+        groups.setdefault(_together(recipe), []).append((index, recipe))
+    for members in groups.values():
         for start in range(0, len(members), CHUNK):
             chunk = members[start : start + CHUNK]
             wanted = [recipe for _, recipe in chunk]

@@ -74,6 +74,7 @@ class LoraInfo:
     trigger_words: tuple[str, ...] = ()
     weight: float = 1.0
     base: str = ""
+    fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
 
 
 def resolve(reference: str, settings: Settings, with_hash: bool = True) -> ModelInfo:
@@ -320,6 +321,12 @@ def _lora(path: Path) -> LoraInfo:
     except (TypeError, ValueError):
         weight = 1.0
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
+    fast = None
+    if isinstance(entry := said.get("fast"), dict):
+        try:
+            fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
+        except (KeyError, TypeError, ValueError):
+            fast = None  # a note beside the file that somebody edited: the LoRA itself is sound
     return LoraInfo(
         path=path,
         title=str(
@@ -328,6 +335,7 @@ def _lora(path: Path) -> LoraInfo:
         hash=fingerprint(path),
         trigger_words=tuple(str(word) for word in words) if isinstance(words, list | tuple) else (str(words),),
         weight=weight,
+        fast=fast,
         base=str(said.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
     )
 
