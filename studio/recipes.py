@@ -159,10 +159,7 @@ class Resolver:
         elif spec.height is not None:
             width, height = _side(spec.height * shape), spec.height
         else:
-            native = info.native_size
-            width, height = (
-                (native, native) if shape == 1 else (_side(native * math.sqrt(shape)), _side(native / math.sqrt(shape)))
-            )
+            width, height = default_size(info.native_size, shape)
         if width * height > self._settings.max_pixels:
             raise BadInput(
                 f"{width} x {height} pixels are more than this studio draws "
@@ -263,6 +260,14 @@ class Resolver:
             return GenerateSpec.model_validate(base.model_dump() | change)
         except ValidationError as error:
             raise BadInput(f"{axis.name} can't be {value[:40]!r} in a grid: {explain(error)}") from error
+
+
+def default_size(native: int, shape: float) -> tuple[int, int]:
+    """Width and height of a picture of this `shape` (width by height) with as many pixels as the model's own square."""
+    if shape == 1:
+        return native, native
+    shape = min(2.0, max(0.5, shape))
+    return _side(native * math.sqrt(shape)), _side(native / math.sqrt(shape))
 
 
 def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()) -> tuple[int, float, str, bool]:

@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,17 @@ from studio.errors import BadInput
 from studio.job import Job
 from studio.jobs import Jobs
 from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
-from studio.recipes import Resolver, explain
+from studio.recipes import Resolver, default_size, explain
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
 from studio.settings import Settings
-from studio.specs import AnimationFormat, BatchRow, GenerateSpec, JobSpec, LcmSpec, LoraSpec
+from studio.specs import AnimationFormat, BatchRow, ControlKind, ControlSpec, GenerateSpec, JobSpec, LcmSpec, LoraSpec
 from studio.store import metadata, prompt_list, uploads
+from studio.store.canvases import Canvases
 from studio.store.database import Database
 from studio.store.joblog import JobLog
 from studio.store.pictures import Pictures
 from studio.training_runs import TrainingRuns
-from studio.views import Choice, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.views import Choice, ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.work import KINDS
 
 # For pages, which import no other room: prompt requests, and what edits a caption.
@@ -73,6 +75,7 @@ class Studio:
         self._resolver = Resolver(settings, self._pictures.get)
         self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
         self._runs = TrainingRuns(settings)
+        self._canvases = Canvases(settings.home / "canvases")
         self._writer: Writer | None = None
         self._lock = threading.Lock()
         self._pictures.purge()
@@ -226,6 +229,39 @@ class Studio:
         title = "".join(c for c in Path(name).name if c.isprintable())[:80]
         return self._pictures.save(image, None, owner, kind="upload", title=title, details=details)
 
+    def control_image(
+        self, data: bytes, control: ControlSpec, model: str = "embedded", size: tuple[int, int] | None = None
+    ) -> ControlView:
+        """What the model will get of a drawing (a picture file): quick enough to follow a pencil.
+
+        `control.image` isn't read. Without `size` it is what a request without one would have. Raises `BadInput` with
+        what is wrong with the drawing: empty, one colour, damaged, hardly a line.
+        """
+        from studio.engine import control as lines  # OpenCV: only where something is drawn
+
+        image, _ = uploads.clean(data, self.settings.max_upload_mb * 2**20)
+        if size is None:
+            info = resolve(model, self.settings, with_hash=False)
+            size = default_size(info.native_size, image.width / image.height)
+        seen = lines.see(image, control, size)
+        buffer = BytesIO()
+        seen.image.save(buffer, "PNG")
+        return ControlView(png=buffer.getvalue(), width=size[0], height=size[1], low=seen.low, high=seen.high)
+
+    def control_kind(self, data: bytes) -> ControlKind:
+        """`lines` for a drawing on paper, `canny` for a picture. Raises `BadInput`."""
+        from studio.engine import control as lines
+
+        return lines.suggest(uploads.clean(data, self.settings.max_upload_mb * 2**20)[0])
+
+    def save_canvas(self, data: dict[str, Any], owner: str) -> None:
+        """Keep what is on this owner's canvas (strokes and what lies under them). Raises `BadInput` when it is huge."""
+        self._canvases.save(data, owner)
+
+    def canvas(self, owner: str) -> dict[str, Any]:
+        """What `save_canvas` kept last; empty when nothing was."""
+        return self._canvases.load(owner)
+
     def read_recipe(self, data: bytes) -> FoundRecipe:
         """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
         if len(data) > self.settings.max_upload_mb * 2**20:
@@ -364,7 +400,7 @@ def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
         fields = data if isinstance(data, dict) else TypeAdapter(dict[str, Any]).validate_json(data)
         kind = fields.get("kind", "generate")
         known = {cls.model_fields["kind"].default: cls for cls in _SPECS}
-        if kind not in known:
+        if not isinstance(kind, str) or kind not in known:
             raise BadInput(f"There is no job of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
         spec: JobSpec = known[kind].model_validate(fields)
         return spec
@@ -376,7 +412,7 @@ def parse_run(fields: dict[str, Any]) -> LoraSpec | LcmSpec:
     """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
     known: dict[str, type[LoraSpec | LcmSpec]] = {"lora": LoraSpec, "lcm": LcmSpec}
     kind = fields.get("kind", "lora")
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are lora and lcm.")
     try:
         return known[kind].model_validate(fields)

@@ -87,6 +87,16 @@ class Picture(View):
     details: dict[str, Any] = Field(default_factory=dict)  # layout of a sheet, frames of an animation
 
 
+class ControlView(View):
+    """What a ControlNet would be shown of a drawing: a PNG, white on black, in the size of the picture to be made."""
+
+    png: bytes = Field(repr=False)
+    width: int
+    height: int
+    low: int | None = None  # Canny thresholds that were used
+    high: int | None = None
+
+
 class FoundRecipe(View):
     """A recipe read from a picture file, as a request that can be edited and drawn."""
 

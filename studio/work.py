@@ -5,7 +5,8 @@ may go first now"; nothing may be attached to the engine at that point. Doesn't 
 that is the engine's and the store's.
 
 `JobView.result`: sheet and grid give {"sheet": id, "tiles": [ids], "rows": [...], "columns": [...]}, batch gives
-{"rows": [[ids of the first prompt], ...]}, animations give {"animation": id, "frames": [ids]}.
+{"rows": [[ids of the first prompt], ...]}, animations give {"animation": id, "frames": [ids]}, sketch
+{"control_image": id, "low": Canny threshold, "high"}.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from studio import work_motion
 from studio.job import Job
 from studio.jobs import Work
-from studio.specs import BatchSpec, GenerateSpec, GridSpec, Recipe, SheetSpec
+from studio.specs import BatchSpec, GenerateSpec, GridSpec, Recipe, SheetSpec, SketchSpec
 from studio.store.layout import grid_picture
 
 CHUNK = 16  # pictures between two points at which others may go first; the engine batches within
@@ -82,7 +85,27 @@ def batch(engine: Any, job: Job, spec: BatchSpec) -> Iterator[None]:
     job.result["rows"] = [ids[start : start + count] for start in range(0, len(ids), count)]
 
 
-KINDS: dict[str, Work] = {"generate": generate, "sheet": sheet, "grid": grid, "batch": batch, **work_motion.KINDS}
+def sketch(engine: Any, job: Job, spec: SketchSpec) -> Iterator[None]:
+    """Several pictures that follow one drawing, and what the model saw of it."""
+    from studio.engine import control  # OpenCV, needed by this kind only
+
+    first = job.recipes[0]
+    with Image.open(job.files(spec.control.image)) as drawing:
+        seen = control.see(drawing, spec.control, (first.width, first.height))
+    key = job.key("control", spec.control.model_dump_json(), f"{first.width} {first.height}")
+    job.result["control_image"] = job.save(seen.image, None, len(job.recipes), id=key, kind="control")
+    job.result |= {"low": seen.low, "high": seen.high}
+    yield from draw(engine, job, job.recipes)
+
+
+KINDS: dict[str, Work] = {
+    "generate": generate,
+    "sheet": sheet,
+    "grid": grid,
+    "batch": batch,
+    "sketch": sketch,
+    **work_motion.KINDS,
+}
 
 
 def _together(recipe: Recipe) -> str:
