@@ -1,0 +1,60 @@
+"""Sketch -> Character: draw or upload, see what the model sees, and get the character in those lines."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from studio.specs import ControlSpec, GenerateSpec, SketchSpec
+from studio.ui import canvas, sketch, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+
+PAGE = "sketch_to_character"
+TEXT = {
+    "title": "Sketch to character",
+    "lead": "Draw a few lines, say who it is, and get the character in those lines.",
+    "text": "Describe your character",
+    "text_hint": "red hair, blue eyes, school uniform…",
+    "draw": "Draw",
+    "nothing": "Draw something first, upload a drawing, or take an example.",
+}
+
+sketch.receive(PAGE)
+with st.bottom:
+    with st.container(horizontal=True, vertical_alignment="center", key="sk_bar"):
+        typed = st.text_input(
+            TEXT["text"], key="sk_text", placeholder=TEXT["text_hint"], max_chars=4000, live="300ms",
+            icon=":material/edit:", label_visibility="collapsed", persist_state="session",
+        )  # fmt: skip
+        draw = st.container()
+
+st.title(TEXT["title"], anchor=False)
+st.caption(TEXT["lead"])
+left, right = st.columns([3, 2], gap="medium")
+with left:
+    drawing = canvas.canvas()
+    sketch.under()
+with right:
+    st.subheader(sketch.TEXT["sees"], anchor=False)
+    lines = st.container()
+    words = sketch.words()
+    strict = sketch.strictness()
+    rest = sketch.rest()
+    with lines:
+        fields, view = sketch.seen(drawing, rest["model"], studio())
+with draw:
+    pressed = st.button(
+        TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="sk_draw",
+        disabled=view is None, help=TEXT["nothing"] if view is None else None,
+    )  # fmt: skip
+
+if pressed and drawing is not None:
+    image = studio().upload(drawing, owner(), "sketch.png").id
+    base = GenerateSpec(text=(typed or "").strip(), **words, **rest)
+    widgets.start(SketchSpec(base=base, control=ControlSpec(image=image, **fields, **strict)), PAGE)
+    st.rerun()
+with left:
+    if job_id := widgets.current_job(PAGE):
+        job = widgets.job_panel(job_id, PAGE)
+        if job and not job.active:
+            sketch.show(job)

@@ -1,0 +1,197 @@
+"""A canvas to draw on whose drawing stays: through reruns, page changes, reloads and restarts.
+
+Around `streamlit-drawable-canvas`, which forgets its strokes when its page is left: they are kept in the session and,
+through the service, on disk by owner. Knows strokes and what lies under them, not what a drawing is for.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import streamlit as st
+from PIL import Image
+
+from studio.errors import StudioError
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+
+SIDE = 512  # pixels of the canvas's longer side
+TOOLS = {
+    "pencil": ("Pencil", ":material/edit:", "freedraw"),
+    "line": ("Line", ":material/diagonal_line:", "line"),
+    "circle": ("Circle", ":material/circle:", "circle"),
+    "eraser": ("Eraser", ":material/ink_eraser:", "freedraw"),
+}
+TEXT = {
+    "tool": "Tool",
+    "width": "Width",
+    "color": "Colour",
+    "clear": "Clear",
+    "clear_help": "Start again on an empty canvas.",
+    "hint": "Undo and redo are above the canvas when the mouse is on it.",
+}
+_STATE = "_canvas"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What lies under the strokes: a stored picture, and whether it is part of the drawing or only traced."""
+
+    picture: str
+    drawn: bool
+    opacity: float = 0.4
+
+
+def kept() -> dict[str, Any]:
+    """What is kept of this browser's canvas: strokes, their PNG, paper. From disk once per session."""
+    if _STATE not in st.session_state:
+        saved = studio().canvas(owner())
+        st.session_state[_STATE] = {"strokes": None, "png": None, "paper": None, "number": 0} | {
+            name: saved[name] for name in ("strokes", "png", "paper") if name in saved
+        }
+    state: dict[str, Any] = st.session_state[_STATE]
+    return state
+
+
+def _keep() -> None:
+    state = kept()
+    try:
+        studio().save_canvas({name: state[name] for name in ("strokes", "png", "paper")}, owner())
+    except StudioError as error:
+        st.warning(str(error), icon=":material/save:")
+
+
+def paper() -> Paper | None:
+    """What lies under the strokes, if anything and if it is still in the store."""
+    state = kept()
+    if not state["paper"]:
+        return None
+    try:
+        studio().picture(state["paper"]["picture"], owner())
+    except StudioError:
+        state["paper"] = None
+        return None
+    return Paper(**state["paper"])
+
+
+def put(under: Paper | None, keep_strokes: bool = False) -> None:
+    """Lay a picture under the canvas (None: nothing). Strokes go unless they are to be kept."""
+    state = kept()
+    state["paper"] = (
+        None if under is None else {"picture": under.picture, "drawn": under.drawn, "opacity": under.opacity}
+    )
+    if not keep_strokes:
+        state["strokes"], state["png"] = None, None
+        _renew(state)
+    _keep()
+
+
+def clear() -> None:
+    """No strokes and nothing under them."""
+    put(None)
+
+
+def _renew(state: dict[str, Any]) -> None:
+    # another key is another component: the only way to take strokes away from outside
+    state["number"] += 1
+    state.pop("base", None)
+
+
+def tools() -> tuple[str, int, str]:
+    """Tool, width in pixels and colour, as chosen above the canvas."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        tool = st.segmented_control(
+            TEXT["tool"], list(TOOLS), default="pencil" if "canvas_tool" not in st.session_state else None,
+            required=True, format_func=lambda name: TOOLS[name][1] + " " + TOOLS[name][0], key="canvas_tool",
+            persist_state="session",
+        )  # fmt: skip
+        width = st.slider(TEXT["width"], 1, 30, 4, key="canvas_width", width=120, persist_state="session")
+        color = st.color_picker(TEXT["color"], "#2A2135", key="canvas_color", persist_state="session")
+        st.button(TEXT["clear"], icon=":material/delete:", key="canvas_clear", help=TEXT["clear_help"], on_click=clear)
+    return tool or "pencil", width, color
+
+
+def size_of(picture: Image.Image | None) -> tuple[int, int]:
+    """The canvas's size: square, or the shape of what lies under it (at most 2:1)."""
+    if picture is None:
+        return SIDE, SIDE
+    shape = min(2.0, max(0.5, picture.width / picture.height))
+    return (SIDE, round(SIDE / shape)) if shape >= 1 else (round(SIDE * shape), SIDE)
+
+
+def on_white(picture: Image.Image | None, size: tuple[int, int], opacity: float = 1.0) -> Image.Image:
+    """White paper of this size with the whole picture on it, as faint as asked."""
+    white = Image.new("RGB", size, "white")
+    if picture is None:
+        return white
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    fitted = picture.convert("RGB").resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS
+    )
+    place = ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2)
+    laid = white.copy()
+    laid.paste(fitted, place)
+    return Image.blend(white, laid, opacity)
+
+
+def canvas() -> bytes | None:
+    """Draw the canvas with its tools; the drawing as PNG (strokes, and the paper where it is part of it), or None.
+
+    None: there is nothing on it. Must run on every run of its page.
+    """
+    from streamlit_drawable_canvas import st_canvas  # registers itself with the running app, so not sooner
+
+    state, under = kept(), paper()
+    tool, width, color = tools()
+    picture = _picture(under)
+    size = size_of(picture)
+    # What the component begins with is fixed while it stays on the page: it would take any change as an order.
+    if st.session_state.get("_arrived") or "base" not in state:
+        state["base"] = state["strokes"]
+    faint = under.opacity if under is not None and not under.drawn else 1.0
+    with st.container(key="canvas_frame"):
+        result = st_canvas(
+            fill_color="rgba(255, 255, 255, 0)",
+            stroke_width=width * (4 if tool == "eraser" else 1),
+            stroke_color="#ffffff" if tool == "eraser" else color,
+            background_image=on_white(picture, size, faint),
+            initial_drawing=state["base"],
+            drawing_mode=TOOLS[tool][2],
+            width=size[0],
+            height=size[1],
+            return_image_data=True,
+            key=f"canvas_{state['number']}",
+        )
+    strokes = result.json_data
+    if strokes is not None and strokes.get("objects") != (state["strokes"] or {}).get("objects", []):
+        state["strokes"] = strokes
+        # back on the page the strokes are there before their picture is: then the last one stands for them
+        state["png"] = base64.b64encode(result.image_bytes).decode() if result.image_bytes else state["png"]
+        _keep()
+    return composed(state, under, picture, size)
+
+
+def _picture(under: Paper | None) -> Image.Image | None:
+    if under is None:
+        return None
+    with Image.open(io.BytesIO(studio().picture_bytes(under.picture, owner()))) as opened:
+        return opened.convert("RGB")
+
+
+def composed(
+    state: dict[str, Any], under: Paper | None, picture: Image.Image | None, size: tuple[int, int]
+) -> bytes | None:
+    """Paper (where it is part of the drawing) and strokes as one PNG on white; None when there is neither."""
+    drawn = bool(state["strokes"] and state["strokes"].get("objects") and state["png"])
+    if not drawn and not (under and under.drawn):
+        return None
+    whole = on_white(picture if under and under.drawn else None, size).convert("RGBA")
+    if drawn:
+        with Image.open(io.BytesIO(base64.b64decode(state["png"]))) as strokes:
+            whole.alpha_composite(strokes.convert("RGBA").resize(size))
+    stream = io.BytesIO()
+    whole.convert("RGB").save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,258 @@
+"""Pieces of the sketch page: what lies under the canvas, how strictly the drawing is followed, the results.
+
+Knows widgets and the service; the canvas itself is `canvas`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.service import Studio
+from studio.settings import ASSETS
+from studio.specs import EMOTIONS, ControlSpec, GenerateSpec
+from studio.ui import canvas, results, text, widgets
+from studio.ui.canvas import Paper
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+from studio.views import ControlView, JobView, Picture
+
+EXAMPLES = ASSETS / "examples" / "sketches"
+TEXT = {
+    "under": "Under the canvas",
+    "upload": "A drawing, a photo of one, or a picture",
+    "upload_help": "PNG, JPEG, WebP, GIF or BMP, up to 20 MB. A photo of paper may be unevenly lit.",
+    "examples": "Example sketches",
+    "part": "It is part of the drawing",
+    "part_help": "Off: it only lies under the canvas, to be traced.",
+    "opacity": "How visible",
+    "without": "Without it",
+    "sees": "What the model sees",
+    "sees_nothing": "Draw something: its lines appear here as the model will see them.",
+    "kind": "Lines",
+    "low": "Lower threshold",
+    "high": "Upper threshold",
+    "automatic": "Automatic: {value}",
+    "weight": "How strictly",
+    "weight_help": "1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
+    "span": "From and to",
+    "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
+    "favour": "Where they disagree",
+    "strict": "Following the drawing",
+    "model": "Model and seed",
+    "trace": "Trace over this",
+    "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
+    "seen": "It followed these lines",
+}
+KINDS = {
+    "lines": ("As drawn", "Every stroke is one line, whatever its width: right for drawings."),
+    "canny": ("Edges", "The edges of a picture (Canny): right for photos and finished pictures."),
+}
+FAVOURS = {"both": "Both count", "sketch": "The sketch matters more", "prompt": "The prompt matters more"}
+
+
+# --- under the canvas ---------------------------------------------------------------------------------------------
+
+
+def under() -> None:
+    """Upload, examples, and what to do with the picture that lies under the canvas."""
+    lying = canvas.paper()
+    with st.expander(TEXT["under"], icon=":material/layers:", expanded=lying is not None):
+        if lying is not None:
+            part = st.toggle(TEXT["part"], lying.drawn, help=TEXT["part_help"], key=f"sk_part_{lying.picture}")
+            opacity = lying.opacity
+            if not part:
+                opacity = st.slider(TEXT["opacity"], 0.1, 1.0, lying.opacity, 0.1, key=f"sk_opacity_{lying.picture}")
+            if (part, opacity) != (lying.drawn, lying.opacity):
+                canvas.put(Paper(lying.picture, part, opacity), keep_strokes=True)
+                st.rerun()
+            st.button(
+                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put, args=(None, True)
+            )
+        file = st.file_uploader(
+            TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key="sk_upload", help=TEXT["upload_help"]
+        )
+        if file is not None and st.session_state.get("sk_taken") != file.file_id:
+            st.session_state["sk_taken"] = file.file_id
+            picture = studio().upload(file.getvalue(), owner(), file.name)
+            for note in picture.details.get("notes", ()):
+                st.toast(note)
+            _lay(file.getvalue(), picture)
+            st.rerun()
+    st.caption(TEXT["examples"])
+    with st.container(horizontal=True, gap="small", key="sk_examples"):
+        for path in sorted(EXAMPLES.glob("*.png")):
+            name = path.stem.replace("_", " ").capitalize()
+            st.button(name, key=f"sk_example_{path.stem}", on_click=_example, args=(path.stem,), type="tertiary",
+                      icon=":material/draw:")  # fmt: skip
+
+
+def _lay(data: bytes, picture: Picture) -> None:
+    """An uploaded picture: a drawing becomes part of the drawing, with its lines as they are; else its edges count."""
+    kind = studio().control_kind(data)
+    canvas.put(Paper(picture.id, drawn=True))
+    st.session_state["sk_kind"] = kind
+
+
+def _example(stem: str) -> None:
+    data = (EXAMPLES / f"{stem}.png").read_bytes()
+    canvas.put(Paper(studio().upload(data, owner(), f"{stem}.png").id, drawn=True))
+    words = (EXAMPLES / f"{stem}.txt").read_text(encoding="utf-8").strip()
+    tags = [tag.strip() for tag in words.split(",")]
+    emotion = next((tag for tag in tags if tag in EMOTIONS), EMOTIONS[0])
+    plain = [tag for tag in tags if tag not in (emotion, "solo", "looking at viewer")]
+    st.session_state |= {"sk_text": ", ".join(plain), "sk_emotion": emotion, "sk_kind": "lines"}
+
+
+def receive(page: str) -> None:
+    """A picture that another page sent here: to be traced, with its seed and words."""
+    if got := widgets.sent(page):
+        trace(got["picture"], keep_strokes=False)
+
+
+def trace(picture_id: str, keep_strokes: bool = True) -> None:
+    """Lay a picture under the canvas; one drawn here brings its seed, and a new page its words."""
+    picture = studio().picture(picture_id, owner())
+    canvas.put(Paper(picture_id, drawn=False), keep_strokes)
+    if picture.recipe is not None:
+        st.session_state["sk_seed"] = picture.recipe.seed
+        labels = picture.recipe.labels
+        if not keep_strokes and labels.get("emotion") in EMOTIONS:
+            st.session_state["sk_emotion"] = labels["emotion"]
+            st.session_state["sk_text"] = labels.get("text", "")
+
+
+# --- how the drawing is followed ------------------------------------------------------------------------------------
+
+
+def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, Any], ControlView | None]:
+    """The control image, live, and the fields that shape it; (fields of ControlSpec, None where there is none)."""
+    kind = st.segmented_control(
+        TEXT["kind"], list(KINDS), default="lines" if "sk_kind" not in st.session_state else None, required=True,
+        format_func=lambda name: KINDS[name][0], key="sk_kind", persist_state="session",
+    )  # fmt: skip
+    st.caption(KINDS[kind or "lines"][1])
+    place = st.container(key="stage_single_control")
+    fields: dict[str, Any] = {"kind": kind or "lines"}
+    chosen: ControlView | None = None
+    thresholds = st.container(horizontal=True)
+    if drawing is None:
+        place.caption(TEXT["sees_nothing"])
+    if kind == "canny":
+        automatic = _automatic(drawing, model, service)
+        with thresholds:
+            for name in ("low", "high"):
+                value = getattr(automatic, name, None)
+                fields[name] = widgets.number_from(
+                    ControlSpec, name, TEXT[name], key=f"sk_{name}", persist_state="session", step=5,
+                    placeholder=TEXT["automatic"].format(value="" if value is None else value),
+                )  # fmt: skip
+    if drawing is not None:
+        try:
+            if fields.get("low") is not None and fields.get("high") is not None and fields["low"] >= fields["high"]:
+                fields["high"] = min(255, fields["low"] + 1)
+            chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
+            place.image(chosen.png, width="stretch", alt=TEXT["sees"])
+        except StudioError as problem:
+            place.info(str(problem), icon=":material/draw:")
+    return fields, chosen
+
+
+def _automatic(drawing: bytes | None, model: str, service: Studio) -> ControlView | None:
+    if drawing is None:
+        return None
+    try:
+        return service.control_image(drawing, ControlSpec(image="canvas", kind="canny"), model)
+    except StudioError:
+        return None  # `seen` says why
+
+
+def strictness() -> dict[str, Any]:
+    """Weight, span of steps, and what matters more."""
+    with st.expander(TEXT["strict"], icon=":material/tune:"):
+        weight = widgets.number_from(
+            ControlSpec, "weight", TEXT["weight"], slider=True, key="sk_weight", help=TEXT["weight_help"],
+            persist_state="session",
+        )  # fmt: skip
+        start, end = st.slider(
+            TEXT["span"], 0.0, 1.0, (0.0, 1.0), 0.05, key="sk_span", help=TEXT["span_help"], persist_state="session"
+        )
+        favour = st.selectbox(
+            TEXT["favour"], list(FAVOURS), format_func=FAVOURS.__getitem__, key="sk_favour", persist_state="session"
+        )
+    if start >= end:
+        start, end = (start, start + 0.05) if start < 1 else (0.95, 1.0)
+    return {"weight": weight, "start": start, "end": end, "favour": favour}
+
+
+def rest() -> dict[str, Any]:
+    """Model, seed, steps and LoRAs."""
+    with st.expander(TEXT["model"], icon=":material/memory:"):
+        fields: dict[str, Any] = {"model": widgets.model_picker("sk_model")}
+        with st.container(horizontal=True):
+            fields["seed"] = widgets.number_from(
+                GenerateSpec, "seed", "Seed", key="sk_seed", placeholder="New each time", persist_state="session"
+            )
+            fields["steps"] = widgets.number_from(
+                GenerateSpec, "steps", "Steps", key="sk_steps", placeholder="Automatic", persist_state="session"
+            )
+        fields["loras"] = widgets.lora_picker("sk_loras")
+    return fields
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def show(job: JobView) -> None:
+    """The pictures of a job, each with "trace over this", beside the lines that they followed."""
+    pictures: list[Picture] = []
+    for id in job.pictures:
+        try:
+            pictures.append(studio().picture(id, owner()))
+        except StudioError:
+            continue  # deleted since
+    drawn = [picture for picture in pictures if picture.kind != "control"]
+    grid = st.grid("auto", min_column_width=230, gap="small")
+    for index, picture in enumerate(drawn):
+        with grid.cell():
+            seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
+            key = f"sk_{job.id}_{index}"
+            if widgets.picture_card(picture, key, seed):
+                st.session_state["sk_shown"] = picture.id
+            st.button(
+                TEXT["trace"], key=f"trace_{key}", icon=":material/layers:", help=TEXT["trace_help"], on_click=trace,
+                args=(picture.id,), width="stretch",
+            )  # fmt: skip
+    results.says(job)
+    for picture in drawn:
+        if picture.id == st.session_state.get("sk_shown"):
+            results.large(picture)
+    for picture in pictures:
+        if picture.kind == "control":
+            with st.expander(TEXT["seen"], icon=":material/timeline:"):
+                st.image(studio().picture_bytes(picture.id, owner()), width=256, alt=TEXT["seen"])
+
+
+def key_of(drawing: bytes) -> str:
+    """A short content key, to upload a drawing only when it changed."""
+    return hashlib.sha256(drawing).hexdigest()[:16]
+
+
+def words() -> dict[str, Any]:
+    """Emotion, style and number of pictures."""
+    emotion = st.pills(
+        "Emotion", EMOTIONS, default=EMOTIONS[0] if "sk_emotion" not in st.session_state else None, required=True,
+        format_func=text.emotion_label, key="sk_emotion", wrap=True, persist_state="session",
+    )  # fmt: skip
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        style = st.selectbox(
+            "Style", list(text.STYLE_NAMES), format_func=text.STYLE_NAMES.__getitem__, key="sk_style",
+            persist_state="session",
+        )  # fmt: skip
+        count = widgets.number_from(
+            GenerateSpec, "count", "Pictures", value=2, max_value=8, key="sk_count", width=110, persist_state="session"
+        )
+    return {"emotion": emotion or EMOTIONS[0], "style": style, "count": int(count or 1)}
