@@ -69,7 +69,9 @@ class LoraRef(Spec):
 class ControlSpec(Spec):
     """A drawing that steers the picture (ControlNet, 2302.05543)."""
 
-    image: Annotated[str, Field(min_length=1, max_length=1024)]  # content id in the store, or a file on the command line
+    image: Annotated[
+        str, Field(min_length=1, max_length=1024)
+    ]  # content id in the store, or a file on the command line
     kind: ControlKind = "lines"
     low: Annotated[int, Field(ge=0, le=255)] | None = None  # Canny thresholds; None: chosen from the picture
     high: Annotated[int, Field(ge=0, le=255)] | None = None
@@ -110,7 +112,6 @@ class GenerateSpec(Spec):
     source: str | None = None  # img2img: content id or file of the picture to start from
     strength: Annotated[float, Field(gt=0, le=1)] = 0.6
     control: ControlSpec | None = None
-
 
 
 class SheetSpec(Spec):
@@ -180,7 +181,9 @@ class MorphSpec(Spec):
     image: str | None = None  # start from this picture (content id or file); needed by method "picture"
     attention: bool = False  # interpolate attention too (AID, fused outer)
     amount: Annotated[float, Field(gt=0, le=2)] = 1.0  # how far towards the last emotion; above 1: further than asked
-    held: Annotated[float, Field(ge=0, le=0.9)] | None = None  # share of the steps that all frames share; None: the method's
+    held: Annotated[float, Field(ge=0, le=0.9)] | None = (
+        None  # share of the steps that all frames share; None: the method's
+    )
     retime: bool = False  # move the frames so that each step is perceptually equal
     easing: Easing = "linear"
     pingpong: bool = True
@@ -214,6 +217,19 @@ class AnimateSpec(Spec):
     fps: Annotated[int, Field(ge=1, le=30)] = 8
     format: AnimationFormat = "gif"
 
+    @model_validator(mode="after")
+    def _marks(self) -> AnimateSpec:
+        taken: set[int] = set()
+        for mark in self.keyframes:
+            if mark.frame >= self.frames:
+                raise ValueError(
+                    f"the keyframe at frame {mark.frame + 1} is past the end, there are {self.frames} frames"
+                )
+            if mark.frame in taken:
+                raise ValueError(f"two keyframes stand on frame {mark.frame + 1}; move one of them")
+            taken.add(mark.frame)
+        return self
+
 
 class SpritesSpec(Spec):
     """One character in every emotion, as the files that chat front ends look for."""
@@ -244,7 +260,15 @@ class ExperimentSpec(Spec):
 
 
 JobSpec = (
-    GenerateSpec | SheetSpec | GridSpec | BatchSpec | MorphSpec | AnimateSpec | SpritesSpec | SketchSpec | ExperimentSpec
+    GenerateSpec
+    | SheetSpec
+    | GridSpec
+    | BatchSpec
+    | MorphSpec
+    | AnimateSpec
+    | SpritesSpec
+    | SketchSpec
+    | ExperimentSpec
 )
 
 

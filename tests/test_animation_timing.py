@@ -6,8 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from studio.engine import timing
-from studio.errors import BadInput
-from studio.specs import Keyframe, MorphSpec
+from studio.specs import AnimateSpec, Keyframe, MorphSpec
 
 
 def test_five_frames_stand_at_quarters() -> None:
@@ -64,12 +63,10 @@ def test_bad_plans_are_named() -> None:
         MorphSpec(emotions=("happy", "sad", "calm", "angry"), frames=3)
     with pytest.raises(ValidationError):
         MorphSpec(frames=0)
-    with pytest.raises(BadInput, match="past the end"):
-        timing.stills((), 4, 0.3, 0.7, (Keyframe(emotion="sad", frame=4),))
-    with pytest.raises(BadInput, match="Two keyframes"):
-        timing.stills((), 4, 0.3, 0.7, (Keyframe(emotion="sad", frame=1), Keyframe(emotion="calm", frame=1)))
-    with pytest.raises(BadInput, match="at least 2"):
-        timing.stills(("sad",), 0, 0.3, 0.7)
+    with pytest.raises(ValidationError, match="past the end"):
+        AnimateSpec(frames=4, keyframes=(Keyframe(emotion="sad", frame=4),))
+    with pytest.raises(ValidationError, match="two keyframes"):
+        AnimateSpec(keyframes=(Keyframe(emotion="sad", frame=1), Keyframe(emotion="calm", frame=1)))
 
 
 def test_durations_carry_their_rounding() -> None:

@@ -6,12 +6,10 @@ Pure functions on numbers. Knows no picture, no model and no file, and loads no 
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from studio.errors import BadInput
 from studio.specs import Easing, Emotion, Keyframe
 
 T = TypeVar("T")
@@ -118,10 +116,8 @@ def stills(
 
     With keyframes, `emotions` are ignored: every frame between two keyframes lies between their emotions and their
     strengths; before the first and after the last keyframe nothing changes. A keyframe without a strength takes the
-    ramp's at its place. Raises BadInput for keyframes outside the animation or on the same frame.
+    ramp's at its place.
     """
-    if count < 2:
-        raise BadInput("An animation needs at least 2 frames.")
 
     def ramp(k: int) -> float:
         return strength_from + (strength_to - strength_from) * k / (count - 1)
@@ -132,12 +128,6 @@ def stills(
         return [Still(along(emotions, p, easing), ramp(k)) for k, p in enumerate(positions(count))]
 
     marks = sorted(keyframes, key=lambda mark: mark.frame)
-    for mark in marks:
-        if mark.frame >= count:
-            raise BadInput(f"The keyframe at frame {mark.frame + 1} is past the end: the animation has {count} frames.")
-    for a, b in itertools.pairwise(marks):
-        if a.frame == b.frame:
-            raise BadInput(f"Two keyframes stand on frame {a.frame + 1}; move one of them.")
     found = []
     for k in range(count):
         after = next((i for i, mark in enumerate(marks) if mark.frame > k), len(marks))

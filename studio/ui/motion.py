@@ -12,7 +12,7 @@ import streamlit as st
 
 from studio.errors import StudioError
 from studio.specs import EMOTIONS, STYLES, AnimationFormat, GenerateSpec, Keyframe, Spec, SpritesSpec
-from studio.ui import text, widgets
+from studio.ui import frame, text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 from studio.views import JobView, Picture
@@ -151,13 +151,13 @@ def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
     found: dict[int, Keyframe] = {}
     for row in rows:
         if row.get("emotion") and row.get("frame"):
-            frame = int(row["frame"]) - 1
-            found[frame] = Keyframe(
-                emotion=row["emotion"], frame=frame, strength=row.get("strength"), hold=int(row.get("hold") or 1)
+            place = int(row["frame"]) - 1
+            found[place] = Keyframe(
+                emotion=row["emotion"], frame=place, strength=row.get("strength"), hold=int(row.get("hold") or 1)
             )
     if len(found) < len([row for row in rows if row.get("emotion") and row.get("frame")]):
         st.caption(TEXT["marks"])
-    return tuple(found[frame] for frame in sorted(found))
+    return tuple(found[place] for place in sorted(found))
 
 
 def stage(page: str, empty: str) -> None:
@@ -166,7 +166,7 @@ def stage(page: str, empty: str) -> None:
     job = widgets.job_panel(job_id, page) if job_id else None
     if job is None and not job_id:
         with st.container(key=f"stage_{page}_empty", horizontal_alignment="center"):
-            st.image("studio/ui/static/mark.svg", width=96, alt="")
+            st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")
             st.markdown(f"#### {empty}", text_alignment="center")
             st.caption(TEXT["empty_more"], text_alignment="center")
     elif job_id and job is None:
