@@ -1,0 +1,246 @@
+"""The command line as scripts use it: JSON on the last line, exit codes, one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from sd_parsers import ParserManager
+
+from studio import bench, terminal
+from studio.__main__ import main
+from studio.settings import settings
+from tests.checkpoints import tiny_sd
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_sd(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def run(
+    home: Path, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Done]]:
+    monkeypatch.setenv("STUDIO_HOME", str(home))
+    monkeypatch.setenv("STUDIO_MODEL", model)
+    monkeypatch.chdir(home)
+    settings.cache_clear()
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    yield call
+    settings.cache_clear()
+
+
+def one_sentence(done: Done) -> str:
+    assert "Traceback" not in done.err
+    lines = [line for line in done.err.splitlines() if line.strip()]
+    assert done.out == ""
+    assert len(lines) == 1, done.err
+    return lines[0]
+
+
+def test_generate(run: Callable[..., Done], tmp_path: Path, model: str) -> None:
+    options = ["--text", "red hair", "--emotion", "sad", "--seed", 5, "--count", 2, "--steps", 2, "--offline", "--json"]
+    done = run("generate", *options, "--out", tmp_path / "new" / "folder")
+    assert done.code == 0, done.err
+    assert set(done.json) == {"images", "prompt", "negative", "model", "steps", "seconds"}
+    assert (done.json["model"], done.json["steps"]) == (model, 2)
+    assert "red hair" in done.json["prompt"]
+    assert [(image["seed"], image["cached"]) for image in done.json["images"]] == [(5, False), (6, False)]
+    for image in done.json["images"]:
+        found = ParserManager().parse(image["path"])
+        assert found is not None
+        assert found.samplers[0].parameters["seed"] == str(image["seed"])
+    again = run("generate", *options, "--out", tmp_path / "new" / "folder")
+    assert [image["cached"] for image in again.json["images"]] == [True, True]
+    assert [i["path"] for i in again.json["images"]] == [i["path"] for i in done.json["images"]]
+    other = run(
+        "generate", "--prompt", "cat", "--seed", 5, "--steps", 1, "--json", "--out", tmp_path / "new" / "folder"
+    )
+    assert other.json["images"][0]["path"] not in [i["path"] for i in done.json["images"]]  # nothing was overwritten
+
+
+def test_generate_from_a_list_of_prompts(run: Callable[..., Done], tmp_path: Path) -> None:
+    rows = tmp_path / "prompts.csv"
+    rows.write_text('prompt,seed,emotion\n"cat, red",3,\ndog,,sad\n', encoding="utf-8")
+    done = run("generate", "--prompts", rows, "--steps", 1, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert done.json["prompt"] == "cat, red"
+    assert done.json["images"][0]["seed"] == 3
+    assert [Path(image["path"]).name[:5] for image in done.json["images"]] == ["0001-", "0002-"]
+    rows.write_text("prompt,seed\ncat,nan\n", encoding="utf-8")
+    wrong = run("generate", "--prompts", rows, "--json")
+    assert wrong.code == 2
+    assert "line 2: the seed 'nan'" in one_sentence(wrong)
+
+
+def test_prompt_and_harden(run: Callable[..., Done]) -> None:
+    done = run("prompt", "--emotion", "angry", "--text", "猫耳 red hair", "--offline", "--json")
+    assert done.code == 0
+    assert {"layers", "positive_prompt", "negative_prompt", "confidence", "notes", "writer", "cached"} <= set(done.json)
+    assert done.json["writer"] == "offline"
+    assert done.out.isascii()  # any pipe takes it
+    plain = run("prompt", "--offline")
+    assert "Confidence: " in plain.out
+    hard = run("harden", "reb hair, smlie", "--json")
+    assert hard.code == 0, hard.err
+    assert set(hard.json) == {"text", "changes"}
+    assert "smile" in hard.json["text"]
+    assert {"from", "to", "kind", "confidence"} == set(hard.json["changes"][0])
+    assert run("harden", "red hair, smile", "--json").json == {"text": "red hair, smile", "changes": []}
+
+
+def test_image_to_image(run: Callable[..., Done], tmp_path: Path) -> None:
+    Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "from.png")
+    done = run(
+        "generate", "--prompt", "x", "--source", tmp_path / "from.png", "--strength", 0.5, "--steps", 2, "--json"
+    )
+    assert done.code == 0, done.err
+    assert len(done.json["images"]) == 1
+
+
+WRONG = [
+    (["generate", "--seed", "nan"], "--seed"),
+    (["generate", "--seed", "-1"], "seed"),
+    (["generate", "--steps", "1000000000"], "steps should be less than or equal to 50"),
+    (["generate", "--size", "7"], "width"),
+    (["generate", "--size", "64x-3"], "size"),
+    (["generate", "--size", "999999x64"], "width"),
+    (["generate", "--guidance", "nan"], "guidance should be a finite number"),
+    (["generate", "--emotion", "grumpy"], "emotion should be 'happy'"),
+    (["generate", "--style", ""], "style should be"),
+    (["generate", "--count", "0"], "count"),
+    (["generate", "--sampler", "heun"], "sampler"),
+    (["generate", "--model", "/nowhere/x.safetensors"], "There is no model"),
+    (["generate", "--model", "weights.ckpt"], "pickle"),
+    (["generate", "--model", "renamed.safetensors"], "renamed.safetensors"),
+    (["generate", "--lora", "/nowhere.safetensors:0.5"], "no LoRA"),
+    (["generate", "--lora", "x:nan"], "weight"),
+    (["generate", "--source", "/nowhere.png"], "can't be read"),
+    (["generate", "--source", "."], "can't be read"),
+    (["generate", "--source", "renamed.safetensors"], "isn't a picture"),
+    (["generate", "--prompts", "/nowhere.txt"], "can't be read"),
+    (["generate", "--prompts", "renamed.safetensors"], "UTF-8"),
+    (["generate", "--out", "/proc/nowhere"], "can't be a folder"),
+    (["generate", "--out", "weights.ckpt"], "can't be a folder"),
+    (["generate", "--frobnicate"], "No such option"),
+    (["prompt", "--text", "x" * 5000, "--offline"], "4000"),
+    (["prompt", "--emotion", "grumpy"], "emotion"),
+    (["morph", "--frames", "1"], "frames"),
+    (["morph", "--to", "grumpy"], "emotions"),
+    (["animate", "--emotions", ","], "emotions"),
+    (["animate", "--strength-from", "2"], "strength_from"),
+    (["sketch", "--image", "/nowhere.png"], "can't be read"),
+    (["train-lora", "--data", "/nowhere"], "no data set"),
+    (["train-lora", "--data", ".", "--epochs", "0"], "epochs"),
+    (["distill", "--epochs", "-1"], "epochs"),
+    (["runs", "show", "../.."], "no training run"),
+    (["runs", "stop", "x"], "no training run"),
+    (["runs", "frob"], "No such command"),
+    (["bench", "--only", "nothing"], "no benchmark"),
+    (["serve", "--host", "0.0.0.0"], "needs a key"),
+    (["serve", "--port", "99999999"], "can't be used"),
+    (["frobnicate"], "No such command"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), WRONG, ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else ""
+)
+def test_every_mistake_is_one_sentence_and_exit_code_2(
+    run: Callable[..., Done], home: Path, arguments: list[str], sentence: str
+) -> None:
+    torch.save({"a": torch.zeros(2)}, home / "renamed.safetensors")
+    torch.save({"a": torch.zeros(2)}, home / "weights.ckpt")
+    before = sorted(path.name for path in (home / "images").rglob("*"))
+    done = run(*arguments)
+    assert done.code == 2
+    assert sentence in one_sentence(done)
+    assert sorted(path.name for path in (home / "images").rglob("*")) == before  # nothing was written
+
+
+def test_runs_are_listed(run: Callable[..., Done]) -> None:
+    done = run("runs", "list", "--json")
+    assert done.code == 0
+    assert done.json == {"runs": []}
+    assert run("runs", "list").out == "No runs yet.\n"
+
+
+def test_bench_collects_runs_and_writes(tmp_path: Path) -> None:
+    (tmp_path / "alpha.py").write_text(
+        "def run(quick):\n    return {'seconds': 0.123456, 'deep': {'mb': 3}, 'quick': quick}\n"
+    )
+    (tmp_path / "beta.py").write_text("def run(quick):\n    raise RuntimeError('no such device')\n")
+    said: list[str] = []
+    result = bench.run(True, [], said.append, tmp_path)
+    assert result["figures"] == {"alpha": {"seconds": 0.123456, "deep": {"mb": 3}, "quick": True}}
+    assert result["failed"] == {"beta": "RuntimeError: no such device"}
+    written = json.loads(Path(result["file"]).read_text())
+    assert written["figures"] == result["figures"]
+    assert {"processor", "cores", "memory_gb", "versions"} <= set(written["machine"])
+    table = bench.table(result)
+    assert any("alpha" in line and "seconds" in line and "0.1235" in line for line in table)
+    assert any("beta" in line and "no such device" in line for line in table)
+
+
+def test_lora_options() -> None:
+    assert terminal.lora_refs(["a.safetensors", "b:0.5", "C:\\x.safetensors", "c:-1", "d:x"]) == [
+        {"path": "a.safetensors"}, {"path": "b", "weight": "0.5"}, {"path": "C:\\x.safetensors"},
+        {"path": "c", "weight": "-1"}, {"path": "d:x"},
+    ]  # fmt: skip
+
+
+def test_as_a_process(home: Path, model: str) -> None:
+    """From another folder, without a terminal, with bytes that aren't text, and without loading torch for nothing."""
+    environment = os.environ | {
+        "STUDIO_HOME": str(home),
+        "STUDIO_MODEL": model,
+        "PYTHONPATH": str(REPOSITORY),
+        "LC_ALL": "C",
+    }
+    command = [sys.executable, "-X", "importtime", "-m", "studio"]
+
+    def call(*arguments: str | bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*command, *arguments], cwd=home, env=environment, capture_output=True)
+
+    done = call("prompt", "--text", "猫耳", "--offline", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[-1])["writer"] == "offline"
+    assert b" torch\n" not in done.stderr
+    bad = call("harden", b"\xff\xfe")
+    assert bad.returncode == 2
+    assert b"UTF-8" in bad.stderr
+    assert b"Traceback" not in bad.stderr
