@@ -66,16 +66,17 @@ class Row:
 class Ruler:
     """The measuring instruments of one run: prompts, noise, judge or CLIP, the teacher's own pictures."""
 
-    def __init__(self, components: Components, asked: Sequence[Asked], folder: Path) -> None:
+    def __init__(self, components: Components, asked: Sequence[Asked], folder: Path, strips: Path) -> None:
         self.components = components
         self.asked = asked
-        self.folder = folder  # what was measured of the teacher is kept here
+        self.folder, self.strips = folder, strips  # what was measured of the teacher; pictures to look at
         self.judge = Judge.load(components.info.judge) if components.info.judge is not None else None
         self.clip = _Clip.find() if self.judge is None else None
         self.reference: dict[str, torch.Tensor] = {}
 
     def baseline(self, teacher: UNet2DConditionModel) -> list[Row]:
         """The teacher at its best and DPM++ 2M at few steps; drawn once and read from `folder` afterwards."""
+        self.strips.mkdir(parents=True, exist_ok=True)
         rows_file, tensors_file = self.folder / "baseline.json", self.folder / "reference.safetensors"
         key = [asdict(a) for a in self.asked]
         if rows_file.exists():
@@ -101,14 +102,14 @@ class Ruler:
     def measure(
         self, who: Who, unet: UNet2DConditionModel, sampler: str, steps: int, guidance: float, name: str
     ) -> Row:
-        """Draw all prompts and measure; the first pictures are kept as the strip `folder/<name>.png`."""
+        """Draw all prompts and measure; the first pictures are kept as the strip `strips/<name>.png`."""
         drawn, seconds = self._draw(unet, sampler, steps, guidance, _SEED)
         pixels, decoding = self._decode(drawn)
         count = len(drawn)
         row = Row(who, steps, guidance, count, seconds / count, decoding / count)
         drift = (drawn.float().cpu() - self.reference["latents"]).square().mean().sqrt()
         row = replace(row, drift=float(drift))
-        _strip(pixels[:SHOWN], self.folder / f"{name}.png")
+        _strip(pixels[:SHOWN], self.strips / f"{name}.png")
         if self.judge is not None:
             row = replace(row, **self._judged(self.judge, pixels))
         elif self.clip is not None:
@@ -210,3 +211,11 @@ def _strip(pixels: torch.Tensor, path: Path) -> None:
     for index, image in enumerate(images):
         strip.paste(image, (THUMBNAIL * index, 0))
     strip.save(path)
+
+
+def separate(strip: Path, step: int, folder: Path) -> None:
+    """The pictures of a strip as `step-<step>-<k>.png`: the names that samples of every kind of run have."""
+    with Image.open(strip) as opened:
+        for k in range(opened.width // THUMBNAIL):
+            picture = opened.crop((THUMBNAIL * k, 0, THUMBNAIL * (k + 1), THUMBNAIL))
+            picture.save(folder / f"step-{step:06d}-{k}.png")

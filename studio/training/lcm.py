@@ -242,7 +242,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         if why == "time":
             session.say("The time limit is reached.", note=True)
         over = step == total or why == "quality"
-        session.finish("done" if over else "stopped", adapter=str(path), curve=record.summary(), best=record.best)
+        session.finish(
+            "done" if over else "stopped", adapter=str(path), result=str(path), curve=record.summary(), best=record.best
+        )
     accelerator.wait_for_everyone()
 
 
@@ -316,7 +318,7 @@ def share_gradients(parameters: list[torch.nn.Parameter], loss: torch.Tensor, wo
 
 
 class Record:
-    """The curve of a run at each checkpoint, and the best weights so far: `curve.json`, `curve/`, `best/`."""
+    """The curve of a run at each checkpoint and its best weights: `curve.json`, `curve/`, `samples/`, `best/`."""
 
     def __init__(
         self, run: RunDir, spec: LcmSpec, student: Student, components: Components, w_min: float, w_max: float,
@@ -330,7 +332,9 @@ class Record:
         count = spec.curve_pictures
         if count is None:
             count = 60 if components.info.judge is not None else 4
-        self.ruler = curve.Ruler(components, prompts.measuring(count), self.folder) if main and count else None
+        self.ruler = (
+            curve.Ruler(components, prompts.measuring(count), self.folder, run.samples) if main and count else None
+        )
         self.baseline: list[curve.Row] = []
         self.points: list[dict[str, Any]] = []  # {name, step, quality, rows}
 
@@ -340,6 +344,7 @@ class Record:
             return
         with self.student.teaching() as teacher:
             self.baseline = self.ruler.baseline(teacher)
+        self.run.update(sample_prompts=[asked.text for asked in self.ruler.asked[: curve.SHOWN]])
         if self.file.exists():
             points = json.loads(self.file.read_text(encoding="utf-8"))["checkpoints"]
             self.points = [point for point in points if point["step"] <= step]
@@ -354,6 +359,7 @@ class Record:
                 self.ruler.measure("student", unet, self.sampler, count, self.guidance, f"{name}-{count}")
                 for count in curve.STEPS
             ]
+        curve.separate(self.run.samples / f"{name}-{FAST_STEPS}.png", step, self.run.samples)
         score = curve.quality(rows, self.baseline)
         best_before = max((point["quality"] for point in self.points), default=None)
         self.points.append({"name": name, "step": step, "quality": score, "rows": [asdict(row) for row in rows]})
@@ -415,7 +421,7 @@ def write_result(
             kind=f"few-step LoRA ({spec.objective.upper()}, {FAST_STEPS} steps, guidance 1)",
             settings=settings_of,
             license=info.license,
-            pictures=[p for count in curve.STEPS if (p := run.path / "curve" / f"{record.best}-{count}.png").exists()],
+            pictures=[p for count in curve.STEPS if (p := run.samples / f"{record.best}-{count}.png").exists()],
         )
         made = export.Adapter(
             export.peft_state(student.unet, weights), spec.rank, float(spec.rank), info.family.lcm_lora_targets
