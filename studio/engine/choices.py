@@ -136,9 +136,10 @@ def apply(components: Components, plan: Plan) -> None:
 
 def tiling(components: Components, width: int, height: int) -> None:
     """Decode in tiles when a whole picture wouldn't fit into free memory; tiles can show faint seams, so only then."""
-    need = memory.decode_bytes(components, width, height)
-    left = memory.free(components.device)
-    on = need > 0.8 * left
+    on = False
+    if not memory.surely_fits(components, width, height):
+        need, left = memory.decode_bytes(components, width, height), memory.free(components.device)
+        on = need > memory.SHARE * left
     if on:
         components.vae.enable_tiling()
         reason = f"Decoding {width} x {height} needs {need / 1e9:.1f} GB and {left / 1e9:.1f} GB are free."

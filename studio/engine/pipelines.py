@@ -64,6 +64,8 @@ class Engine:
 
     def free(self) -> None:
         """Give the memory of the loaded model back."""
+        if self._components is None:
+            return
         self._components = None
         gc.collect()
         if torch.cuda.is_available():
