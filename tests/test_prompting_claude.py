@@ -192,7 +192,7 @@ def test_the_cache_tells_every_input_apart(claude: FakeClaude, writer: ClaudeWri
         ([reply(200, message({**GOOD, "extra": 1}))], "form that was asked for"),
         ([reply(200, message({**GOOD, "emotion": ["sad"] * 500}))], "form that was asked for"),
         ([reply(200, message("I can't help with that.", "refusal"))], "Claude"),
-        ([reply(200, {**message(GOOD), "content": [], "stop_reason": "refusal"})], "declined"),
+        ([reply(200, {**message(GOOD), "content": [], "stop_reason": "refusal"})], "declined to answer"),
         ([reply(200, {**message(GOOD), "content": [], "stop_reason": "max_tokens"})], "cut short"),
         ([reply(200, b"<html>a proxy's page</html>")], "Claude"),
         ([reply(200, [1, 2])], "Claude"),
@@ -374,3 +374,41 @@ def test_cost() -> None:
     assert cost_of("claude-haiku-4-5-20251001", 1_000_000, 0) == 1.0
     assert cost_of("claude-opus-5", 0, 1_000_000) == 25.0
     assert cost_of("some-other-model", 10, 10) == 0.0
+
+
+REVIEW = {
+    "ambiguity": {"score": 2, "words": ["bow"], "reason": "Bow: knot or weapon."},
+    "conflicts": {"score": 0, "words": [], "reason": ""},
+    "rare_words": {"score": 1.5, "words": ["nonesuch"], "reason": "<b>rare</b>"},
+    "attackability": {"score": 6, "words": ["sad"], "reason": "Said once."},
+    "repaired": "1girl, sad, tears, hair bow",
+}
+
+
+def test_claude_reviews_a_prompt(claude: FakeClaude, writer: ClaudeWriter) -> None:
+    claude.script = [reply(200, message(REVIEW))]
+    found = writer.review("1girl, sad, bow")
+    assert found.writer == "claude"
+    assert found.repaired == "1girl, sad, tears, hair bow"
+    assert found.ambiguity.words == ("bow",)
+    assert found.rare_words.words == (), "a word that doesn't stand in the prompt can't be at fault"
+    assert "<" not in found.rare_words.reason
+    assert found.worst == 6
+    assert writer.spent().tokens_in == 800
+
+
+@pytest.mark.parametrize(
+    "repaired", ["1girl, <lora:x:2>", "(sad:1.5)", "photo by greg rutkowski", "sad\x07", "s\u0430d"]
+)
+def test_a_repair_that_brings_in_strange_things_is_not_shown(
+    claude: FakeClaude, writer: ClaudeWriter, repaired: str
+) -> None:
+    claude.script = [reply(200, message({**REVIEW, "repaired": repaired}))]
+    assert writer.review("1girl, sad, bow").repaired == "1girl, sad, bow, sorrowful, unhappy, tearful"
+
+
+def test_a_failed_review_is_the_offline_one_with_a_note(claude: FakeClaude, writer: ClaudeWriter) -> None:
+    claude.script = [failure(401, "authentication_error")]
+    found = writer.review("1girl, sad")
+    assert found.writer == "offline"
+    assert "API key" in found.note

@@ -1,28 +1,204 @@
-"""How much a prompt can be trusted, without drawing it: conflicts, words that no model knows, brackets, length.
+"""How much a prompt can be trusted before anything is drawn: four scores from 0 (no problem) to 10, and a repair.
 
-Knows the lexicon and the syntax of prompts; doesn't know any model's real vocabulary.
+Ambiguity: words with two meanings in pictures, or with none. Conflicts: tags that exclude each other, and brackets
+that don't close. Rare words: what neither the lexicon nor common English knows. Attackability: how much is lost when
+one word is misread, which is much where a thing is said only once (the redundancy argument against Gao et al.,
+2306.13103). All of it from word lists: it knows no model's real vocabulary and doesn't understand sentences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
-from studio.prompting.lexicon import Lexicon
-from studio.prompting.syntax import segments, strip_weights
+from pydantic import BaseModel, ConfigDict, Field
+
+from studio.prompting.harden import harden
+from studio.prompting.lexicon import WORD, Lexicon, layer_words, normal
+from studio.prompting.syntax import balance, protected_spans, repair_brackets, segments, strip_weights
+from studio.prompting.vocabulary import Vocabulary, vocabulary_of
 
 # CLIP reads 77 tokens at a time, two of which are its own marks; a tag is about 2.5 tokens with its comma.
 CHUNK_WORDS = 55
+READ_AT_MOST = 20_000  # characters; what stands behind them is not looked at
+
+# Words that draw something else as easily as what was meant, when they stand alone in a tag.
+_TWO_MEANINGS = frozenset((
+    "band", "bangs", "bark", "bat", "bow", "box", "bright", "cape", "cast", "cell", "chest", "china", "clip", "coat",
+    "cold", "cool", "crane", "cross", "crown", "dark", "date", "deck", "draw", "dress", "duck", "fair", "fall", "fan",
+    "fire", "fly", "glass", "glasses", "hood", "hot", "iris", "jam", "kid", "lead", "light", "lines", "match", "mole",
+    "nail", "orange", "palm", "park", "pen", "pitcher", "point", "pound", "pupil", "ring", "rock", "rose", "ruler",
+    "sash", "seal", "shade", "ship", "spring", "star", "stick", "suit", "tank", "tan", "tie", "top", "train", "trunk",
+    "watch", "wave", "well", "wind", "wink", "yard",
+))  # fmt: skip
+# Words that say nothing that can be drawn.
+_VAGUE = frozenset((
+    "amazing", "awesome", "bad", "best", "better", "cool", "epic", "fantastic", "fine", "good", "great", "incredible",
+    "interesting", "nice", "perfect", "special", "stuff", "super", "thing", "things", "very", "whatever", "wonderful",
+))  # fmt: skip
 
 
-def assess(text: str, emotion: Sequence[str], lexicon: Lexicon) -> tuple[float, list[str]]:
+class Aspect(BaseModel):
+    """One score, 0 (no problem) to 10, with the words at fault and why in a sentence ("" when there is nothing)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    score: float = Field(ge=0, le=10)
+    words: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Validation(BaseModel):
+    """The four scores of one prompt and a better wording; `repaired` equals the prompt when none is proposed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    ambiguity: Aspect
+    conflicts: Aspect
+    rare_words: Aspect
+    attackability: Aspect
+    repaired: str
+    writer: Literal["claude", "offline"] = "offline"
+    note: str = ""  # why Claude's opinion is missing
+
+    @property
+    def worst(self) -> float:
+        """The highest of the four scores."""
+        return max(part.score for part in (self.ambiguity, self.conflicts, self.rare_words, self.attackability))
+
+
+def validate(prompt: str, protected: Sequence[str] = (), lexicon: Lexicon | None = None) -> Validation:
+    """Judge a prompt offline. Words in `protected` (trigger words) are never at fault. Any string is accepted."""
+    lexicon = lexicon or Lexicon.load()
+    vocabulary = vocabulary_of(lexicon)
+    prompt_read = prompt[:READ_AT_MOST]
+    plain = strip_weights(_blanked(prompt_read, protected))
+    parts = list(dict.fromkeys(normal(part.text) for part in segments(plain)))
+    ambiguity = _ambiguity(parts, plain)
+    conflicts, clashing = _conflicts(parts, prompt_read, lexicon)
+    rare = _rare(plain, prompt_read, protected, vocabulary)
+    attackable, missing = _attackability(parts, lexicon, vocabulary)
+    return Validation(
+        prompt=prompt,
+        ambiguity=ambiguity,
+        conflicts=conflicts,
+        rare_words=rare,
+        attackability=attackable,
+        repaired=_repaired(prompt_read, clashing, missing, protected) + prompt[READ_AT_MOST:],
+    )
+
+
+def assess(
+    text: str, emotion: Sequence[str], lexicon: Lexicon, protected: Sequence[str] = ()
+) -> tuple[float, list[str]]:
     """Confidence (0 to 1) that a prompt of `text` and these emotion words shows what was asked, and why not more."""
     confidence, notes = 0.95, []
-    parts = [part.text for part in segments(strip_weights(text))]
-    clashes = lexicon.conflicts([emotion[0], *parts])
+    plain = strip_weights(text)
+    clashes = lexicon.conflicts([emotion[0], *(part.text for part in segments(plain))])
     if clashes:
         confidence -= min(0.4, 0.2 * len(clashes))
         notes += [f"'{clash.first}' and '{clash.second}' don't go together: {clash.reason}." for clash in clashes[:3]]
-    if len(strip_weights(text).split()) > CHUNK_WORDS:
+    changes = harden(text, protected, lexicon).changes
+    if changes:
+        confidence -= min(0.3, 0.1 * len(changes))
+        meant = ", ".join(f"'{change.target}' for '{change.source}'" for change in changes[:4] if change.source.strip())
+        notes.append(
+            f"There may be mistakes in the text: {meant}." if meant else "There are invisible characters in the text."
+        )
+    if len(plain.split()) > CHUNK_WORDS:
         confidence -= 0.05
         notes.append("A long text: its later words weigh less.")
     return confidence, notes
+
+
+def _blanked(text: str, protected: Sequence[str]) -> str:
+    for start, end in protected_spans(text, protected):
+        text = text[:start] + " " * (end - start) + text[end:]
+    return text
+
+
+def _ambiguity(parts: list[str], plain: str) -> Aspect:
+    double = [part for part in parts if part in _TWO_MEANINGS]
+    vague = [word for word in dict.fromkeys(WORD.findall(plain.lower())) if word in _VAGUE]
+    vague = [word for word in vague if not any(word in part.split() and len(part.split()) > 1 for part in parts)]
+    said = [f"{', '.join(double)} can mean two things"] if double else []
+    said += [f"{', '.join(vague)} can't be drawn"] if vague else []
+    empty = [] if parts else ["the prompt says nothing"]
+    score = min(10.0, 2.0 * len(double) + 1.5 * len(vague) + 10.0 * len(empty))
+    return Aspect(score=score, words=(*double, *vague), reason=_sentence([*said, *empty]))
+
+
+def _conflicts(parts: list[str], prompt: str, lexicon: Lexicon) -> tuple[Aspect, list[str]]:
+    clashes = lexicon.conflicts(parts[:200])
+    wrong = balance(prompt)
+    words = list(dict.fromkeys(word for clash in clashes for word in (clash.first, clash.second)))
+    said = [f"'{clash.first}' and '{clash.second}': {clash.reason}" for clash in clashes[:3]] + wrong[:2]
+    aspect = Aspect(score=min(10.0, 3.0 * len(clashes) + 2.0 * len(wrong)), words=tuple(words), reason=_sentence(said))
+    return aspect, [normal(clash.second) for clash in clashes]
+
+
+def _rare(plain: str, prompt: str, protected: Sequence[str], vocabulary: Vocabulary) -> Aspect:
+    slips = {change.source.lower() for change in harden(prompt, protected, vocabulary.lexicon).changes}
+    words = [word for word in dict.fromkeys(WORD.findall(plain.lower())) if len(word) > 2 and word.isalpha()]
+    unknown = [word for word in words if word not in slips and not vocabulary.known(word)]
+    rare = [
+        word
+        for word in words
+        if word not in slips and word not in unknown and word not in vocabulary.tags
+        and (word in vocabulary.names or vocabulary.english.get(word, 0) >= 55)
+    ]  # fmt: skip
+    wrong = sorted(slip for slip in slips if slip.strip())
+    said = [f"{', '.join(wrong[:5])} looks like a mistake"] if wrong else []
+    said += [f"no model is sure to know {', '.join(unknown[:5])}"] if unknown else []
+    said += [f"{', '.join(rare[:5])}: rare words or names"] if rare else []
+    score = min(10.0, 2.5 * len(slips) + 1.5 * len(unknown) + 0.7 * len(rare))
+    return Aspect(score=round(score, 1), words=(*wrong, *unknown, *rare), reason=_sentence(said))
+
+
+def _attackability(parts: list[str], lexicon: Lexicon, vocabulary: Vocabulary) -> tuple[Aspect, list[str]]:
+    """How much hangs on single words, and near-synonyms that would hold the emotion up."""
+    moods = {name: {*words["first"], *words["more"]} for name, words in layer_words()["emotion"].items()}
+    said = {
+        name: [part for part in parts if part in words or _names(part, name, lexicon)] for name, words in moods.items()
+    }
+    present = {name: words for name, words in said.items() if words}
+    if not present:
+        return Aspect(score=2.0, reason="No emotion is named.") if parts else Aspect(score=0.0), []
+    name, words = max(present.items(), key=lambda item: len(item[1]))
+    alone = {1: 7.0, 2: 4.5, 3: 2.0}.get(len(words), 0.5)
+    fragile = [word for word in words if _has_neighbours(word, vocabulary)]
+    score = min(10.0, alone + 2.0 * len(fragile) / len(words))
+    missing = [word for word in layer_words()["emotion"][name]["first"] if word not in parts][: max(0, 4 - len(words))]
+    reason = ""
+    if len(words) < 3:
+        reason = f"'{name}' hangs on {'one word' if len(words) == 1 else 'two words'}; one slip can lose it."
+    elif fragile:
+        reason = f"One letter makes another word of {', '.join(fragile)}."
+    return Aspect(score=round(score, 1), words=tuple(words), reason=reason), missing
+
+
+def _names(part: str, emotion: str, lexicon: Lexicon) -> bool:
+    tag = lexicon.find(part)
+    return tag is not None and tag.name == emotion
+
+
+@lru_cache(maxsize=4096)
+def _has_neighbours(word: str, vocabulary: Vocabulary) -> bool:
+    """Another common English word is one letter away ("calm" and "clam")."""
+    return len(word) > 1 and word.isalpha() and bool(vocabulary.near_english(word) - {word, word + "s"})
+
+
+def _repaired(prompt: str, clashing: list[str], missing: list[str], protected: Sequence[str]) -> str:
+    """Mistakes undone, brackets closed, the later of two conflicting tags taken out, the emotion said more often."""
+    text = repair_brackets(harden(prompt, protected).text)
+    for part in sorted(segments(text), key=lambda part: -part.start):
+        if normal(part.text) in clashing and (part.start == 0 or text[part.start - 1] in " ,"):
+            text = (text[: part.start].rstrip(" ,") + ", " + text[part.end :].lstrip(" ,")).strip(" ,")
+    return ", ".join([text, *missing] if text else missing) if missing else text
+
+
+def _sentence(said: Sequence[str]) -> str:
+    text = "; ".join(said)
+    return text[:1].upper() + text[1:] + "." if text else ""

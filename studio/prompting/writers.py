@@ -162,7 +162,7 @@ class OfflineWriter:
             text=typed.text,
             quality=tuple(data["quality"][request.quality]),
         )
-        confidence, doubts = assess(typed.text, layers.emotion, self.lexicon)
+        confidence, doubts = assess(typed.text, layers.emotion, self.lexicon, request.trigger_words)
         return PromptResult(
             layers=layers,
             positive_prompt=assemble(layers),
