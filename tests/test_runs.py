@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,24 @@ def test_waiting_in_line_stopping_and_resuming(supervisor: Supervisor, tmp_path:
     supervisor.wait(first, 60)
     supervisor.delete(first)
     assert [run.id for run in supervisor.list()] == [second]
+
+
+def test_a_run_that_has_ended_can_be_resumed_before_its_process_is_gone(
+    supervisor: Supervisor, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = take_lock(run.lock_file)
+    assert held is not None
+    run.update(state="stopped")
+    threading.Timer(0.5, held.close).start()
+    monkeypatch.setattr(supervisor, "_spawn", lambda run: None)
+    supervisor.resume("a")
+    assert held.closed
+    held = take_lock(run.lock_file)
+    assert held is not None
+    run.update(state="stopped")
+    threading.Timer(0.5, held.close).start()
+    supervisor.delete("a")
+    assert not run.path.exists()
 
 
 def test_the_child_gets_the_settings(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_caption_variants_shuffle_and_drop_but_keep_the_trigger() -> None:
     variants = dataset.caption_variants(prompt, 8, keep=1, dropout=0.3, seed=0)
     assert variants[0] == prompt
     assert all(v.startswith("style_1, ") for v in variants)
-    assert len(set(variants)) == 8
+    assert len(set(variants)) >= 6
     assert any(len(files.split_tags(v)) < 7 for v in variants)
     assert variants == dataset.caption_variants(prompt, 8, keep=1, dropout=0.3, seed=0)
     assert dataset.caption_variants("a photo of one", 4, keep=1, dropout=0.0, seed=0) == ["a photo of one"]

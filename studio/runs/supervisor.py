@@ -18,10 +18,11 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from studio.errors import BadInput, Busy, DiskFull, NotFound
-from studio.runs.rundir import LOCK_INHERITED, RunDir, RunSpec, take_lock
+from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, RunSpec, take_lock
 from studio.settings import REPOSITORY, Settings
 from studio.specs import ControlRunSpec, LoraRef, LoraSpec
 
+_ENDING = 30.0  # seconds
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -133,6 +134,7 @@ class Supervisor:
         Raises Busy while the run is alive, BadInput for a change that the request doesn't allow.
         """
         run = self.get(run_id)
+        self._let_it_end(run)
         if run.alive():
             raise Busy(f"Run {run_id} is training already: stop it first.")
         if changes:
@@ -170,7 +172,15 @@ class Supervisor:
 
     def delete(self, run_id: str) -> None:
         """Remove the run with its checkpoints. Raises Busy while it is alive."""
-        self.get(run_id).remove()
+        run = self.get(run_id)
+        self._let_it_end(run)
+        run.remove()
+
+    def _let_it_end(self, run: RunDir) -> None:
+        # Between a trainer's last word and the end of its process lie a few seconds, in which its lock is still held.
+        deadline = time.monotonic() + _ENDING
+        while run.alive() and run.status()["state"] not in ACTIVE and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def wait(self, run_id: str, timeout: float) -> dict[str, Any]:
         """Block until the run isn't alive any more, at most `timeout` seconds; its status."""

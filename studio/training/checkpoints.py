@@ -143,7 +143,7 @@ def _meta_step(path: Path) -> int:
     try:
         return int(json.loads((path / "meta.json").read_text(encoding="utf-8"))["step"])
     except (ValueError, KeyError, TypeError):
-        return -1  # unreadable: the last to be tried, and `load` says what is wrong with it
+        return -1  # unreadable: the first to be forgotten, and `load` says what is wrong with it
 
 
 def load(path: Path) -> Checkpoint:
@@ -169,7 +169,9 @@ def latest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     if not run.checkpoints.exists():
         return None, notes
     folders = [p for p in run.checkpoints.iterdir() if p.suffix != ".tmp" and (p / "meta.json").exists()]
-    for path in sorted(folders, key=lambda p: (_meta_step(p), p.suffix != ".old", p.name), reverse=True):
+    # One whose step can't be read may be the newest: it comes first, so that its damage is said.
+    folders.sort(key=lambda p: (_meta_step(p) < 0, _meta_step(p), p.suffix != ".old", p.name), reverse=True)
+    for path in folders:
         try:
             return load(path), notes
         except ValueError as error:

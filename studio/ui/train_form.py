@@ -52,7 +52,7 @@ TEXT = {
     "batch": "Pictures per step",
     "accumulation": "Steps gathered",
     "repeats": "Repeats",
-    "repeats_hint": "Automatic",
+    "repeats_hint": "Auto",
     "resolution": "Resolution",
     "auto": "The model's own",
     "flip": "Mirror some pictures",
