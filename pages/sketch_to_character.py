@@ -35,6 +35,7 @@ with left:
     drawing = canvas.canvas()
     sketch.under()
 with right:
+    result = st.container()
     st.subheader(sketch.TEXT["sees"], anchor=False)
     lines = st.container()
     words = sketch.words()
@@ -53,7 +54,7 @@ if pressed and drawing is not None:
     base = GenerateSpec(text=(typed or "").strip(), **words, **rest)
     widgets.start(SketchSpec(base=base, control=ControlSpec(image=image, **fields, **strict)), PAGE)
     st.rerun()
-with left:
+with result:
     if job_id := widgets.current_job(PAGE):
         job = widgets.job_panel(job_id, PAGE)
         if job and not job.active:

@@ -21,7 +21,6 @@ MAX_PIXELS = 64_000_000
 MAX_SIDE = 2048  # what is worked on; larger pictures are made smaller first
 INK = 0.2  # how much darker than the paper around it a point has to be to count as drawn, of 0..1
 LEAST = 0.05  # of the longer side: all lines of something that counts as a drawing are longer than this together
-FULLEST = 0.6  # share of ink above which a picture is no drawing on paper
 SPECK = 0.02  # of the longer side: shorter loose strokes in a photo are dirt and grain
 THICK = 0.035  # of the longer side: what is drawn wider than this is an area and gets an outline
 ROUGH = 0.014  # of the longer side: a mean stroke wider than this is a scribble
@@ -201,8 +200,6 @@ def _lines(grey: np.ndarray, width: int, height: int) -> Seen:
         drawn, (2 * w, 2 * h), interpolation=cv2.INTER_AREA if 2 * w < grey.shape[1] else cv2.INTER_CUBIC
     )
     mask = (large > 0.4).astype(np.uint8)
-    if mask.mean() > FULLEST:
-        raise BadInput("This is a picture rather than a drawing on paper; choose Canny for it.")
     side = max(mask.shape)
     mask = _without_specks(mask, SPECK * side)
     thick = _areas(mask, THICK * side)

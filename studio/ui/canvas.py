@@ -20,10 +20,10 @@ from studio.ui.resources import studio
 
 SIDE = 512  # pixels of the canvas's longer side
 TOOLS = {
-    "pencil": ("Pencil", ":material/edit:", "freedraw"),
-    "line": ("Line", ":material/diagonal_line:", "line"),
-    "circle": ("Circle", ":material/circle:", "circle"),
-    "eraser": ("Eraser", ":material/ink_eraser:", "freedraw"),
+    "pencil": ("Pencil", "freedraw"),
+    "line": ("Line", "line"),
+    "circle": ("Circle", "circle"),
+    "eraser": ("Eraser", "freedraw"),
 }
 TEXT = {
     "tool": "Tool",
@@ -31,7 +31,7 @@ TEXT = {
     "color": "Colour",
     "clear": "Clear",
     "clear_help": "Start again on an empty canvas.",
-    "hint": "Undo and redo are above the canvas when the mouse is on it.",
+    "hint": "Undo, redo and moving of single strokes: above the canvas, when the mouse is on it.",
 }
 _STATE = "_canvas"
 
@@ -80,9 +80,7 @@ def paper() -> Paper | None:
 def put(under: Paper | None, keep_strokes: bool = False) -> None:
     """Lay a picture under the canvas (None: nothing). Strokes go unless they are to be kept."""
     state = kept()
-    state["paper"] = (
-        None if under is None else {"picture": under.picture, "drawn": under.drawn, "opacity": under.opacity}
-    )
+    state["paper"] = asdict(under) if under is not None else None
     if not keep_strokes:
         state["strokes"], state["png"] = None, None
         _renew(state)
@@ -105,10 +103,10 @@ def tools() -> tuple[str, int, str]:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         tool = st.segmented_control(
             TEXT["tool"], list(TOOLS), default="pencil" if "canvas_tool" not in st.session_state else None,
-            required=True, format_func=lambda name: TOOLS[name][1] + " " + TOOLS[name][0], key="canvas_tool",
+            required=True, format_func=lambda name: TOOLS[name][0], key="canvas_tool",
             persist_state="session",
         )  # fmt: skip
-        width = st.slider(TEXT["width"], 1, 30, 4, key="canvas_width", width=120, persist_state="session")
+        width = st.slider(TEXT["width"], 1, 30, 4, key="canvas_width", width=100, persist_state="session")
         color = st.color_picker(TEXT["color"], "#2A2135", key="canvas_color", persist_state="session")
         st.button(TEXT["clear"], icon=":material/delete:", key="canvas_clear", help=TEXT["clear_help"], on_click=clear)
     return tool or "pencil", width, color
@@ -159,12 +157,13 @@ def canvas() -> bytes | None:
             stroke_color="#ffffff" if tool == "eraser" else color,
             background_image=on_white(picture, size, faint),
             initial_drawing=state["base"],
-            drawing_mode=TOOLS[tool][2],
+            drawing_mode=TOOLS[tool][1],
             width=size[0],
             height=size[1],
             return_image_data=True,
             key=f"canvas_{state['number']}",
         )
+    st.caption(TEXT["hint"])
     strokes = result.json_data
     if strokes is not None and strokes.get("objects") != (state["strokes"] or {}).get("objects", []):
         state["strokes"] = strokes

@@ -135,7 +135,7 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
         format_func=lambda name: KINDS[name][0], key="sk_kind", persist_state="session",
     )  # fmt: skip
     st.caption(KINDS[kind or "lines"][1])
-    place = st.container(key="stage_single_control")
+    place = st.container(key="stage_control")
     fields: dict[str, Any] = {"kind": kind or "lines"}
     chosen: ControlView | None = None
     thresholds = st.container(horizontal=True)
@@ -155,7 +155,7 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
             if fields.get("low") is not None and fields.get("high") is not None and fields["low"] >= fields["high"]:
                 fields["high"] = min(255, fields["low"] + 1)
             chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
-            place.image(chosen.png, width="stretch", alt=TEXT["sees"])
+            place.image(chosen.png, width=256, alt=TEXT["sees"])
         except StudioError as problem:
             place.info(str(problem), icon=":material/draw:")
     return fields, chosen
@@ -215,7 +215,7 @@ def show(job: JobView) -> None:
         except StudioError:
             continue  # deleted since
     drawn = [picture for picture in pictures if picture.kind != "control"]
-    grid = st.grid("auto", min_column_width=230, gap="small")
+    grid = st.grid("auto", min_column_width=150, gap="small")
     for index, picture in enumerate(drawn):
         with grid.cell():
             seed = f"seed {picture.recipe.seed}" if picture.recipe else ""

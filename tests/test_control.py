@@ -1,0 +1,180 @@
+"""Control images of drawings, photos of drawings and pictures; what is no drawing gets a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from studio.engine import control
+from studio.errors import BadInput
+from studio.settings import ASSETS
+from studio.specs import ControlSpec
+
+LINES = ControlSpec(image="x", kind="lines")
+CANNY = ControlSpec(image="x", kind="canny")
+SKETCHES = sorted((ASSETS / "examples" / "sketches").glob("*.png"))
+
+
+def sketch(width: int = 6, side: int = 512, ink: int = 0, paper: int = 255) -> Image.Image:
+    image = Image.new("L", (side, side), paper)
+    pen = ImageDraw.Draw(image)
+    k = side / 512
+    pen.ellipse((100 * k, 100 * k, 400 * k, 420 * k), outline=ink, width=width)
+    pen.line((150 * k, 250 * k, 350 * k, 250 * k), fill=ink, width=width)
+    return image
+
+
+def lit(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L")) > 60
+
+
+def runs(row: np.ndarray) -> int:
+    """How many separate lit stretches a row has."""
+    return int((np.diff(np.concatenate([[0], row.astype(int)])) == 1).sum())
+
+
+def test_a_stroke_of_any_width_is_one_thin_line_where_it_was_drawn() -> None:
+    for width in (2, 6, 14):
+        seen = control.see(sketch(width), LINES, (256, 256))
+        assert seen.image.size == (256, 256)
+        column = lit(seen.image)[:, 100]  # crosses the ellipse twice and the line once
+        assert runs(column) == 3, width
+        assert column.sum() <= 12
+        assert column[122:129].any()  # the middle line, at y = 250 of 512
+    assert control.see(sketch(14), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"
+    assert control.see(sketch(14), LINES).kind({"lines": "a"}) == "lines"
+    assert control.see(sketch(2), LINES).kind({"lines": "a", "scribble": "b"}) == "lines"
+
+
+def test_canny_gives_a_stroke_two_edges() -> None:
+    assert runs(lit(control.control_image(sketch(14), CANNY, (256, 256)))[:, 100]) == 6
+
+
+def test_a_filled_area_gets_an_outline() -> None:
+    image = sketch(4)
+    ImageDraw.Draw(image).ellipse((200, 280, 300, 380), fill=0)
+    lines = lit(control.control_image(image, LINES, (512, 512)))
+    assert not lines[310:350, 230:270].any()
+    assert runs(lines[330]) == 4  # the face's two sides, the area's two sides
+
+
+def test_the_size_is_exact_and_nothing_is_cut_off() -> None:
+    wide = Image.new("L", (900, 300), 255)
+    ImageDraw.Draw(wide).rectangle((5, 5, 894, 294), outline=0, width=5)
+    seen = control.control_image(wide, LINES, (256, 256))
+    assert seen.size == (256, 256)
+    rows, columns = np.nonzero(lit(seen))
+    assert columns.min() < 5
+    assert columns.max() > 250
+    assert 84 <= rows.min() < 92  # a band in the middle
+    assert 164 < rows.max() <= 172
+
+
+def test_pen_paper_and_ground_do_not_matter() -> None:
+    plain = lit(control.control_image(sketch(), LINES, (256, 256)))
+    chalk = sketch(ink=255, paper=20)
+    transparent = Image.new("RGBA", (512, 512), (0, 0, 0, 0))
+    transparent.putalpha(Image.eval(sketch(), lambda value: 255 - value))
+    white = Image.new("RGBA", (512, 512), (255, 255, 255, 0))
+    white.putalpha(Image.eval(sketch(), lambda value: 255 - value))
+    for other in (chalk, transparent, white, sketch(ink=150, paper=235)):
+        same = lit(control.control_image(other, LINES, (256, 256)))
+        assert (same & plain).sum() > 0.9 * plain.sum()
+        assert same.sum() < 1.1 * plain.sum()
+
+
+def test_a_photo_of_paper_under_a_lamp_gives_the_same_lines() -> None:
+    drawn = np.asarray(sketch(8, 900).filter(ImageFilter.GaussianBlur(1)), float) / 255
+    y, x = np.mgrid[0:900, 0:900] / 900
+    light = 90 + 150 * x * (1 - 0.5 * y)  # three times as bright on one side
+    photo = (0.3 + 0.7 * drawn) * light + np.random.default_rng(0).normal(0, 4, drawn.shape)
+    photo = Image.fromarray(photo.clip(0, 255).astype(np.uint8)).convert("RGB")
+    plain = lit(control.control_image(sketch(8, 900), LINES, (256, 256)))
+    found = lit(control.control_image(photo, LINES, (256, 256)))
+    near = np.asarray(Image.fromarray(plain).filter(ImageFilter.MaxFilter(5)))
+    assert (found & near).sum() > 0.95 * found.sum()
+    assert found.sum() > 0.85 * plain.sum()
+
+
+def test_thresholds_are_chosen_from_the_picture_and_can_be_set() -> None:
+    strong, weak = sketch(ink=0), sketch(ink=225)
+    high = control.see(strong, CANNY).high
+    assert high is not None
+    assert high > (control.see(weak, CANNY).high or 0)
+    assert control.has_drawing(weak)
+    with pytest.raises(BadInput, match="lower the thresholds"):
+        control.see(weak, ControlSpec(image="x", kind="canny", low=180, high=250))
+    set_by_hand = control.see(strong, ControlSpec(image="x", kind="canny", low=10, high=30))
+    assert (set_by_hand.low, set_by_hand.high) == (10, 30)
+    only_low = control.see(strong, ControlSpec(image="x", kind="canny", low=255))
+    assert (only_low.low, only_low.high) == (255, 255)
+
+
+def test_drawings_and_pictures_are_told_apart() -> None:
+    assert len(SKETCHES) == 3
+    for path in [*SKETCHES, ASSETS / "examples" / "style_1" / "01.jpg"]:
+        with Image.open(path) as picture:
+            assert control.suggest(picture) == ("canny" if path.suffix == ".jpg" else "lines")
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (Image.new("RGB", (512, 512), "white"), "The drawing is empty; draw a few lines first"),
+        (Image.new("RGBA", (512, 512), (0, 0, 0, 0)), "The drawing is empty; draw a few lines first"),
+        (Image.new("RGB", (512, 512), "black"), "The drawing is black; draw a few lines first"),
+        (Image.new("RGB", (512, 512), "teal"), "The drawing is one flat colour"),
+        (Image.new("1", (20_000, 20_000)), "20000 x 20000 pixels; at most 64 million"),
+        (Image.new("L", (512, 3)), "512 x 3 pixels: too thin"),
+        (Image.new("L", (2000, 20)), "2000 x 20 pixels: too thin"),
+    ],
+)
+def test_what_is_no_drawing_gets_a_sentence(image: Image.Image, sentence: str) -> None:
+    for spec in (LINES, CANNY):
+        with pytest.raises(BadInput, match=sentence):
+            control.control_image(image, spec, (256, 256))
+    assert not control.has_drawing(image)
+
+
+def test_a_line_of_three_pixels_is_not_a_drawing_yet() -> None:
+    image = Image.new("L", (512, 512), 255)
+    ImageDraw.Draw(image).line((200, 200, 202, 200), fill=0)
+    assert not control.has_drawing(image)
+    with pytest.raises(BadInput, match="hardly anything drawn"):
+        control.control_image(image, LINES, (256, 256))
+    assert control.has_drawing(sketch())
+
+
+def test_an_animation_gives_its_first_frame(tmp_path) -> None:
+    sketch().save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (512, 512), 255)], duration=100)
+    with Image.open(tmp_path / "a.gif") as animation:
+        animation.seek(1)
+        assert lit(control.control_image(animation, LINES, (256, 256))).any()
+
+
+def test_thinning_keeps_what_is_connected() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        image = Image.new("L", (96, 96))
+        ImageDraw.Draw(image).line([tuple(point) for point in rng.integers(8, 88, (6, 2)).tolist()], fill=1, width=7)
+        mask = np.asarray(image)
+        thin = control.thinned(mask)
+        assert not (thin & ~mask.astype(bool)).any()
+        assert _parts(thin) == _parts(mask)
+        blocks = thin[:-1, :-1] & thin[1:, :-1] & thin[:-1, 1:] & thin[1:, 1:]
+        assert blocks.sum() <= 3  # one pixel wide but for crossings
+
+
+def _parts(mask: np.ndarray) -> int:
+    import cv2
+
+    return int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0])
+
+
+def test_it_loads_no_torch() -> None:
+    code = "import sys, studio.engine.control; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
