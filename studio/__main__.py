@@ -335,6 +335,8 @@ def _run(studio: Studio, spec: LoraSpec | LcmSpec, same: tuple[str, ...], resume
 def _copied(run: RunView, out: Path | None) -> str | None:
     if run.adapter is None or out is None:
         return str(run.adapter) if run.adapter else None
+    if run.adapter.is_dir():  # a whole model
+        return str(shutil.copytree(run.adapter, out, dirs_exist_ok=True))
     out.mkdir(parents=True, exist_ok=True)
     return str(shutil.copy2(run.adapter, out / run.adapter.name))
 

@@ -178,7 +178,8 @@ def view(run: RunDir) -> RunView:
         model=spec.model,
         checkpoints=tuple(sorted(p.name for p in run.checkpoints.glob("*") if p.is_dir() and p.suffix != ".tmp")),
         samples=tuple(sorted(run.samples.rglob("*.png"))),
-        adapter=finished[0] if finished else None,
+        # a full distillation makes a whole model folder
+        adapter=finished[0] if finished else run.adapter if (run.adapter / "model_index.json").exists() else None,
         spec=spec.model_dump(mode="json"),
         extra={name: value for name, value in status.items() if name not in RunView.model_fields},
         **(plain | {"epochs": plain.get("epochs", spec.epochs)}),

@@ -324,7 +324,7 @@ class Record:
         self, run: RunDir, spec: LcmSpec, student: Student, components: Components, w_min: float, w_max: float,
         main: bool,
     ) -> None:  # fmt: skip
-        self.run, self.student, self.main = run, student, main
+        self.run, self.student, self.w_min, self.w_max = run, student, w_min, w_max
         self.file, self.folder = run.path / "curve.json", run.path / "curve"
         self.sampler = spec.objective
         # A LoRA student has learnt the guidance; a full one is told it, as the pipelines' guidance_scale = w + 1.
@@ -400,6 +400,7 @@ class Record:
             "checkpoints": [{key: p[key] for key in ("name", "step", "quality")} for p in self.points],
             "sampler": self.sampler,
             "guidance": self.guidance,
+            "range": [self.w_min, self.w_max],
         }
 
     def _write(self) -> None:
