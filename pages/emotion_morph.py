@@ -61,7 +61,7 @@ with side:
     retime = st.toggle(TEXT["retime"], help=TEXT["retime_help"], key="morph_retime", persist_state="session")
     with st.expander(TEXT["more"], icon=":material/tune:"):
         easing = st.selectbox(
-            TEXT["easing"], list(EASINGS), format_func=EASINGS.get, disabled=retime, key="morph_easing",
+            TEXT["easing"], list(EASINGS), format_func=EASINGS.__getitem__, disabled=retime, key="morph_easing",
             persist_state="session",
         )  # fmt: skip
         amount = widgets.number_from(

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from studio.engine import latents as pictures
-from studio.engine import memory, sampling, text
+from studio.engine import sampling, text
 from studio.engine.attention import anchored
-from studio.engine.frames import Pinned, SharedNoise, Track, advance
+from studio.engine.frames import Pinned, SharedNoise, Track, advance, side_by_side
 from studio.engine.morph import arranged
 from studio.engine.timing import Still
 from studio.specs import MAX_SEED, Emotion, Recipe
@@ -37,14 +37,14 @@ def animate(
     source: Image.Image,
     consistent: bool = True,
     wanted: Sequence[int] | None = None,
-    batch: int = memory.MAX_BATCH,
+    batch: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Image.Image]]:
     """(index, picture) of the frames `stills` (or only those with an index in `wanted`), in order, as they are made.
 
     `recipes` gives each emotion's prompt; all else is that of the first still's. Without `consistent` frame k is what
     image-to-image with seed + k draws: nothing is shared. `on_step(n)` is told of n steps of single frames; it may
-    raise. Frames are drawn `batch` at a time, so memory doesn't grow with their number.
+    raise. Frames are drawn `batch` at a time (None: as many as fit), so memory doesn't grow with their number.
     """
     recipe = recipes[stills[0].mix.source]
     factor = components.factor
@@ -66,6 +66,7 @@ def animate(
         mixed = pictures.lerp(texts[still.mix.source], texts[still.mix.target], still.mix.amount)
         return Track(scheduler, timesteps, latents, mixed), noise
 
+    batch = batch or side_by_side(components, width, height, recipe.guidance > 1)
     order = list(range(len(stills))) if wanted is None else sorted(wanted)
     longest = recipe.steps
     for start in range(0, len(order), batch):

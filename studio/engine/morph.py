@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from studio.engine import inversion, sampling, text, timing
 from studio.engine import latents as pictures
 from studio.engine.attention import anchored
-from studio.engine.frames import SharedNoise, Track, advance
+from studio.engine.frames import SharedNoise, Track, advance, side_by_side
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
 from studio.specs import Easing, MorphMethod, Recipe
@@ -71,7 +71,7 @@ class _Chain:
         self.amount = amount
         self.on_step = on_step
         factor = components.factor
-        self.size = tuple(-(-side // factor) * factor for side in (self.recipe.width, self.recipe.height))
+        self.size = (-(-self.recipe.width // factor) * factor, -(-self.recipe.height // factor) * factor)
         conditioning = text.encode(components, arranged([r.prompt for r in recipes]), [self.recipe.negative])
         assert conditioning.negative is not None
         self.texts, self.negative = self.reach(conditioning.positive), conditioning.negative
@@ -114,11 +114,11 @@ class PromptMorph(_Chain):
         *,
         held: float = HELD,
         attention: bool = False,
-        batch: int = 8,
+        batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, amount, on_step)
         self.attention = attention
-        self.batch = batch
+        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
         recipe = self.recipe
         self.noise = SharedNoise(components, recipe.seed, *self.size)
         scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
@@ -172,7 +172,7 @@ class LatentMorph(_Chain):
         on_step: OnStep | None = None,
         *,
         first: Image.Image | None = None,
-        batch: int = 8,
+        batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, 1.0, on_step)
         whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
@@ -204,11 +204,11 @@ class PictureMorph(_Chain):
         *,
         strength: float = INVERTED,
         release: float = 0.5,
-        batch: int = 8,
+        batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, amount, on_step)
         self.image = pictures.fit(image, *self.size)
-        self.batch = batch
+        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
         self.release = release
         recipe = self.recipe
         clean = pictures.encode(components, [self.image])
@@ -217,7 +217,7 @@ class PictureMorph(_Chain):
         self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
         self.inversion = inversion.invert(
             components, clean, self.texts[:1], self.negative, self.guidance, max(recipe.steps, MIN_STEPS), strength,
-            recipe.seed, batch, on_step,
+            recipe.seed, self.batch, on_step,
         )  # fmt: skip
         self.region = inversion.changed_region(
             components, self.inversion, self.texts[:1], self.texts[1:], self.negative, info.face

@@ -6,6 +6,7 @@ Knows widgets and the service; what a morph or an animation is stands in the pag
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import streamlit as st
@@ -47,7 +48,7 @@ TEXT = {
     "marks": "Several keyframes on one frame: only the last of them counts.",
     "note": "Frame 1 is the first. An empty strength follows the slider above.",
 }
-FORMAT_NAMES = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
+FORMAT_NAMES: dict[str, str] = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
 MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
 FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
 
@@ -103,7 +104,7 @@ def words(prefix: str, image: str | None) -> dict[str, Any]:
     if uploaded and not said:
         return {}
     style = st.segmented_control(
-        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.get, key=f"{prefix}_style",
+        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.__getitem__, key=f"{prefix}_style",
         persist_state="session",
     )  # fmt: skip
     return {"text": said, "style": style}
@@ -113,7 +114,11 @@ def pace(spec: type[Spec], prefix: str) -> tuple[int, AnimationFormat]:
     """Frames a second, and the format that is written first."""
     fps = widgets.number_from(spec, "fps", TEXT["fps"], key=f"{prefix}_fps", persist_state="session")
     form = st.selectbox(
-        TEXT["format"], FORMATS, format_func=FORMAT_NAMES.get, key=f"{prefix}_format", persist_state="session"
+        TEXT["format"],
+        list(FORMATS),
+        format_func=FORMAT_NAMES.__getitem__,
+        key=f"{prefix}_format",
+        persist_state="session",
     )
     return fps, form
 
@@ -135,7 +140,7 @@ def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
         {"emotion": "happy", "frame": 1, "strength": None, "hold": 1},
         {"emotion": "sad", "frame": frames, "strength": None, "hold": 2},
     ]
-    rows = st.data_editor(
+    rows: list[dict[str, Any]] = st.data_editor(
         start,
         num_rows="dynamic",
         hide_index=True,
@@ -214,7 +219,7 @@ def loop(job: JobView) -> None:
         for form in FORMATS:
             st.download_button(
                 FORMAT_NAMES[form],
-                data=lambda form=form: studio().animation(preview.id, owner(), form),
+                data=partial(studio().animation, preview.id, owner(), form),
                 file_name=f"{job.kind}-{job.id[:8]}{'.png' if form == 'apng' else '.' + form}",
                 mime=MEDIA[form],
                 key=f"get_{job.id}_{form}",

@@ -1,0 +1,288 @@
+"""Morphs and animations of the embedded model, measured by its judge: emotion, identity, smoothness, ghosts, speed.
+
+Every character is morphed by every method from the same recipes, as the page would do it. `run(quick)` gives the
+figures of the README; `python benchmarks/morph.py --out DIR` also leaves strips of frames to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from PIL import Image
+
+from studio.engine import animation, latents, memory, morph, output, timing
+from studio.engine.components import Components
+from studio.engine.models import resolve
+from studio.engine.pipelines import Engine
+from studio.engine.sampling import make_scheduler
+from studio.errors import StudioError
+from studio.evaluation.judge import Judge
+from studio.evaluation.metrics import gini, sharpness, spearman, wilson_interval
+from studio.pretraining.painter.picture import paint
+from studio.pretraining.painter.spec import CharacterSpec
+from studio.prompting.writers import OfflineWriter, PromptRequest
+from studio.settings import Settings
+from studio.specs import EMOTIONS, STYLES, Emotion, Recipe
+
+FRAMES = 9
+HAIR = ("black", "brown", "blonde", "red", "orange", "pink", "purple", "blue", "aqua", "green", "grey", "white")
+EYES = ("blue", "green", "red", "brown", "purple", "yellow")
+IDENTITY = ("hair_color", "eye_color", "style")
+PAIRS: list[tuple[Emotion, Emotion]] = [(a, b) for a in EMOTIONS for b in EMOTIONS if a != b]
+METHODS: dict[str, dict[str, Any]] = {
+    "a_latent": {"method": "latent"},
+    "b_prompt": {"method": "prompt"},
+    "b_prompt_attention": {"method": "prompt", "attention": True},
+    "c_picture": {"method": "picture"},
+}
+
+
+class Bench:
+    """One model with its judge, and the recipes that the studio's writer gives for random characters."""
+
+    def __init__(self, model: str, out: Path | None = None) -> None:
+        settings = Settings(preview_every=0)
+        self.info = resolve(model, settings)
+        if self.info.judge is None:
+            raise StudioError(f"{self.info.title} has no judge, so its morphs can't be measured.")
+        self.engine = Engine(settings)
+        self.components: Components = self.engine.components(model)
+        self.judge = Judge.load(self.info.judge)
+        self.out = out
+        self.writer = OfflineWriter()
+
+    def recipes(self, number: int, emotions: Sequence[Emotion], words: str = "", style: str = "") -> list[Recipe]:
+        """One recipe per emotion of random character `number` (or of the one that `words` say)."""
+        rng = random.Random(number)
+        if not words:
+            who = rng.choice(("1girl", "1girl", "1boy"))
+            words = f"{who}, {rng.choice(('short', 'long'))} hair, {rng.choice(HAIR)} hair, {rng.choice(EYES)} eyes"
+        style = style or STYLES[number % len(STYLES)]
+        size = self.info.native_size
+        found = []
+        for emotion in emotions:
+            said = self.writer.write(PromptRequest(emotion=emotion, style=style, text=words))
+            found.append(
+                Recipe(
+                    model=self.info.reference,
+                    model_hash=self.info.hash,
+                    prompt=said.positive_prompt,
+                    negative=found[0].negative if found else said.negative_prompt,
+                    seed=1000 + number,
+                    steps=self.info.steps,
+                    guidance=self.info.guidance,
+                    sampler=self.info.sampler,
+                    width=size,
+                    height=size,
+                )
+            )
+        return found
+
+    def drawn(self, recipe: Recipe) -> Image.Image:
+        return next(image for _, image in self.engine.draw([recipe]))
+
+    def keep(self, name: str, images: Sequence[Image.Image]) -> None:
+        if self.out is not None:
+            self.out.mkdir(parents=True, exist_ok=True)
+            output.filmstrip(images, 160).convert("RGB").save(self.out / f"{name}.png")
+
+    # --- what is measured of one strip of frames --------------------------------------------------------------------
+
+    def emotion_of(self, images: Sequence[Image.Image], emotion: Emotion) -> torch.Tensor:
+        return self.judge(images).probabilities["emotion"][:, self.judge.values["emotion"].index(emotion)]
+
+    def measure(self, images: Sequence[Image.Image], pair: tuple[Emotion, Emotion]) -> dict[str, float]:
+        """Figures of one morph. A frame with closed eyes keeps its eye colour: there is none to see."""
+        seen = self.judge(images)
+        kept = {}
+        for factor in IDENTITY:
+            labels = seen.labels[factor]
+            first = next((label for label in labels if label != "hidden"), labels[0])
+            kept[factor] = sum(label in (first, "hidden") for label in labels) / len(labels)
+        steps = self.judge.distance(images[:-1], images[1:])
+        crisp = sharpness(latents.to_tensor(images))
+        shown = seen.labels["emotion"]
+        return {
+            "spearman": spearman(self.emotion_of(images, pair[1]), torch.arange(len(images))),
+            **{f"kept_{factor}": share for factor, share in kept.items()},
+            "smoothness": 1 - gini(steps),
+            "distance": float(steps.mean()),
+            "middle_sharpness": float(crisp[len(images) // 2] / ((crisp[0] + crisp[-1]) / 2)),
+            "first_shown": float(shown[0] == pair[0]),
+            "last_shown": float(shown[-1] == pair[1]),
+        }
+
+
+def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"n": len(rows)}
+
+
+def morphs(bench: Bench, count: int) -> dict[str, Any]:
+    """All methods over the same characters, at equal steps of the interpolation and re-timed."""
+    table: dict[str, list[dict[str, float]]] = {}
+    for number in range(count):
+        pair = PAIRS[number % len(PAIRS)]
+        recipes = bench.recipes(number, pair)
+        source = bench.drawn(recipes[0])
+        for name, options in METHODS.items():
+            image = source if options["method"] == "picture" else None
+            made = morph.make(components=bench.components, recipes=recipes, image=image, **options)
+            images = [picture for _, _, picture, _ in morph.plain(made, FRAMES)]
+            table.setdefault(name, []).append(bench.measure(images, pair))
+            bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}", images)
+            if name in ("b_prompt", "c_picture"):
+                images = [p for _, _, p, final in morph.even(made, FRAMES, bench.judge.distance) if final]
+                table.setdefault(f"{name}_retimed", []).append(bench.measure(images, pair))
+                bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}-retimed", images)
+    return {name: mean(rows) for name, rows in table.items()}
+
+
+def uploaded(bench: Bench, count: int) -> dict[str, Any]:
+    """Pictures that the model did not make: painted ones, with what they show read by the judge."""
+    kept: dict[str, int] = dict.fromkeys((*IDENTITY, "all"), 0)
+    reached = 0
+    for number in range(count):
+        rng = random.Random(5000 + number)
+        pair = PAIRS[number % len(PAIRS)]
+        spec = CharacterSpec(
+            gender=rng.choice(("girl", "boy")), emotion=pair[0], style=STYLES[number % len(STYLES)],
+            hair_color=rng.choice(HAIR), eye_color=rng.choice(EYES),
+            background_color=rng.choice(("aqua", "pink", "green")),
+        )  # fmt: skip
+        picture = paint(spec, bench.info.native_size, number)
+        seen = morph.describe(bench.components, picture)
+        recipes = bench.recipes(number, pair, ", ".join(seen["tags"]), seen["style"])
+        made = morph.make("picture", bench.components, recipes, picture)
+        images = list(made.draw(timing.positions(5)))
+        bench.keep(f"uploaded-{number:02d}-{pair[0]}-{pair[1]}", [picture, *images])
+        before, after = bench.judge([picture]), bench.judge(images[-1:])
+        same = {}
+        for factor in IDENTITY:
+            was, is_ = before.labels[factor][0], after.labels[factor][0]
+            same[factor] = was == is_ or "hidden" in (was, is_)
+        for factor, yes in same.items():
+            kept[factor] += yes
+        kept["all"] += all(same.values())
+        reached += after.labels["emotion"][0] == pair[1]
+    figures: dict[str, Any] = {f"kept_{factor}": hits / count for factor, hits in kept.items()}
+    return figures | {"emotion_reached": reached / count, "interval": wilson_interval(reached, count), "n": count}
+
+
+def animations(bench: Bench, count: int) -> dict[str, Any]:
+    """One picture through two emotions with strength 0.3 to 0.7, against frames that are drawn independently."""
+    rows = []
+    for number in range(count):
+        pair = PAIRS[number % len(PAIRS)]
+        recipes = dict(zip(pair, bench.recipes(number, pair), strict=True))
+        source = bench.drawn(recipes[pair[0]])
+        stills = timing.stills(pair, 12, 0.3, 0.7)
+        strips = {}
+        for consistent in (True, False):
+            made = animation.animate(bench.components, recipes, stills, source, consistent)
+            strips[consistent] = [image for _, image in made]
+            bench.keep(f"animation-{number:02d}-{pair[0]}-{pair[1]}-{consistent}", [source, *strips[consistent]])
+        steps = {k: float(bench.judge.distance(s[:-1], s[1:]).mean()) for k, s in strips.items()}
+        other = bench.drawn(bench.recipes(number + 500, pair[:1])[0])
+        away = bench.judge.distance([source, source], [strips[True][0], other]).tolist()
+        rows.append(
+            {
+                "distance_consistent": steps[True],
+                "distance_independent": steps[False],
+                "order": float(bench.emotion_of(strips[True], pair[1]).diff().sum() > 0),
+                "spearman": spearman(bench.emotion_of(strips[True], pair[1]), torch.arange(12)),
+                "first_nearer_to_source_than_a_stranger": float(away[0] < 0.5 * away[1]),
+            }
+        )
+    figures = mean(rows)
+    return figures | {"ratio": figures["distance_independent"] / figures["distance_consistent"]}
+
+
+def timed(work: Callable[[], Any]) -> dict[str, float]:
+    """Wall and processor seconds: on a busy machine the second says more."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def speed(bench: Bench, frames: int = 16) -> dict[str, Any]:
+    """16 frames as one animation, against as many calls of diffusers' own pipeline with the same strengths."""
+    pair: tuple[Emotion, Emotion] = ("happy", "sad")
+    recipes = dict(zip(pair, bench.recipes(0, pair), strict=True))
+    first = recipes[pair[0]]
+    source = bench.drawn(first)
+    stills = timing.stills(pair, frames, 0.3, 0.7)
+    c = bench.components
+    pipeline = StableDiffusionImg2ImgPipeline(
+        vae=c.vae, text_encoder=c.text_encoder, tokenizer=c.tokenizer, unet=c.unet,
+        scheduler=make_scheduler(first.sampler, c.scheduler_config), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+
+    def single() -> None:
+        for still in stills:
+            pipeline(
+                recipes[still.mix.emotion].prompt, source, strength=still.strength, negative_prompt=first.negative,
+                num_inference_steps=first.steps, guidance_scale=first.guidance,
+                generator=torch.Generator().manual_seed(first.seed),
+            )  # fmt: skip
+
+    def ours() -> None:
+        for _ in animation.animate(bench.components, recipes, stills, source):
+            pass
+
+    ours()  # warm
+    together, alone = timed(ours), timed(single)
+    return {
+        "together": together,
+        "single_calls": alone,
+        "ratio": together["seconds"] / alone["seconds"],
+        "cpu_ratio": together["cpu_seconds"] / alone["cpu_seconds"],
+    }
+
+
+def memory_use(bench: Bench) -> dict[str, float]:
+    """Growth of the process while 16 and 64 frames are made, in MB, as a job does: frames leave as they are made."""
+    pair: tuple[Emotion, Emotion] = ("happy", "sad")
+    recipes = dict(zip(pair, bench.recipes(0, pair), strict=True))
+    recipes = {emotion: recipe.model_copy(update={"steps": 4}) for emotion, recipe in recipes.items()}
+    source = bench.drawn(recipes[pair[0]])
+    figures = {}
+    for frames in (16, 16, 64):  # the first round fills the allocator's pools
+        gc.collect()
+        before = peak = memory.resident()
+        for _ in animation.animate(bench.components, recipes, timing.stills(pair, frames, 0.3, 0.7), source):
+            peak = max(peak, memory.resident())
+        figures[f"frames_{frames}_mb"] = (peak - before) / 1e6
+    return figures
+
+
+def run(quick: bool = False, model: str = "embedded", out: Path | None = None) -> dict[str, Any]:
+    """Every figure of this module, as plain data."""
+    bench = Bench(model, out)
+    count = 4 if quick else 40
+    return {
+        "morph": morphs(bench, count),
+        "uploaded": uploaded(bench, count),
+        "animation": animations(bench, max(2, count // 2)),
+        "speed": speed(bench),
+        "memory": memory_use(bench),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    print(json.dumps(run(chosen.quick, chosen.model, chosen.out), indent=1))
