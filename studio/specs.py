@@ -37,6 +37,11 @@ MAX_PROMPT = 4000  # characters: about ten times the longest prompt in common us
 def _no_nul(text: object) -> object:
     if isinstance(text, str) and "\x00" in text:
         raise ValueError("text can't contain NUL characters")
+    if isinstance(text, str) and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: no file and no database could keep it
+            raise ValueError("text has to be valid Unicode") from None
     return text
 
 
@@ -254,6 +259,7 @@ class ExperimentSpec(Spec):
     kind: Literal["experiment"] = "experiment"
     base: GenerateSpec = GenerateSpec()
     compare: Literal["template_engine", "plain_hardened", "clean_attacked"] = "template_engine"
+    emotions: tuple[Emotion, ...] = Field(default=EMOTIONS, max_length=5)  # in turn; empty: the base's own alone
     seeds: Annotated[int, Field(ge=2, le=1000)] = 20
     attack: Literal["typo", "glyph", "phonetic", "mixed"] = "mixed"
     share: Annotated[float, Field(gt=0, le=1)] = 0.2

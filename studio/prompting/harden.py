@@ -392,7 +392,7 @@ def _take(word: _Word, scored: list[_Choice], changes: list[Change]) -> None:
 
 def _cased(source: str, target: str) -> str:
     """`target` in the case of `source`."""
-    letters = [c for c in source if c.isalpha()]
-    if len(letters) > 1 and all(c.isupper() for c in letters):
+    if len(source) > 1 and source.isupper():
         return target.upper()
-    return target.capitalize() if letters and letters[0].isupper() and source[0] == letters[0] else target
+    first = unicodedata.normalize("NFKC", source[:1])  # a capital of another alphabet is chosen for its looks
+    return target.capitalize() if first.isascii() and first.isupper() else target

@@ -15,7 +15,7 @@ from rapidfuzz.distance import OSA
 from studio.prompting.lexicon import FOLDER, WORD, Lexicon
 
 SUGGESTED = 40  # rarer words are known but never suggested
-_ENDINGS = ("'s", "s", "es", "ish", "like", "core", "punk", "esque", "themed", "ness", "less", "wear", "style", "est")
+_ENDINGS = ("'s", "s", "ish", "like", "core", "punk", "esque", "themed", "ness", "less", "wear", "style", "est")
 
 
 class Vocabulary:

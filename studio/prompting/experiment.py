@@ -1,0 +1,268 @@
+"""The A/B experiment on prompts: which pairs to draw, how to compare them, and the report that is kept.
+
+Both sides of a pair share the seed, so that only the prompt differs and the test can be paired. Nothing here draws or
+looks at a picture: the worker draws both sides, the judge says what it sees, and `Outcome` carries that back.
+
+Statistics: Wilson's interval for one share (Wilson 1927, eq. in JASA 22), McNemar's exact test for two shares on the
+same seeds (McNemar 1947; exact form: a binomial test of the discordant pairs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from studio.errors import BadInput, NotFound
+from studio.prompting.attacks import AttackKind, attack, greedy
+from studio.prompting.harden import harden
+from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, Writer, fixed_template
+from studio.specs import STYLES, Emotion, ExperimentSpec, Style
+
+Z = 1.959964  # 95 %
+Verdict = Literal["left", "right", "neither"]
+# What the sides are called, left first.
+SIDES: dict[str, tuple[str, str]] = {
+    "template_engine": ("Fixed template", "Prompt engine"),
+    "plain_hardened": ("As typed", "Hardened"),
+    "clean_attacked": ("Clean", "Attacked"),
+}
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Side(_Data):
+    """One prompt to draw."""
+
+    prompt: str
+    negative: str
+
+
+class Pair(_Data):
+    """Two prompts that ask for the same emotion and style, and the seed that both are drawn from."""
+
+    seed: int
+    emotion: Emotion
+    style: Style
+    left: Side
+    right: Side
+
+
+class Seen(_Data):
+    """What the judge saw in one picture, and the picture's id in the store."""
+
+    emotion: str
+    style: str
+    probability: float = Field(0.0, ge=0, le=1)  # of the emotion that was asked for
+    picture: str | None = None
+
+
+class Outcome(_Data):
+    """A pair that was drawn and judged."""
+
+    pair: Pair
+    left: Seen
+    right: Seen
+
+
+class Share(_Data):
+    """How many of `n` pictures show what was asked for, with its 95 % interval."""
+
+    right: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.right / self.n if self.n else 0.0
+
+
+class Comparison(_Data):
+    """One factor (emotion or style) on both sides. `p` is McNemar's exact two-sided p-value."""
+
+    factor: str
+    left: Share
+    right: Share
+    only_left: int  # seeds on which only the left side is right
+    only_right: int
+    p: float
+
+    @property
+    def better(self) -> Verdict:
+        """The side that is better at the 5 % level."""
+        if self.p >= 0.05:
+            return "neither"
+        return "left" if self.only_left > self.only_right else "right"
+
+
+class Report(_Data):
+    """Everything about one experiment: what was asked, every pair with its pictures, and what follows from them."""
+
+    version: Literal[1] = 1
+    spec: ExperimentSpec
+    model: str
+    created: float  # seconds since 1970
+    outcomes: tuple[Outcome, ...]
+    complete: bool = True  # False when it was cancelled
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the left and right side are called."""
+        return SIDES[self.spec.compare]
+
+    @property
+    def comparisons(self) -> tuple[Comparison, Comparison]:
+        """Emotion and style."""
+        return compare(self.outcomes, "emotion"), compare(self.outcomes, "style")
+
+    def sentence(self) -> str:
+        """The result in words that claim no more than the numbers."""
+        emotion = self.comparisons[0]
+        left, right = self.names
+        shares = (
+            f"{left}: {emotion.left.value:.0%} of {emotion.left.n} pictures show the emotion "
+            f"({emotion.left.low:.0%} to {emotion.left.high:.0%}); {right}: {emotion.right.value:.0%} "
+            f"({emotion.right.low:.0%} to {emotion.right.high:.0%})."
+        )
+        if not self.outcomes:
+            return "No pair was drawn."
+        if emotion.better == "neither":
+            return f"{shares} The difference could be chance (p = {emotion.p:.2g})."
+        winner = left if emotion.better == "left" else right
+        return f"{shares} '{winner}' keeps the emotion better (p = {emotion.p:.2g})."
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(path.suffix + ".tmp")
+        temporary.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        temporary.replace(path)
+
+
+def load(path: Path) -> Report:
+    """Open a saved report. Raises NotFound or BadInput."""
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"There is no report at {path}.") from None
+    except (ValidationError, UnicodeDecodeError):
+        raise BadInput(f"{path.name} isn't a report of a prompt experiment.") from None
+
+
+def pairs(spec: ExperimentSpec, writer: Writer | None = None) -> list[Pair]:
+    """The pairs of an experiment, `spec.seeds` of them: seeds counted up from the base's, emotions and styles in turn
+    (only the base's own where `spec.emotions` is empty).
+
+    - template_engine: the fixed template against the layered engine (`writer`, offline by default).
+    - plain_hardened: an attacked template as typed, against the same after hardening.
+    - clean_attacked: the template against the attacked template.
+    """
+    writer = writer or OfflineWriter()
+    emotions = spec.emotions or (spec.base.emotion,)
+    styles: Sequence[Style] = STYLES if spec.emotions else (spec.base.style,)
+    first = spec.base.seed or 0
+    found = []
+    for index in range(spec.seeds):
+        seed = (first + index) % 2**32
+        request = PromptRequest(
+            emotion=emotions[index % len(emotions)],
+            style=styles[index // len(emotions) % len(styles)],
+            quality=spec.base.quality,
+            text=spec.base.text,
+        )
+        fixed = fixed_template(request)
+        plain = _side(fixed)
+        if spec.compare == "template_engine":
+            left, right = plain, _side(writer.write(request))
+        else:
+            wrong = attack(fixed.positive_prompt, spec.attack, spec.share, seed).text
+            attacked = Side(prompt=wrong, negative=fixed.negative_prompt)
+            if spec.compare == "plain_hardened":
+                left, right = attacked, attacked.model_copy(update={"prompt": harden(wrong).text})
+            else:
+                left, right = plain, attacked
+        found.append(Pair(seed=seed, emotion=request.emotion, style=request.style, left=left, right=right))
+    return found
+
+
+def arms(request: PromptRequest, kind: AttackKind, share: float, seed: int) -> dict[str, Side]:
+    """The four arms of the robustness measurement for one request, and the clean engine prompt.
+
+    `clean` and `attacked` are the fixed template; `layered`, `attacked_layered` and `attacked_layered_hardened` the
+    engine's prompt. Each attack hits `share` of the words of the prompt it is made on.
+    """
+    fixed, layered = fixed_template(request), OfflineWriter().write(request)
+    wrong = attack(layered.positive_prompt, kind, share, seed).text
+    return {
+        "clean": _side(fixed),
+        "attacked": Side(prompt=attack(fixed.positive_prompt, kind, share, seed).text, negative=fixed.negative_prompt),
+        "layered": _side(layered),
+        "attacked_layered": Side(prompt=wrong, negative=layered.negative_prompt),
+        "attacked_layered_hardened": Side(
+            prompt=harden(wrong, request.trigger_words).text, negative=layered.negative_prompt
+        ),
+    }
+
+
+def stress(
+    prompt: str,
+    score: Callable[[str], float],
+    kind: AttackKind = "mixed",
+    words: int = 2,
+    candidates: int = 6,
+    protected: Sequence[str] = (),
+    on_step: Callable[[int, int], None] | None = None,
+) -> tuple[str, str]:
+    """The worst spelling of `prompt` that the greedy search finds, and the same after hardening, to draw side by side.
+
+    `score` and `on_step` as in `attacks.greedy`.
+    """
+    attacked, _ = greedy(prompt, score, kind, words, candidates, protected=protected, on_step=on_step)
+    return attacked.text, harden(attacked.text, protected).text
+
+
+def _side(result: PromptResult) -> Side:
+    return Side(prompt=result.positive_prompt, negative=result.negative_prompt)
+
+
+def compare(outcomes: Sequence[Outcome], factor: Literal["emotion", "style"]) -> Comparison:
+    """Both sides of one factor over all pairs."""
+    hits = [
+        (getattr(o.left, factor) == getattr(o.pair, factor), getattr(o.right, factor) == getattr(o.pair, factor))
+        for o in outcomes
+    ]
+    only_left = sum(left and not right for left, right in hits)
+    only_right = sum(right and not left for left, right in hits)
+    return Comparison(
+        factor=factor,
+        left=share_of(sum(left for left, _ in hits), len(hits)),
+        right=share_of(sum(right for _, right in hits), len(hits)),
+        only_left=only_left,
+        only_right=only_right,
+        p=mcnemar(only_left, only_right),
+    )
+
+
+def share_of(right: int, n: int) -> Share:
+    """A share with Wilson's 95 % interval; (0, 1) when nothing was drawn."""
+    if n == 0:
+        return Share(right=0, n=0, low=0.0, high=1.0)
+    p = right / n
+    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+    return Share(right=right, n=n, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def mcnemar(only_left: int, only_right: int) -> float:
+    """Exact two-sided p-value that the discordant pairs fall on either side alike; 1 when there are none."""
+    n = only_left + only_right
+    if n == 0:
+        return 1.0
+    tail = sum(math.comb(n, k) for k in range(min(only_left, only_right) + 1)) / 2**n
+    return min(1.0, 2 * tail)
