@@ -1,0 +1,126 @@
+"""The fast path against the model's own best and against DPM++ 2M at as few steps: accuracy, Frechet distance, time.
+
+`run` measures the embedded model; `python -m benchmarks.lcm measure --model X --pictures 500` any other one.
+`ship RUN FOLDER` turns the result of a distillation into the half-precision adapter of a model folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from studio.engine import latents, sampling, text
+from studio.engine.adapters import attached
+from studio.engine.components import Components
+from studio.engine.models import resolve
+from studio.engine.pipelines import load
+from studio.errors import BadInput
+from studio.evaluation.metrics import wilson_interval
+from studio.settings import Settings
+from studio.training import prompts
+from studio.training.curve import STEPS, Ruler
+
+BEST_STEPS = 25  # DPM++ 2M with guidance: the teacher at its best
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """The embedded model; needs its fast adapter and its judge."""
+    return measure("embedded", 40 if quick else 500)
+
+
+def measure(reference: str, pictures: int, strips: Path | None = None) -> dict[str, Any]:
+    """All rows, and the four comparisons that the fast path has to win. Raises BadInput without fast path or judge."""
+    info = resolve(reference, Settings())
+    if info.fast is None or info.judge is None:
+        raise BadInput(f"{info.title} has no fast adapter or no judge: there is nothing to compare.")
+    components = load(replace(info, steps=BEST_STEPS), Settings())
+    with tempfile.TemporaryDirectory() as folder:
+        ruler = Ruler(components, prompts.measuring(pictures), Path(folder), strips or Path(folder) / "strips")
+        teacher, *solver = ruler.baseline(components.unet)
+        with attached(components, fast=info.fast.adapter):
+            student = [
+                ruler.measure(
+                    "student", components.unet, info.fast.sampler, count, info.fast.guidance, f"student-{count}"
+                )
+                for count in STEPS
+            ]
+    fast = next(row for row in student if row.steps == info.fast.steps)
+    same = next(row for row in solver if row.steps == info.fast.steps)
+    assert fast.emotion is not None and teacher.emotion is not None and same.emotion is not None
+    assert fast.frechet is not None and same.frechet is not None
+    whole = {name: one_picture(components, info, name) for name in ("fast", "best")}
+    return {
+        "pictures": pictures,
+        "rows": {f"{row.who}-{row.steps}": asdict(row) for row in [teacher, *solver, *student]},
+        "emotion_of_teacher": fast.emotion / max(teacher.emotion, 1e-9),
+        "emotion_interval": wilson_interval(round(fast.emotion * pictures), pictures),
+        "emotion_over_solver": fast.emotion - same.emotion,
+        "frechet_of_solver": fast.frechet / max(same.frechet, 1e-9),
+        "sampling_times_faster": teacher.seconds / fast.seconds,
+        "whole_seconds": whole,
+        "whole_times_faster": whole["best"] / whole["fast"],
+    }
+
+
+def one_picture(components: Components, info: Any, path: str, repeats: int = 3) -> float:
+    """Seconds of one picture from prompt to pixels, the best of `repeats`; `path` is "fast" or "best"."""
+    side, found = info.native_size, []
+    fast = path == "fast"
+    for _ in range(repeats):
+        components.text_cache.clear()
+        began = time.perf_counter()
+        conditioning = text.encode(components, ["1girl, happy, casual style"], [""])
+        generators = sampling.generators([0])
+        scheduler = sampling.make_scheduler(info.fast.sampler if fast else info.sampler, components.scheduler_config)
+        timesteps = sampling.set_timesteps(scheduler, info.fast.steps if fast else BEST_STEPS, components.device)
+        noise = sampling.start_latents(scheduler, sampling.noise(components, generators, side, side), timesteps)
+        guidance = info.fast.guidance if fast else info.guidance
+        # Attached outside of the clock: it is, in a session of drawing.
+        drawn = sampling.denoise(components, scheduler, noise, conditioning, guidance, generators, timesteps=timesteps)
+        latents.decode(components, drawn)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def ship(run: Path, folder: Path) -> Path:
+    """The diffusers file of a finished run in half precision, with what `studio.json` should say beside it."""
+    tensors = load_file(run / "adapter" / "diffusers" / "pytorch_lora_weights.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / "pytorch_lora_weights.safetensors"
+    save_file({name: t.to(torch.float16).contiguous() for name, t in tensors.items()}, out, metadata={"format": "pt"})
+    facts = json.loads((run / "adapter" / "studio.json").read_text())
+    curve = json.loads((run / "curve.json").read_text())
+    best = next((point for point in curve["checkpoints"] if point["name"] == curve["best"]), None)
+    about = {"fast": facts["fast"], "spec": json.loads((run / "spec.json").read_text()), "baseline": curve["baseline"],
+             "best": best}  # fmt: skip
+    (folder / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
+    return out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("measure")
+    one.add_argument("--model", default="embedded")
+    one.add_argument("--pictures", type=int, default=500)
+    one.add_argument("--out", type=Path)
+    one.add_argument("--strips", type=Path, help="keep the first pictures of every row there")
+    other = verbs.add_parser("ship")
+    other.add_argument("run", type=Path)
+    other.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    if args.verb == "ship":
+        print(ship(args.run, args.folder))
+    else:
+        result = json.dumps(measure(args.model, args.pictures, args.strips), indent=1)
+        if args.out is not None:
+            args.out.write_text(result + "\n")
+        print(result)
