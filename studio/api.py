@@ -144,7 +144,7 @@ TheStudio = Annotated[Studio, Depends(_studio)]
 
 def _sentence(status: int) -> Any:
     def handler(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": _sendable(str(error))}, status)
 
     return handler
 
@@ -153,7 +153,12 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return JSONResponse({"error": f"{place}: {first['msg']}." if place else f"{first['msg']}."}, 422)
+    return JSONResponse({"error": _sendable(f"{place}: {first['msg']}." if place else f"{first['msg']}.")}, 422)
+
+
+def _sendable(sentence: str) -> str:
+    """The sentence with what isn't valid Unicode spelled out: it may quote what was sent."""
+    return sentence.encode(errors="backslashreplace").decode()
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
