@@ -62,7 +62,9 @@ with stage:
             st.caption(TEXT["empty_more"], text_alignment="center")
             with st.container(horizontal=True, horizontal_alignment="center"):
                 for name, idea in IDEAS.items():
-                    st.button(name, key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},))
+                    st.button(
+                        name, key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},)
+                    )
 
 with panel:
     prompt = prompt_panel.prompt_panel(fields)

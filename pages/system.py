@@ -19,7 +19,7 @@ TEXT = {
     "queue": "Jobs",
     "queue_idle": "idle",
     "queue_busy": "{running} running, {waiting} waiting",
-    "not_loaded": "The model is loaded for the first picture. What is chosen for this machine, and why, shows here then.",
+    "not_loaded": "The model is loaded for the first picture. What was chosen for this machine, and why, is here then.",
     "choices": "Chosen for this machine",
     "model": "Loaded: {model}, {dtype}",
     "models": "Models",
@@ -32,9 +32,9 @@ TEXT = {
     "home": "Everything is kept in {home}.",
     "on": "On",
     "off": "Off",
-    "state": {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"},
-    "columns": {"model": "Model", "reference": "Reference", "size": "Size", "state": "State", "note": "Note"},
 }
+RUN_KINDS = {"lora": "LoRA", "lcm": "Distillation", "control": "ControlNet"}
+STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
 
 with st.container(horizontal=True, vertical_alignment="center"):
     st.title(TEXT["title"], anchor=False)
@@ -42,7 +42,9 @@ with st.container(horizontal=True, vertical_alignment="center"):
 
 status = studio().system()
 grid = st.grid("auto", min_column_width=200, gap="small")
-grid.metric(TEXT["device"], status.device.upper(), border=True, icon=":material/memory:", help=status.device_name or None)
+grid.metric(
+    TEXT["device"], status.device.upper(), border=True, icon=":material/memory:", help=status.device_name or None
+)
 grid.metric(
     TEXT["memory"],
     text.size(status.memory_used),
@@ -72,7 +74,9 @@ busy = status.queue_running + status.queue_waiting
 grid.metric(
     TEXT["queue"],
     str(busy),
-    TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting) if busy else TEXT["queue_idle"],
+    TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting)
+    if busy
+    else TEXT["queue_idle"],
     delta_color="off",
     delta_arrow="off",
     border=True,
@@ -94,15 +98,14 @@ else:
 
 st.subheader(TEXT["models"], anchor=False)
 st.caption(TEXT["models_lead"].format(folder=f"`{studio().settings.models_dir}`"))
-names = TEXT["columns"]
 st.dataframe(
     [
         {
-            names["model"]: model.title,
-            names["state"]: TEXT["state"].get(model.state, model.state),
-            names["size"]: text.size(model.size_bytes) if model.size_bytes else "",
-            names["reference"]: model.reference,
-            names["note"]: model.note,
+            "Model": model.title,
+            "State": STATES.get(model.state, model.state),
+            "Size": text.size(model.size_bytes) if model.size_bytes else "",
+            "Reference": model.reference,
+            "Note": model.note,
         }
         for model in studio().models()
     ],
@@ -113,12 +116,35 @@ st.dataframe(
 st.subheader(TEXT["loras"], anchor=False)
 if loras := studio().loras():
     st.dataframe(
-        [{"LoRA": lora.title, "Trigger words": ", ".join(lora.trigger_words), "Trained on": lora.base} for lora in loras],
+        [
+            {"LoRA": lora.title, "Trigger words": ", ".join(lora.trigger_words), "Trained on": lora.base}
+            for lora in loras
+        ],
         hide_index=True,
         alt=TEXT["loras"],
     )
 else:
     st.caption(TEXT["loras_none"])
+
+st.subheader(TEXT["runs"], anchor=False)
+if runs := studio().runs():
+    st.dataframe(
+        [
+            {
+                "Run": run.name,
+                "Kind": RUN_KINDS[run.kind],
+                "State": run.state,
+                "Done": run.step / run.steps if run.steps else 0.0,
+                "Model": run.model,
+            }
+            for run in runs
+        ],
+        column_config={"Done": st.column_config.ProgressColumn(format="percent")},
+        hide_index=True,
+        alt=TEXT["runs"],
+    )
+else:
+    st.caption(TEXT["runs_none"])
 
 st.subheader(TEXT["versions"], anchor=False)
 st.caption(" · ".join(f"{name} {number}" for name, number in status.versions.items()))

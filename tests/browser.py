@@ -24,7 +24,7 @@ from checkpoints import tiny_sd
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATIENCE = 90_000  # milliseconds: generous, because tests share two cores with whatever else runs
+PATIENCE = 180_000  # milliseconds: generous, because tests share two cores with whatever else runs
 SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 
 

@@ -40,7 +40,10 @@ async def _socket(websocket: WebSocket) -> None:
 
 def client(password: str | None, address: str = "http://127.0.0.1:8501") -> TestClient:
     inner = Starlette(
-        routes=[WebSocketRoute("/_stcore/stream", _socket), Route("/{path:path}", _page, methods=["GET", "POST", "PUT"])]
+        routes=[
+            WebSocketRoute("/_stcore/stream", _socket),
+            Route("/{path:path}", _page, methods=["GET", "POST", "PUT"]),
+        ]
     )
     return TestClient(gate.Gate(inner, KEY, password), base_url=address, follow_redirects=False)
 
@@ -61,7 +64,9 @@ def login(visitor: TestClient, password: str = PASSWORD, target: str = "/gallery
     return answer.status_code
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "studio.localhost", "LOCALHOST."])
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "studio.localhost", "LOCALHOST."]
+)
 def test_these_names_are_this_computer(host: str) -> None:
     assert gate.is_loopback(host)
 
@@ -95,9 +100,7 @@ def test_an_empty_password_is_a_mistake_and_not_an_open_door(tmp_path: Path, add
         ({"STUDIO_HOME": "/dev/null/home"}, "can't write to /dev/null/home"),
     ],
 )
-def test_the_app_refuses_to_start_with_one_sentence(
-    tmp_path: Path, variables: dict[str, str], sentence: str
-) -> None:
+def test_the_app_refuses_to_start_with_one_sentence(tmp_path: Path, variables: dict[str, str], sentence: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STUDIO_")}
     done = subprocess.run(
         [sys.executable, "-m", "streamlit", "run", "streamlit_app.py", "--server.headless=true", "--server.port=0"],
@@ -212,6 +215,12 @@ def test_after_the_login_one_stays_in_the_studio(target: str) -> None:
         found = gate._local_target(value)
         assert found.startswith("/")
         assert not found.startswith(("//", "/\\"))
+
+
+def test_the_first_page_is_found_by_its_name_too() -> None:
+    with client(None) as visitor:
+        assert visitor.get("/generate?job=1", headers=HTML).headers["location"] == "/?job=1"
+        assert visitor.get("/generate", headers=HTML).headers["location"] == "/"
 
 
 def test_each_browser_gets_one_lasting_id() -> None:

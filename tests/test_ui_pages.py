@@ -246,7 +246,9 @@ def test_durations_read_like_speech(seconds: float, said: str) -> None:
     assert text.duration(seconds) == said
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "2 kB"), (44_100_000, "44.1 MB")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "2 kB"), (44_100_000, "44.1 MB")]
+)
 def test_sizes_read_like_a_file_manager(count: int, said: str) -> None:
     assert text.size(count) == said
 

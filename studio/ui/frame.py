@@ -59,7 +59,7 @@ def begin() -> None:
         if elsewhere:
             st.fragment(busy_line, run_every=3)(page.url_path)
         if settings().password is not None:
-            st.link_button(TEXT["leave"], LOGOUT, icon=":material/logout:", type="tertiary")
+            st.html(f'<a class="studio-leave" href="{LOGOUT}" target="_self">{TEXT["leave"]}</a>')
     try:
         page.run()
     except StudioError as problem:

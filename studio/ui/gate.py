@@ -31,6 +31,7 @@ from studio.ui.identity import OWNER_DAYS, cookie_age, cookie_name, new_owner, r
 
 LOGIN, LOGOUT = "/studio-login", "/studio-logout"
 HEALTH = "/_stcore/health"
+HOME = "/generate"  # the first page: Streamlit gives it the address "/" and doesn't know it by its name
 LOGIN_DAYS = 30
 MAX_BODY = 4096  # bytes of a login form
 WINDOW = 60.0  # seconds
@@ -68,7 +69,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def front_door() -> Middleware:
-    """The gate for `st.App`, from the settings of this process. Ends the process with a sentence if it can't be safe."""
+    """The gate for `st.App`, by the settings of this process. Ends it with a sentence where it can't be safe."""
     try:
         current = settings()
         check(current, config.get_option("server.address"))
@@ -165,6 +166,10 @@ class Gate:
                 await self._answer(PlainTextResponse(TEXT["locked"], 401), scope, receive, send)
             return
         if scope["type"] == "http" and _is_document(connection):
+            if path == HOME:
+                query = connection.url.query
+                await RedirectResponse(f"/?{query}" if query else "/", 307)(scope, receive, send)
+                return
             send = self._with_owner(connection, send)
         await self.app(scope, receive, send)
 
@@ -212,7 +217,9 @@ class Gate:
         )
         return response
 
-    def _form(self, target: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    def _form(
+        self, target: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None
+    ) -> Response:
         page = self.page.replace("{{action}}", f"{LOGIN}?next={quote(target, safe='')}")
         page = page.replace("{{problem}}", f'<p class="problem" role="alert">{problem}</p>' if problem else "")
         # No cache may show the form, or a problem with it, a second time.

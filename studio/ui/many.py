@@ -1,4 +1,4 @@
-"""More than one picture from one request: character sheets, X/Y grids, lists of prompts. Dialogs of the Generate page."""
+"""More than one picture from one request: sheets, X/Y grids, lists of prompts. Dialogs of the Generate page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT = {
     "draw": "Draw {pictures}",
     "nothing": "Give at least one value.",
     "batch_title": "A list of prompts",
-    "batch_lead": "One prompt a line, or CSV with the columns prompt, seed, emotion. Drawn as one job that can be continued.",
+    "batch_lead": "One prompt a line, or CSV with the columns prompt, seed, emotion. One job, which can be continued.",
     "paste": "Prompts",
     "paste_hint": "1girl, red hair, happy\n1boy, glasses, sad",
     "file": "or a file",
@@ -66,7 +66,9 @@ def grid_dialog(base: GenerateSpec) -> None:
     """Two axes and their values."""
     st.caption(TEXT["grid_lead"])
     axes: tuple[GridAxis, ...] = tuple(
-        name for name in AXES if name != "lora_weight" or base.loras  # LoRA files are a grid of the training page
+        name
+        for name in AXES
+        if name != "lora_weight" or base.loras  # LoRA files are a grid of the training page
     )
     x = axis(TEXT["x"], axes, "emotion", "gen_grid_x")
     y = axis(TEXT["y"], (None, *(name for name in axes if x is None or name != x.name)), "guidance", "gen_grid_y")

@@ -1,4 +1,4 @@
-"""The prompt on the Generate page: what the engine wrote, layer by layer, editable; how sure it is; what is wrong with it.
+"""The prompt on the Generate page: what was written, layer by layer, editable; how sure it is; what is wrong with it.
 
 Also the spelling help under the text box. Asks the service for every judgement and knows no words itself.
 """
@@ -36,22 +36,13 @@ TEXT = {
     "quality": "Quality",
     "edited": "Edited",
     "sure": "{percent} sure",
-    "writers": {"claude": "Claude", "offline": "Written here", "fixed": "Fixed template"},
     "cached": "remembered",
     "cost": "{tokens_in} + {tokens_out} tokens, ${cost:.4f}",
     "spent": "This session: ${cost:.4f}",
     "check": "Check",
-    "checks": {
-        "ambiguity": "Ambiguous",
-        "conflicts": "Contradictory",
-        "rare_words": "Rare words",
-        "rare": "Rare words",
-        "attackability": "Easily thrown off",
-    },
     "check_lead": "0 is best, 10 is worst. Words at fault stand beside it.",
     "check_good": "Nothing to improve.",
     "repair": "Use the repaired prompt",
-    "claude_check": "Claude's opinion",
     "doubt": "The prompt is only {percent} sure to give what you asked for.",
     "again": "Write it again",
     "fixed": "Use the fixed template",
@@ -59,6 +50,13 @@ TEXT = {
     "spelling": "Did you mean",
     "accept": "Use this",
     "keep": "Keep mine",
+}
+WRITERS = {"claude": "Claude", "offline": "Written here", "fixed": "Fixed template"}
+CHECKS = {
+    "ambiguity": "Ambiguous",
+    "conflicts": "Contradictory",
+    "rare_words": "Rare words",
+    "attackability": "Easily thrown off",
 }
 
 
@@ -77,17 +75,19 @@ def prompt_panel(fields: Fields) -> Prompt:
     """Show the prompt for these fields and return what it says now."""
     with st.container(border=True, key="prompt_panel"):
         if st.session_state.get("gen_own"):
-            return _own()
+            return _own(fields)
         return _written(fields)
 
 
-def _own() -> Prompt:
+def _own(fields: Fields) -> Prompt:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{TEXT['own']}**")
         if st.button(TEXT["back"], key="gen_own_back", icon=":material/undo:", type="tertiary"):
             st.session_state["gen_own"] = False
             st.rerun()
-    positive = st.text_area(TEXT["own_label"], key="gen_own_prompt", height=130, max_chars=4000, persist_state="session")
+    positive = st.text_area(
+        TEXT["own_label"], key="gen_own_prompt", height=130, max_chars=4000, persist_state="session"
+    )
     negative = st.text_area(
         TEXT["negative"],
         key="gen_own_negative",
@@ -96,7 +96,8 @@ def _own() -> Prompt:
         placeholder=TEXT["negative_hint"],
         persist_state="session",
     )
-    _check(positive or "", None)
+    with st.popover(TEXT["check"], icon=":material/fact_check:"):
+        _check(positive or "", fields.triggers)
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, ())
 
 
@@ -109,7 +110,7 @@ def _written(fields: Fields) -> Prompt:
     with st.container(horizontal=True):
         with st.popover(TEXT["edit"], icon=":material/edit:", key="gen_edit"):
             layers, negative = _layer_fields(result)
-        check = st.popover(TEXT["check"], icon=":material/fact_check:", key="gen_check", on_change="rerun")
+        check = st.popover(TEXT["check"], icon=":material/fact_check:", key="gen_check")
     written = {name: _layer_text(result, name) for name in LAYERS}
     edited = layers != written or negative != result.negative_prompt
     positive = ", ".join(part for part in layers.values() if part) if edited else result.positive_prompt
@@ -117,7 +118,7 @@ def _written(fields: Fields) -> Prompt:
         _badges(result, edited)
     shown.markdown(_colored(layers))
     with check:
-        _check(positive, layers if edited else None)
+        _check(positive, fields.triggers)
     return Prompt(positive, negative, edited, result.confidence, result.notes)
 
 
@@ -161,7 +162,7 @@ def _badges(result: PromptResult, edited: bool) -> None:
         color="green" if good else "orange",
         help=" ".join(text.escape(note) for note in result.notes) or None,
     )
-    writer = TEXT["writers"][result.writer]
+    writer = WRITERS[result.writer]
     st.badge(f"{writer} · {TEXT['cached']}" if result.cached and result.writer == "claude" else writer, color="gray")
     if edited:
         st.badge(TEXT["edited"], icon=":material/edit:", color="violet")
@@ -178,27 +179,32 @@ def _colored(layers: dict[str, str]) -> str:
     return ", ".join(f":{COLORS[name]}[{text.escape(part)}]" for name, part in layers.items() if part)
 
 
-def _check(positive: str, layers: dict[str, str] | None) -> None:
+def _check(positive: str, protected: tuple[str, ...]) -> None:
     """Bars for what `validate` finds, the words at fault, and the repaired prompt."""
     if not positive.strip():
         return
-    try:  # until the prompt room is whole
-        verdict = studio().validate(positive)
-    except ImportError:
-        return
+    verdict = studio().validate(positive, protected)
     st.caption(TEXT["check_lead"])
     rows = []
-    for score in verdict.scores:
-        level = "much" if score.value >= 7 else "some" if score.value >= 3.5 else "few"
-        words = ", ".join(score.words)
+    for name, label in CHECKS.items():
+        aspect = getattr(verdict, name)
+        level = "much" if aspect.score >= 7 else "some" if aspect.score >= 3.5 else "few"
         rows.append(
-            f"<span>{html.escape(TEXT['checks'].get(score.name, score.name))}</span>"
-            f'<span class="bar"><i class="{level}" style="width:{score.value * 10:.0f}%"></i></span>'
-            f'<span class="value">{score.value:g}</span>'
+            f"<span>{label}</span>"
+            f'<span class="bar"><i class="{level}" style="width:{aspect.score * 10:.0f}%"></i></span>'
+            f'<span class="value">{aspect.score:g}</span>'
         )
-        if words:
-            rows.append(f'<span></span><span class="value">{html.escape(words)}</span><span></span>')
+        if aspect.words:
+            words = html.escape(", ".join(aspect.words))
+            rows.append(f'<span></span><span class="value">{words}</span><span></span>')
     st.html(f'<div class="studio-bars">{"".join(rows)}</div>')
+    if verdict.repaired != positive:
+        st.code(verdict.repaired, language=None, wrap_lines=True)
+        st.button(
+            TEXT["repair"], key="gen_repair", icon=":material/healing:", on_click=_own_from, args=(verdict.repaired,)
+        )
+    else:
+        st.caption(TEXT["check_good"])
 
 
 def doubt(prompt: Prompt) -> str | None:
@@ -218,10 +224,7 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
     """Under the text box: the text with the words that look misspelt or disguised put right, to take or to leave."""
     if not typed or st.session_state.get("gen_kept") == typed:
         return
-    try:  # until the prompt room is whole
-        found = studio().harden(typed, protected)
-    except ImportError:
-        return
+    found = studio().harden(typed, protected)
     if not found.changes or found.text == typed:
         return
     parts, at = [], 0
@@ -237,6 +240,12 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
         # Callbacks run before the text box is drawn anew, and so may change what it holds.
         st.button(TEXT["accept"], key="gen_accept", icon=":material/check:", on_click=_take, args=(found.text,))
         st.button(TEXT["keep"], key="gen_keep", type="tertiary", on_click=_keep, args=(typed,))
+
+
+def _own_from(prompt: str) -> None:
+    state = st.session_state
+    state["gen_own_negative"] = state.get("gen_own_negative", "") if state.get("gen_own") else ""
+    state["gen_own"], state["gen_own_prompt"] = True, prompt
 
 
 def _take(corrected: str) -> None:

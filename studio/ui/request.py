@@ -41,7 +41,7 @@ TEXT = {
     "strength_help": "Low keeps the picture, high keeps little more than its colours.",
     "drop_source": "Draw from the prompt alone",
     "upload": "Drop a picture",
-    "upload_help": "A picture made here or in A1111 brings its recipe with it. Any picture can be the start of a new one.",
+    "upload_help": "A picture made here or in A1111 brings its recipe. Any picture can be the start of a new one.",
     "load": "Load its recipe",
     "use": "Start from it",
     "loaded": "Recipe loaded. {notes}",

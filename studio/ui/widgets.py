@@ -182,8 +182,13 @@ def favourite_button(picture: Picture, key: str) -> None:
         icon=icon,
         type="primary" if picture.favourite else "secondary",
         help=label,
-        on_click=lambda: studio().favourite(picture.id, owner(), not picture.favourite),
+        on_click=_mark,
+        args=(picture.id, not picture.favourite),
     )
+
+
+def _mark(picture_id: str, favourite: bool) -> None:
+    studio().favourite(picture_id, owner(), favourite)
 
 
 def download(picture: Picture, key: str) -> None:
@@ -252,7 +257,7 @@ def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = Fals
     low, high = found.get("ge"), found.get("le", found.get("lt"))
     if low is None and "gt" in found:
         low = found["gt"] + step
-    limits = {
+    limits: dict[str, Any] = {
         "min_value": None if low is None else convert(options.pop("min_value", low)),
         "max_value": None if high is None else convert(options.pop("max_value", high)),
     }
