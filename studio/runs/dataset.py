@@ -120,14 +120,14 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
     target.mkdir()
     try:
         with zipfile.ZipFile(archive) as bundle:
-            members = [m for m in bundle.infolist() if not m.is_dir() and not _IGNORED.search(m.filename)]
+            named = [(m, _safe_name(m, archive.name)) for m in bundle.infolist() if not m.is_dir()]
+            members = [(m, name) for m, name in named if not _IGNORED.search(str(name))]
             if len(members) > MAX_FILES:
                 raise BadInput(
                     f"{archive.name} has {len(members)} files; {MAX_FILES} are the most a data set may have."
                 )
             left = max_bytes
-            for member in members:
-                name = _safe_name(member, archive.name)
+            for member, name in members:
                 if name.suffix.lower() not in {*PICTURES, *CAPTIONS, ".jsonl"}:
                     # The name stays, so that the check can list it; what is inside is of no use.
                     (target / name).parent.mkdir(parents=True, exist_ok=True)
