@@ -302,11 +302,11 @@ class Studio:
 
         return harden(text, protected)
 
-    def validate(self, prompt: str) -> Validation:
+    def validate(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
         """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""
         from studio.prompting.validation import validate
 
-        return validate(prompt)
+        return validate(prompt, protected)
 
     # --- training runs --------------------------------------------------------------------------------------------
 
