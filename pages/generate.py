@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import frame, many, prompt_panel, request, results, widgets
+from studio.ui import frame, lab, many, prompt_panel, request, results, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 
@@ -70,8 +70,10 @@ with panel:
     prompt = prompt_panel.prompt_panel(fields)
 with notice:
     prompt_panel.spelling(typed, fields.triggers)
-with tools:
-    many.menu(fields.spec(prompt.positive if prompt.edited else None, prompt.negative if prompt.edited else None))
+own = (prompt.positive, prompt.negative) if prompt.edited else (None, None)
+with tools, st.container(horizontal=True):
+    many.menu(fields.spec(*own))
+    lab.tests(fields.spec(*own), prompt.positive, fields.triggers)
 
 decision = None
 if pressed and not prompt.edited and prompt.confidence < prompt_panel.RECOMMENDED:

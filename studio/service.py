@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 from pydantic import TypeAdapter, ValidationError
@@ -301,6 +301,12 @@ class Studio:
         from studio.prompting.harden import harden  # its tables take a moment to load
 
         return harden(text, protected)
+
+    def attack(self, prompt: str, kind: str, share: float, seed: int, protected: tuple[str, ...] = ()) -> str:
+        """The prompt with a share of its words misspelt, for a stress test. `kind`: typo, glyph, phonetic or mixed."""
+        from studio.prompting.attacks import attack
+
+        return attack(prompt, cast(Any, kind), share, seed, protected).text
 
     def validate(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
         """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""

@@ -8,7 +8,7 @@ import streamlit as st
 
 from studio.errors import StudioError
 from studio.specs import MAX_SEED, GenerateSpec
-from studio.ui import text, widgets
+from studio.ui import lab, text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 from studio.views import JobView, Picture
@@ -29,6 +29,9 @@ TEXT = {
 
 def show(job: JobView) -> None:
     """The pictures of a finished (or half finished) job."""
+    if job.kind == "experiment":
+        lab.report(job)
+        return
     pictures = []
     for picture_id in job.pictures:
         try:
@@ -42,7 +45,7 @@ def show(job: JobView) -> None:
     if whole or len(tiles) == 1:
         large(whole or tiles[0])
     else:
-        several(tiles, job.id)
+        several(tiles, job.id, lab.captions(job))
     says(job)
     if whole and tiles:
         with st.expander(TEXT["tiles"], icon=":material/grid_view:"):
@@ -99,7 +102,7 @@ def recipe(picture: Picture) -> None:
         st.caption(f"{text.escape(made.model)} · {made.model_hash[:10]} · {picture.id}")
 
 
-def several(pictures: list[Picture], key: str) -> None:
+def several(pictures: list[Picture], key: str, captions: list[str] | None = None) -> None:
     """Pictures side by side; a click shows one of them large."""
     chosen = st.session_state.get(f"shown_{key}")
     for picture in pictures:
@@ -109,7 +112,8 @@ def several(pictures: list[Picture], key: str) -> None:
     for index, picture in enumerate(pictures):
         with grid.cell():
             seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
-            if widgets.picture_card(picture, f"{key}_{index}", picture.title or seed):
+            caption = captions[index] if captions and index < len(captions) else text.escape(picture.title) or seed
+            if widgets.picture_card(picture, f"{key}_{index}", caption):
                 st.session_state[f"shown_{key}"] = picture.id
                 st.rerun()
 

@@ -1,0 +1,122 @@
+"""Putting a prompt to the test on the Generate page: drawn clean and misspelt side by side, and the A/B experiment.
+
+The service perturbs, draws and judges; this only asks for it and lays the pictures out.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import streamlit as st
+
+from studio.errors import StudioError
+from studio.specs import MAX_SEED, BatchRow, BatchSpec, ExperimentSpec, GenerateSpec
+from studio.ui import text, widgets
+from studio.ui.identity import owner
+from studio.ui.resources import studio
+from studio.views import JobView
+
+PAGE = "generate"
+KINDS = ("typo", "glyph", "phonetic")
+KIND_NAMES = {"typo": "Typing errors", "glyph": "Look-alike letters", "phonetic": "Sound-alikes", "mixed": "All kinds"}
+COMPARE_NAMES = {
+    "template_engine": "Fixed template against prompt engine",
+    "plain_hardened": "As typed against corrected",
+    "clean_attacked": "Clean against misspelt",
+}
+TEXT = {
+    "button": "Test",
+    "stress": "Stress this prompt",
+    "stress_lead": "Draws it from one seed as it is, and with some of its words misspelt in three ways.",
+    "share": "Words misspelt",
+    "stress_draw": "Draw side by side",
+    "ab": "A/B experiment",
+    "ab_lead": "Draws both sides from the same seeds and measures which keeps the emotion.",
+    "compare": "Compare",
+    "seeds": "Seeds",
+    "attack": "Kind of misspelling",
+    "ab_draw": "Start the experiment",
+    "clean": "As it is",
+    "result": "Result",
+    "share_said": "{percent} of {n} ({low} to {high})",
+    "pairs": "The pictures, pair by pair",
+}
+FACTORS = {"emotion": "Emotion kept", "style": "Style kept"}
+
+
+def tests(base: GenerateSpec, positive: str, protected: tuple[str, ...]) -> None:
+    """The popover with both tests. `base`: the request as the form has it. Raises StudioError."""
+    with st.popover(TEXT["button"], icon=":material/science:", key="gen_tests"):
+        st.markdown(f"**{TEXT['stress']}**")
+        st.caption(TEXT["stress_lead"])
+        share = st.select_slider(
+            TEXT["share"], (0.1, 0.2, 0.3, 0.5), 0.2, format_func="{:.0%}".format, key="gen_stress"
+        )
+        if st.button(TEXT["stress_draw"], key="gen_stress_draw", icon=":material/compare:", disabled=not positive):
+            _stress(base, positive, protected, share)
+        st.divider()
+        st.markdown(f"**{TEXT['ab']}**")
+        st.caption(TEXT["ab_lead"])
+        compare = st.selectbox(
+            TEXT["compare"], list(COMPARE_NAMES), format_func=COMPARE_NAMES.__getitem__, key="gen_ab_compare"
+        )
+        with st.container(horizontal=True):
+            seeds = widgets.number_from(ExperimentSpec, "seeds", TEXT["seeds"], key="gen_ab_seeds", width=130)
+            attack = st.selectbox(
+                TEXT["attack"],
+                ("mixed", *KINDS),
+                format_func=KIND_NAMES.__getitem__,
+                key="gen_ab_attack",
+                disabled=compare == "template_engine",
+            )
+        if st.button(TEXT["ab_draw"], key="gen_ab_draw", icon=":material/balance:"):
+            plain = base.model_copy(update={"prompt": None, "negative": None, "count": 1})
+            spec = ExperimentSpec(base=plain, compare=compare, seeds=seeds, attack=attack, share=share)
+            widgets.start(spec, PAGE)
+            st.rerun()
+
+
+def _stress(base: GenerateSpec, positive: str, protected: tuple[str, ...], share: float) -> None:
+    seed = base.seed if base.seed is not None else random.randint(0, MAX_SEED)
+    prompts = [positive, *(studio().attack(positive, kind, share, seed, protected) for kind in KINDS)]
+    rows = tuple(BatchRow(prompt=prompt, seed=seed) for prompt in prompts)
+    widgets.start(BatchSpec(base=base.model_copy(update={"count": 1}), rows=rows), PAGE)
+    st.session_state["gen_stressed"] = st.session_state[f"job:{PAGE}"]
+    st.rerun()
+
+
+def captions(job: JobView) -> list[str] | None:
+    """What stands under the pictures of a stress test, or None for any other job."""
+    if st.session_state.get("gen_stressed") != job.id:
+        return None
+    return [TEXT["clean"], *(KIND_NAMES[kind] for kind in KINDS)]
+
+
+def report(job: JobView) -> None:
+    """The result of an A/B experiment: a sentence, both shares with their intervals, the pairs."""
+    result: dict[str, Any] = job.result
+    st.subheader(TEXT["result"], anchor=False)
+    st.markdown(text.escape(result.get("sentence", "")))
+    names = result.get("names", ("", ""))
+    for comparison in result.get("comparisons", ()):
+        st.caption(FACTORS[comparison["factor"]])
+        left, right = st.columns(2)
+        for place, name, side in ((left, names[0], comparison["left"]), (right, names[1], comparison["right"])):
+            said = TEXT["share_said"].format(
+                percent=f"{side['right'] / max(1, side['n']):.0%}",
+                n=side["n"],
+                low=f"{side['low']:.0%}",
+                high=f"{side['high']:.0%}",
+            )
+            place.progress(side["right"] / max(1, side["n"]), text=f"{text.escape(name)}: {said}")
+    with st.expander(TEXT["pairs"], icon=":material/compare:", expanded=True):
+        grid = st.grid(2, gap="small")
+        for number, pair in enumerate(result.get("pairs", ())):
+            for name, picture_id in zip(names, pair, strict=False):
+                try:
+                    picture = studio().picture(picture_id, owner())
+                except StudioError:
+                    continue  # deleted since
+                with grid.cell():
+                    widgets.picture_card(picture, f"{job.id}_{number}_{name}", text.escape(name))
