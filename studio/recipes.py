@@ -56,6 +56,27 @@ class Plan:
     model_title: str
 
 
+class Files:
+    """Models and LoRAs by reference, each looked at once: a batch of a thousand prompts has one model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._models: dict[str, ModelInfo] = {}
+        self._loras: dict[str, LoraInfo] = {}
+
+    def model(self, reference: str) -> ModelInfo:
+        """Raises `NotFound` and `BadInput`."""
+        if reference not in self._models:
+            self._models[reference] = resolve(reference, self._settings)
+        return self._models[reference]
+
+    def lora(self, reference: str) -> LoraInfo:
+        """Raises `NotFound` and `BadInput`."""
+        if reference not in self._loras:
+            self._loras[reference] = find_lora(reference, self._settings)
+        return self._loras[reference]
+
+
 class Resolver:
     """Resolves requests of one studio. Thread-safe: it keeps nothing but the word lists."""
 
@@ -95,11 +116,17 @@ class Resolver:
 
     # --- one request of one prompt ----------------------------------------------------------------------------------
 
-    def recipes(self, spec: GenerateSpec, owner: str, notes: list[str] | None = None) -> tuple[Recipe, ...]:
-        """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence."""
+    def recipes(
+        self, spec: GenerateSpec, owner: str, notes: list[str] | None = None, files: Files | None = None
+    ) -> tuple[Recipe, ...]:
+        """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence.
+
+        `files` remembers models and LoRAs between the recipes of one request.
+        """
         notes = [] if notes is None else notes
-        info = resolve(spec.model, self._settings)
-        found = [find_lora(ref.path, self._settings) for ref in spec.loras]
+        files = files or Files(self._settings)
+        info = files.model(spec.model)
+        found = [files.lora(ref.path) for ref in spec.loras]
         prompt, negative = self._texts(spec, notes)
         steps, guidance, sampler, fast = sampling(spec, info, found)
         width, height = self._size(spec, info, owner)
@@ -223,13 +250,14 @@ class Resolver:
                 self._picture(str(id), owner)
         if sum(request.count for request in requests) > MAX_PICTURES:
             raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
-        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes))
+        files = Files(self._settings)
+        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes, files))
         return Plan(
             spec=base if isinstance(spec, GenerateSpec) else spec.model_copy(update={"base": base}),
             recipes=recipes,
             title=_title(base, spec),
             notes=tuple(notes),
-            model_title=resolve(base.model, self._settings, with_hash=False).title,
+            model_title=files.model(base.model).title,
         )
 
     def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
