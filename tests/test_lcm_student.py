@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import SD15_CONFIG, tiny_sd
+from checkpoints import SD15_CONFIG, SD15_UNET_PARAMETERS, tiny_sd
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
@@ -47,6 +47,17 @@ def test_lcm_lora_of_stable_diffusion_has_its_published_size() -> None:
         add_lora(unet, SD15.lcm_lora_targets, 64)
     assert len(SD15.lcm_lora_targets) == 14
     assert trainable_parameters(unet) == 67_252_224
+
+
+def test_a_full_student_of_stable_diffusion_has_a_guidance_input(tmp_path: Path) -> None:
+    """Its published configuration doesn't name `time_cond_proj_dim` at all."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(SD15_CONFIG / "unet"))
+        student = FullStudent(unet)
+    assert student.unet.config.time_cond_proj_dim == 256
+    assert trainable_parameters(student.unet) == SD15_UNET_PARAMETERS + 256 * 320
+    student.unet.save_config(tmp_path)
+    assert UNet2DConditionModel.load_config(tmp_path)["time_cond_proj_dim"] == 256
 
 
 def test_students_begin_as_the_teacher(folder: Path) -> None:

@@ -137,8 +137,8 @@ class FullStudent:
 
     def __init__(self, teacher: UNet2DConditionModel) -> None:
         self._teacher = teacher.requires_grad_(False)
-        config = {**teacher.config, "time_cond_proj_dim": GUIDANCE_DIM}
-        self.unet = UNet2DConditionModel.from_config(config)
+        # By keyword: in a merged configuration it would lose to the list of values that the teacher left at default.
+        self.unet = UNet2DConditionModel.from_config(teacher.config, time_cond_proj_dim=GUIDANCE_DIM)
         missing, unexpected = self.unet.load_state_dict(teacher.state_dict(), strict=False)
         assert missing == ["time_embedding.cond_proj.weight"], missing
         assert not unexpected, unexpected

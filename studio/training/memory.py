@@ -1,0 +1,76 @@
+"""How much memory a distillation takes, from the real sizes of its weights and activations, before anything is loaded.
+
+The networks are built without weights and run once on PyTorch's "meta" device, which computes shapes only; what
+autograd would keep for the backward pass is counted there. Knows no data and no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from studio.specs import LcmSpec
+from studio.training.student import FullStudent, LoraStudent
+
+RUNTIME = 600 * 2**20  # Python, torch, diffusers and their libraries, before anything is loaded
+ADAM = 2  # numbers that the optimiser keeps for each one that it changes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. `trained`: trainable numbers, their gradients, Adam's state and their running mean."""
+
+    weights: int
+    trained: int
+    activations: int
+    parameters: int  # how many numbers are trained; not bytes
+
+    @property
+    def total(self) -> int:
+        return RUNTIME + self.weights + self.trained + self.activations
+
+
+def estimate(
+    spec: LcmSpec, unet_config: dict[str, Any], side: int, tokens: int, targets: tuple[str, ...], others: int
+) -> Estimate:
+    """Of a run of `spec` on a UNet with this configuration.
+
+    `side` is the latents' (512 px of SD 1.5: 64), `tokens` the length of a prompt, `others` the bytes of text encoder
+    and VAE. Weights in fp32 on the CPU.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(unet_config)
+        base = sum(p.numel() for p in unet.parameters())
+        student = LoraStudent(unet, targets, spec.rank) if spec.form == "lora" else FullStudent(unet)
+        z = torch.empty(spec.batch_size, unet.config.in_channels, side, side)
+        text = torch.empty(spec.batch_size, tokens, unet.config.cross_attention_dim)
+        t = torch.zeros(spec.batch_size, dtype=torch.long)
+        kept: dict[int, int] = {}
+        weights = {p.untyped_storage()._cdata for p in student.unet.parameters()}
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            said = student.student(z, t, text, torch.zeros(spec.batch_size))
+    parameters = sum(p.numel() for p in student.trainable.values())
+    del said
+    return Estimate(
+        weights=4 * base + others,
+        trained=4 * parameters * (1 + 1 + ADAM + 1),
+        activations=sum(kept.values()),
+        parameters=parameters,
+    )
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The UNet's configuration in a model folder."""
+    found: dict[str, Any] = UNet2DConditionModel.load_config(folder / "unet")
+    return found
