@@ -188,7 +188,7 @@ def _correct(word: _Word, vocabulary: Vocabulary) -> bool:
     plain, source = word.plain, word.source
     if len(source) < 2 and not (source and not source.isascii()):
         return True
-    if not any(c.isalpha() for c in plain):
+    if not any(c.isalpha() or (not c.isascii() and glyphs.readings(c)) for c in plain):
         return True
     if not source.isascii() or _odd_capital(source):
         return False
@@ -302,7 +302,7 @@ def _prior(word: str, vocabulary: Vocabulary) -> float:
     english = _PRIOR.get(vocabulary.english.get(word, 99), 0.0)
     if count is None:
         return english - ALONE
-    return max(english, 2.2 + 0.35 * math.log(1 + min(count, 10)))
+    return max(english, 2.2 + 0.35 * math.log(1 + min(count, 40)))
 
 
 @lru_cache(maxsize=4096)
@@ -381,13 +381,18 @@ def _stands_for(word: _Word) -> list[str]:
 def _take(word: _Word, scored: list[_Choice], changes: list[Change]) -> None:
     """Add the best reading to `changes` when it is good enough and clearly better than the next."""
     best, target, kind = scored[0]
-    rivals = [score for score, other, _ in scored[1:] if _SAME.get(other, other) != _SAME.get(target, target)]
+    rivals = [score for score, other, _ in scored[1:] if _stem(other) != _stem(target)]
     margin = best - rivals[0] if rivals else 3.0
     needed = ACCEPT.get(len(word.plain), ACCEPT_LONG)
     if best >= needed and margin >= MARGIN and target != word.source.lower():
         confidence = 1 / (1 + math.exp(-(best - needed + min(margin, 3.0))))
         changed = _cased(word.source, target)
         changes.append(Change(word.start, word.end, word.source, changed, kind, round(confidence, 3)))
+
+
+def _stem(word: str) -> str:
+    """One form for spellings and numbers of one word: "grey" and "gray", "eye" and "eyes"."""
+    return _SAME.get(word, word).removesuffix("s")
 
 
 def _cased(source: str, target: str) -> str:

@@ -139,11 +139,15 @@ class Lexicon:
 
     @cached_property
     def words(self) -> dict[str, int]:
-        """Every single word of the tags and synonyms, and in how many phrases it stands."""
+        """Every single word of the tags and synonyms, and in how many phrases it stands.
+
+        The coloured garments ("red bow", "blue bow" ...) say nothing about how common their words are: not counted.
+        """
         counts: dict[str, int] = {}
-        for phrase in self._phrases:
+        for phrase, name in self._phrases.items():
+            more = 0 if self.tags[name].group.endswith("_color") and self.tags[name].category == "clothes" else 1
             for word in WORD.findall(phrase):
-                counts[word] = counts.get(word, 0) + 1
+                counts[word] = counts.get(word, 1 - more) + more
         return counts
 
     @cached_property

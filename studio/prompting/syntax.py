@@ -91,7 +91,11 @@ def repair_brackets(prompt: str) -> str:
         else:
             drop.add(index)
     kept = "".join(char for index, char in enumerate(prompt) if index not in drop)
-    return kept + "".join(CLOSERS[OPENERS.index(char)] for char in reversed(stack))
+    if stack:
+        kept = kept.rstrip("\\") + "".join(CLOSERS[OPENERS.index(char)] for char in reversed(stack))
+    if balance(kept):  # taking one away made a face such as ":(" of another: give up on all of them
+        kept = re.sub(r"\\?[()\[\]{}]", "", kept)
+    return kept
 
 
 def _brackets(prompt: str) -> Iterator[tuple[int, str]]:

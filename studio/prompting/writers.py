@@ -202,12 +202,13 @@ def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
         penalty += 0.1 + 0.4 * len(translated.unknown) / (len(translated.unknown) + len(translated.tags))
         words = ", ".join(f"「{word}」" for word in dict.fromkeys(translated.unknown))
         notes.append(f"No tag is known for {words}; left out of the prompt.")
+    text = clean_text(text)
     wrong = balance(text)
     if wrong:
         penalty += 0.1
         text = repair_brackets(text)
         notes.append(f"The brackets didn't match and were repaired: {wrong[0]}.")
-    return TypedText(clean_text(text), subject, tuple(notes), penalty)
+    return TypedText(text, subject, tuple(notes), penalty)
 
 
 def negative_for(quality: Quality, text: str) -> str:
