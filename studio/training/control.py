@@ -42,7 +42,7 @@ from studio.training.session import Session, attend
 
 # Channels of the small network that reads the drawing, from its full size on, one more per halving (section 3.2)
 STANDARD = (16, 32, 96, 256)  # SD 1.5's, so that every tool loads the result
-WIDTHS = (16, 32, 64, 96, 128)
+WIDTHS = (8, 16, 32, 64, 96)
 SAMPLES = 4
 FULLY = 1.0  # control weight of the samples
 
