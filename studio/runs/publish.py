@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from studio.errors import BadInput, Offline
 from studio.settings import Settings
 
+_TRANSPORTS = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
 _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -40,7 +41,10 @@ def publish(adapter: Path, repository: str, settings: Settings, private: bool = 
     except HfHubHTTPError as error:
         reason = (error.server_message or str(error)).splitlines()[0][:200]
         raise BadInput(f"The Hub refused the upload to {repository}: {reason}") from error
-    except OSError as error:  # no connection, or it broke
+    except Exception as error:
+        # No connection, or it broke: of a class of whatever HTTP library the client is built on in this version.
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _TRANSPORTS:
+            raise
         raise Offline(
             f"The Hub can't be reached ({type(error).__name__}): try again later; the LoRA is kept here."
         ) from error

@@ -1,0 +1,182 @@
+"""LoRAs that leave and come: the upload to a Hub (a local one that speaks its API), and files from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import tiny_sd
+from safetensors.torch import save_file
+from training_sets import write_run
+
+from studio.engine.models import loras
+from studio.errors import BadInput, NotFound, Offline
+from studio.runs.publish import publish
+from studio.settings import Settings
+from studio.specs import LoraSpec
+from studio.training import export
+from studio.training_runs import TrainingRuns
+
+TOKEN = "hf_write"
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the Hub's HTTP API that an upload uses; `files` is what was committed."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.created: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+    def _answer(self, data: dict[str, Any], status: int = 200, **headers: str) -> None:
+        body = json.dumps(data).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _allowed(self) -> bool:
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+            return True
+        message = "Invalid credentials in Authorization header"
+        self._answer({"error": message}, 401, X_Error_Message=message)
+        return False
+
+    def do_GET(self) -> None:
+        if not self._allowed():
+            return
+        self._answer({"id": "me/style", "sha": "0" * 40, "siblings": [], "private": True})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if not self._allowed():
+            return
+        if self.path == "/api/repos/create":
+            self.server.created.append(json.loads(body))
+            self._answer({"url": f"{self.server.url}/me/style", "name": "me/style", "id": "1"})
+        elif "/preupload/" in self.path:
+            wanted = json.loads(body)["files"]
+            self._answer(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in wanted]}
+            )
+        elif "/commit/" in self.path:
+            for line in body.decode().splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    self.server.files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+            url = f"{self.server.url}/me/style/commit/{'1' * 40}"
+            self._answer({"success": True, "commitOid": "1" * 40, "commitUrl": url})
+        else:
+            self._answer({})
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A finished run's export."""
+    run = write_run(tmp_path, "mine", LoraSpec(data="x"))
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"{layer}.lora_A.weight": torch.ones(2, 16), f"{layer}.lora_B.weight": torch.ones(16, 2)}
+    card = export.Card(title="style", base="tiny", trigger_words=("style_1",), license="CC0-1.0")
+    trained = export.Adapter(state, 2, 1.0, ("to_q",))
+    export.write(run.adapter, trained, card, {"epoch-0001": trained})
+    return run.adapter
+
+
+def test_an_upload_is_private_and_whole(hub: Hub, adapter: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hf_token=TOKEN, hf_endpoint=hub.url)
+    url = publish(adapter, "me/style", settings)
+    assert url.endswith("/me/style/commit/" + "1" * 40)
+    assert hub.created[0]["visibility"] == "private"
+    assert hub.created[0]["name"] == "style"
+    expected = {"README.md", "studio.json", "style.safetensors", "diffusers/pytorch_lora_weights.safetensors",
+                "peft/unet/adapter_config.json", "peft/unet/adapter_model.safetensors"}  # fmt: skip
+    assert expected <= set(hub.files)
+    assert not [name for name in hub.files if name.startswith("epochs/")]
+    assert hub.files["style.safetensors"] == (adapter / "style.safetensors").read_bytes()
+    publish(adapter, "me/style", settings, private=False)
+    assert hub.created[1]["visibility"] == "public"
+
+
+def test_what_the_hub_refuses_is_one_sentence(hub: Hub, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="The Hub refused the upload to me/style: Invalid credentials"):
+        publish(adapter, "me/style", Settings(home=tmp_path, hf_token="hf_wrong", hf_endpoint=hub.url))
+    assert hub.files == {}
+
+
+def test_uploads_that_cannot_be(adapter: Path, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hf_token=TOKEN, hf_endpoint="http://127.0.0.1:1")
+    with pytest.raises(BadInput, match="STUDIO_HF_TOKEN"):
+        publish(adapter, "me/style", Settings(home=tmp_path))
+    for name in ("style", "me/style/more", "../x", ""):
+        with pytest.raises(BadInput, match="you/name"):
+            publish(adapter, name, settings)
+    with pytest.raises(BadInput, match="no finished LoRA"):
+        publish(tmp_path / "nothing", "me/style", settings)
+    with pytest.raises(Offline, match="stay offline"):
+        publish(adapter, "me/style", Settings(home=tmp_path, hf_token=TOKEN, offline=True))
+    with pytest.raises(Offline, match="can't be reached"):
+        publish(adapter, "me/style", settings)
+
+
+def test_a_lora_from_elsewhere_comes_into_the_list(adapter: Path, tmp_path: Path) -> None:
+    runs = TrainingRuns(Settings(home=tmp_path / "home"))
+    data = (adapter / "style.safetensors").read_bytes()
+    info = runs.import_lora(data, "../Their style.safetensors", ("their word",), 0.7)
+    assert info.path == tmp_path / "home" / "models" / "loras" / "Their style.safetensors"
+    assert (info.trigger_words, info.weight) == (("their word",), 0.7)
+    assert [found.path for found in loras(Settings(home=tmp_path / "home"))] == [info.path]
+    plain = runs.import_lora(data, "plain.safetensors")
+    assert plain.trigger_words == ("style_1",)  # from the file's own metadata
+
+
+def test_what_is_no_lora_is_refused_and_not_kept(tmp_path: Path) -> None:
+    runs = TrainingRuns(Settings(home=tmp_path))
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    for name, data in (
+        ("model.safetensors", (tmp_path / "model.safetensors").read_bytes()),
+        ("short.safetensors", b"\x10"),
+        ("pickle.pt", b"\x80\x04."),
+    ):
+        with pytest.raises((BadInput, NotFound)):
+            runs.import_lora(data, name)
+    assert not list((tmp_path / "models" / "loras").iterdir())
+
+
+def test_a_run_is_measured_before_it_starts(tmp_path: Path) -> None:
+    model = tiny_sd(tmp_path / "model")
+    runs = TrainingRuns(Settings(home=tmp_path, device="cpu"))
+    found = runs.measure(LoraSpec(data="x", model=str(model), rank=4, batch_size=2))
+    assert 0 < found["seconds_per_step"] < found["seconds_to_load"] + 60
+    assert 50e6 < found["memory"] < 8e9
+    with pytest.raises(BadInput, match="can't be measured: There is no model"):
+        runs.measure(LoraSpec(data="x", model="nothing-here"))
