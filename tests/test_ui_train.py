@@ -27,6 +27,13 @@ def packed(folder: Path) -> bytes:
     return stream.getvalue()
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 3 * PATIENCE / 1000
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.fixture
 def train_page(page_home: Path) -> AppTest:
     at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
@@ -93,29 +100,25 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
             settle(page)
         expect(page.get_by_text("400 steps in all, 1 an epoch.")).to_be_visible(timeout=PATIENCE)
         page.get_by_role("button", name="Start training").click()
-        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 400"))).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 400"))).to_be_visible(timeout=3 * PATIENCE)
         expect(page.get_by_text("Loss", exact=True)).to_be_visible()
         expect(page.get_by_alt_text(re.compile("Sample after 0 steps")).first).to_be_visible(timeout=PATIENCE)
         assert "?run=" in page.url
     [run] = supervisor.list()
     seen = run.status()["step"]
     assert run.alive(), run.tail()
-    deadline = time.monotonic() + PATIENCE / 1000
-    while run.status()["step"] < max(seen + 2, 6):  # beyond the first checkpoint, with nobody watching
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    # beyond the first checkpoint, with nobody watching
+    until(lambda: run.status()["step"] >= max(seen + 2, 6))
     with studio_server(home, tiny_model, DEVICE="cpu") as server:
         page = visitor()
         open_page(page, f"{server.url}/train_lora")
-        expect(page.get_by_text(re.compile(r"step \d+ of 400"))).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text(re.compile(r"step \d+ of 400"))).to_be_visible(timeout=3 * PATIENCE)
         page.get_by_role("button", name="Stop and save").click()
         expect(page.get_by_text("Stopped and saved").first).to_be_visible(timeout=PATIENCE)
         stopped = run.status()["step"]
         page.get_by_role("button", name="Resume").click()
-        expect(page.get_by_role("button", name="Stop and save")).to_be_visible(timeout=PATIENCE)
-        while run.status()["step"] <= stopped:
-            assert time.monotonic() < deadline + PATIENCE / 1000
-            time.sleep(0.2)
+        expect(page.get_by_role("button", name="Stop and save")).to_be_visible(timeout=3 * PATIENCE)
+        until(lambda: run.status()["step"] > stopped)
         page.get_by_role("button", name="Stop and save").click()
         expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=PATIENCE)
         assert f"step {stopped + 1} is next" in " ".join(run.status()["notes"])
