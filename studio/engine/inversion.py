@@ -104,24 +104,19 @@ def replay(
     negative: torch.Tensor,
     guidance: float,
     region: torch.Tensor | None = None,
-    release: torch.Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Clean latents (n, c, h, w) of the inverted picture drawn again with `texts` (n, tokens, dim).
 
     Where `region` (1, 1, h, w) in 0..1 is 0 everything stays on the picture's own path (blended latent diffusion,
-    2111.14818). `release` (n,) in 0..1 is how much of the residuals is let go within the region: 0 keeps the old
-    expression's structure, 1 leaves all to the text.
+    2111.14818).
     """
     count = len(texts)
     x = inversion.path[:1].repeat(count, 1, 1, 1)
-    hold = torch.ones_like(x[:, :1])
-    if release is not None:
-        hold = 1 - release.to(x).view(-1, 1, 1, 1) * (1 if region is None else region)
     for index, t in enumerate(inversion.timesteps):
         output = predict(components, x, t.repeat(count), texts, negative, guidance)
         kept, after = (inversion.kept[k].repeat(count) for k in (index, index + 1))
-        x = posterior_mean(x, output, kept, after, inversion.v_prediction) + hold * inversion.residuals[index]
+        x = posterior_mean(x, output, kept, after, inversion.v_prediction) + inversion.residuals[index]
         if region is not None:
             x = region * x + (1 - region) * inversion.path[index + 1]
         if on_step is not None:

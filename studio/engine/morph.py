@@ -203,13 +203,11 @@ class PictureMorph(_Chain):
         on_step: OnStep | None = None,
         *,
         strength: float = INVERTED,
-        release: float = 0.5,
         batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, amount, on_step)
         self.image = pictures.fit(image, *self.size)
         self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
-        self.release = release
         recipe = self.recipe
         clean = pictures.encode(components, [self.image])
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
@@ -227,9 +225,8 @@ class PictureMorph(_Chain):
         for start in range(0, len(places), self.batch):
             some = places[start : start + self.batch]
             texts = torch.cat([self.between(self.texts, place) for place in some])
-            release = self.release * torch.tensor([min(1.0, place * self.legs) for place in some])
             clean = inversion.replay(
-                self.components, self.inversion, texts, self.negative, self.guidance, self.region, release, self.on_step
+                self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
             )
             mask = self.mask()
             for one in clean.split(1):
