@@ -154,6 +154,10 @@ def morph(
     seed: Seed = None,
     image: Annotated[Path | None, typer.Option(help="Start from this picture.")] = None,
     method: Annotated[str | None, typer.Option(help="latent, prompt or picture.")] = None,
+    retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Method prompt: mix attention too.")] = False,
+    fps: Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Don't run back to the first frame.")] = False,
     style: Style = "casual",
     prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
     steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
@@ -177,7 +181,10 @@ def morph(
         loras=lora_refs(lora),
         **sides(size),
     )
-    fields = _fields(emotions=(start, end), frames=frames, image=image_id(studio, image), method=method, format=format)
+    fields = _fields(
+        emotions=(start, end), frames=frames, image=image_id(studio, image), method=method, format=format,
+        retime=retime, attention=attention, fps=fps, pingpong=not once,
+    )  # fmt: skip
     _animation(studio, {"kind": "morph", "base": base} | fields, out, json)
 
 
@@ -188,6 +195,8 @@ def animate(
     frames: Annotated[int, typer.Option(help="2 to 64.")] = 12,
     strength_from: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
     strength_to: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
+    inbetweens: Annotated[int | None, typer.Option(help="Pictures between two frames by optical flow, 0 to 3.")] = None,
+    fps: Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")] = None,
     seed: Seed = None,
     style: Style = "casual",
     prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
@@ -207,9 +216,37 @@ def animate(
     sequence = [name.strip() for name in emotions.split(",") if name.strip()]
     fields = _fields(
         emotions=sequence, frames=frames, image=image_id(studio, image), strength_from=strength_from,
-        strength_to=strength_to, format=format,
+        strength_to=strength_to, format=format, inbetweens=inbetweens, fps=fps,
     )  # fmt: skip
     _animation(studio, {"kind": "animate", "base": base} | fields, out, json)
+
+
+@app.command()
+def sprites(
+    image: Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")] = None,
+    seed: Seed = None,
+    style: Style = "casual",
+    text: Annotated[str, typer.Option(help="Who it is.")] = "",
+    prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
+    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
+    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    model: Model = None,
+    lora: Loras = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """One character in all five emotions, as a ZIP with the file names that chat front ends look for."""
+    studio = _studio()
+    terminal.check_folder(out)
+    base = _base(
+        studio, prompt=prompt, style=style, text=text or None, seed=seed, steps=steps, model=model,
+        loras=lora_refs(lora), **sides(size),
+    )  # fmt: skip
+    spec = parse_spec({"kind": "sprites", "base": base} | _fields(image=image_id(studio, image)))
+    view = follow_job(studio, studio.submit(spec, OWNER))
+    frames = save_to(studio, view.result["frames"], out, "sprite-")
+    [packed] = save_to(studio, [view.result["sprites"]], out, "sprites-")
+    answer(json, {"frames": frames, "emotions": view.result["emotions"], "sprites": packed}, [*frames, packed])
 
 
 def _animation(studio: Studio, request: dict[str, Any], out: Path | None, json: bool) -> None:

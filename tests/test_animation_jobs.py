@@ -74,7 +74,7 @@ def test_a_repeated_request_draws_nothing_and_half_a_one_goes_on(studio: Studio)
 
 
 def test_cancel_keeps_the_frames_that_are_done_and_a_retry_takes_them_over(studio: Studio) -> None:
-    spec = AnimateSpec(base=BASE.model_copy(update={"steps": 30, "seed": 9}), frames=40, emotions=("happy", "sad"))
+    spec = AnimateSpec(base=BASE.model_copy(update={"steps": 20, "seed": 9}), frames=24, emotions=("happy", "sad"))
     job = studio.submit(spec, "me")
     for view in studio.watch(job.id, "me"):
         if len(view.pictures) >= 3:
