@@ -98,7 +98,7 @@ def test_drawing_ends_in_a_picture_and_again_in_the_same_one(page_home: Path) ->
 
 def test_what_is_edited_is_what_is_drawn(page_home: Path) -> None:
     at = app(gen_steps=STEPS)
-    layer = next(area for area in at.text_area if area.key and area.key.startswith("gen_layer_emotion"))
+    layer = next(field for field in at.text_input if field.key and field.key.startswith("gen_layer_emotion"))
     layer.set_value("furious, shouting").run()
     at.button(key="gen_draw").click().run()
     job = finish(at)
@@ -264,3 +264,43 @@ def test_progress_says_place_step_and_time() -> None:
     assert widgets.progress_text(job) == "Waiting for 2 jobs to finish first"
     job = job.model_copy(update={"state": "running", "position": 0, "done": 5, "total": 20, "seconds_left": 3.2})
     assert widgets.progress_text(job) == "25% · about 3 s left"
+
+
+def test_a_stress_test_draws_the_prompt_clean_and_misspelt_from_one_seed(page_home: Path) -> None:
+    at = app(gen_steps=STEPS, gen_seed=21)
+    at.text_input(key="gen_text").set_value("green hair, red eyes").run()
+    at.button(key="gen_stress_draw").click().run()
+    assert not at.exception
+    job = finish(at)
+    recipes = [studio().picture(picture, "me").recipe for picture in job.pictures]
+    assert [recipe.seed for recipe in recipes if recipe] == [21] * 4
+    prompts = [recipe.prompt for recipe in recipes if recipe]
+    assert "green hair, red eyes" in prompts[0]
+    assert len(set(prompts)) == 4
+    assert {"As it is", "Typing errors", "Look-alike letters", "Sound-alikes"} <= {part.value for part in at.caption}
+
+
+def test_an_experiment_s_result_is_said_with_its_uncertainty(page_home: Path) -> None:
+    from studio.ui import lab
+
+    side = {"right": 15, "n": 20, "low": 0.53, "high": 0.89}
+    job = JobView(
+        id="1", kind="experiment", title="A/B", state="done", created=0,
+        result={"sentence": "It could be chance.", "names": ["Clean", "Attacked"], "pairs": [["gone", "gone too"]],
+                "comparisons": [{"factor": "emotion", "left": side, "right": side, "p": 1.0}]},
+    )  # fmt: skip
+    at = AppTest.from_function(_show_report, default_timeout=60)
+    at.session_state["job"] = job
+    at.session_state["owner"] = "me"
+    at.run()
+    assert not at.exception
+    assert "It could be chance\\." in at.markdown[0].value
+    assert lab.FACTORS["emotion"] in [part.value for part in at.caption]
+
+
+def _show_report() -> None:
+    import streamlit as st
+
+    from studio.ui import lab
+
+    lab.report(st.session_state["job"])

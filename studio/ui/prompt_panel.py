@@ -131,8 +131,8 @@ def _layer_fields(result: PromptResult) -> tuple[dict[str, str], str]:
     # The key of a field holds what was written: an edit lasts until the choice behind that layer changes, no longer.
     def field(name: str, written: str) -> str:
         digest = hashlib.sha256(written.encode()).hexdigest()[:12]
-        value = st.text_area(
-            TEXT[name], written, key=f"gen_layer_{name}_{digest}", height=70, max_chars=2000, persist_state="session"
+        value = st.text_input(
+            TEXT[name], written, key=f"gen_layer_{name}_{digest}", max_chars=4000, persist_state="session"
         )
         return (value or "").strip()
 

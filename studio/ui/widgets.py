@@ -278,7 +278,7 @@ def model_picker(key: str, label: str = TEXT["model"]) -> str:
     def named(reference: str) -> str:
         model = known.get(reference)
         if model is None:
-            return reference
+            return reference.rstrip("/").rsplit("/", 1)[-1] if reference.startswith("/") else reference
         state = {"ready": "", "download": f" · downloads {text.size(model.size_bytes)}" if model.size_bytes else ""}
         return f"{model.title}{state.get(model.state, ' · not here')}"
 
