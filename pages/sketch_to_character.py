@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.specs import ControlSpec, GenerateSpec, SketchSpec
 from studio.ui import canvas, sketch, widgets
-from studio.ui.identity import owner
 from studio.ui.resources import studio
 
 PAGE = "sketch_to_character"
@@ -22,7 +20,7 @@ TEXT = {
 sketch.receive(PAGE)
 with st.bottom:
     with st.container(horizontal=True, vertical_alignment="center", key="sk_bar"):
-        typed = st.text_input(
+        st.text_input(
             TEXT["text"], key="sk_text", placeholder=TEXT["text_hint"], max_chars=4000, live="300ms",
             icon=":material/edit:", label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
@@ -43,18 +41,14 @@ with right:
     rest = sketch.rest()
     with lines:
         fields, view = sketch.seen(drawing, rest["model"], studio())
-with draw:
-    pressed = st.button(
-        TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="sk_draw",
-        disabled=view is None, help=TEXT["nothing"] if view is None else None,
-    )  # fmt: skip
-
-if pressed and drawing is not None:
-    image = studio().upload(drawing, owner(), "sketch.png").id
-    base = GenerateSpec(text=(typed or "").strip(), **words, **rest)
-    widgets.start(SketchSpec(base=base, control=ControlSpec(image=image, **fields, **strict)), PAGE)
-    st.rerun()
+st.session_state["sk_ready"] = (drawing, words | rest, fields | strict)
+draw.button(
+    TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="sk_draw",
+    disabled=view is None, help=TEXT["nothing"] if view is None else None, on_click=sketch.start, args=(PAGE,),
+)  # fmt: skip
 with result:
+    if problem := st.session_state.pop("sk_problem", None):
+        st.error(problem, icon=":material/error:")
     if job_id := widgets.current_job(PAGE):
         job = widgets.job_panel(job_id, PAGE)
         if job and not job.active:

@@ -5,7 +5,6 @@ Knows widgets and the service; the canvas itself is `canvas`.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import streamlit as st
@@ -13,7 +12,7 @@ import streamlit as st
 from studio.errors import StudioError
 from studio.service import Studio
 from studio.settings import ASSETS
-from studio.specs import EMOTIONS, ControlSpec, GenerateSpec
+from studio.specs import EMOTIONS, ControlSpec, GenerateSpec, SketchSpec
 from studio.ui import canvas, results, text, widgets
 from studio.ui.canvas import Paper
 from studio.ui.identity import owner
@@ -236,9 +235,18 @@ def show(job: JobView) -> None:
                 st.image(studio().picture_bytes(picture.id, owner()), width=256, alt=TEXT["seen"])
 
 
-def key_of(drawing: bytes) -> str:
-    """A short content key, to upload a drawing only when it changed."""
-    return hashlib.sha256(drawing).hexdigest()[:16]
+def start(page: str) -> None:
+    """Submit what the page last showed, with the words as they are now.
+
+    As a callback: a stroke that is sent while the page still answers to the button can't swallow the click then.
+    """
+    drawing, base, control = st.session_state["sk_ready"]
+    try:
+        image = studio().upload(drawing, owner(), "sketch.png").id
+        spec = GenerateSpec(text=(st.session_state.get("sk_text") or "").strip(), **base)
+        widgets.start(SketchSpec(base=spec, control=ControlSpec(image=image, **control)), page)
+    except StudioError as problem:
+        st.session_state["sk_problem"] = str(problem)
 
 
 def words() -> dict[str, Any]:

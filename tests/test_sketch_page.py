@@ -1,0 +1,209 @@
+"""The sketch page: in `AppTest` what it sends to the service, in a real browser a face drawn with the mouse."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import PATIENCE, REPOSITORY, Server, open_page, settle
+from PIL import Image, ImageDraw
+from playwright.sync_api import Page, expect
+from streamlit.testing.v1 import AppTest
+
+from studio.ui.resources import studio
+
+MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
+PAGE = str(REPOSITORY / "pages" / "sketch_to_character.py")
+expect.set_options(timeout=PATIENCE)
+Point = tuple[float, float]
+
+
+def sketch(tone: str = "black") -> bytes:
+    image = Image.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(image).ellipse((60, 60, 200, 210), outline=tone, width=4)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def app() -> AppTest:
+    at = AppTest.from_file(MAIN, default_timeout=90)
+    at.session_state["owner"] = "me"
+    at.run()
+    at.switch_page(PAGE).run()
+    assert not at.exception
+    return at
+
+
+@pytest.fixture
+def no_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`AppTest` has no browser to run a component in."""
+    import sys
+    import types
+
+    class Nothing:
+        json_data = None
+        image_bytes = None
+
+    module = types.ModuleType("streamlit_drawable_canvas")
+    module.st_canvas = lambda **kw: Nothing()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "streamlit_drawable_canvas", module)
+
+
+def test_nothing_drawn_nothing_to_send(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    assert at.button(key="sk_draw").disabled
+    assert any("Draw something" in caption.value for caption in at.caption)
+
+
+def test_an_example_fills_the_page_and_is_drawn(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    assert at.session_state["sk_emotion"] == "angry"
+    assert "spiky hair" in at.session_state["sk_text"]
+    assert not at.button(key="sk_draw").disabled
+    at.number_input(key="sk_count").set_value(1).run()
+    at.number_input(key="sk_steps").set_value(2).run()
+    at.button(key="sk_draw").click().run()
+    assert not at.exception
+    job = studio().wait(at.session_state["job:sketch_to_character"], "me", 120)
+    assert job.state == "done", job.error
+    spec = studio().job_spec(job.id, "me")
+    assert (spec.base.emotion, spec.control.kind, spec.control.weight) == ("angry", "lines", 1.0)
+    at.run()
+    trace = next(button for button in at.button if button.label == "Trace over this")
+    trace.click().run()
+    assert at.session_state["sk_seed"] == spec.base.seed  # the same seed for the next try
+    assert studio().canvas("me")["paper"]["drawn"] is False
+    assert at.button(key="sk_draw").disabled  # a traced picture is no drawing yet
+
+
+def test_an_uploaded_picture_is_followed_by_its_edges(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+    at.file_uploader(key="sk_upload").set_value(("face.png", stream.getvalue(), "image/png")).run()
+    assert not at.exception
+    assert at.session_state["sk_kind"] == "canny"
+    high = at.number_input(key="sk_high")
+    assert high.value is None
+    assert high.placeholder.startswith("Automatic: ")
+    at.number_input(key="sk_low").set_value(254).run()
+    assert not at.exception
+
+
+def test_what_can_not_be_followed_is_said(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.file_uploader(key="sk_upload").set_value(("pale.png", sketch("#fbfbfb"), "image/png")).run()
+    assert any("The drawing is empty" in info.value for info in at.info)
+    assert at.button(key="sk_draw").disabled
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+def arc(x: float, y: float, rx: float, ry: float, start: float, end: float, count: int = 10) -> list[Point]:
+    angles = [math.radians(start + (end - start) * k / count) for k in range(count + 1)]
+    return [(x + rx * math.cos(angle), y + ry * math.sin(angle)) for angle in angles]
+
+
+FACE: list[list[Point]] = [
+    arc(256, 250, 120, 140, 0, 360, 20), arc(256, 200, 160, 160, 180, 360, 16),
+    arc(205, 250, 28, 18, 180, 360), arc(205, 250, 28, 22, 0, 180),
+    arc(307, 250, 28, 18, 180, 360), arc(307, 250, 28, 22, 0, 180),
+    arc(205, 252, 9, 12, 0, 360), arc(307, 252, 9, 12, 0, 360),
+    [(175, 215), (235, 208)], [(277, 208), (337, 215)], [(254, 285), (250, 300), (258, 302)],
+    arc(256, 325, 35, 18, 20, 160), [(160, 170), (190, 230), (210, 150)], [(300, 150), (330, 225), (350, 170)],
+    [(215, 385), (200, 430), (120, 480)],
+]  # fmt: skip
+
+
+def canvas_file(server: Server) -> dict:
+    files = list((server.home / "canvases").glob("*.json"))
+    newest = max(files, key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())
+
+
+def strokes(server: Server) -> int:
+    return len((canvas_file(server)["strokes"] or {"objects": []})["objects"])
+
+
+def wait_for_strokes(page: Page, server: Server, count: int) -> None:
+    for _ in range(150):
+        settle(page)
+        if list((server.home / "canvases").glob("*.json")) and strokes(server) == count:
+            return
+        page.wait_for_timeout(200)
+    pytest.fail(f"There are {strokes(server)} strokes instead of {count}.")
+
+
+def control_image(page: Page) -> np.ndarray:
+    picture = page.locator(".st-key-stage_control img")
+    expect(picture).to_be_visible()
+    settle(page)
+    data = page.request.get(picture.evaluate("image => image.src")).body()
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("L"))
+
+
+def visit(page: Page, name: str, heading: str) -> None:
+    page.get_by_role("link", name=name).first.click()
+    page.locator("h1", has_text=heading).wait_for()
+    settle(page)
+
+
+@pytest.mark.browser
+def test_a_face_drawn_with_the_mouse(server: Server, visitor: Callable[..., Page]) -> None:
+    page = visitor()
+    open_page(page, server.url + "/sketch_to_character")
+    surface = page.locator(".st-key-canvas_frame canvas").last
+    surface.wait_for()
+    box = surface.bounding_box()
+    assert box is not None
+    assert (box["width"], box["height"]) == (512, 512)
+    for number, points in enumerate(FACE, 1):
+        page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
+        page.mouse.down()
+        for x, y in points[1:]:
+            page.mouse.move(box["x"] + x, box["y"] + y)
+        page.mouse.up()
+        wait_for_strokes(page, server, number)
+
+    lines = control_image(page)  # 64 x 64: the small model's size
+    assert lines[48, 32] > 60 or lines[49, 32] > 60  # the chin: y = 390 of 512
+    assert not (lines[:4] > 60).any()
+
+    surface.hover()
+    page.get_by_role("button", name="Undo").click()
+    wait_for_strokes(page, server, len(FACE) - 1)
+    shorter = control_image(page)
+    assert (shorter[52:62, 14:26] > 60).sum() < (lines[52:62, 14:26] > 60).sum()  # the shoulder is gone
+    surface.hover()
+    page.get_by_role("button", name="Redo").click()
+    wait_for_strokes(page, server, len(FACE))
+
+    visit(page, "Gallery", "Gallery")
+    visit(page, "Sketch to character", "Sketch")
+    assert np.array_equal(control_image(page), lines)
+    wait_for_strokes(page, server, len(FACE))
+    page.goto(server.url + "/sketch_to_character")
+    page.locator("h1").first.wait_for()
+    assert np.array_equal(control_image(page), lines)
+    wait_for_strokes(page, server, len(FACE))
+
+    page.locator(".st-key-sk_draw button").click()
+    trace = page.get_by_role("button", name="Trace over this").first
+    trace.wait_for(timeout=2 * PATIENCE)
+    trace.click()
+    wait_for_strokes(page, server, len(FACE))  # the lines stay, the picture lies under them
+    assert canvas_file(server)["paper"]["drawn"] is False
+    seed = page.get_by_label("Seed")
+    if not seed.is_visible():
+        page.get_by_text("Model and seed").click()
+    expect(seed).not_to_have_value("")
