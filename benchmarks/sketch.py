@@ -1,0 +1,168 @@
+"""Does the picture follow the drawing, and does it still show what the words ask for.
+
+Held-out characters are painted and drawn as a hand would; the embedded model draws them from their words alone and
+with the control image, from the same seeds. Figures: Chamfer distance from the control lines to the picture's edges
+(pixels), with and without control; emotion, hair and clothes as the judge reads them; time of four steps.
+`python benchmarks/sketch.py --out DIR` leaves the sheets to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from studio.engine import control
+from studio.engine.models import resolve
+from studio.engine.pipelines import Engine
+from studio.errors import BadInput
+from studio.evaluation.judge import Judge
+from studio.evaluation.metrics import wilson_interval
+from studio.pretraining.painter import hand_lines, line_art, paint, sample_spec, tags
+from studio.settings import EMBEDDED_MODEL, Settings
+from studio.specs import EMOTIONS, ControlSpec, Recipe
+
+SEED = 900_000  # far from every shard's
+WEIGHT = 1.0
+CANNY = ControlSpec(image="picture", kind="canny")
+LINES = ControlSpec(image="drawing", kind="lines")
+
+
+def held_out(count: int, side: int) -> list[dict[str, Any]]:
+    """Characters that were never trained on: labels, prompt, and both control images."""
+    rng, found = random.Random(SEED), []
+    while len(found) < count:
+        number = len(found)
+        spec = sample_spec(rng, emotion=EMOTIONS[number % len(EMOTIONS)])
+        picture = paint(spec, side, SEED + number)
+        drawn = hand_lines(line_art(spec, side, SEED + number), rng)
+        try:
+            images = {"canny": control.control_image(picture, CANNY), "lines": control.control_image(drawn, LINES)}
+        except BadInput:
+            continue
+        found.append({"labels": asdict(spec), "prompt": ", ".join(tags(spec)), "drawn": drawn, "picture": picture}
+                     | {"control": images})  # fmt: skip
+    return found
+
+
+def chamfer(lines: Image.Image, picture: Image.Image) -> float:
+    """Mean distance in pixels from each control line's point to the nearest edge of the picture (one-sided)."""
+    grey = np.asarray(picture.convert("L"))
+    low, high = control.thresholds(grey)
+    edges = cv2.Canny(cv2.GaussianBlur(grey, (0, 0), 0.8), low, high)
+    if not edges.any():
+        return float(max(grey.shape))
+    away = cv2.distanceTransform(255 - edges, cv2.DIST_L2, 5)
+    points = np.asarray(lines.convert("L")) > 100
+    return float(away[points].mean())
+
+
+def draw(
+    engine: Engine, asked: list[dict[str, Any]], kind: str | None, folder: Path, fast: bool = False
+) -> tuple[list[Image.Image], float]:
+    """One picture for each character, and seconds per picture."""
+    info = resolve("embedded", engine.settings)
+    way = info.fast if fast and info.fast is not None else info
+    found, started = [], 0.0
+    for seed, each in enumerate(asked):
+        spec = None
+        if kind is not None:
+            path = folder / f"{kind}-{seed}.png"
+            each["picture" if kind == "canny" else "drawn"].convert("RGB").save(path)
+            spec = ControlSpec(image=str(path), kind=kind, weight=WEIGHT)  # type: ignore[arg-type]
+        recipe = Recipe(
+            model="embedded", model_hash=info.hash, prompt=each["prompt"], seed=seed, steps=way.steps,
+            guidance=way.guidance, sampler=way.sampler, width=info.native_size, height=info.native_size, fast=fast,
+            control=spec,
+        )  # fmt: skip
+        if seed == 1:
+            started = time.perf_counter()  # the first one loads
+        found += [picture for _, picture in engine.draw([recipe])]
+    return found, (time.perf_counter() - started) / max(1, len(asked) - 1)
+
+
+def agreement(judge: Judge, pictures: list[Image.Image], asked: list[dict[str, Any]]) -> dict[str, Any]:
+    """Share of pictures in which the judge reads the label that was asked for, per factor that both know."""
+    verdict, found = judge(pictures), {}
+    for factor, said in verdict.labels.items():
+        if factor not in asked[0]["labels"]:
+            continue
+        pairs = [(a, each["labels"][factor]) for a, each in zip(said, asked, strict=True) if a != "hidden"]
+        hits = sum(a == b for a, b in pairs)
+        found[factor] = {"accuracy": hits / max(1, len(pairs)), "interval": wilson_interval(hits, len(pairs))}
+    return found
+
+
+def sheet(asked: list[dict[str, Any]], rows: dict[str, list[Image.Image]], side: int = 160) -> Image.Image:
+    """A column per character: its two control images, then what was drawn from each row's."""
+    shown = [[each["control"][kind] for each in asked] for kind in ("canny", "lines")] + list(rows.values())
+    whole = Image.new("RGB", (side * len(asked), side * len(shown)))
+    for y, pictures in enumerate(shown):
+        for x, picture in enumerate(pictures[: len(asked)]):
+            whole.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (x * side, y * side))
+    return whole
+
+
+def run(quick: bool = True, out: Path | None = None, count: int | None = None) -> dict[str, Any]:
+    """Figures on 20 (quick) or 200 held-out characters. Raises BadInput when the model has no ControlNet."""
+    import tempfile
+
+    engine = Engine(Settings(preview_every=0))
+    info = resolve("embedded", engine.settings)
+    if not {"lines", "canny"} <= set(info.controlnets) or "/" not in info.controlnets["lines"].lstrip("."):
+        raise BadInput("The embedded model has no ControlNet.")
+    judge = Judge.load(EMBEDDED_MODEL / "judge")
+    asked = held_out(count or (20 if quick else 200), info.native_size)
+    found: dict[str, Any] = {"pictures": len(asked)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain, plain_seconds = draw(engine, asked, None, folder)
+        without = agreement(judge, plain, asked)
+        rows = {"plain": plain}
+        found["without"] = {"seconds": plain_seconds, "agreement": without}
+        for kind in ("canny", "lines"):
+            pictures, seconds = draw(engine, asked, kind, folder)
+            rows[kind] = pictures
+            lines = [each["control"][kind] for each in asked]
+            near = float(np.mean([chamfer(a, b) for a, b in zip(lines, pictures, strict=True)]))
+            far = float(np.mean([chamfer(a, b) for a, b in zip(lines, plain, strict=True)]))
+            follows = agreement(judge, pictures, asked)
+            found[kind] = {
+                "chamfer_pixels": near, "chamfer_without_pixels": far, "times_closer": far / max(1e-6, near),
+                "emotion_kept": follows["emotion"]["accuracy"] / max(1e-6, without["emotion"]["accuracy"]),
+                "agreement": follows, "seconds": seconds, "time_ratio": seconds / plain_seconds,
+            }  # fmt: skip
+        if info.fast is not None:
+            few, few_seconds = draw(engine, asked[:20], None, folder, fast=True)
+            quickly, seconds = draw(engine, asked[:20], "lines", folder, fast=True)
+            rows["fast"] = quickly
+            lines = [each["control"]["lines"] for each in asked[:20]]
+            near = float(np.mean([chamfer(a, b) for a, b in zip(lines, quickly, strict=True)]))
+            far = float(np.mean([chamfer(a, b) for a, b in zip(lines, few, strict=True)]))
+            found["fast"] = {"seconds": seconds, "seconds_without": few_seconds, "time_ratio": seconds / few_seconds,
+                             "times_closer": far / max(1e-6, near)}  # fmt: skip
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        sheet(asked[:12], rows).save(out / "sketch.png")
+    return found
+
+
+def cli() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    print(json.dumps(run(args.quick, args.out, args.count), indent=1))
+
+
+if __name__ == "__main__":
+    cli()
