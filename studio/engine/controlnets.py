@@ -26,7 +26,7 @@ def controlnet(
     model has none for this kind or the ControlNet doesn't fit it, and Offline.
     """
     reference = components.info.controlnets.get(wanted, wanted)
-    if reference in ("lines", "canny"):
+    if reference in ("lines", "canny", "scribble"):
         raise BadInput(f"{components.info.title} has no ControlNet for {wanted}; choose another model.")
     if reference in components.controls:
         return components.controls[reference]

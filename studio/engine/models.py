@@ -191,7 +191,8 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             guidance=float(facts.get("guidance", family.guidance)),
             sampler=str(facts.get("sampler", family.sampler)),
             fast=fast,
-            controlnets=controlnets or dict(family.controlnets),
+            # published ones are made for the family's own text encoder
+            controlnets=controlnets or (dict(family.controlnets) if unet.get("cross_attention_dim") == 768 else {}),
             judge=judge if judge is not None and judge.is_dir() else None,
             tags=tuple(str(tag) for tag in facts.get("tags", ())),
             distill={key: float(value) for key, value in dict(facts.get("distill") or {}).items()},
