@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ from safetensors.numpy import save_file
 
 from studio.engine import hub, models, weights
 from studio.engine.families import SD15, family_of
-from studio.errors import BadInput, NotFound, Offline, StudioError
+from studio.errors import BadInput, Cancelled, NotFound, Offline, StudioError
 from studio.settings import Settings
 
 
@@ -31,6 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     return Settings(home=tmp_path / "home", offline=True)
 
 
@@ -303,3 +308,89 @@ def test_what_is_no_lora_is_refused(tmp_path: Path, settings: Settings) -> None:
         models.find_lora("nothing", settings)
     with pytest.raises(BadInput, match="not a LoRA"):
         models.find_lora(str(safetensors(tmp_path / "x.safetensors")), settings)
+
+
+# --- a hub of our own ------------------------------------------------------------------------------------------------
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the Hub's interface as a download needs, over a folder of files."""
+
+    folder: Path
+    requested: list[str]
+    COMMIT = "c" * 40
+
+    def do_HEAD(self) -> None:
+        self.do_GET(body=False)
+
+    def do_GET(self, body: bool = True) -> None:
+        path = self.path.split("?")[0]
+        files = {file.relative_to(self.folder).as_posix(): file for file in self.folder.rglob("*") if file.is_file()}
+        headers = {"X-Repo-Commit": self.COMMIT}
+        if path.startswith("/api/models/somebody/tiny/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": "0" * 40}
+                for name, file in files.items()
+            ]
+            data = json.dumps(tree).encode()
+        elif path.startswith("/api/models/somebody/tiny"):
+            listing = [{"rfilename": name, "size": file.stat().st_size} for name, file in files.items()]
+            data = json.dumps({"id": "somebody/tiny", "sha": self.COMMIT, "siblings": listing}).encode()
+        elif (name := path.removeprefix(f"/somebody/tiny/resolve/{self.COMMIT}/")) in files:
+            data = files[name].read_bytes()
+            headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
+            if body:
+                self.requested.append(name)
+        else:
+            headers["X-Error-Code"], data = "RepoNotFound", b""
+        self.send_response(200 if data else 404)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def own_hub(tiny: Path, settings: Settings) -> Iterator[Settings]:
+    _Hub.folder, _Hub.requested = tiny, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield settings.model_copy(update={"offline": False, "hf_endpoint": f"http://127.0.0.1:{server.server_port}"})
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_is_downloaded_with_progress_and_only_once(own_hub: Settings, tiny: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    place = hub.get("somebody/tiny", own_hub, notes.append)
+    for part in ("unet", "vae", "text_encoder"):
+        copies = [weights.fingerprint(folder / part) for folder in (place, tiny)]
+        assert copies[0] == copies[1]
+    assert not any(name.startswith(("controlnet", "lcm_lora")) for name in _Hub.requested), (
+        "what isn't needed stays there"
+    )
+    assert notes
+    assert notes[-1].startswith("downloading somebody/tiny: ")
+    counted = len(_Hub.requested)
+    assert hub.get("somebody/tiny", own_hub, notes.append) == place
+    assert len(_Hub.requested) == counted
+    assert models.resolve("somebody/tiny", own_hub).state == "ready"
+
+
+def test_a_name_that_the_hub_does_not_know_is_a_sentence(own_hub: Settings) -> None:
+    with pytest.raises(NotFound, match="no model nobody/nothing on the hub"):
+        hub.get("nobody/nothing", own_hub)
+
+
+def test_a_download_can_be_cancelled(own_hub: Settings) -> None:
+    def cancel(note: str) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        hub.get("somebody/tiny", own_hub, cancel)
+    assert models.resolve("somebody/tiny", own_hub).state == "download"
