@@ -48,7 +48,7 @@ def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     assert folder is not None
     if folder.is_file():
         config = str(_config(info.family.single_file_config))
-        with _quiet(), _sentences(info.title, "vae"):
+        with quiet(), _sentences(info.title, "vae"):
             return AutoencoderKL.from_single_file(
                 str(folder), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
             )
@@ -57,7 +57,7 @@ def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
 
 def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
     """A ControlNet from a diffusers folder or a single file, on the CPU. Raises BadInput."""
-    with _quiet(), _sentences(path.name, "ControlNet"):
+    with quiet(), _sentences(path.name, "ControlNet"):
         if path.is_file():
             return ControlNetModel.from_single_file(
                 str(path),
@@ -70,7 +70,7 @@ def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
 
 
 def _part(info: ModelInfo, name: str, build: Callable[[], Any]) -> Any:
-    with _quiet(), _sentences(info.title, name):
+    with quiet(), _sentences(info.title, name):
         return build()
 
 
@@ -87,7 +87,7 @@ def _sentences(title: str, name: str) -> Any:
 
 
 @contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Without the libraries' own progress bars and remarks about what we check ourselves."""
     levels = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
@@ -158,7 +158,7 @@ def _from_file(path: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]
     """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
     config = _config(family.single_file_config)
     arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
-    with _quiet(), _sentences(path.name, "weights"):
+    with quiet(), _sentences(path.name, "weights"):
         unet = UNet2DConditionModel.from_single_file(str(path), subfolder="unet", **arguments)
         vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", **arguments)
         with torch.device("meta"):

@@ -118,6 +118,8 @@ def _encode_one(components: Components, prompt: str) -> torch.Tensor:
 def _through_compel(components: Components, pieces: Sequence[tuple[str, float]]) -> torch.Tensor:
     from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
 
+    from studio.engine.loading import quiet
+
     provider = EmbeddingsProvider(
         tokenizer=components.tokenizer,
         text_encoder=components.text_encoder,
@@ -129,4 +131,5 @@ def _through_compel(components: Components, pieces: Sequence[tuple[str, float]])
     texts = [text for text, _ in pieces]
     # compel blends with an infinite weight at 0: its smallest one is as good as nothing
     weights = [weight if math.isfinite(weight) else 1.0 for _, weight in pieces]
-    return provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=str(components.device))
+    with quiet():  # the tokenizer remarks that the prompt is long, which is what is dealt with here
+        return provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=str(components.device))
