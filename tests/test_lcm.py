@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from studio.engine import adapters
 from studio.engine.models import resolve
 from studio.engine.pipelines import load
+from studio.errors import BadInput
 from studio.evaluation.judge import Judge, JudgeNetwork
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
@@ -260,6 +262,34 @@ def test_a_character_is_part_of_the_teacher(new_run: Callable[..., RunDir], home
     assert with_character.status()["state"] == "done"
     assert plain.metrics()[0]["loss"] != with_character.metrics()[0]["loss"]
     assert len(list((home / "runs" / ".latents").iterdir())) == 2  # another teacher, other latents
+
+
+def test_the_benchmark_on_a_shipped_adapter(
+    new_run: Callable[..., RunDir], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `benchmarks/lcm.py` does with the embedded model, with a model that has such an adapter beside it."""
+    place = Path(__file__).resolve().parent.parent / "benchmarks" / "lcm.py"
+    spec = importlib.util.spec_from_file_location("benchmarks.lcm", place)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "BEST_STEPS", 3)
+    run = new_run("shipped", epochs=1)
+    lcm.main(run.path)
+    model = tmp_path / "model"
+    shutil.copytree(teacher, model)
+    with pytest.raises(BadInput, match="no fast adapter"):
+        benchmark.measure(str(model), 2)
+    file = benchmark.ship(run.path, model / "lcm_lora")
+    assert {t.dtype for t in load_file(file).values()} == {torch.float16}
+    facts = json.loads((model / "studio.json").read_text())
+    facts["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    (model / "studio.json").write_text(json.dumps(facts))
+    found = benchmark.measure(str(model), 2)
+    assert set(found["rows"]) == {"teacher-3"} | {f"{who}-{n}" for who in ("student", "dpmpp_2m") for n in curve.STEPS}
+    assert found["whole_seconds"]["fast"] > 0
+    json.dumps(found)
 
 
 def test_falling_quality_ends_the_run(new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch) -> None:

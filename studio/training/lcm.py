@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
     session.stage(9, "Export the best checkpoint")
     if accelerator.is_main_process:
-        if not record.has_best:
+        if not record.points:  # nothing was measured: the last weights are the result
             record.keep("now", step)
         path = write_result(run, spec, info, components, student, record, w_min, w_max)
         if why == "time":
@@ -317,6 +317,18 @@ def share_gradients(parameters: list[torch.nn.Parameter], loss: torch.Tensor, wo
     return flat[-1]
 
 
+@contextlib.contextmanager
+def all_cores() -> Iterator[None]:
+    """Measuring is one process's work: while it lasts it takes the cores of those that wait for it."""
+    before = torch.get_num_threads()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Record:
     """The curve of a run at each checkpoint and its best weights: `curve.json`, `curve/`, `samples/`, `best/`."""
 
@@ -342,26 +354,28 @@ class Record:
         """Measure the teacher (or read what was measured before) and forget checkpoints after `step`."""
         if self.ruler is None:
             return
-        with self.student.teaching() as teacher:
+        with all_cores(), self.student.teaching() as teacher:
             self.baseline = self.ruler.baseline(teacher)
         self.run.update(sample_prompts=[asked.text for asked in self.ruler.asked[: curve.SHOWN]])
         if self.file.exists():
             points = json.loads(self.file.read_text(encoding="utf-8"))["checkpoints"]
             self.points = [point for point in points if point["step"] <= step]
+        if self.kept.get("step", 0) > step:  # it came after the checkpoint that the run goes on from
+            shutil.rmtree(self.run.path / "best")
         self._write()
 
     def look(self, name: str, step: int) -> int:
         """Measure this checkpoint, keep it where it is the best; how many there were since the best one."""
         if self.ruler is None:
             return 0
-        with self.student.drawing() as unet:
+        with all_cores(), self.student.drawing() as unet:
             rows = [
                 self.ruler.measure("student", unet, self.sampler, count, self.guidance, f"{name}-{count}")
                 for count in curve.STEPS
             ]
         curve.separate(self.run.samples / f"{name}-{FAST_STEPS}.png", step, self.run.samples)
         score = curve.quality(rows, self.baseline)
-        best_before = max((point["quality"] for point in self.points), default=None)
+        best_before = max((point["quality"] for point in self.points), default=None) if self.kept else None
         self.points.append({"name": name, "step": step, "quality": score, "rows": [asdict(row) for row in rows]})
         if best_before is None or score > best_before:
             self.keep(name, step)
@@ -381,19 +395,21 @@ class Record:
         os.rename(fresh, self.run.path / "best")
 
     @property
-    def has_best(self) -> bool:
-        return (self.run.path / "best" / "meta.json").exists()
+    def kept(self) -> dict[str, Any]:
+        """Name and step of the weights in `best/`; empty before the first."""
+        file = self.run.path / "best" / "meta.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     @property
     def best(self) -> str:
-        return str(max(self.points, key=lambda p: p["quality"])["name"]) if self.points else ""
+        return str(self.kept.get("name", ""))
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         return load_file(self.run.path / "best" / "ema.safetensors")
 
     def summary(self) -> dict[str, Any]:
         """For the page: the teacher's rows, those of the best checkpoint, and how quality went."""
-        best = max(self.points, key=lambda p: p["quality"]) if self.points else None
+        best = next((point for point in self.points if point["name"] == self.best), None)
         return {
             "rows": [asdict(row) for row in self.baseline] + (best["rows"] if best else []),
             "best": best["name"] if best else None,
