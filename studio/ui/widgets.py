@@ -122,7 +122,7 @@ def _working(job_id: str, size: int | None) -> None:
         if latest:
             st.image(latest, width=size or "stretch", alt="Preview of the picture being made")
         else:
-            st.skeleton(height=size or 420)
+            st.html('<div class="studio-waiting"></div>')  # as large as the picture that will take its place
     with st.container(horizontal=True, vertical_alignment="center", key="job_line"):
         st.progress(job.fraction, text=progress_text(job))
         if st.button(TEXT["cancel"], key=f"cancel_{job_id}", icon=":material/stop_circle:"):
