@@ -103,7 +103,7 @@ def _example(stem: str) -> None:
     tags = [tag.strip() for tag in words.split(",")]
     emotion = next((tag for tag in tags if tag in EMOTIONS), EMOTIONS[0])
     plain = [tag for tag in tags if tag not in (emotion, "solo", "looking at viewer")]
-    st.session_state |= {"sk_text": ", ".join(plain), "sk_emotion": emotion, "sk_kind": "lines"}
+    st.session_state.update({"sk_text": ", ".join(plain), "sk_emotion": emotion, "sk_kind": "lines"})
 
 
 def receive(page: str) -> None:
