@@ -106,11 +106,8 @@ class Attempts:
 
     def wait(self, address: str, now: float) -> int:
         """Seconds until this address may try again; 0: now."""
-        while self._wrong and all(not tries or tries[-1] < now - WINDOW for tries in self._wrong.values()):
-            self._wrong.clear()
-        for tries in self._wrong.values():
-            while tries and tries[0] < now - WINDOW:
-                tries.popleft()
+        recent = {who: [moment for moment in tries if moment > now - WINDOW] for who, tries in self._wrong.items()}
+        self._wrong = {who: deque(tries, WRONG_TRIES) for who, tries in recent.items() if tries}
         own = self._wrong.get(address, deque())
         everybody = sorted(moment for tries in self._wrong.values() for moment in tries)
         left = 0.0
