@@ -195,9 +195,10 @@ def download(picture: Picture, key: str) -> None:
     """The file itself, with its recipe inside."""
     suffix = picture.path.suffix or ".png"
     name = "-".join(part for part in (*_labels(picture), picture.id[:8]) if part) + suffix
+    service, mine = studio(), owner()  # the file is asked for later, by a thread that knows no session
     st.download_button(
         TEXT["download"],
-        data=lambda: studio().picture_bytes(picture.id, owner()),
+        data=lambda: service.picture_bytes(picture.id, mine),
         file_name=name,
         key=f"download_{key}",
         icon=":material/download:",
