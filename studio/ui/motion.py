@@ -241,9 +241,10 @@ def sprites(prefix: str, image: str | None, base: Callable[[], GenerateSpec], pa
 
 
 def _sprites_of(job: JobView) -> None:
+    service, mine = studio(), owner()  # the file is asked for later, by a thread that knows no session
     st.download_button(
         TEXT["sprites_keep"],
-        data=lambda: studio().picture_bytes(job.result["sprites"], owner()),
+        data=lambda: service.picture_bytes(job.result["sprites"], mine),
         file_name=f"sprites-{job.id[:8]}.zip",
         mime="application/zip",
         key=f"get_{job.id}_sprites",
