@@ -31,6 +31,8 @@ from safetensors.torch import load_file, save_file
 
 from studio.engine import adapters
 from studio.engine.components import Components
+from studio.engine.memory import free as available
+from studio.engine.memory import resident
 from studio.engine.models import ModelInfo, find_lora, resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput, Cancelled, NotFound
@@ -38,7 +40,7 @@ from studio.runs import dataset as files
 from studio.runs.rundir import RunDir, write_json
 from studio.settings import Settings, settings
 from studio.specs import LcmSpec
-from studio.training import checkpoints, curve, export, material, model_folder, prompts, steps
+from studio.training import checkpoints, curve, export, material, memory, model_folder, prompts, steps
 from studio.training import consistency as lcd
 from studio.training.session import Session, attend
 from studio.training.student import FullStudent, LoraStudent, Student, restore, state
@@ -101,6 +103,8 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     session.say(f"{len(stuff)} latents of {tuple(stuff.latents.shape[1:])}, {len(stuff.text)} prompts")
 
     session.stage(4, "Make the student")
+    if cpu:
+        say_memory(session, spec, components, stuff)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
         student: Student = (
@@ -300,6 +304,24 @@ def gather_material(
         )
     wait()
     return material.gather(components, paths, texts)
+
+
+def say_memory(session: Session, spec: LcmSpec, components: Components, stuff: material.Material) -> None:
+    """What the run will take, as a note where that is more than there is."""
+    others = sum(
+        p.numel() * p.element_size() for part in (components.vae, components.text_encoder) for p in part.parameters()
+    )
+    said = memory.estimate(
+        spec, dict(components.unet.config), stuff.latents.shape[-1], stuff.text.shape[1],
+        components.family.lcm_lora_targets, others,
+    ).total  # fmt: skip
+    free = available(components.device) + resident()
+    session.say(f"About {said / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are there")
+    if said > free:
+        session.say(
+            f"This run needs about {said / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: it may be ended by "
+            "the system. Choose fewer pictures per step, or turn on saving memory.", note=True,
+        )  # fmt: skip
 
 
 def share_gradients(parameters: list[torch.nn.Parameter], loss: torch.Tensor, world: int) -> torch.Tensor:
