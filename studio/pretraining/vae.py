@@ -7,6 +7,7 @@ decoder may then go on improving without touching anything trained on those late
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -167,6 +168,11 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             p.copy_(live[n])
         return f"PSNR {np.mean(scores):.2f} dB"
 
+    unsure = None
+    if args.noise:
+        weights = torch.tensor(json.loads((args.init.parent / "channels.json").read_text())["weights"])
+        unsure = (args.noise / weights).clamp(max=0.5).view(1, -1, 1, 1)
+
     # 3. the loop: crops at two scales, more often around the face, whole pictures at the end
     began, last_save, run, started_at = time.time(), time.time(), 0.0, spent
     while True:
@@ -196,7 +202,10 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             crops[j] = crop[:, ::-1] if rng.random() < 0.5 else crop
         x = to_tensor(crops)
         posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample()).sample
+        z = posterior.sample()
+        if unsure is not None:  # what a UNet will get wrong: much in the channels that move few pixels
+            z = z + torch.rand(batch, 1, 1, 1) * unsure * torch.randn_like(z)
+        y = vae.decode(z).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         loss = reconstruction_loss(y, x, 0.1 if share < 0.3 else 1.0) + args.kl * kl
         optimizer.zero_grad(set_to_none=True)
@@ -236,6 +245,9 @@ def cli() -> None:
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--init", type=Path, default=None, help="start from these weights")
     parser.add_argument("--freeze-encoder", action="store_true")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="teach the decoder to read latents that are slightly wrong, as 0.15"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.init is None and not (args.out / "start").exists():
