@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from checkpoints import tiny_sd
 from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
 
+from studio.__main__ import main
 from studio.errors import BadInput
 from studio.service import Studio, parse_spec
-from studio.settings import Settings
+from studio.settings import Settings, settings
 from studio.specs import AnimateSpec, GenerateSpec, MorphSpec, SpritesSpec
 from studio.ui.resources import studio as page_studio
 
@@ -194,6 +196,39 @@ def test_impossible_requests_get_a_sentence_and_no_job(studio: Studio, request_:
         studio.submit(parse_spec(request_ | {"base": {"model": "tiny"}}), "me")
     assert "\n" not in str(caught.value)
     assert len(studio.jobs("me", 1000)) == before
+
+
+def test_the_command_line_writes_frames_and_files(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STUDIO_MODEL", str(tiny_model))
+    settings.cache_clear()
+    (tmp_path / "her.png").write_bytes(png())
+
+    def answer(*arguments: object) -> dict:
+        capsys.readouterr()
+        code = main([*map(str, arguments), "--steps", "4", "--out", str(tmp_path / "out"), "--json"])
+        found = capsys.readouterr()
+        assert code == 0, found.err
+        return json.loads(found.out.strip().splitlines()[-1])
+
+    try:
+        morph = answer("morph", "--from", "calm", "--to", "angry", "--seed", 3, "--format", "mp4", "--once", "--fps", 5)
+        assert (len(morph["frames"]), morph["seed"]) == (5, 3)
+        command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", morph["animation"]]
+        stream = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["streams"][0]
+        assert (stream["codec_name"], stream["nb_read_frames"], stream["duration"]) == ("h264", "5", "1.000000")
+        moved = answer(
+            "animate", "--image", tmp_path / "her.png", "--emotions", "sad", "--frames", 2, "--inbetweens", 1
+        )
+        with Image.open(moved["animation"]) as loop:
+            assert (len(moved["frames"]), loop.n_frames) == (2, 3)
+        packed = answer("sprites", "--text", "red hair", "--seed", 3)
+        assert len(packed["emotions"]) == 5
+        assert zipfile.is_zipfile(packed["sprites"])
+    finally:
+        settings.cache_clear()
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
