@@ -158,6 +158,9 @@ def test_conflicts(tags: list[str], count: int) -> None:
         ("猫耳、笑顔", "cat ears, smile"),
         ("金髪の少年, sunset", "blonde hair, 1boy, sunset"),
         ("red hair", "red hair"),
+        ("<lora:青:1> 笑顔", "<lora:青:1> smile"),
+        ("(青い髪:1.3), [笑顔]", "(blue hair:1.3), [smile]"),
+        ("桜の木の下で本を読む女の子", "cherry blossoms, tree, reading, 1girl"),
     ],
 )
 def test_japanese_becomes_tags(text: str, expected: str) -> None:
@@ -166,6 +169,7 @@ def test_japanese_becomes_tags(text: str, expected: str) -> None:
 
 def test_japanese_that_is_not_known_is_named() -> None:
     found = LEXICON.translate("青い髪、未知語彙")
+    assert LEXICON.translate("木曜日").tags == ()
     assert found.unknown == ("未知語彙",)
     assert found.text == "blue hair"
 

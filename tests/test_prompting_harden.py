@@ -266,10 +266,10 @@ def test_hardening_is_quick(held_out: list[str]) -> None:
 
 
 def test_the_other_correctors_are_measured_the_same_way() -> None:
-    prompts = benchmark.lexicon_prompts(4)
+    prompts = benchmark.lexicon_prompts(3)
     for corrector in benchmark.correctors()[1:]:
         row = benchmark.measure(corrector, prompts, "glyph", 0.2, real_words=False)
-        assert row["words"] > 3
+        assert row["words"] >= 3
         assert 0 <= row["restored"] < 1
 
 

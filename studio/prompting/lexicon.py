@@ -23,6 +23,7 @@ from typing import Any
 
 from studio.errors import BadInput
 from studio.prompting import tag_csv
+from studio.prompting.syntax import ANGLE
 from studio.settings import ASSETS
 
 FOLDER = ASSETS / "lexicon"
@@ -85,7 +86,7 @@ def _read(path: Path) -> list[Tag]:
         found.append(
             Tag(
                 name=row["tag"],
-                category=path.stem,
+                category=path.stem.partition("_")[0],
                 japanese=_split(row["japanese"]),
                 synonyms=_split(row["synonyms"]),
                 group=row["group"] or "",
@@ -227,30 +228,39 @@ class Lexicon:
         unknown: list[str] = []
         pieces: list[str] = []
         for piece in re.split(r"[,、。，\n]", text):
+            if re.search(r"[(\[{<]", piece):  # inside weights only the words are exchanged, in LoRA tags nothing
+                exchanged = [
+                    JAPANESE.sub(lambda run: ", ".join(self._match(run.group(), tags, unknown)), part)
+                    for part in ANGLE.split(piece)
+                ]
+                tied = itertools.zip_longest(exchanged, ANGLE.findall(piece), fillvalue="")
+                pieces.append("".join(part + angle for part, angle in tied).strip())
+                continue
             out, position = [], 0
             for run in JAPANESE.finditer(piece):
                 out.append(piece[position : run.start()])
                 position = run.end()
-                names, missing = self._match(run.group())
-                tags += names
-                unknown += missing
-                out += names
+                out += self._match(run.group(), tags, unknown)
             out.append(piece[position:])
-            pieces += [part.strip(" 　・「」！？!?") for part in out]
+            pieces += [part.strip(" \u3000・「」！？!?") for part in out]
         return Translation(", ".join(dict.fromkeys(p for p in pieces if p)), tuple(tags), tuple(unknown))
 
-    def _match(self, run: str) -> tuple[list[str], list[str]]:
+    def _match(self, run: str, tags: list[str], unknown: list[str]) -> list[str]:
+        """The tags of one run of Japanese, also added to `tags`; what no tag is known for is added to `unknown`.
+
+        A single kanji counts only where no other kanji touches it: the tree of 木 isn't in 木曜日.
+        """
         names: list[str] = []
-        missing: list[str] = []
         position, lost = 0, ""
         while position <= len(run):
             length = min(self._longest_japanese, len(run) - position)
             while length and run[position : position + length] not in self._japanese:
                 length -= 1
+            if length == 1 and (_kanji(lost[-1:]) or _kanji(run[position + 1 : position + 2])):
+                length = 0
             if length or position == len(run):
-                rest = _PARTICLES.sub("", lost)
-                if rest:
-                    missing.append(lost)
+                if _PARTICLES.sub("", lost):
+                    unknown.append(lost)
                 lost = ""
             if length:
                 names.append(self.tags[self._japanese[run[position : position + length]]].name)
@@ -258,7 +268,12 @@ class Lexicon:
             else:
                 lost += run[position : position + 1]
                 position += 1
-        return names, missing
+        tags += names
+        return names
+
+
+def _kanji(char: str) -> bool:
+    return "\u4e00" <= char <= "\u9fff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +288,7 @@ class Translation:
 # What joins Japanese words in a description and means nothing by itself.
 _PARTICLES = re.compile(
     r"^(?:の|と|が|を|で|に|は|も|な|や|へ|から|まで|い|く|て|した|して|している|してる|する|された|た|だ|です|ます|ている|てる"
-    r"|いる|ある|着た|着て|着ている|持った|持つ|持って|持っている|かぶった|付けた|つけた|そうな|そう|っぽい|系|風|姿|入り|付き|ー|々)+$"
+    r"|いる|ある|着た|着て|着ている|持った|持つ|持って|持っている|かぶった|付けた|つけた|そうな|そう|っぽい|系|風|姿|入り|付き|下|中|上|前|横|ー|々)+$"
 )
 
 
