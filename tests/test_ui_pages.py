@@ -215,6 +215,17 @@ def test_favourites_are_kept(page_home: Path) -> None:
     assert studio().picture(picture, "me").favourite
 
 
+def test_a_download_is_ready_when_the_session_is_not_there(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = studio().picture(draw("me", seed=6), "me")
+    kept = {}
+    monkeypatch.setattr(widgets, "owner", lambda: "me")
+    monkeypatch.setattr(widgets.st, "download_button", lambda label, **options: kept.update(options))
+    widgets.download(picture, "x")
+    monkeypatch.setattr(widgets, "owner", lambda: "a new session")  # what `owner` says outside of a script run
+    assert kept["data"]() == studio().picture_bytes(picture.id, "me")
+    assert kept["file_name"].endswith(".png")
+
+
 def test_the_system_page_says_what_runs_where(page_home: Path) -> None:
     at = app("system")
     said = sentences(at)
