@@ -94,13 +94,13 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
             {"name": "mine.zip", "mimeType": "application/zip", "buffer": data}
         )
         expect(page.get_by_text("4 pictures, 300 in an epoch")).to_be_visible(timeout=PATIENCE)
-        for label, value in (("Repeats", "1"), ("Epochs", "400")):
+        for label, value in (("Repeats", "1"), ("Epochs", "1000")):
             page.get_by_label(label, exact=True).fill(value)
             page.get_by_label(label, exact=True).press("Enter")
             settle(page)
-        expect(page.get_by_text("400 steps in all, 1 an epoch.")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text("1,000 steps in all, 1 an epoch.")).to_be_visible(timeout=PATIENCE)
         page.get_by_role("button", name="Start training").click()
-        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 400"))).to_be_visible(timeout=3 * PATIENCE)
+        expect(page.get_by_text(re.compile(r"step [1-9]\d* of 1000"))).to_be_visible(timeout=3 * PATIENCE)
         expect(page.get_by_text("Loss", exact=True)).to_be_visible()
         expect(page.get_by_alt_text(re.compile("Sample after 0 steps")).first).to_be_visible(timeout=PATIENCE)
         assert "?run=" in page.url
@@ -112,7 +112,7 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
     with studio_server(home, tiny_model, DEVICE="cpu") as server:
         page = visitor()
         open_page(page, f"{server.url}/train_lora")
-        expect(page.get_by_text(re.compile(r"step \d+ of 400"))).to_be_visible(timeout=3 * PATIENCE)
+        expect(page.get_by_text(re.compile(r"step \d+ of 1000"))).to_be_visible(timeout=3 * PATIENCE)
         page.get_by_role("button", name="Stop and save").click()
         expect(page.get_by_text("Stopped and saved").first).to_be_visible(timeout=PATIENCE)
         stopped = run.status()["step"]
