@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE = {"specs", "views", "errors", "settings", "__init__"}
-DOOR = {"service", "job", "jobs", "work", "work_motion", "recipes", "training_runs", "work_motion"}
+DOOR = {"service", "job", "jobs", "work", "work_motion", "recipes", "training_runs"}
 VERBS = {"api", "serve", "__main__", "terminal", "bench"}
 SERVICE_FACE = {"service"}
 PARTIES = {
