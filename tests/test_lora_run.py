@@ -67,6 +67,12 @@ def test_what_a_run_leaves(one_step: RunDir) -> None:
     assert not one_step.reserve_file.exists()
 
 
+def test_neither_autoencoder_nor_text_encoder_stays_in_memory(home: Path) -> None:
+    run = write_run(home, "audit", spec(home, epochs=1))
+    assert train(run, patch="audit") == 0, run.tail()
+    assert (run.path / "held.txt").read_text() == "UNet2DConditionModel"
+
+
 def test_two_processes_give_the_gradients_of_one(home: Path, one_step: RunDir) -> None:
     run = write_run(home, "two", spec(home, epochs=1, batch_size=4))
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -64,6 +64,8 @@ def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | No
         _die_in(*die_at)
     if patch == "nan":
         _nan_at_call(8)
+    if patch == "audit":
+        _audit(path / "held.txt")
     if patch == "memory":
         _memory_for(1)
     lora.main(path)
@@ -81,6 +83,26 @@ def _nan_at_call(call: int) -> None:
         return real(*args) * (float("nan") if next(calls) == call else 1.0)
 
     diffusion.target = poisoned
+
+
+def _audit(report: Path) -> None:
+    """Write which networks are in memory when the first loss is computed."""
+    import gc
+
+    import torch
+
+    from studio.training import diffusion
+
+    real = diffusion.target
+
+    def seen(*args: Any) -> torch.Tensor:
+        gc.collect()
+        names = {type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, torch.nn.Module)}
+        kept = names & {"UNet2DConditionModel", "AutoencoderKL", "Encoder", "Decoder", "CLIPTextModel", "CLIPEncoder"}
+        report.write_text(" ".join(sorted(kept)))
+        return real(*args)
+
+    diffusion.target = seen
 
 
 def _memory_for(pictures: int) -> None:

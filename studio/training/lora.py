@@ -73,12 +73,9 @@ def train(session: Session, spec: LoraSpec) -> None:
     model = Components(info=info, family=info.family, device=accelerator.device, dtype=torch.float32, **parts)
     del parts
     unet, vae, text_encoder, tokenizer = model.unet, model.vae, model.text_encoder, model.tokenizer
-    for part in (unet, vae, text_encoder):
-        part.requires_grad_(False).to(accelerator.device)
-    if dtype != torch.float32:  # only what is trained: SD 1.5's VAE can overflow in fp16
-        unet.to(dtype)
-        if spec.text_encoder_rate:
-            text_encoder.to(dtype)
+    unet.requires_grad_(False)  # goes to the device when the other two have left it
+    vae.requires_grad_(False).to(accelerator.device)  # in fp32: SD 1.5's can overflow in half precision
+    text_encoder.requires_grad_(False).to(accelerator.device)
     kind = diffusion.prediction_of(model.scheduler_config)
     alphas_cumprod = sampler_noise(model.scheduler_config)  # (T,)
 
@@ -97,8 +94,6 @@ def train(session: Session, spec: LoraSpec) -> None:
                 )
             )
     trained: list[torch.nn.Module] = [unet, *([text_encoder] if spec.text_encoder_rate else [])]
-    # GradScaler can't unscale half-precision gradients; the frozen weights stay in `dtype`.
-    cast_training_params(trained, dtype=torch.float32)
     parameters = {
         f"{part}.{name}": p
         for part, module in zip(("unet", "text_encoder"), trained, strict=False)
@@ -135,6 +130,11 @@ def train(session: Session, spec: LoraSpec) -> None:
         torch.cuda.empty_cache()
 
     session.stage(5, "Make the optimiser")
+    unet.to(accelerator.device)
+    for module in trained if dtype != torch.float32 else ():
+        module.to(dtype)
+    # GradScaler can't unscale half-precision gradients; the frozen weights stay in `dtype`.
+    cast_training_params(trained, dtype=torch.float32)
     optimizer = make_optimizer(spec, parameters)
     prepared = accelerator.prepare(*trained, optimizer)
     trained, optimizer = list(prepared[:-1]), prepared[-1]
