@@ -116,6 +116,9 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         for n, p in vae.named_parameters()
         if not (args.freeze_encoder and n.startswith(("encoder.", "quant_conv.")))
     ]
+    names_trained = {n for n, _ in trained}
+    for n, p in vae.named_parameters():
+        p.requires_grad_(n in names_trained)
     # the encoder starts as the best linear one: what is left to learn is mostly the decoder's
     inner = [p for n, p in trained if n.startswith(("encoder.", "quant_conv."))]
     outer = [p for n, p in trained if not n.startswith(("encoder.", "quant_conv."))]
@@ -191,7 +194,9 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             picture = shard[rng.integers(len(shard) - HELD_OUT)]
             if side == 256:
                 crop = picture
-            elif rng.random() < max(0.1, 0.4 - share):  # the whole picture at half size: structure before detail
+            elif not args.freeze_encoder and rng.random() < max(
+                0.1, 0.4 - share
+            ):  # half size: structure first
                 crop = picture.reshape(128, 2, 128, 2, 3).mean((1, 3)).astype(np.uint8)
             elif rng.random() < 0.4:  # the face
                 top, left = rng.integers(40, 110), rng.integers(32, 97)
@@ -207,7 +212,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             z = z + torch.rand(batch, 1, 1, 1) * unsure * torch.randn_like(z)
         y = vae.decode(z).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        loss = reconstruction_loss(y, x, 0.1 if share < 0.3 else 1.0) + args.kl * kl
+        loss = reconstruction_loss(y, x, 0.1 if share < 0.3 and not args.freeze_encoder else 1.0) + args.kl * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(parameters, world)
