@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from studio.ui import text
@@ -41,46 +43,25 @@ with st.container(horizontal=True, vertical_alignment="center"):
     st.button(TEXT["refresh"], key="system_refresh", icon=":material/refresh:", type="tertiary")
 
 status = studio().system()
-grid = st.grid("auto", min_column_width=200, gap="small")
-grid.metric(
-    TEXT["device"], status.device.upper(), border=True, icon=":material/memory:", help=status.device_name or None
-)
-grid.metric(
-    TEXT["memory"],
-    text.size(status.memory_used),
-    TEXT["memory_of"].format(total=text.size(status.memory_total)),
-    delta_color="off",
-    delta_arrow="off",
-    border=True,
-)
-if status.device_memory_total:
-    grid.metric(
-        TEXT["device_memory"],
-        text.size(status.device_memory_used or 0),
-        TEXT["memory_of"].format(total=text.size(status.device_memory_total)),
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
-grid.metric(
-    TEXT["disk"],
-    text.size(status.disk_free),
-    TEXT["disk_used"].format(pictures=text.plural(status.pictures, "picture"), size=text.size(status.disk_used)),
-    delta_color="off",
-    delta_arrow="off",
-    border=True,
-)
+tiles = st.grid("auto", min_column_width=200, gap="small")
+
+
+def tile(label: str, value: str, note: str | None = None, **options: Any) -> None:
+    """One figure with a quiet line under it."""
+    tiles.metric(label, value, note, delta_color="off", delta_arrow="off", border=True, **options)
+
+
+of_all = TEXT["memory_of"].format
 busy = status.queue_running + status.queue_waiting
-grid.metric(
-    TEXT["queue"],
-    str(busy),
-    TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting)
-    if busy
-    else TEXT["queue_idle"],
-    delta_color="off",
-    delta_arrow="off",
-    border=True,
-)
+waiting = TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting)
+kept = TEXT["disk_used"].format(pictures=text.plural(status.pictures, "picture"), size=text.size(status.disk_used))
+tile(TEXT["device"], status.device.upper(), icon=":material/memory:", help=status.device_name or None)
+tile(TEXT["memory"], text.size(status.memory_used), of_all(total=text.size(status.memory_total)))
+if status.device_memory_total:
+    used = text.size(status.device_memory_used or 0)
+    tile(TEXT["device_memory"], used, of_all(total=text.size(status.device_memory_total)))
+tile(TEXT["disk"], text.size(status.disk_free), kept)
+tile(TEXT["queue"], str(busy), waiting if busy else TEXT["queue_idle"])
 
 st.subheader(TEXT["choices"], anchor=False)
 if not status.loaded:
