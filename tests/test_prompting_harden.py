@@ -16,6 +16,7 @@ from studio.prompting import attacks, experiment, glyphs, phonetics
 from studio.prompting.attacks import attack, greedy, is_word, perturb, targets
 from studio.prompting.experiment import Outcome, Report, Seen, mcnemar, pairs, share_of
 from studio.prompting.harden import apply, harden
+from studio.prompting.validation import validate
 from studio.prompting.writers import OfflineWriter, PromptRequest
 from studio.specs import ExperimentSpec, GenerateSpec
 
@@ -125,6 +126,18 @@ def test_ten_thousand_words_take_seconds_not_minutes() -> None:
     begun = time.perf_counter()
     assert len(harden(" ".join(words)).text.split()) == 10_000
     assert time.perf_counter() - begun < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 50_000, "'" * 50_000 + "a", "rn" * 40 + "I" * 30, "rnvvclIrnvvclIrnvvclI", "а" * 30_000, "(" * 20_000,
+     "\u200b" * 50_000, '"' * 20_000, "a@" * 20_000, "ｍ" * 40, "<" * 20_000, ":1" * 10_000],
+)  # fmt: skip
+def test_no_text_takes_long(text: str) -> None:
+    begun = time.thread_time()
+    harden(text)
+    validate(text)
+    assert time.thread_time() - begun < 5
 
 
 def test_glyph_readings() -> None:

@@ -107,9 +107,9 @@ def unmarked(word: str) -> str:
     return "".join(kept)
 
 
-def expand(word: str) -> list[str]:
+def expand(word: str, shapes: int = 2) -> list[str]:
     """What `word` can be read as, in lower-case ASCII letters and `UNKNOWN`, at most `MAX_READINGS`; the plainest
-    first. Empty when a character of it looks like no letter.
+    first. Up to `shapes` pairs are read as one letter. Empty when a character of it looks like no letter.
     """
     options = [readings(char) for char in word]
     if not all(options):
@@ -118,9 +118,9 @@ def expand(word: str) -> list[str]:
         longest = max(range(len(options)), key=lambda i: len(options[i]))
         options[longest] = options[longest][:-1]
     found = ["".join(parts) for parts in itertools.product(*options)]
-    for shape, letter in _SEQUENCES:
+    for shape, letter in _SEQUENCES if shapes else ():
         if shape in word:
-            found += expand(word.replace(shape, letter, 1))
+            found += expand(word.replace(shape, letter, 1), shapes - 1)
     if any(not c.isascii() for c in word) or not word.isalpha():
         found += [w[:i] + "i" + w[i + 1 :] for w in found for i, c in enumerate(w) if c == "l"]
     return list(dict.fromkeys(found))[: 4 * MAX_READINGS]

@@ -33,6 +33,7 @@ MARGIN = 0.45  # by which it must beat the next word
 ALONE = 1.2  # taken off an English word that no tag has, unless it stands in a sentence
 LITTLE = 0.8  # added to the small words of a sentence
 PHRASE, PAIR, TAG = 3.5, 2.0, 1.5  # added when the words around make a tag of it, when they often stand beside it
+LONGEST = 32  # letters of a word that is still looked at
 _PRIOR = {10: 2.6, 20: 2.0, 35: 1.0, 40: 0.4}  # of English words, by SCOWL's size class
 # Words that a sentence is held together by: typed often, mistyped often.
 _LITTLE = frozenset((
@@ -164,7 +165,8 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
         last = match.end()
         start, end = match.span()
         source = match.group()
-        trimmed = re.sub(r"(?:['’][sS])?['’!]*$", "", source).lstrip("'’")
+        trimmed = source.rstrip("'’!")
+        trimmed = (trimmed[:-2] if trimmed[-2:].lower() in ("'s", "’s") else trimmed).lstrip("'’")
         start += source.index(trimmed) if trimmed else 0
         end = start + len(trimmed)
         last = max(last, end)
@@ -208,6 +210,8 @@ def _leet(plain: str) -> bool:
 
 def _readings(word: _Word, vocabulary: Vocabulary, foreign: bool) -> list[_Choice]:
     source, plain = word.source, word.plain
+    if len(plain) > LONGEST:
+        return []
     if plain.isascii() and not source.isascii() and vocabulary.known(plain):
         return [(9.0, plain, "invisible")]  # only marks and invisible characters were in the way
     if any(_han(c) for c in plain if not c.isascii()):
@@ -254,8 +258,6 @@ def _han(char: str) -> bool:
 def _folded(word: _Word, vocabulary: Vocabulary) -> list[_Choice]:
     """Known words that look like this one."""
     plain = word.plain
-    if len(plain) > 32:
-        return []
     if len(plain) == 1:
         return [(9.0, "a", "glyph")] if "a" in glyphs.readings(plain) and not _spelled_so(plain) else []
     found: dict[str, float] = {}

@@ -17,7 +17,7 @@ QUOTED = re.compile(
 )
 SINGLE_QUOTED = re.compile(r"(?<![^\s,(])'[^'\n]{1,120}'(?![^\s,.)!?])")
 WILDCARD = re.compile(r"__[^\s,]{1,80}__")
-LINK = re.compile(r"(?:https?://|www\.)\S+|\S+@\S+\.\S+")
+LINK = re.compile(r"(?:https?://|www\.)\S+|(?<![^\s,])[^\s@,]{1,64}@[^\s@]{1,255}\.\w{2,}")
 OPENERS, CLOSERS = "([{", ")]}"
 
 
