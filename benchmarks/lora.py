@@ -207,7 +207,7 @@ def ours(options: argparse.Namespace) -> list[float]:
     dataset.draw = draw
     steps.learning_rate = lambda step, total, peak, warmup: peak  # constant, as the script's default
     Sampler.draw = lambda *_, **__: None  # type: ignore[method-assign] # the script draws none either
-    run = RunDir(options.out)
+    run = RunDir(Path(options.out))
     run.path.mkdir(parents=True)
     run.write_spec(
         LoraSpec(
