@@ -50,6 +50,14 @@ def test_a_stroke_of_any_width_is_one_thin_line_where_it_was_drawn() -> None:
     assert control.see(sketch(2), LINES).kind({"lines": "a", "scribble": "b"}) == "lines"
 
 
+def test_a_fine_pen_on_a_large_sheet_is_seen() -> None:
+    plain = lit(control.control_image(sketch(), LINES, (128, 128)))
+    fine = lit(control.control_image(sketch(3, 1800), LINES, (128, 128)))
+    near = np.asarray(Image.fromarray(plain).filter(ImageFilter.MaxFilter(5)))
+    assert (fine & near).sum() > 0.9 * plain.sum()
+    assert fine.sum() < 1.5 * plain.sum()
+
+
 def test_canny_gives_a_stroke_two_edges() -> None:
     assert runs(lit(control.control_image(sketch(14), CANNY, (256, 256)))[:, 100]) == 6
 

@@ -196,9 +196,10 @@ def _lines(grey: np.ndarray, width: int, height: int) -> Seen:
     left, top, w, h = _place(grey, width, height)
     # At twice the size the lines are thinned, so that scaling down smooths their steps.
     drawn = ink(grey)
-    large = cv2.resize(
-        drawn, (2 * w, 2 * h), interpolation=cv2.INTER_AREA if 2 * w < grey.shape[1] else cv2.INTER_CUBIC
-    )
+    shrink = grey.shape[1] / (2 * w)
+    if shrink > 1:  # a fine pen on a large sheet would fade away
+        drawn = cv2.dilate(drawn, np.ones((round(shrink), round(shrink)), np.uint8))
+    large = cv2.resize(drawn, (2 * w, 2 * h), interpolation=cv2.INTER_AREA if shrink > 1 else cv2.INTER_CUBIC)
     mask = (large > 0.4).astype(np.uint8)
     side = max(mask.shape)
     mask = _without_specks(mask, SPECK * side)
