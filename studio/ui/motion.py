@@ -104,8 +104,8 @@ def words(prefix: str, image: str | None) -> dict[str, Any]:
     if uploaded and not said:
         return {}
     style = st.segmented_control(
-        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.__getitem__, key=f"{prefix}_style",
-        persist_state="session",
+        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.__getitem__,
+        key=f"{prefix}_style", persist_state="session",
     )  # fmt: skip
     return {"text": said, "style": style}
 
