@@ -77,8 +77,8 @@ def control_images(painted: np.ndarray, spec: CharacterSpec, paint_seed: int, rn
 
 
 def _row(meta: dict[str, Any]) -> CharacterSpec:
-    fields = {name: meta[name] for name in CharacterSpec.__dataclass_fields__}
-    return CharacterSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fields: dict[str, Any] = {name: meta[name] for name in CharacterSpec.__dataclass_fields__}
+    return CharacterSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def prepare_shard(data: Path, latents: Path, into: Path, number: str, limit: int | None) -> float | None:
