@@ -6,11 +6,13 @@ that is the engine's and the store's.
 
 `JobView.result`: sheet and grid give {"sheet": id, "tiles": [ids], "rows": [...], "columns": [...]}, batch gives
 {"rows": [[ids of the first prompt], ...]}, animations give {"animation": id, "frames": [ids]}, sketch
-{"control_image": id, "low": Canny threshold, "high"}.
+{"control_image": id, "low": Canny threshold, "high"}, experiment {"report": id, "sentence", "names", "comparisons",
+"pairs": [[left id, right id], ...]}.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from typing import Any
 from PIL import Image
 
 from studio import work_motion
+from studio.errors import BadInput
 from studio.job import Job
 from studio.jobs import Work
-from studio.specs import BatchSpec, GenerateSpec, GridSpec, Recipe, SheetSpec, SketchSpec
+from studio.prompting import experiment as prompts
+from studio.specs import BatchSpec, ExperimentSpec, GenerateSpec, GridSpec, Recipe, SheetSpec, SketchSpec
 from studio.store.layout import grid_picture
 
+SHOWN_PAIRS = 8  # of an experiment, in its picture; all of them are in the report
 CHUNK = 16  # pictures between two points at which others may go first; the engine batches within
 
 
@@ -98,12 +103,53 @@ def sketch(engine: Any, job: Job, spec: SketchSpec) -> Iterator[None]:
     yield from draw(engine, job, job.recipes)
 
 
+def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
+    """Both sides of every pair from the same seeds, judged; then the report, with its first pairs as a picture."""
+    from studio.engine import judging  # torch, needed by this kind only
+
+    folder = engine.components(spec.base.model).info.judge
+    if folder is None:
+        raise BadInput(f"{job.model_title} has no judge to measure emotions with; choose the embedded model.")
+    pairs = prompts.pairs(spec)
+    recipes: list[Recipe] = []
+    for pair in pairs:
+        for side in (pair.left, pair.right):
+            asked = {"prompt": side.prompt, "negative": side.negative, "seed": pair.seed, "count": 1}
+            recipes += job.resolve(spec.base.model_copy(update=asked | {"emotion": pair.emotion, "style": pair.style}))
+    yield from draw(engine, job, recipes)
+    ids = [job.ids[index] for index in range(len(recipes))]
+    outcomes = []
+    for pair, left, right in zip(pairs, ids[::2], ids[1::2], strict=True):
+        seen = [
+            prompts.Seen(emotion=look.emotion, style=look.style, probability=look.emotions[pair.emotion], picture=id)
+            for look, id in zip(judging.look(folder, [job.image(left), job.image(right)]), (left, right), strict=True)
+        ]
+        outcomes.append(prompts.Outcome(pair=pair, left=seen[0], right=seen[1]))
+    report = prompts.Report(spec=spec, model=job.model_title, created=time.time(), outcomes=tuple(outcomes))
+    shown = outcomes[:SHOWN_PAIRS]
+    picture = grid_picture(
+        [job.image(id) for id in ids[: 2 * len(shown)]], list(report.names), [outcome.pair.emotion for outcome in shown]
+    )
+    key = job.key("report", report.model_dump_json(exclude={"created"}))
+    job.result["report"] = job.save(
+        picture, None, len(recipes), id=key, kind="report", title=report.sentence(),
+        details={"report": report.model_dump(mode="json")},
+    )  # fmt: skip
+    job.result |= {
+        "sentence": report.sentence(),
+        "names": list(report.names),
+        "comparisons": [comparison.model_dump() for comparison in report.comparisons],
+        "pairs": [list(pair) for pair in zip(ids[::2], ids[1::2], strict=True)],
+    }
+
+
 KINDS: dict[str, Work] = {
     "generate": generate,
     "sheet": sheet,
     "grid": grid,
     "batch": batch,
     "sketch": sketch,
+    "experiment": experiment,
     **work_motion.KINDS,
 }
 
