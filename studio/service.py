@@ -28,8 +28,19 @@ from studio.jobs import Jobs
 from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
 from studio.recipes import Resolver, default_size, explain
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
+from studio.runs.rundir import RunSpec
 from studio.settings import Settings
-from studio.specs import AnimationFormat, BatchRow, ControlKind, ControlSpec, GenerateSpec, JobSpec, LcmSpec, LoraSpec
+from studio.specs import (
+    AnimationFormat,
+    BatchRow,
+    ControlKind,
+    ControlRunSpec,
+    ControlSpec,
+    GenerateSpec,
+    JobSpec,
+    LcmSpec,
+    LoraSpec,
+)
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
 from studio.store.database import Database
@@ -341,7 +352,7 @@ class Studio:
         """Take a LoRA file from elsewhere into the list. Raises `BadInput` for what isn't a plain LoRA."""
         return self._runs.import_lora(data, name, trigger_words, weight)
 
-    def start_run(self, spec: LoraSpec | LcmSpec, owner: str = "") -> RunView:
+    def start_run(self, spec: RunSpec, owner: str = "") -> RunView:
         """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`."""
         return self._runs.start(spec)
 
@@ -414,12 +425,12 @@ def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
         raise BadInput(explain(error)) from error
 
 
-def parse_run(fields: dict[str, Any]) -> LoraSpec | LcmSpec:
+def parse_run(fields: dict[str, Any]) -> RunSpec:
     """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
-    known: dict[str, type[LoraSpec | LcmSpec]] = {"lora": LoraSpec, "lcm": LcmSpec}
+    known: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
     kind = fields.get("kind", "lora")
     if not isinstance(kind, str) or kind not in known:
-        raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are lora and lcm.")
+        raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
     try:
         return known[kind].model_validate(fields)
     except ValidationError as error:
