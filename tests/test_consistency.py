@@ -225,3 +225,32 @@ def test_ema_moves_towards_the_source() -> None:
     lcd.ema_update(target, source, 0.75)
     torch.testing.assert_close(target[0], torch.full((2,), 1 - 0.75**2))
     assert not target[0].requires_grad
+
+
+def test_a_student_consistent_everywhere_knows_where_the_teacher_ends(grid: lcd.SolverGrid) -> None:
+    """On Gaussian data the guided teacher is linear; then so is the student whose loss is zero on all 50 pairs.
+
+    Anchored at t = 0 only, it says at t = 999 in one step what the teacher finds in 50.
+    """
+    w = torch.tensor([1.5])
+
+    def teacher(z: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = lcd.spread(grid.alpha[t], z), lcd.spread(grid.sigma[t], z)
+        conditional = sigma * z / (0.6 * alpha.square() + sigma.square())  # exact for variance 0.6
+        return lcd.teacher_step(conditional, 0.9 * conditional, z, t, s, w, grid, "epsilon")
+
+    def student(z: torch.Tensor, t: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        said = (z - lcd.spread(grid.alpha[t], z) * gain * z) / lcd.spread(grid.sigma[t], z)  # so that z_0-hat = gain z
+        return lcd.consistency_function(said, z, t, grid, "epsilon")
+
+    one, gain = torch.ones(1, 1, 1, 1), torch.ones(1)
+    start = latent(1, 1)
+    for n in range(grid.points):
+        t, s = grid.times[n + 1].view(1), grid.times[n].view(1)
+        below, gain = gain, gain * teacher(one, t, s).view(1)  # the gain at t that makes this pair's loss zero
+        loss = lcd.distance(student(start, t, gain), student(teacher(start, t, s), s, below), "l2")
+        assert loss.item() < 1e-6
+    z = start
+    for n in reversed(range(grid.points)):
+        z = teacher(z, grid.times[n + 1].view(1), grid.times[n].view(1))
+    torch.testing.assert_close(student(start, torch.tensor([999]), gain), z, rtol=1e-3, atol=1e-4)
