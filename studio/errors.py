@@ -41,5 +41,5 @@ class Busy(StudioError):
     """The queue or the device is taken and the request can't wait."""
 
 
-class Cancelled(Exception):  # noqa: N818 - a signal, not a fault, and so not a StudioError
+class Cancelled(Exception):
     """Raised by a progress callback to unwind a job whose owner cancelled it."""

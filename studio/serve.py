@@ -41,7 +41,7 @@ def build(chosen: Settings, replicas: int = 1, gpus: float = 0.0) -> Any:
     class StudioReplica:
         """Holds the app; Ray routes every request to it."""
 
-    return StudioReplica.bind()
+    return StudioReplica.bind()  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,9 @@ class Settings(BaseSettings):
     password: SecretStr | None = Field(None, description="Asked for before any page; required beyond loopback.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the API; required beyond loopback.")
 
-    anthropic_api_key: SecretStr | None = Field(None, description="Lets Claude write prompts; ANTHROPIC_API_KEY works too.")
+    anthropic_api_key: SecretStr | None = Field(
+        None, description="Lets Claude write prompts; ANTHROPIC_API_KEY works too."
+    )
     anthropic_base_url: str | None = Field(None, description="Another address for the Messages API.")
     writer_model: str = Field("claude-haiku-4-5", description="Claude model of the prompt writer.")
     hf_token: SecretStr | None = Field(None, description="Token for uploads to the Hugging Face Hub.")

@@ -384,7 +384,7 @@ class ControlRunSpec(Spec):
 class Recipe(Spec):
     """One picture, completely said. Same recipe, same machine: same pixels.
 
-    `model` is the reference and `model_hash` the fingerprint of its weights; a LoRA's `path` may move, its hash may not.
+    `model` is the reference and `model_hash` the fingerprint of its weights; a LoRA's `path` may move, not its hash.
     `labels` only describe (emotion, style, quality, job): they take part in the search, not in the pixels.
     """
 

@@ -18,10 +18,36 @@ from transformers import AddedToken, CLIPTextConfig, CLIPTextModel, CLIPTokenize
 
 SD15_CONFIG = Path(__file__).resolve().parent.parent / "assets" / "models" / "sd15-config"
 SD15_UNET_PARAMETERS = 859_520_964
-WORDS = (
-    "a anime angry blue calm casual cat character detailed dress eyes face formal girl boy hair happy of photo red "
-    "sad short long smile style surprised the with"
-).split()
+WORDS = [
+    "a",
+    "anime",
+    "angry",
+    "blue",
+    "calm",
+    "casual",
+    "cat",
+    "character",
+    "detailed",
+    "dress",
+    "eyes",
+    "face",
+    "formal",
+    "girl",
+    "boy",
+    "hair",
+    "happy",
+    "of",
+    "photo",
+    "red",
+    "sad",
+    "short",
+    "long",
+    "smile",
+    "style",
+    "surprised",
+    "the",
+    "with",
+]
 TAGS = ("red hair", "blue eyes", "casual style", "detailed face", "1girl", "1boy")
 
 
@@ -278,7 +304,7 @@ def _vae_key(key: str, blocks: int) -> str:
 
 
 def to_single_file(folder: Path, path: Path) -> Path:
-    """Write the diffusers folder `folder` as one file in the original Stable Diffusion 1.x layout, and return `path`."""
+    """Write the diffusers folder `folder` as one file in the original Stable Diffusion 1.x layout; returns `path`."""
     weights: dict[str, torch.Tensor] = {}
     unet_config = json.loads((folder / "unet" / "config.json").read_text())
     blocks, layers = len(unet_config["block_out_channels"]), unet_config["layers_per_block"]

@@ -78,7 +78,8 @@ def control_images(painted: np.ndarray, spec: CharacterSpec, paint_seed: int, rn
 
 def _row(meta: dict[str, Any]) -> CharacterSpec:
     fields: dict[str, Any] = {name: meta[name] for name in CharacterSpec.__dataclass_fields__}
-    return CharacterSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return CharacterSpec(**fields)
 
 
 def prepare_shard(data: Path, latents: Path, into: Path, number: str, limit: int | None) -> float | None:

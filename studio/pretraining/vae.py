@@ -194,9 +194,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             picture = shard[rng.integers(len(shard) - HELD_OUT)]
             if side == 256:
                 crop = picture
-            elif not args.freeze_encoder and rng.random() < max(
-                0.1, 0.4 - share
-            ):  # half size: structure first
+            elif not args.freeze_encoder and rng.random() < max(0.1, 0.4 - share):  # half size: structure first
                 crop = picture.reshape(128, 2, 128, 2, 3).mean((1, 3)).astype(np.uint8)
             elif rng.random() < 0.4:  # the face
                 top, left = rng.integers(40, 110), rng.integers(32, 97)
