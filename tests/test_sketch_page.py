@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,6 +203,9 @@ def test_a_face_drawn_with_the_mouse(server: Server, visitor: Callable[..., Page
     trace.wait_for(timeout=2 * PATIENCE)
     trace.click()
     wait_for_strokes(page, server, len(FACE))  # the lines stay, the picture lies under them
+    deadline = time.monotonic() + PATIENCE / 1000  # the strokes didn't change, so they are no sign that it was kept
+    while canvas_file(server)["paper"] is None and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert canvas_file(server)["paper"]["drawn"] is False
     seed = page.get_by_label("Seed")
     if not seed.is_visible():
