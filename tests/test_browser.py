@@ -105,13 +105,13 @@ def test_two_browsers_see_only_their_own(server: Server, visitor: Visitor) -> No
     second.get_by_role("button", name="Draw").click()
     expect(cancel(second)).to_be_visible()
     stranger = first.url
+    cancel(first).click()
+    expect(first.get_by_text("Cancelled.")).to_be_visible()
+    expect(second.get_by_role("button", name="Download")).to_be_visible()  # a neighbour's cancel is not ours
     third = visitor()
     open_page(third, stranger)  # somebody else's job by its address
     expect(third.get_by_text("not here any more")).to_be_visible()
     assert cancel(third).count() == 0
-    cancel(first).click()
-    expect(first.get_by_text("Cancelled.")).to_be_visible()
-    expect(second.get_by_role("button", name="Download")).to_be_visible()  # a neighbour's cancel is not ours
     open_page(second, f"{server.url}/gallery")
     expect(second.get_by_role("button", name=re.compile("^Open "))).to_have_count(1)
     open_page(third, f"{server.url}/gallery")
