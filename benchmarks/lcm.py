@@ -1,7 +1,6 @@
 """The fast path against the model's own best and against DPM++ 2M at as few steps: accuracy, Frechet distance, time.
 
-`run` measures the embedded model; `python -m benchmarks.lcm measure --model X --pictures 500` any other one.
-`ship RUN FOLDER` turns the result of a distillation into the half-precision adapter of a model folder.
+`run` measures the embedded model; `python -m benchmarks.lcm --model X --pictures 500` any other one.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
 
 from studio.engine import latents, sampling, text
 from studio.engine.adapters import attached
@@ -89,37 +85,14 @@ def one_picture(components: Components, info: Any, path: str, repeats: int = 3) 
     return min(found)
 
 
-def ship(run: Path, folder: Path) -> Path:
-    """The diffusers file of a finished run in half precision, with what `studio.json` should say beside it."""
-    tensors = load_file(run / "adapter" / "diffusers" / "pytorch_lora_weights.safetensors")
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / "pytorch_lora_weights.safetensors"
-    save_file({name: t.to(torch.float16).contiguous() for name, t in tensors.items()}, out, metadata={"format": "pt"})
-    facts = json.loads((run / "adapter" / "studio.json").read_text())
-    curve = json.loads((run / "curve.json").read_text())
-    best = next((point for point in curve["checkpoints"] if point["name"] == curve["best"]), None)
-    about = {"fast": facts["fast"], "spec": json.loads((run / "spec.json").read_text()), "baseline": curve["baseline"],
-             "best": best}  # fmt: skip
-    (folder / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
-    return out
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    one = verbs.add_parser("measure")
-    one.add_argument("--model", default="embedded")
-    one.add_argument("--pictures", type=int, default=500)
-    one.add_argument("--out", type=Path)
-    one.add_argument("--strips", type=Path, help="keep the first pictures of every row there")
-    other = verbs.add_parser("ship")
-    other.add_argument("run", type=Path)
-    other.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--pictures", type=int, default=500)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--strips", type=Path, help="keep the first pictures of every row there")
     args = parser.parse_args()
-    if args.verb == "ship":
-        print(ship(args.run, args.folder))
-    else:
-        result = json.dumps(measure(args.model, args.pictures, args.strips), indent=1)
-        if args.out is not None:
-            args.out.write_text(result + "\n")
-        print(result)
+    result = json.dumps(measure(args.model, args.pictures, args.strips), indent=1)
+    if args.out is not None:
+        args.out.write_text(result + "\n")
+    print(result)

@@ -21,6 +21,7 @@ from studio.engine.models import resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput
 from studio.evaluation.judge import Judge, JudgeNetwork
+from studio.pretraining.lcm import ship
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import EMOTIONS, STYLES, LcmSpec
@@ -281,7 +282,7 @@ def test_the_benchmark_on_a_shipped_adapter(
     shutil.copytree(teacher, model)
     with pytest.raises(BadInput, match="no fast adapter"):
         benchmark.measure(str(model), 2)
-    file = benchmark.ship(run.path, model / "lcm_lora")
+    file = ship(run.path, model / "lcm_lora")
     assert {t.dtype for t in load_file(file).values()} == {torch.float16}
     facts = json.loads((model / "studio.json").read_text())
     facts["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": "lcm"}

@@ -24,6 +24,9 @@ from studio.specs import MAX_SEED, Emotion, Recipe
 if TYPE_CHECKING:
     from studio.engine.components import Components
 
+# Added to the seed: a source drawn from the same seed would get its own noise back, which leads to it at any strength.
+NOISE_OFFSET = 1_000_003
+
 
 def steps_of(recipe: Recipe, still: Still) -> int:
     """How many steps a frame of this strength takes, about; for progress."""
@@ -43,8 +46,8 @@ def animate(
     """(index, picture) of the frames `stills` (or only those with an index in `wanted`), in order, as they are made.
 
     `recipes` gives each emotion's prompt; all else is that of the first still's. Without `consistent` frame k is what
-    image-to-image with seed + k draws: nothing is shared. `on_step(n)` is told of n steps of single frames; it may
-    raise. Frames are drawn `batch` at a time (None: as many as fit), so memory doesn't grow with their number.
+    image-to-image with a seed of its own draws: nothing is shared. `on_step(n)` is told of n steps of single frames; it
+    may raise. Frames are drawn `batch` at a time (None: as many as fit), so memory doesn't grow with their number.
     """
     recipe = recipes[stills[0].mix.source]
     factor = components.factor
@@ -53,12 +56,12 @@ def animate(
     conditioning = text.encode(components, arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
     texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
     clean = pictures.encode(components, [pictures.fit(source, width, height)])
-    shared = SharedNoise(components, recipe.seed, width, height)
+    shared = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), width, height)
     pinned = Pinned(clean, shared.first, texts[stills[0].mix.source])
 
     def begin(index: int) -> tuple[Track, SharedNoise]:
         still = stills[index]
-        seed = (recipe.seed + index) % (MAX_SEED + 1)
+        seed = (recipe.seed + NOISE_OFFSET + index) % (MAX_SEED + 1)
         noise = shared if consistent else SharedNoise(components, seed, width, height)
         scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
         timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, still.strength, components.device)

@@ -30,8 +30,9 @@ class Step:
 
 def steps(state: Path, out: Path, hours: float) -> list[Step]:
     """The whole recipe. `hours` is the UNet's training time; the other steps' times were measured to be enough."""
-    data, latents, unet = state / "data", state / "latents", state / "unet"
+    data, latents, unet, lcm, control = (state / name for name in ("data", "latents", "unet", "lcm", "controlnet"))
     assembled = ("--data", f"{data}", "--out", f"{out}")
+    model = ("--model", f"{out}")
     return [
         Step("corpus", "corpus", ("--out", f"{data}", "--variety", "small", "--shards", "8", "--first", "0")),
         Step("corpus-full", "corpus", ("--out", f"{data}", "--variety", "full", "--shards", "8", "--first", "100")),
@@ -51,6 +52,14 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
              (*assembled, "--unet", f"{unet / 'unet'}", "--text-encoder", f"{unet / 'text_encoder'}", "--vae",
               f"{latents / 'vae'}", "--tokenizer", f"{state / 'tokenizer'}", "--judge", f"{state / 'judge'}"),
              ("unet",)),
+        Step("lcm", "lcm", (*model, "--data", f"{data}", "--out", f"{lcm}"), ("assemble",)),
+        Step("control-images", "controlnet",
+             ("--prepare", "--data", f"{data}", "--latents", f"{latents}", "--out", f"{control}"), ("latents",)),
+        Step("controlnet", "controlnet", (*model, "--out", f"{control}"), ("control-images", "assemble")),
+        Step("assemble-parts", "assemble",
+             (*assembled, "--lcm-lora", f"{lcm / 'lcm_lora'}", "--controlnet",
+              f"{control / 'run' / 'adapter' / 'controlnet'}"),
+             ("lcm", "controlnet")),
     ]  # fmt: skip
 
 

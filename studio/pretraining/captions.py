@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 EMPTY = 0.10
+COLOR_KEPT = 0.8  # least share of captions that name hair and eyes: small things take the longest to learn
 
 EMOTION_WORDS: dict[str, tuple[str, ...]] = {
     "happy": (
@@ -191,7 +192,7 @@ def caption(
         if tag in GENDER_WORDS:
             if rng.random() < 0.95:
                 body.append(rng.choice(GENDER_WORDS[tag]))
-        elif rng.random() < keep:
+        elif rng.random() < (max(keep, COLOR_KEPT) if tag.endswith((" eyes", " hair")) else keep):
             options = list(ALIASES.get(tag, ())) + list((synonyms or {}).get(tag, ()))
             body.append(rng.choice(options) if options and rng.random() < 0.25 else tag)
     emotions = list(EMOTION_WORDS[emotion]) + list((synonyms or {}).get(emotion, ()))

@@ -1,0 +1,113 @@
+"""The embedded model's few-step adapter: painted characters and captions, then the distillation that people can start.
+
+`pictures/` is a data folder like anybody's, drawn from the painted shards; `run/` is a run of `studio.training.lcm`,
+begun, or gone on with where it was; `lcm_lora/` its best weights in half precision, for `studio.pretraining.assemble`.
+Knows shards and run folders, not how anything is distilled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from studio.pretraining.captions import caption
+from studio.pretraining.unet import HELD_OUT
+from studio.runs.rundir import RunDir
+from studio.specs import LcmSpec
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+def write_pictures(data: Path, into: Path, limit: int) -> int:
+    """`limit` training drawings of every shard of `data` as PNG files, each with a caption beside it; how many."""
+    into.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for labels in sorted(data.glob("m*.json")):
+        number = labels.stem[1:]
+        metas = json.loads(labels.read_text())[:-HELD_OUT][:limit]
+        painted = np.load(data / f"p{number}.npy", mmap_mode="r")
+        rng = random.Random(f"lcm {number}")
+        for i, meta in enumerate(metas):
+            said = caption(meta["tags"], meta, rng)
+            (into / f"{number}-{i:04d}.txt").write_text(said + "\n", encoding="utf-8")
+            picture = into / f"{number}-{i:04d}.png"
+            if not picture.exists():
+                Image.fromarray(painted[i]).save(picture, compress_level=1)
+            count += 1
+    return count
+
+
+def ship(run: Path, folder: Path) -> Path:
+    """The diffusers file of a finished run in half precision, with what was asked and measured beside it."""
+    tensors = load_file(run / "adapter" / "diffusers" / FILE)
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / FILE
+    save_file({name: t.to(torch.float16).contiguous() for name, t in tensors.items()}, out, metadata={"format": "pt"})
+    spec = json.loads((run / "spec.json").read_text())
+    spec = {name: value for name, value in spec.items() if name not in ("data", "model")}  # paths of this machine
+    curve = json.loads((run / "curve.json").read_text())
+    best = next((point for point in curve["checkpoints"] if point["name"] == curve["best"]), None)
+    about = {"spec": spec, "baseline": curve["baseline"], "best": best}
+    (folder / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
+    return out
+
+
+def begin(args: argparse.Namespace) -> int:
+    """Begin the run or go on with it; its exit code."""
+    run = RunDir((args.out / "run").resolve())
+    run.path.mkdir(parents=True, exist_ok=True)
+    data = str((args.out / "pictures").resolve()) if args.data else None
+    spec = LcmSpec(
+        name="embedded-lcm", model=str(args.model.resolve()), data=data, rank=args.rank, learning_rate=args.rate,
+        batch_size=args.batch * args.processes, epochs=args.looks, steps_per_epoch=max(1, args.steps // args.looks),
+        checkpoint_epochs=1, checkpoint_minutes=args.save_minutes, time_limit_minutes=args.minutes,
+        ema_decay=args.ema, curve_pictures=args.pictures, loss=args.loss, huber_c=args.huber_c,
+    )  # fmt: skip
+    run.clear_stop()
+    run.write_spec(spec)
+    command = [sys.executable, "-u", "-m", "studio.training.lcm", str(run.path)]
+    if args.processes > 1:
+        command[2:3] = ["-m", "torch.distributed.run", "--master-port", "29538", "--nproc-per-node"]
+        command[7:8] = [str(args.processes), "-m"]
+    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+
+
+def cli() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for `pictures/`, `run/` and `lcm_lora/`")
+    parser.add_argument("--model", type=Path, required=True, help="the assembled model")
+    parser.add_argument("--data", type=Path, help="folder of painted shards; without it the teacher draws its own data")
+    parser.add_argument("--limit", type=int, default=300, help="drawings of each shard")
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=8, help="pictures per process")
+    parser.add_argument("--loss", choices=("l2", "huber"), default="huber")
+    parser.add_argument("--huber-c", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.99)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--looks", type=int, default=6, help="how often it is measured and kept on the way")
+    parser.add_argument("--pictures", type=int, default=60, help="drawn for each point of the curve")
+    parser.add_argument("--minutes", type=float, help="end by then, saved and exported")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--save-minutes", type=float, default=5)
+    args = parser.parse_args()
+    if args.data is not None:
+        print(f"{write_pictures(args.data, args.out / 'pictures', args.limit)} pictures", flush=True)
+    code = begin(args)
+    if code == 0:
+        print(ship(args.out / "run", args.out / "lcm_lora"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    cli()
