@@ -8,6 +8,8 @@ screen before torch is loaded. Owners take turns; a long job whose function is a
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 1.0  # progress goes to the disk at most this often: other processes read it there
 LOOK_SECONDS = 0.5  # and so often the worker looks for a cancel from another process
+WORKER_NICE = 5  # drawing on all cores must not keep a page from opening
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
 BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
 
@@ -161,6 +164,9 @@ class Jobs:
     # --- the worker -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own, which the threads of its maths inherit
+            nice = max(WORKER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         while True:
             with self._changed:
                 while not self._turns and not self._closing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from PIL import Image
 from studio.engine.progress import Step
 from studio.errors import BadInput, Busy, NotFound
 from studio.job import Job
-from studio.jobs import Jobs, Work
+from studio.jobs import WORKER_NICE, Jobs, Work
 from studio.specs import GenerateSpec
 from studio.store.database import Database
 from studio.store.joblog import JobLog
@@ -320,3 +321,17 @@ def test_many_threads_submit_at_once(house: Callable[..., House]) -> None:
     for id, owner in ids:
         assert one.wait(id, owner).state == "done"
     assert sorted(done) == sorted(id for id, _ in ids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_drawing_gives_way_to_pages(house: Callable[..., House]) -> None:
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found: list[int] = []
+
+    def work(engine: Any, job: Job, spec: GenerateSpec) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    one = house(work)
+    one.wait(one.submit())
+    assert found == [max(here, WORKER_NICE)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here

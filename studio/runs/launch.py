@@ -14,6 +14,7 @@ from pathlib import Path
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 
 _POLL = 0.3  # seconds
+_NICE = 10  # a run of hours must leave the processor to whoever draws or opens a page meanwhile
 
 
 def _first_in_line(run: RunDir, since: float) -> bool:
@@ -41,6 +42,8 @@ def main(path: Path) -> None:
             raise SystemExit(f"Run {run.id} is training already.")
         os.set_inheritable(held.fileno(), True)
         os.environ[LOCK_INHERITED] = str(run.path)
+    if hasattr(os, "nice"):
+        os.nice(max(0, _NICE - os.nice(0)))
     since = time.time()
     lock = _device_lock(run)
     run.update(state="queued", queued=since, device_lock=lock.name, pid=os.getpid(), error=None)
