@@ -1,7 +1,7 @@
 """What the embedded model draws, measured: does it follow the prompt, is it clean, does it repeat itself.
 
 Prompts are written by the studio's own writer for random characters, seeds are fixed. `run(quick)` returns the figures
-of the model card; `python benchmarks/embedded.py --out DIR` also leaves the sheets to look at.
+of the model card; `python -m benchmarks.embedded --out DIR` also leaves the sheets to look at.
 """
 
 from __future__ import annotations

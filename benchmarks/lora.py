@@ -1,4 +1,4 @@
-"""Our LoRA step against diffusers' example: `python benchmarks/lora.py --script train_text_to_image_lora.py`.
+"""Our LoRA step against diffusers' example: `python -m benchmarks.lora --script train_text_to_image_lora.py`.
 
 The script is Hugging Face's `examples/text_to_image/train_text_to_image_lora.py`, given by path, run unchanged. Both
 get the same random Stable Diffusion 1.5 (full size), picture, caption, batch and precision, one after the other, in

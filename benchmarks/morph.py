@@ -1,7 +1,7 @@
 """Morphs and animations of the embedded model, measured by its judge: emotion, identity, smoothness, ghosts, speed.
 
 Every character is morphed by every method from the same recipes, as the page would do it. `run(quick)` gives the
-figures of the README; `python benchmarks/morph.py --out DIR` also leaves strips of frames to look at.
+figures of the README; `python -m benchmarks.morph --out DIR` also leaves strips of frames to look at.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The attacked prompts are made of a third of the lexicon's phrases that no rule or threshold was tuned on (`HELD_OUT`);
 `--tuning` measures on the other two thirds. The other correctors get the same prompts in the same run, each the way
-its documentation shows. `python benchmarks/prompting.py --quick` prints the table.
+its documentation shows. `python -m benchmarks.prompting --quick` prints the table.
 """
 
 from __future__ import annotations

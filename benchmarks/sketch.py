@@ -3,7 +3,7 @@
 Held-out characters are painted and drawn as a hand would; the embedded model draws them from their words alone and
 with the control image, from the same seeds. Figures: Chamfer distance from the control lines to the picture's edges
 (pixels), with and without control; emotion, hair and clothes as the judge reads them; time of four steps.
-`python benchmarks/sketch.py --out DIR` leaves the sheets to look at.
+`python -m benchmarks.sketch --out DIR` leaves the sheets to look at.
 """
 
 from __future__ import annotations

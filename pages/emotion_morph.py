@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.specs import EMOTIONS, GenerateSpec, MorphSpec
-from studio.ui import motion, text, widgets
+from studio.specs import GenerateSpec, MorphSpec
+from studio.ui import motion, widgets
 
 PAGE = "emotion_morph"
 TEXT = {
     "title": "Emotion morph",
     "lead": "One character, from one emotion to another.",
-    "chain": "Emotions, in order",
-    "chain_help": "Choose two or more; the order of clicking is the order of the morph.",
+    "emotions": "Emotions, in order",
+    "emotions_help": "Choose two or more; the order of clicking is the order of the morph.",
     "too_few": "Choose at least two emotions.",
     "method": "Method",
-    "frames": "Frames",
     "attention": "Mix attention too",
     "attention_help": "Frames in between look at both ends while they are drawn: smoother, and twice the time.",
     "retime": "Equal steps to the eye",
@@ -25,8 +24,6 @@ TEXT = {
     "amount_help": "1 is the last emotion as asked for; above 1 goes beyond it.",
     "held": "Shared start",
     "held_help": "How much of the drawing all frames share: more keeps the character, less lets the face move.",
-    "pingpong": "There and back",
-    "more": "More settings",
     "draw": "Morph",
     "empty": "Choose two emotions and press Morph.",
 }
@@ -37,15 +34,10 @@ METHODS = {
 }
 EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start", "ease_out": "Slow end"}
 
-st.title(TEXT["title"], anchor=False)
-st.caption(TEXT["lead"])
-stage, side = st.columns([3, 2], gap="medium")
+stage, side = motion.heading(TEXT)
 with side:
     image = motion.source(PAGE, "morph")
-    chain = st.pills(
-        TEXT["chain"], EMOTIONS, selection_mode="multi", default=["happy", "sad"], format_func=text.emotion_label,
-        help=TEXT["chain_help"], key="morph_chain", persist_state="session",
-    )  # fmt: skip
+    chain = motion.emotions(TEXT, "morph_chain")
     names = list(METHODS) if image else [name for name in METHODS if name != "picture"]
     if st.session_state.get("morph_method") not in names:
         st.session_state.pop("morph_method", None)
@@ -55,11 +47,9 @@ with side:
     )  # fmt: skip
     st.caption(METHODS[method][1])
     words = motion.words("morph", image)
-    frames = widgets.number_from(
-        MorphSpec, "frames", TEXT["frames"], slider=True, key="morph_frames", persist_state="session"
-    )
+    frames = motion.frames(MorphSpec, "morph")
     retime = st.toggle(TEXT["retime"], help=TEXT["retime_help"], key="morph_retime", persist_state="session")
-    with st.expander(TEXT["more"], icon=":material/tune:"):
+    with motion.more():
         easing = st.selectbox(
             TEXT["easing"], list(EASINGS), format_func=EASINGS.__getitem__, disabled=retime, key="morph_easing",
             persist_state="session",
@@ -76,24 +66,15 @@ with side:
             held = widgets.number_from(
                 MorphSpec, "held", TEXT["held"], help=TEXT["held_help"], key="morph_held", persist_state="session"
             )
-        pingpong = st.toggle(TEXT["pingpong"], value=True, key="morph_pingpong", persist_state="session")
-        fps, form = motion.pace(MorphSpec, "morph")
+        loop = motion.loop_fields(MorphSpec, "morph")
         rest = motion.model("morph")
-    pressed = st.button(
-        TEXT["draw"], type="primary", icon=":material/theater_comedy:", shortcut="Ctrl+Enter", key="morph_draw",
-        disabled=len(chain) < 2, help=TEXT["too_few"] if len(chain) < 2 else None,
-    )  # fmt: skip
+    pressed = motion.pressed(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")
 
 if pressed:
-    base = GenerateSpec.model_validate({"emotion": chain[0]} | words | rest)
-    widgets.start(
-        MorphSpec(
-            base=base, emotions=tuple(chain), frames=frames, method=method, image=image, attention=attention,
-            amount=amount, held=held, retime=retime, easing=easing, pingpong=pingpong, fps=fps, format=form,
-        ),
-        PAGE,
+    motion.start(
+        MorphSpec, PAGE, words | rest, chain, frames=frames, method=method, image=image, attention=attention,
+        amount=amount, held=held, retime=retime, easing=easing, **loop,
     )  # fmt: skip
-    st.rerun()
 
 with stage:
     motion.stage(PAGE, TEXT["empty"])

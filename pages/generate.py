@@ -76,7 +76,7 @@ with tools, st.container(horizontal=True):
     lab.tests(fields.spec(*own), prompt.positive, fields.triggers)
 
 decision = None
-if pressed and not prompt.edited and prompt.confidence < prompt_panel.RECOMMENDED:
+if pressed and prompt.doubtful:
     st.session_state["gen_doubt"] = prompt.positive
 if st.session_state.get("gen_doubt") == prompt.positive:
     with asked:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from studio.errors import StudioError
 from studio.specs import Axis, GenerateSpec, GridSpec, LoraRef
-from studio.ui import results, runs, text, train_form, widgets
+from studio.ui import captions, results, runs, text, train_form, widgets
 from studio.ui.resources import studio
 from studio.views import RunView
 
@@ -81,7 +81,8 @@ def after(run: RunView) -> None:
                     st.success(TEXT["hub_done"].format(url=text.escape(url)))
                 except StudioError as problem:
                     st.error(str(problem))
-    if (job_id := widgets.current_job(PAGE)) and (job := widgets.job_panel(job_id, PAGE)) and not job.active:
+    job_id = widgets.current_job(PAGE) if captions.followed() is None else None
+    if job_id and (job := widgets.job_panel(job_id, PAGE)) and not job.active:
         results.show(job)
 
 

@@ -18,7 +18,7 @@ import typer
 from studio import terminal
 from studio.service import Studio, parse_spec
 from studio.settings import settings
-from studio.specs import LcmSpec, LoraSpec
+from studio.specs import LcmSpec, LoraSpec, LowConfidence
 from studio.terminal import OWNER, answer, fail_for, follow_job, follow_run, image_id, lora_refs, save_to, sides
 from studio.views import RunView
 
@@ -41,6 +41,23 @@ Model = Annotated[str | None, typer.Option(help="embedded, a hub id, a diffusers
 Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH or PATH:WEIGHT; may be repeated.")]
 Seed = Annotated[int | None, typer.Option(help="Blank: another one each time.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Write the prompt without asking a language model.")]
+Text = Annotated[str, typer.Option(help="What else is in the picture.")]
+Prompt = Annotated[str | None, typer.Option(help="The whole prompt.")]
+Doubtful = Annotated[
+    LowConfidence,
+    typer.Option(
+        "--on-low-confidence",
+        help="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: use the "
+        "fixed template. retry: have it written up to twice more, then use the fixed template. fail: say why and exit "
+        "with code 2.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="1 to 50.")]
+Size = Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")]
+Source = Annotated[Path | None, typer.Option(help="Start from this picture.")]
+Character = Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")]
+Fps = Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")]
+Format = Annotated[str, typer.Option(help="gif, apng, webp, mp4 or zip.")]
 
 
 def _studio() -> Studio:
@@ -54,12 +71,16 @@ def _fields(**given: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _base(studio: Studio, *, offline: bool = True, **given: Any) -> dict[str, Any]:
+def _base(
+    studio: Studio, *, offline: bool = True, on_low_confidence: LowConfidence = "run", lora: list[str] | None = None,
+    size: str | None = None, **given: Any,
+) -> dict[str, Any]:  # fmt: skip
     """The fields of a `GenerateSpec`; without a prompt it is written now, or offline by `submit`."""
-    fields = _fields(**given)
+    fields = _fields(**given, on_low_confidence=on_low_confidence, loras=lora_refs(lora), **sides(size))
     if "prompt" not in fields and not offline:
         names = ("emotion", "style", "quality", "text")
-        written = terminal.written(studio, {name: fields[name] for name in names if name in fields})
+        asked = {name: fields[name] for name in names if name in fields}
+        written = terminal.written(studio, asked, on_low_confidence)
         fields["prompt"] = written.positive_prompt
         fields.setdefault("negative", written.negative_prompt)
     return fields | {"model": given.get("model") or studio.settings.model}
@@ -70,23 +91,24 @@ def generate(
     emotion: Emotion = "happy",
     style: Style = "casual",
     quality: Quality = "standard",
-    text: Annotated[str, typer.Option(help="What else is in the picture.")] = "",
+    text: Text = "",
     prompt: Annotated[str | None, typer.Option(help="The whole prompt; nothing is written around it.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A file: one prompt a line, or CSV with prompt,seed,emotion.")
     ] = None,
     negative: Annotated[str | None, typer.Option(help="The negative prompt.")] = None,
+    on_low_confidence: Doubtful = "run",
     seed: Seed = None,
     count: Annotated[int, typer.Option(help="Pictures of each prompt, with seeds seed, seed+1, ...")] = 1,
-    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
+    steps: Steps = None,
     guidance: Annotated[float | None, typer.Option(help="0 to 30.")] = None,
     sampler: Annotated[
         str, typer.Option(help="auto, dpmpp_2m, dpmpp_2m_karras, euler_a, ddim, unipc, lcm, tcd.")
     ] = "auto",
-    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    source: Annotated[Path | None, typer.Option(help="Start from this picture.")] = None,
+    source: Source = None,
     strength: Annotated[float | None, typer.Option(help="How far to go from it, 0 to 1.")] = None,
     offline: Offline = False,
     out: Out = None,
@@ -99,9 +121,9 @@ def generate(
     rows = studio.parse_rows(terminal.read_text(prompts)) if prompts else None
     base = _base(
         studio, offline=offline or rows is not None, prompt=prompt, negative=negative, emotion=emotion, style=style,
-        quality=quality,
-        text=text or None, seed=seed, count=count, steps=steps, guidance=guidance, sampler=sampler, model=model,
-        loras=lora_refs(lora), source=image_id(studio, source), strength=strength, **sides(size),
+        quality=quality, text=text or None, on_low_confidence=on_low_confidence, seed=seed, count=count, steps=steps,
+        guidance=guidance, sampler=sampler, size=size, model=model, lora=lora, source=image_id(studio, source),
+        strength=strength,
     )  # fmt: skip
     spec = parse_spec({"kind": "batch", "base": base, "rows": [r.model_dump() for r in rows]} if rows else base)
     view = follow_job(studio, studio.submit(spec, OWNER))
@@ -122,7 +144,7 @@ def write_prompt(
     emotion: Emotion = "happy",
     style: Style = "casual",
     quality: Quality = "standard",
-    text: Annotated[str, typer.Option(help="What else is in the picture.")] = "",
+    text: Text = "",
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -152,84 +174,73 @@ def morph(
     end: Annotated[str, typer.Option("--to", help="The last emotion.")] = "sad",
     frames: Annotated[int, typer.Option(help="3 to 33.")] = 5,
     seed: Seed = None,
-    image: Annotated[Path | None, typer.Option(help="Start from this picture.")] = None,
+    image: Source = None,
     method: Annotated[str | None, typer.Option(help="latent, prompt or picture.")] = None,
     retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Method prompt: mix attention too.")] = False,
-    fps: Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")] = None,
+    fps: Fps = None,
     once: Annotated[bool, typer.Option("--once", help="Don't run back to the first frame.")] = False,
     style: Style = "casual",
-    prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
-    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    prompt: Prompt = None,
+    steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    format: Annotated[str, typer.Option(help="gif, apng, webp, mp4 or zip.")] = "gif",
+    format: Format = "gif",
     out: Out = None,
     json: Json = False,
 ) -> None:
     """From one emotion to another with the same character."""
     studio = _studio()
     base = _base(
-        studio,
-        prompt=prompt,
-        emotion=start,
-        style=style,
-        seed=seed,
-        steps=steps,
-        model=model,
-        loras=lora_refs(lora),
-        **sides(size),
+        studio, prompt=prompt, emotion=start, style=style, seed=seed, steps=steps, size=size, model=model, lora=lora
     )
-    fields = _fields(
-        emotions=(start, end), frames=frames, image=image_id(studio, image), method=method, format=format,
-        retime=retime, attention=attention, fps=fps, pingpong=not once,
+    _animation(
+        studio, "morph", base, image, out, json, emotions=(start, end), frames=frames, method=method, retime=retime,
+        attention=attention, fps=fps, pingpong=not once, format=format,
     )  # fmt: skip
-    _animation(studio, {"kind": "morph", "base": base} | fields, out, json)
 
 
 @app.command()
 def animate(
-    image: Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")] = None,
+    image: Character = None,
     emotions: Annotated[str, typer.Option(help="The sequence: happy,sad,calm.")] = "happy,sad",
     frames: Annotated[int, typer.Option(help="2 to 64.")] = 12,
     strength_from: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
     strength_to: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
     inbetweens: Annotated[int | None, typer.Option(help="Pictures between two frames by optical flow, 0 to 3.")] = None,
-    fps: Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")] = None,
+    fps: Fps = None,
     seed: Seed = None,
     style: Style = "casual",
-    prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
-    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    prompt: Prompt = None,
+    steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    format: Annotated[str, typer.Option(help="gif, apng, webp, mp4 or zip.")] = "gif",
+    format: Format = "gif",
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Animate one character through a sequence of emotions."""
     studio = _studio()
-    base = _base(
-        studio, prompt=prompt, style=style, seed=seed, steps=steps, model=model, loras=lora_refs(lora), **sides(size)
-    )
+    base = _base(studio, prompt=prompt, style=style, seed=seed, steps=steps, size=size, model=model, lora=lora)
     sequence = [name.strip() for name in emotions.split(",") if name.strip()]
-    fields = _fields(
-        emotions=sequence, frames=frames, image=image_id(studio, image), strength_from=strength_from,
-        strength_to=strength_to, format=format, inbetweens=inbetweens, fps=fps,
+    _animation(
+        studio, "animate", base, image, out, json, emotions=sequence, frames=frames, strength_from=strength_from,
+        strength_to=strength_to, inbetweens=inbetweens, fps=fps, format=format,
     )  # fmt: skip
-    _animation(studio, {"kind": "animate", "base": base} | fields, out, json)
 
 
 @app.command()
 def sprites(
-    image: Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")] = None,
+    image: Character = None,
     seed: Seed = None,
     style: Style = "casual",
     text: Annotated[str, typer.Option(help="Who it is.")] = "",
-    prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
-    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    prompt: Prompt = None,
+    on_low_confidence: Doubtful = "run",
+    steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     lora: Loras = None,
     out: Out = None,
@@ -239,8 +250,8 @@ def sprites(
     studio = _studio()
     terminal.check_folder(out)
     base = _base(
-        studio, prompt=prompt, style=style, text=text or None, seed=seed, steps=steps, model=model,
-        loras=lora_refs(lora), **sides(size),
+        studio, prompt=prompt, style=style, text=text or None, on_low_confidence=on_low_confidence, seed=seed,
+        steps=steps, size=size, model=model, lora=lora,
     )  # fmt: skip
     spec = parse_spec({"kind": "sprites", "base": base} | _fields(image=image_id(studio, image)))
     view = follow_job(studio, studio.submit(spec, OWNER))
@@ -249,9 +260,12 @@ def sprites(
     answer(json, {"frames": frames, "emotions": view.result["emotions"], "sprites": packed}, [*frames, packed])
 
 
-def _animation(studio: Studio, request: dict[str, Any], out: Path | None, json: bool) -> None:
+def _animation(
+    studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
+) -> None:
+    """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
     terminal.check_folder(out)
-    spec = parse_spec(request)
+    spec = parse_spec({"kind": kind, "base": base} | _fields(image=image_id(studio, image), **given))
     view = follow_job(studio, studio.submit(spec, OWNER))
     frames = save_to(studio, view.result["frames"], out, "frame-")
     [animation] = save_to(studio, [view.result["animation"]], out, "animation-")
@@ -263,18 +277,19 @@ def _animation(studio: Studio, request: dict[str, Any], out: Path | None, json: 
 @app.command()
 def sketch(
     image: Annotated[Path, typer.Option(help="The drawing, or a picture to take the lines of.")],
-    prompt: Annotated[str | None, typer.Option(help="The whole prompt.")] = None,
+    prompt: Prompt = None,
     control: Annotated[str, typer.Option(help="canny or lines.")] = "lines",
     low: Annotated[int | None, typer.Option(help="Lower Canny threshold, 0 to 255.")] = None,
     high: Annotated[int | None, typer.Option(help="Upper Canny threshold, 0 to 255.")] = None,
     weight: Annotated[float, typer.Option(help="0 to 2.")] = 1.0,
     emotion: Emotion = "happy",
     style: Style = "casual",
-    text: Annotated[str, typer.Option(help="What else is in the picture.")] = "",
+    text: Text = "",
+    on_low_confidence: Doubtful = "run",
     seed: Seed = None,
     count: Annotated[int, typer.Option(help="How many pictures.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="1 to 50.")] = None,
-    size: Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")] = None,
+    steps: Steps = None,
+    size: Size = None,
     model: Model = None,
     lora: Loras = None,
     out: Out = None,
@@ -284,8 +299,8 @@ def sketch(
     studio = _studio()
     terminal.check_folder(out)
     base = _base(
-        studio, prompt=prompt, emotion=emotion, style=style, text=text or None, seed=seed, count=count, steps=steps,
-        model=model, loras=lora_refs(lora), **sides(size),
+        studio, prompt=prompt, emotion=emotion, style=style, text=text or None, on_low_confidence=on_low_confidence,
+        seed=seed, count=count, steps=steps, size=size, model=model, lora=lora,
     )  # fmt: skip
     steering = _fields(image=image_id(studio, image), kind=control, low=low, high=high, weight=weight)
     view = follow_job(studio, studio.submit(parse_spec({"kind": "sketch", "base": base, "control": steering}), OWNER))
@@ -296,6 +311,24 @@ def sketch(
     ]
     [control_image] = save_to(studio, [view.result["control_image"]], out, "control-")
     answer(json, {"images": images, "control_image": control_image}, [control_image, *(str(i["path"]) for i in images)])
+
+
+@app.command()
+def caption(
+    data: Annotated[str, typer.Option(help="A folder of pictures, or a ZIP of one.")],
+    captioner: Annotated[str, typer.Option(help="judge, a hub id, or the folder of a tagger.")] = "judge",
+    every: Annotated[bool, typer.Option("--all", help="Replace the captions that are there.")] = False,
+    threshold: Annotated[float | None, typer.Option(help="0 to 1; what is less sure is left out.")] = None,
+    name_style: Annotated[bool, typer.Option("--name-style", help="Name the style too (judge).")] = False,
+    json: Json = False,
+) -> None:
+    """Write first captions for a training set: for its pictures without one, or for all."""
+    studio = _studio()
+    fields = _fields(data=data, captioner=captioner, every=every, threshold=threshold, style=name_style)
+    found = follow_job(studio, studio.submit(parse_spec({"kind": "caption"} | fields), OWNER)).result
+    captions = [{"file": file, "caption": text} for file, text in found["captions"].items()]
+    lines = [f"{row['file']}: {row['caption']}" for row in captions]
+    answer(json, found | {"captions": captions}, [*lines, f"{len(captions)} captions written, {found['kept']} kept."])
 
 
 @app.command("train-lora")

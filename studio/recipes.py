@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, resolve
 from studio.errors import BadInput, StudioError
+from studio.prompting.confidence import settle
 from studio.prompting.syntax import segments
-from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
+from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
 from studio.settings import Settings
 from studio.specs import (
     EMOTIONS,
@@ -25,10 +26,11 @@ from studio.specs import (
     STYLES,
     Axis,
     BatchSpec,
+    DrawSpec,
     Emotion,
+    ExperimentSpec,
     GenerateSpec,
     GridSpec,
-    JobSpec,
     LoraRef,
     Recipe,
     SheetSpec,
@@ -49,11 +51,12 @@ GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
 class Plan:
     """A request, resolved. `spec` is the request with nothing left to chance, so that it can be repeated."""
 
-    spec: JobSpec
+    spec: DrawSpec
     recipes: tuple[Recipe, ...]
     title: str
     notes: tuple[str, ...]
     model_title: str
+    fixed: bool | None = None  # what `Resolver.written` is to be asked with for this job
 
 
 class Files:
@@ -87,15 +90,18 @@ class Resolver:
 
     # --- prompts --------------------------------------------------------------------------------------------------
 
-    def written(self, spec: GenerateSpec, emotion: Emotion | None = None, style: Style | None = None) -> PromptResult:
-        """What is written for this request when nobody edits it. Offline, the same every time."""
+    def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
+        """What is written for this request when nobody edits it. Offline, the same every time.
+
+        `fixed`: from the fixed template (True), by the writer however unsure it is (False), or as the request's
+        `on_low_confidence` says (None), which raises `BadInput` where that is "fail".
+        """
+        request = PromptRequest(emotion=spec.emotion, style=spec.style, quality=spec.quality, text=spec.text)
+        if fixed:
+            return fixed_template(request)
         if self._writer is None:
             self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
-        return self._writer.write(
-            PromptRequest(
-                emotion=emotion or spec.emotion, style=style or spec.style, quality=spec.quality, text=spec.text
-            )
-        )
+        return settle(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
 
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.
@@ -106,7 +112,7 @@ class Resolver:
         changed = spec.model_copy(update={"emotion": emotion, "style": style})
         if spec.prompt is None:
             return changed
-        before, after = self.written(spec).layers, self.written(changed).layers
+        before, after = self.written(spec, fixed=False).layers, self.written(changed, fixed=False).layers
         prompt = spec.prompt
         if emotion != spec.emotion:
             prompt = _exchange(prompt, before.emotion, after.emotion)
@@ -117,17 +123,22 @@ class Resolver:
     # --- one request of one prompt ----------------------------------------------------------------------------------
 
     def recipes(
-        self, spec: GenerateSpec, owner: str, notes: list[str] | None = None, files: Files | None = None
+        self,
+        spec: GenerateSpec,
+        owner: str,
+        notes: list[str] | None = None,
+        files: Files | None = None,
+        fixed: bool | None = None,
     ) -> tuple[Recipe, ...]:
         """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence.
 
-        `files` remembers models and LoRAs between the recipes of one request.
+        `files` remembers models and LoRAs between the recipes of one request. `fixed`: see `written`.
         """
         notes = [] if notes is None else notes
         files = files or Files(self._settings)
         info = files.model(spec.model)
         found = [files.lora(ref.path) for ref in spec.loras]
-        prompt, negative = self._texts(spec, notes)
+        prompt, negative = self._texts(spec, notes, fixed)
         steps, guidance, sampler, fast = sampling(spec, info, found)
         width, height = self._size(spec, info, owner)
         if info.note:
@@ -162,10 +173,10 @@ class Resolver:
             first.model_copy(update={"seed": (seed + number) % (MAX_SEED + 1)}) for number in range(spec.count)
         )
 
-    def _texts(self, spec: GenerateSpec, notes: list[str]) -> tuple[str, str]:
+    def _texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
         if spec.prompt is not None and spec.negative is not None:
             return spec.prompt, spec.negative
-        written = self.written(spec)
+        written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted
         if spec.prompt is None:
             for note in written.notes:
                 _once(notes, note)
@@ -215,7 +226,7 @@ class Resolver:
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 
-    def plan(self, spec: JobSpec, owner: str) -> Plan:
+    def plan(self, spec: DrawSpec, owner: str) -> Plan:
         """Resolve a request of any kind.
 
         Generate, sheet, grid, batch and sketch get a recipe for every picture, in order; other kinds get that of their
@@ -248,17 +259,45 @@ class Resolver:
             requests = [base.model_copy(update={"count": 1})]
             for id in {getattr(spec, "image", None)} - {None}:
                 self._picture(str(id), owner)
+        fixed = self._agreed(spec, base, requests, owner, notes)
         if sum(request.count for request in requests) > MAX_PICTURES:
             raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
         files = Files(self._settings)
-        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes, files))
+        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes, files, fixed))
         return Plan(
             spec=base if isinstance(spec, GenerateSpec) else spec.model_copy(update={"base": base}),
             recipes=recipes,
             title=_title(base, spec),
             notes=tuple(notes),
             model_title=files.model(base.model).title,
+            fixed=fixed,
         )
+
+    def _agreed(
+        self, spec: DrawSpec, base: GenerateSpec, requests: Sequence[GenerateSpec], owner: str, notes: list[str]
+    ) -> bool | None:
+        """How all prompts of this job are written (see `written`); None: each for itself.
+
+        One character in several emotions has one wording: where only one of its prompts came from the template, the
+        words around the emotion would change with it, and the character too. Decided before anything is drawn.
+        """
+        if base.on_low_confidence == "run" or base.prompt is not None:
+            return None
+        if isinstance(spec, GenerateSpec | SketchSpec | BatchSpec):
+            return None
+        if isinstance(spec, ExperimentSpec):
+            return False  # it compares prompts of its own
+        if not isinstance(spec, SheetSpec | GridSpec):
+            if spec.image is not None and self._picture(spec.image, owner).recipe is not None:
+                return False  # the words of that picture's recipe are taken
+            emotions = [mark.emotion for mark in getattr(spec, "keyframes", ())] or spec.emotions
+            requests = [self.prompted(base, emotion, base.style) for emotion in emotions]
+        # The offline writer is as sure of one wording as of another: what isn't fixed now is its first one.
+        written = [self.written(request) for request in requests]
+        for result in written:
+            for note in result.notes if result.writer == "fixed" else ():
+                _once(notes, note)
+        return any(result.writer == "fixed" for result in written)
 
     def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
         row = spec.rows[number]
@@ -360,7 +399,7 @@ def _side(length: float) -> int:
     return min(2048, max(64, round(length / 16) * 16))
 
 
-def _title(base: GenerateSpec, spec: JobSpec) -> str:
+def _title(base: GenerateSpec, spec: DrawSpec) -> str:
     if isinstance(spec, BatchSpec):
         return f"{len(spec.rows)} prompts"
     words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")

@@ -20,12 +20,15 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from studio import work_motion
+from studio.engine import captioners
+from studio.engine.captioners import CaptionerInfo
 from studio.engine.models import LoraInfo, ModelInfo, catalogue, resolve
 from studio.engine.models import loras as lora_catalogue
 from studio.errors import BadInput
 from studio.job import Job
 from studio.jobs import Jobs
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, fixed_template, make_writer
+from studio.prompting.confidence import settle
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
 from studio.recipes import Resolver, default_size, explain
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
 from studio.runs.rundir import RunSpec
@@ -33,6 +36,7 @@ from studio.settings import Settings
 from studio.specs import (
     AnimationFormat,
     BatchRow,
+    CaptionSpec,
     ControlKind,
     ControlRunSpec,
     ControlSpec,
@@ -40,6 +44,7 @@ from studio.specs import (
     JobSpec,
     LcmSpec,
     LoraSpec,
+    LowConfidence,
 )
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
@@ -111,6 +116,8 @@ class Studio:
         """
         if spec.kind not in KINDS:
             raise BadInput(f"This studio has no {spec.kind!r} jobs.")
+        if isinstance(spec, CaptionSpec):
+            return self._caption(spec, owner)
         plan = self._resolver.plan(spec, owner)
         title = plan.title
         found = {}
@@ -135,7 +142,7 @@ class Studio:
             found=found,
             notes=notes,
             pictures=self._pictures,
-            resolve=lambda request: self._resolver.recipes(request, owner),
+            resolve=lambda request: self._resolver.recipes(request, owner, fixed=plan.fixed),
             prompted=self._resolver.prompted,
             model_title=plan.model_title,
         )
@@ -288,16 +295,15 @@ class Studio:
 
     # --- prompts --------------------------------------------------------------------------------------------------
 
-    def write_prompt(self, request: PromptRequest) -> PromptResult:
-        """By Claude where a key is there, else offline. May take seconds the first time; answers are kept."""
+    def write_prompt(self, request: PromptRequest, on_low_confidence: LowConfidence = "run") -> PromptResult:
+        """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
+
+        Raises `BadInput` for a doubtful prompt where `on_low_confidence` is "fail"; see `prompting.confidence.settle`.
+        """
         with self._lock:
             if self._writer is None:
                 self._writer = make_writer(self.settings)
-        return self._writer.write(request)
-
-    def fixed_prompt(self, request: PromptRequest) -> PromptResult:
-        """The plain template: one word for the emotion, one for the style. Offline, instant."""
-        return fixed_template(request)
+        return settle(self._writer.write, request, on_low_confidence)
 
     def prompt_for(self, spec: GenerateSpec) -> PromptResult:
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
@@ -335,6 +341,19 @@ class Studio:
     def upload_dataset(self, files: Sequence[tuple[str, bytes]]) -> str:
         """Keep uploaded (name, content) files, one ZIP or pictures with captions, as a data set; its folder."""
         return str(self._runs.upload(files))
+
+    def captioners(self) -> list[CaptionerInfo]:
+        """Who can write first captions (a `CaptionSpec` job) without a download: the judge first, then taggers."""
+        return captioners.catalogue(self.settings)
+
+    def _caption(self, spec: CaptionSpec, owner: str) -> JobView:
+        folder = self._runs.folder(spec.data)
+        captioner = captioners.find(spec.captioner, self.settings)
+        fixed = spec.model_copy(update={"data": str(folder), "captioner": captioner.reference})
+        title = f"captions for {folder.name}"
+        job = Job(fixed, owner, title=title, pictures=self._pictures, model_title=captioner.title)
+        job.result["folder"] = str(folder)
+        return self._jobs.submit(job)
 
     def write_captions(self, folder: str, captions: dict[str, str]) -> None:
         """Write captions (picture -> text) beside the pictures of a data set. Raises `NotFound` before any is."""

@@ -23,6 +23,7 @@ Favour = Literal["both", "sketch", "prompt"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
 MorphMethod = Literal["latent", "prompt", "picture"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]
+LowConfidence = Literal["retry", "fixed", "run", "fail"]
 GridAxis = Literal["seed", "steps", "guidance", "sampler", "emotion", "style", "lora_weight", "lora"]
 
 EMOTIONS: tuple[Emotion, ...] = get_args(Emotion)
@@ -105,6 +106,7 @@ class GenerateSpec(Spec):
     text: Text = ""  # free text: what the person adds to the written prompt
     prompt: Text | None = None  # the whole positive prompt, edited by hand; None: written from the fields above
     negative: Text | None = None  # None: the writer's own negative prompt
+    on_low_confidence: LowConfidence = "run"  # where the written prompt is doubtful; see `prompting.confidence`
     model: Annotated[str, Field(min_length=1, max_length=1024)] = "embedded"
     steps: Annotated[int, Field(ge=1, le=50)] | None = None  # None: the fast path where the model has one
     guidance: Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)] | None = None
@@ -265,7 +267,18 @@ class ExperimentSpec(Spec):
     share: Annotated[float, Field(gt=0, le=1)] = 0.2
 
 
-JobSpec = (
+class CaptionSpec(Spec):
+    """First captions for a training set, written beside its pictures; see `engine.captioning`."""
+
+    kind: Literal["caption"] = "caption"
+    data: Annotated[str, BeforeValidator(_no_nul), Field(min_length=1, max_length=4096)]  # folder of pictures, or a ZIP
+    captioner: Annotated[str, BeforeValidator(_no_nul), Field(min_length=1, max_length=1024)] = "judge"
+    every: bool = False  # also pictures that have a caption: it is replaced
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None  # what is less sure is left out; None: the captioner's
+    style: bool = False  # name the style too; a LoRA that is to learn it wants it left out
+
+
+DrawSpec = (
     GenerateSpec
     | SheetSpec
     | GridSpec
@@ -276,6 +289,7 @@ JobSpec = (
     | SketchSpec
     | ExperimentSpec
 )
+JobSpec = DrawSpec | CaptionSpec
 
 
 class LoraSpec(Spec):

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from studio.errors import BadInput, StudioError
 from studio.recipes import explain
 from studio.service import PromptRequest, PromptResult, Studio
-from studio.specs import LcmSpec, LoraSpec
+from studio.specs import LcmSpec, LoraSpec, LowConfidence
 from studio.views import JobView, RunView
 
 OWNER = "local"  # whoever may use this command line owns what it makes
@@ -120,9 +120,9 @@ def check_folder(out: Path | None) -> None:
 # --- calls and waiting ----------------------------------------------------------------------------------------------
 
 
-def written(studio: Studio, fields: dict[str, Any]) -> PromptResult:
-    """A prompt for these fields; doubts about it go to standard error."""
-    result = studio.write_prompt(spec(PromptRequest, fields))
+def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfidence = "run") -> PromptResult:
+    """A prompt for these fields; doubts about it go to standard error, or are raised (see `Studio.write_prompt`)."""
+    result = studio.write_prompt(spec(PromptRequest, fields), on_low_confidence)
     for note in result.notes:
         say(note)
     return result

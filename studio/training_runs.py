@@ -72,10 +72,13 @@ class TrainingRuns:
 
     def check(self, data: str, resolution: int) -> dataset.Report:
         """What is in a data set (a folder or a ZIP, which is unpacked), and what is wrong with it."""
+        return dataset.check(self.folder(data), resolution)
+
+    def folder(self, data: str) -> Path:
+        """The folder of a data set given as one or as a ZIP, which is unpacked. Raises NotFound, BadInput, DiskFull."""
         if "\x00" in data:
             raise BadInput("A path can't contain NUL characters.")
-        folder = dataset.folder_of(Path(data).expanduser(), self._settings.datasets_dir)
-        return dataset.check(folder, resolution)
+        return dataset.folder_of(Path(data).expanduser(), self._settings.datasets_dir)
 
     def upload(self, files: Sequence[tuple[str, bytes]]) -> Path:
         """A data set from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.

@@ -58,6 +58,20 @@ def finished(client: TestClient, id: str) -> dict[str, Any]:
     return view
 
 
+def test_a_doubtful_prompt_is_refused_where_that_is_asked_for(client: TestClient, model: str) -> None:
+    base = {"model": model, "text": "crying, frown, tears", "steps": 1, "on_low_confidence": "fail"}
+    for request in (base, {"kind": "sheet", "base": base}):
+        refused = client.post("/jobs", json=request)
+        assert refused.status_code == 422
+        assert "only 55% sure to show what was asked for: 'happy' and 'frown'" in refused.json()["error"]
+    fixed = client.post("/jobs", json=base | {"on_low_confidence": "fixed"})
+    view = finished(client, fixed.json()["id"])
+    assert "solo" not in client.get(f"/images/{view['pictures'][0]}/info").json()["recipe"]["prompt"]
+    wrong = client.post("/jobs", json=base | {"on_low_confidence": "hope"})
+    assert wrong.status_code == 422
+    assert "on_low_confidence should be 'retry'" in wrong.json()["error"]
+
+
 def png(size: tuple[int, int] = (64, 64)) -> bytes:
     buffer = BytesIO()
     Image.linear_gradient("L").resize(size).save(buffer, "PNG")

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import captioner_models
 import pytest
 import torch
 from PIL import Image
 from sd_parsers import ParserManager
+from training_sets import write_set
 
 from studio import bench, terminal
 from studio.__main__ import main
@@ -51,6 +53,8 @@ def run(
 ) -> Iterator[Callable[..., Done]]:
     monkeypatch.setenv("STUDIO_HOME", str(home))
     monkeypatch.setenv("STUDIO_MODEL", model)
+    for name in ("ANTHROPIC_API_KEY", "STUDIO_ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)  # the developer's own: no test may spend it
     monkeypatch.chdir(home)
     settings.cache_clear()
 
@@ -123,6 +127,57 @@ def test_prompt_and_harden(run: Callable[..., Done]) -> None:
     assert run("harden", "red hair, smile", "--json").json == {"text": "red hair, smile", "changes": []}
 
 
+UNSURE = "crying, frown, tears"  # contradicts "happy", and nothing else
+
+
+@pytest.mark.parametrize("writer", [["--offline"], []])
+def test_a_doubtful_prompt(run: Callable[..., Done], writer: list[str]) -> None:
+    options = ["generate", "--text", UNSURE, "--seed", 9, "--steps", 1, "--json", *writer]
+    plain = run(*options)
+    assert plain.code == 0, plain.err
+    assert "'happy' and 'frown' don't go together" in plain.err
+    assert run(*options, "--on-low-confidence", "run").json["prompt"] == plain.json["prompt"]
+    for policy in ("fixed", "retry"):
+        done = run(*options, "--on-low-confidence", policy)
+        assert done.code == 0, done.err
+        assert done.json["prompt"] == (
+            f"1girl, anime character, detailed face, happy, casual style, {UNSURE}, masterpiece, best quality"
+        )
+        assert "fixed template" in done.err
+        assert "only 55% sure to show what was asked for: 'happy' and 'frown'" in done.err
+        sure = run(*options, "--on-low-confidence", policy, "--emotion", "sad")
+        assert "solo" in sure.json["prompt"]
+    failed = run(*options, "--on-low-confidence", "fail")
+    assert failed.code == 2
+    assert "55% sure to show what was asked for: 'happy' and 'frown' don't go together" in one_sentence(failed)
+    assert run(*options, "--on-low-confidence", "fail", "--emotion", "sad").code == 0
+
+
+def test_a_doubtful_prompt_of_a_list_a_sketch_and_a_set_of_sprites(run: Callable[..., Done], tmp_path: Path) -> None:
+    rows = tmp_path / "prompts.csv"
+    rows.write_text(f'prompt,emotion\nred hair,happy\n"{UNSURE}",happy\n', encoding="utf-8")
+    Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "drawing.png")
+    for verb in (
+        ["generate", "--prompts", rows],
+        ["sketch", "--image", tmp_path / "drawing.png", "--text", UNSURE],
+        ["sprites", "--text", UNSURE],
+    ):
+        failed = run(*verb, "--steps", 1, "--on-low-confidence", "fail", "--json")
+        assert failed.code == 2
+        assert f"The prompt for happy, casual with '{UNSURE}' is only 55% sure" in one_sentence(failed)
+    done = run("sprites", "--text", UNSURE, "--steps", 1, "--seed", 1, "--on-low-confidence", "fixed", "--json")
+    assert done.code == 0, done.err
+    with Image.open(done.json["frames"][2]) as sad:
+        assert "sad, casual style, crying" in sad.info["parameters"]
+        assert "sorrowful" not in sad.info["parameters"]
+
+
+def test_the_default_for_doubtful_prompts_is_said(run: Callable[..., Done]) -> None:
+    said = " ".join(run("generate", "--help").out.replace("│", " ").split())
+    assert "run: draw it, as without this option" in said
+    assert "[default: run]" in said
+
+
 def test_image_to_image(run: Callable[..., Done], tmp_path: Path) -> None:
     Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "from.png")
     done = run(
@@ -142,6 +197,7 @@ WRONG = [
     (["generate", "--guidance", "nan"], "guidance should be a finite number"),
     (["generate", "--emotion", "grumpy"], "emotion should be 'happy'"),
     (["generate", "--style", ""], "style should be"),
+    (["generate", "--on-low-confidence", "hope"], "'hope' is not one of 'retry', 'fixed', 'run', 'fail'"),
     (["generate", "--count", "0"], "count"),
     (["generate", "--sampler", "heun"], "sampler"),
     (["generate", "--model", "/nowhere/x.safetensors"], "There is no model"),
@@ -164,6 +220,12 @@ WRONG = [
     (["animate", "--emotions", ","], "emotions"),
     (["animate", "--strength-from", "2"], "strength_from"),
     (["sketch", "--image", "/nowhere.png"], "can't be read"),
+    (["caption", "--data", "/nowhere"], "no data set"),
+    (["caption", "--data", "x" * 5000], "at most 4096"),
+    (["caption", "--data", "renamed.safetensors"], "no picture to train on"),
+    (["caption", "--data", ".", "--captioner", "/nowhere"], "no captioner"),
+    (["caption", "--data", ".", "--captioner", "weights.ckpt"], "is a file"),
+    (["caption", "--data", ".", "--threshold", "2"], "threshold should be less than or equal to 1"),
     (["train-lora", "--data", "/nowhere"], "no data set"),
     (["train-lora", "--data", ".", "--epochs", "0"], "epochs"),
     (["distill", "--epochs", "-1"], "epochs"),
@@ -190,6 +252,25 @@ def test_every_mistake_is_one_sentence_and_exit_code_2(
     assert done.code == 2
     assert sentence in one_sentence(done)
     assert sorted(path.name for path in (home / "images").rglob("*")) == before  # nothing was written
+
+
+def test_caption(run: Callable[..., Done], tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 3)
+    (folder / "style_1" / "1.txt").unlink()
+    tagger = captioner_models.tagger(tmp_path / "tagger", ["red_hair", "hat"], [3.0, 1.0], "multi_label_classification")
+    done = run("caption", "--data", folder, "--captioner", tagger, "--threshold", 0.9, "--json")
+    assert done.code == 0, done.err
+    made = [{"file": "style_1/1.png", "caption": "style_1, red hair"}]
+    assert done.json == {"folder": str(folder), "captions": made, "kept": 2, "without": []}
+    assert (folder / "style_1" / "1.txt").read_text() == "style_1, red hair\n"
+    every = run("caption", "--data", folder, "--captioner", tagger, "--all")
+    assert every.out.splitlines()[0] == "style_1/0.png: style_1, red hair, hat"
+    assert every.out.splitlines()[-1] == "3 captions written, 0 kept."
+    style = run("caption", "--data", folder, "--all", "--threshold", 0, "--name-style", "--json")
+    assert style.code == 2
+    judged = run("caption", "--data", folder, "--all", "--threshold", 0.01, "--name-style", "--json")
+    assert all(" style" in row["caption"] for row in judged.json["captions"])
+    assert run("caption", "--data", folder, "--all", "--captioner", "nobody/tagger").code == 1  # no network here
 
 
 def test_runs_are_listed(run: Callable[..., Done]) -> None:

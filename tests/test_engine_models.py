@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import captioner_models
 import numpy as np
 import pytest
 from checkpoints import SD15_CONFIG, tiny_sd
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import save_file
 
-from studio.engine import hub, models, weights
+from studio.engine import captioners, captioning, hub, models, weights
 from studio.engine.families import SD15, family_of
 from studio.errors import BadInput, Cancelled, NotFound, Offline, StudioError
 from studio.settings import Settings
@@ -42,7 +44,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def test_no_torch_is_loaded_to_know_what_there_is() -> None:
     code = (
         "import sys, studio.engine.models, studio.engine.families, studio.engine.weights, studio.engine.hub, "
-        "studio.engine.progress; sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'streamlit')))"
+        "studio.engine.captioners, studio.engine.progress; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'streamlit')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
@@ -335,7 +338,10 @@ class _Hub(BaseHTTPRequestHandler):
             data = json.dumps(tree).encode()
         elif path.startswith("/api/models/somebody/tiny"):
             listing = [{"rfilename": name, "size": file.stat().st_size} for name, file in files.items()]
-            data = json.dumps({"id": "somebody/tiny", "sha": self.COMMIT, "siblings": listing}).encode()
+            answer = {"id": "somebody/tiny", "sha": self.COMMIT, "siblings": listing}
+            if "config.json" in files:
+                answer["config"] = json.loads(files["config.json"].read_text())
+            data = json.dumps(answer).encode()
         elif (name := path.removeprefix(f"/somebody/tiny/resolve/{self.COMMIT}/")) in files:
             data = files[name].read_bytes()
             headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
@@ -380,6 +386,28 @@ def test_a_model_is_downloaded_with_progress_and_only_once(own_hub: Settings, ti
     assert hub.get("somebody/tiny", own_hub, notes.append) == place
     assert len(_Hub.requested) == counted
     assert models.resolve("somebody/tiny", own_hub).state == "ready"
+
+
+def test_a_captioner_is_downloaded_and_another_kind_of_model_is_not(own_hub: Settings, tmp_path: Path) -> None:
+    folder = captioner_models.tagger(tmp_path / "tagger", ["a_tag", "b"], [3.0, -3.0], "multi_label_classification")
+    _Hub.folder = folder
+    config = folder / "config.json"
+    whole = config.read_text()
+    config.write_text(json.dumps(json.loads(whole) | {"architectures": ["LlamaForCausalLM"]}))
+    info = captioners.find("somebody/tiny", own_hub)
+    assert info.path is None
+    with pytest.raises(BadInput, match="somebody/tiny can't caption pictures"):
+        captioning.load(info, own_hub)
+    assert _Hub.requested == []
+    config.write_text(whole)
+    notes: list[str] = []
+    tagger = captioning.load(info, own_hub, on_note=notes.append)
+    assert tagger([Image.new("RGB", (40, 40))]) == ["a tag"]
+    assert notes[-1] == "loading somebody/tiny"
+    assert captioners.find("somebody/tiny", own_hub).kind == "tagger"
+    _Hub.requested.clear()
+    captioning.load(info, own_hub)
+    assert _Hub.requested == []
 
 
 def test_a_name_that_the_hub_does_not_know_is_a_sentence(own_hub: Settings) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from studio.errors import BadInput
 from studio.prompting.cache import PromptCache
 from studio.prompting.claude import ClaudeWriter, cost_of
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, make_writer
+from studio.service import Studio
 from studio.settings import Settings
 
 GOOD = {
@@ -163,6 +165,36 @@ def test_a_good_answer_is_used_counted_and_kept(claude: FakeClaude, writer: Clau
     spent = writer.spent()
     assert (spent.calls, spent.tokens_in, spent.tokens_out) == (1, 800, 120)
     assert spent.cost_usd == pytest.approx(0.0014)
+
+
+def unsure(confidence: float) -> Callable[[BaseHTTPRequestHandler], None]:
+    return reply(200, message({**GOOD, "confidence": confidence, "notes": [f"It may be {confidence}."]}))
+
+
+def test_an_unsure_answer_is_asked_for_again(claude: FakeClaude, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, anthropic_api_key="key", anthropic_base_url=claude.url, _env_file=None)
+    studio = Studio(settings)
+    try:
+        claude.script = [unsure(0.4), unsure(0.6), reply(200, message(GOOD))]
+        result = studio.write_prompt(REQUEST, "retry")
+        assert (result.writer, result.confidence, result.tokens_in) == ("claude", 0.93, 2400)
+        assert len(claude.requests) == 3
+        assert studio.write_prompt(REQUEST, "retry").cost_usd == 0  # all three are remembered
+        assert len(claude.requests) == 3
+        claude.script = [unsure(0.4)]
+        other = REQUEST.model_copy(update={"emotion": "angry"})
+        fixed = studio.write_prompt(other, "retry")
+        assert (fixed.writer, fixed.tokens_in, len(claude.requests)) == ("fixed", 2400, 6)
+        assert "only 40% sure to show what was asked for: It may be 0.4." in fixed.notes[-1]
+        with pytest.raises(BadInput, match="only 40% sure"):
+            studio.write_prompt(other, "fail")
+        assert studio.write_prompt(other, "fixed").writer == "fixed"
+        assert studio.write_prompt(other).writer == "claude"
+        assert len(claude.requests) == 6
+    finally:
+        if isinstance(studio._writer, ClaudeWriter):
+            studio._writer.client.close()
+        studio.close()
 
 
 def test_the_cache_tells_every_input_apart(claude: FakeClaude, writer: ClaudeWriter) -> None:

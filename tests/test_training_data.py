@@ -149,6 +149,35 @@ def test_trigger_words(tmp_path: Path) -> None:
     assert report.per_epoch == 20 + 4 * report.repeats
 
 
+def test_captions_that_a_machine_made_lose_no_trigger_word(tmp_path: Path) -> None:
+    sets = {
+        "style_1": ["", "", ""],  # without captions, called by its folder's name
+        "mixed": ["neon, 1girl, a", "neon, 1boy", ""],  # its captions begin with a word of its own
+        "plain_set": ["1girl, a", "", ""],
+    }
+    for folder, captions in sets.items():
+        (tmp_path / folder).mkdir()
+        for k, caption in enumerate(captions):
+            picture(len(folder) * 10 + k).save(tmp_path / folder / f"{k}.png")
+            if caption:
+                (tmp_path / folder / f"{k}.txt").write_text(caption)
+    picture(99).save(tmp_path / "root.png")
+    report = files.check(tmp_path, 64)
+    made = {
+        "style_1/0.png": "hill, tree", "style_1/1.png": "hill", "style_1/2.png": "style_1, hill",
+        "mixed/2.png": "1girl", "plain_set/1.png": "1girl, hat", "plain_set/2.png": "", "root.png": "hill",
+    }  # fmt: skip
+    placed = files.behind_triggers(report.entries, made)
+    assert placed == {
+        "style_1/0.png": "style_1, hill, tree", "style_1/1.png": "style_1, hill", "style_1/2.png": "style_1, hill",
+        "mixed/2.png": "neon, 1girl", "plain_set/1.png": "1girl, hat", "plain_set/2.png": "", "root.png": "hill",
+    }  # fmt: skip
+    files.write_captions(tmp_path, placed)
+    assert files.check(tmp_path, 64).triggers == {"style_1": 3, "neon": 3, "plain_set": 3}
+    everything = {entry.file: "1girl" for entry in report.entries}
+    assert files.behind_triggers(files.check(tmp_path, 64).entries, everything)["mixed/0.png"] == "neon, 1girl"
+
+
 @given(st.integers(1, 400))
 def test_an_epoch_has_200_to_400_pictures(pictures: int) -> None:
     assert 200 <= pictures * files.automatic_repeats(pictures) <= 400

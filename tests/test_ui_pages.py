@@ -120,6 +120,8 @@ def test_an_unsure_prompt_asks_first(page_home: Path) -> None:
     assert "Fixed template" in prompt_of(at)
     at.button(key="gen_draw").click().run()
     assert finish(at).state == "done"
+    at.text_input(key="gen_text").set_value("red hair").run()  # nothing to doubt any more
+    assert "Fixed template" not in prompt_of(at)
 
 
 def test_spelling_is_suggested_and_never_changed_silently(page_home: Path) -> None:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import captioner_models
 import pytest
 from browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
 from playwright.sync_api import Page, expect
@@ -17,6 +18,9 @@ from training_sets import write_set
 
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
+from studio.ui import text
+from studio.ui.resources import studio
+from studio.views import JobView
 
 
 def packed(folder: Path) -> bytes:
@@ -78,6 +82,82 @@ def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest,
     at.text_input(key="lora_name").set_value("../x").run()
     assert not at.exception
     assert "Name: String should match" in texts(at)
+
+
+def pressed(at: AppTest, key: str = "lora_caption_go") -> JobView:
+    """Press a button that starts a job of the page, wait for its end, and draw the page again."""
+    at.button(key=key).click().run()
+    assert not at.exception
+    job = studio().wait(at.session_state["job:train_lora"], at.session_state["owner"], PATIENCE / 1000)
+    at.run()
+    assert not at.exception
+    return job
+
+
+def test_first_captions_are_written_and_can_be_edited(train_page: AppTest, tmp_path: Path) -> None:
+    at = train_page
+    folder = write_set(tmp_path / "data", 3)
+    texts_of = [folder / "style_1" / f"{k}.txt" for k in range(3)]
+    kept = texts_of[0].read_text()
+    for file in texts_of[1:]:
+        file.unlink()
+    (folder / "style_1" / "broken.png").write_bytes(b"\x89PNG broken")
+    mine = tmp_path / "home" / "models" / "captioners" / "mine"
+    captioner_models.tagger(mine, ["red_hair", "hat"], [3.0, 0.0], "multi_label_classification")
+    at.session_state["lora_captioner"] = "nobody/tagger"  # as if it was typed
+    at.text_input(key="lora_folder").set_value(str(folder)).run()
+    assert "lora_caption_style" not in [toggle.key for toggle in at.toggle]
+    at.button(key="lora_caption_go").click().run()
+    assert "nobody/tagger is not on this machine and STUDIO_OFFLINE is on" in texts(at)
+    at.selectbox(key="lora_captioner").set_value("judge").run()
+    assert at.toggle(key="lora_caption_style").value is False
+    assert at.button(key="lora_caption_go").label == "Caption 2 pictures"
+    at.selectbox(key="lora_captioner").set_value(str(mine))
+    job = pressed(at.run())
+    assert job.state == "done", job.error
+    assert [file.read_text() for file in texts_of] == [kept, *["style_1, red hair, hat\n"] * 2]
+    assert "2 captions written, 1 kept." in texts(at)
+    assert "broken\\.png is not a picture that can be read" in texts(at)
+    assert list(at.dataframe[0].value["caption"]) == [kept.strip(), *["style_1, red hair, hat"] * 2]
+    assert at.button(key="lora_caption_go").disabled
+    at.toggle(key="lora_caption_every").set_value(True)
+    at.number_input(key="lora_caption_threshold").set_value(0.9).run()
+    assert at.button(key="lora_caption_go").label == "Caption 3 pictures"
+    assert pressed(at).result["kept"] == 0
+    assert {file.read_text() for file in texts_of} == {"style_1, red hair\n"}
+    at.text_input(key="lora_bulk_tags").set_value("blue eyes").run()
+    at.button(key="lora_bulk_go").click().run()
+    assert texts_of[0].read_text() == "style_1, red hair, blue eyes\n"
+
+
+def test_captions_in_the_making_are_shown_and_found_again_after_a_reload(train_page: AppTest, tmp_path: Path) -> None:
+    at = train_page
+    folder = write_set(tmp_path / "data", 40)
+    for file in folder.rglob("*.txt"):
+        file.unlink()
+    at.session_state["lora_captioner"] = str(captioner_models.blip(tmp_path / "blip"))
+    at.text_input(key="lora_folder").set_value(str(folder)).run()
+    at.button(key="lora_caption_go").click().run()
+    job, owner = at.session_state["job:train_lora"], at.session_state["owner"]
+    until(lambda: len(studio().job(job, owner).result.get("captions", {})) > 1)
+    reloaded = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90)
+    reloaded.session_state["owner"] = owner
+    reloaded.run()
+    elsewhere = [line.proto.label for line in reloaded.sidebar.get("page_link")]
+    assert any(line.startswith("Writing: captions for data") for line in elsewhere)
+    reloaded.session_state["job:train_lora"] = job
+    reloaded.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
+    assert not reloaded.exception
+    assert reloaded.text_input(key="lora_folder").value == str(folder)
+    assert "lora_caption_go" not in [button.key for button in reloaded.button]
+    assert set(reloaded.dataframe[0].value["Caption"]) <= set(studio().job(job, owner).result["captions"].values())
+    reloaded.button(key=f"cancel_{job}").click().run()
+    assert studio().wait(job, owner, PATIENCE / 1000).state == "cancelled"
+    reloaded.run()
+    assert "Cancelled. What was finished is kept." in texts(reloaded)
+    left = 40 - len(studio().job(job, owner).result["captions"])
+    assert 0 < left < 40
+    assert reloaded.button(key="lora_caption_go").label == f"Caption {text.plural(left, 'picture')}"
 
 
 @pytest.mark.browser

@@ -36,10 +36,11 @@ def snapshot(reference: str, components: Sequence[str] = WEIGHTED) -> Path | Non
 
 
 def _complete(folder: Path) -> bool:
-    index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        return all((folder / name).exists() for name in wanted)
+    # a model saved in shards, by diffusers or by transformers, lists them
+    for index in (folder / f"{name}.safetensors.index.json" for name in ("diffusion_pytorch_model", "model")):
+        if index.is_file():
+            wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            return all((folder / name).exists() for name in wanted)
     return any(file.exists() for file in folder.glob("*.safetensors"))
 
 
@@ -93,10 +94,12 @@ def get(
     on_note: Callable[[str], None] | None = None,
     components: Sequence[str] = MODEL,
     half: bool = False,
+    accept: Callable[[dict[str, Any]], object] | None = None,
 ) -> Path:
     """A complete copy of the hub repository `reference`, downloaded when it isn't here; interrupted ones continue.
 
-    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. Raises Offline, NotFound,
+    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. `accept` is given the model's
+    configuration, as far as the hub tells it, and may raise before anything is downloaded. Raises Offline, NotFound,
     BadInput (pickles only) and DiskFull.
     """
     weighted = tuple(name for name in components if name in WEIGHTED or not name)
@@ -114,6 +117,8 @@ def get(
     try:
         api = HfApi(endpoint=settings.hf_endpoint, token=token)
         listing = api.model_info(reference, files_metadata=True, timeout=15)
+        if accept is not None and listing.config:
+            accept(listing.config)
         sizes = {file.rfilename: int(file.size or 0) for file in listing.siblings or ()}
         files = chosen_files(sizes, components, half)
         if not files:

@@ -1,8 +1,8 @@
-"""What a model's own judge sees in finished pictures. Knows no job and no prompt."""
+"""What a model's own judge sees in pictures, as labels or as tags. Knows no job and no prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +10,30 @@ from pathlib import Path
 from PIL import Image
 
 from studio.evaluation.judge import Judge
+
+BACKGROUNDS = {  # the judge's words -> the tags that the model was trained with
+    "plain": "simple background", "gradient": "gradient background", "circle": "circle background",
+    "dots": "polka dot background", "stripes": "striped background", "sky": "sky, clouds", "petals": "petals",
+    "night": "starry sky", "bokeh": "bokeh", "splash": "paint splatter", "sunset": "sunset",
+    "rays": "sunburst background",
+}  # fmt: skip
+# The model's own tags for what the judge tells apart, factor by factor, in the order in which the model learnt them.
+# What is worn isn't among them: the judge knows its colour only, and no tag names a colour alone.
+TAGS: dict[str, Callable[[str], str]] = {
+    "gender": "1{}".format,
+    "emotion": str,
+    "style": "{} style".format,
+    "hair_color": "{} hair".format,
+    "hair_length": "{} hair".format,
+    "eye_color": "{} eyes".format,
+    "skin": str,
+    "background": BACKGROUNDS.__getitem__,
+}
+# How sure the judge has to be of a factor to name it. Of 840 answers about 120 drawings of the painter 711 were, and
+# 708 of those were right. In the example set, a style that it never saw, it names 20 emotions of 32 (19 are right) and
+# few colours: half of those are wrong, and below this most would be.
+SURE = dict.fromkeys(TAGS, 0.9) | {"emotion": 0.8}
+UNSEEN = "hidden"  # the judge's word for closed eyes
 
 
 @dataclass(frozen=True)
@@ -35,3 +59,25 @@ def look(folder: Path, pictures: Sequence[Image.Image]) -> list[Look]:
         Look(emotion, style, dict(zip(judge.values["emotion"], row, strict=True)))
         for emotion, style, row in zip(verdict.labels["emotion"], verdict.labels["style"], sure, strict=True)
     ]
+
+
+def tags(
+    folder: Path, pictures: Sequence[Image.Image], threshold: float | None = None, style: bool = False
+) -> list[list[str]]:
+    """The tags of each picture by the judge in `folder`; factors that it is less sure of than `threshold` are left out.
+
+    `threshold` from 0 to 1, one for all factors; None: each its own (`SURE`). `style`: name that too. Raises
+    FileNotFoundError where there is no judge.
+    """
+    judge = _judge(folder)
+    verdict = judge(pictures)
+    factors = [name for name in TAGS if name in judge.values and (style or name != "style")]
+    found: list[list[str]] = [[] for _ in pictures]
+    for name in factors:
+        least = SURE[name] if threshold is None else threshold
+        for row, label, sure in zip(
+            found, verdict.labels[name], verdict.probabilities[name].max(1).values.tolist(), strict=True
+        ):
+            if sure >= least and label != UNSEEN:
+                row.append(TAGS[name](label))
+    return found

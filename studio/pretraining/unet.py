@@ -225,7 +225,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         # centred characters first, then more and more of everything
-        pool = easy_rows if rng.random() < max(0.15, 1 - share / 0.5) else all_rows
+        pool = easy_rows if easy_rows and rng.random() < max(0.15, 1 - share / 0.5) else all_rows
         rows = [pool[rng.randrange(len(pool))] for _ in range(args.batch)]
         clean = z[rows].float().contiguous(memory_format=torch.channels_last)
         states = tower(tokens(tokenizer, [caption(metas[i]["tags"], metas[i], rng) for i in rows])).last_hidden_state

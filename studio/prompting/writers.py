@@ -75,6 +75,11 @@ class PromptResult(BaseModel):
     tokens_out: int = 0
     cost_usd: float = 0.0
 
+    @property
+    def doubtful(self) -> bool:
+        """Too unsure to be drawn without a word: below `RECOMMENDED_CONFIDENCE`."""
+        return self.confidence < RECOMMENDED_CONFIDENCE
+
 
 class Writer(Protocol):
     """Turns a request into a prompt. Never raises for anything that a person or a network did."""

@@ -281,20 +281,24 @@ def _look(
 
 
 def _own_triggers(entries: list[Entry]) -> list[Entry]:
-    """Where all captions of a folder begin with the same word, and not one that says little, that is the trigger."""
-    by_folder: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_folder.setdefault(entry.file.rpartition("/")[0], []).append(entry)
-    own = {}
-    for folder, members in by_folder.items():
-        first = {(split_tags(entry.caption) or [""])[0] for entry in members}
-        if len(members) > 1 and len(first) == 1 and not first <= _COMMON:
-            own[folder] = first.pop()
+    own = _leading(entries)
     folders = [entry.file.rpartition("/")[0] for entry in entries]
     return [
         entry.model_copy(update={"trigger": own[folder]}) if folder in own else entry
         for entry, folder in zip(entries, folders, strict=True)
     ]
+
+
+def _leading(entries: Iterable[Entry]) -> dict[str, str]:
+    """Where all captions of a folder begin with the same word, and not one that says little, that is the trigger."""
+    first: dict[str, list[str]] = {}
+    for entry in entries:
+        first.setdefault(entry.file.rpartition("/")[0], []).append((split_tags(entry.caption) or [""])[0])
+    return {
+        folder: words[0]
+        for folder, words in first.items()
+        if len(words) > 1 and len(set(words)) == 1 and words[0] not in _COMMON
+    }
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -380,6 +384,23 @@ def write_captions(folder: Path, captions: Mapping[str, str]) -> None:
         fresh = path.with_name(path.name + ".tmp")
         fresh.write_text(caption.strip() + "\n", encoding="utf-8")
         os.replace(fresh, path)
+
+
+def behind_triggers(entries: Iterable[Entry], made: Mapping[str, str]) -> dict[str, str]:
+    """Captions that a machine made for some of `entries` (file -> caption), so that no trigger word is lost by them.
+
+    Where the captions of a folder begin with a word of its own, the new ones do too. And where a new one begins with a
+    word that could be taken for the trigger, since all in its folder may begin with it, the trigger goes first.
+    """
+    entries = list(entries)
+    own = _leading(entry for entry in entries if entry.caption)
+    found = {}
+    for entry in entries:
+        if entry.file in made:
+            tags = split_tags(made[entry.file])
+            word = own.get(entry.file.rpartition("/")[0], "" if not tags or tags[0] in _COMMON else entry.trigger)
+            found[entry.file] = add_tags(remove_tags(made[entry.file], word), word, first=True) if tags else ""
+    return found
 
 
 def split_tags(caption: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from studio.errors import DiskFull, StudioError
 
 VERSION = 1
 RESERVE = 256 * 1024  # bytes
+WAIT = 20.0  # seconds for the others who write
 SCHEMA = """
 CREATE TABLE pictures (
     number INTEGER PRIMARY KEY,   -- rowid, in order of creation; ties the search table to this one
@@ -64,10 +66,9 @@ class Database:
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=20, isolation_level=None)
+            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
-            # Where a file system can't share memory (a mounted cloud drive) SQLite stays with its rollback journal.
-            self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._log_ahead()
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 250")  # pages: about a megabyte of log
             self._create()
@@ -78,6 +79,19 @@ class Database:
             raise StudioError(
                 f"The studio can't write to {path.parent} ({error.strerror}); set STUDIO_HOME to another folder."
             ) from error
+
+    def _log_ahead(self) -> None:
+        """Where a file system can't share memory (a mounted cloud drive) SQLite stays with its rollback journal."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                return
+            except sqlite3.OperationalError as error:
+                # For this statement SQLite doesn't wait by itself: of several who open a new file, one changes it.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _create(self) -> None:
         with self._lock:

@@ -36,9 +36,11 @@ HOME_OF = {
     "morph": "emotion_morph",
     "sketch": "sketch_to_character",
     "animate": "img2img_animation",
+    "caption": "train_lora",
 }
 TEXT = {
     "drawing": "Drawing",
+    "writing": "Writing",
     "waiting": "Waiting",
     "leave": "Log out",
     "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",
@@ -99,7 +101,8 @@ def busy_line(url_path: str) -> None:
             continue
         page = HOME_OF.get(job.kind)
         share = f" · {job.fraction:.0%}" if job.state == "running" else ""
-        label = f"{TEXT['drawing' if job.state == 'running' else 'waiting']}: {text.escape(job.title)}{share}"
+        doing = "waiting" if job.state == "queued" else "writing" if job.kind == "caption" else "drawing"
+        label = f"{TEXT[doing]}: {text.escape(job.title)}{share}"
         if page and has_page(page):
             st.page_link(page_path(page), label=label, icon="spinner", query_params={"job": job.id})
         else:

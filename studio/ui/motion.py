@@ -1,6 +1,7 @@
-"""What the morph and the animation page share: the picture to start from, the strip of frames, the loop, its files.
+"""What the morph and the animation page share: most of the form, the strip of frames, the loop, its files.
 
-Knows widgets and the service; what a morph or an animation is stands in the pages.
+Knows widgets and the service; what a morph or an animation is stands in the pages. `prefix` is what the keys of a
+page's widgets begin with; `said` are the page's own texts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from typing import Any, get_args
 import streamlit as st
 
 from studio.errors import StudioError
-from studio.specs import EMOTIONS, STYLES, AnimationFormat, GenerateSpec, Keyframe, Spec, SpritesSpec
+from studio.specs import (
+    EMOTIONS,
+    STYLES,
+    AnimateSpec,
+    AnimationFormat,
+    Emotion,
+    GenerateSpec,
+    Keyframe,
+    MorphSpec,
+    SpritesSpec,
+    bounds,
+)
 from studio.ui import frame, text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
@@ -31,6 +43,9 @@ TEXT = {
     "style": "Style",
     "seed": "Seed",
     "steps": "Steps",
+    "frames": "Frames",
+    "more": "More settings",
+    "pingpong": "There and back",
     "fps": "Frames a second",
     "format": "Format",
     "strip": "Frames",
@@ -51,6 +66,69 @@ TEXT = {
 FORMAT_NAMES: dict[str, str] = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
 MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
 FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
+MotionSpec = MorphSpec | AnimateSpec
+
+
+# --- the form -------------------------------------------------------------------------------------------------------
+
+
+def heading(said: dict[str, str]) -> tuple[Any, Any]:
+    """Title and lead, then the places for what is made and for the form."""
+    st.title(said["title"], anchor=False)
+    st.caption(said["lead"])
+    made, form = st.columns([3, 2], gap="medium")
+    return made, form
+
+
+def emotions(said: dict[str, str], key: str) -> tuple[Emotion, ...]:
+    """The sequence, in the order of clicking; empty when nothing is chosen."""
+    chosen: list[Any] = st.pills(
+        said["emotions"], EMOTIONS, selection_mode="multi", default=["happy", "sad"], format_func=text.emotion_label,
+        help=said["emotions_help"], key=key, persist_state="session",
+    )  # fmt: skip
+    return tuple(chosen)
+
+
+def frames(spec: type[MotionSpec], prefix: str) -> int:
+    """How many frames."""
+    count: int = widgets.number_from(
+        spec, "frames", TEXT["frames"], slider=True, key=f"{prefix}_frames", persist_state="session"
+    )
+    return count
+
+
+def more() -> Any:
+    """The place for the settings that are rarely needed; `loop_fields` and `model` end it."""
+    return st.expander(TEXT["more"], icon=":material/tune:")
+
+
+def loop_fields(spec: type[MotionSpec], prefix: str) -> dict[str, Any]:
+    """Whether it runs back, how fast, and the format that is written first: fields of the spec."""
+    back = st.toggle(
+        TEXT["pingpong"], value=bounds(spec, "pingpong")["default"], key=f"{prefix}_pingpong", persist_state="session"
+    )
+    fps = widgets.number_from(spec, "fps", TEXT["fps"], key=f"{prefix}_fps", persist_state="session")
+    form = st.selectbox(
+        TEXT["format"], list(FORMATS), format_func=FORMAT_NAMES.__getitem__, key=f"{prefix}_format",
+        persist_state="session",
+    )  # fmt: skip
+    return {"pingpong": back, "fps": fps, "format": form}
+
+
+def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: tuple[Emotion, ...], prefix: str, icon: str) -> bool:
+    """The button that starts it; it can't be pressed, and says why, while there are too few emotions."""
+    few = len(chosen) < bounds(spec, "emotions")["min_length"]
+    return st.button(
+        said["draw"], type="primary", icon=icon, shortcut="Ctrl+Enter", key=f"{prefix}_draw", disabled=few,
+        help=said["too_few"] if few else None,
+    )  # fmt: skip
+
+
+def start(spec: type[MotionSpec], page: str, base: dict[str, Any], chosen: tuple[Emotion, ...], **given: Any) -> None:
+    """Submit the form, `base` being the fields of its `GenerateSpec`, and draw the page anew. Raises StudioError."""
+    character = GenerateSpec.model_validate({"emotion": chosen[0]} | base)
+    widgets.start(spec(base=character, emotions=chosen, **given), page)
+    st.rerun()
 
 
 def source(page: str, prefix: str) -> str | None:
@@ -110,19 +188,6 @@ def words(prefix: str, image: str | None) -> dict[str, Any]:
     return {"text": said, "style": style}
 
 
-def pace(spec: type[Spec], prefix: str) -> tuple[int, AnimationFormat]:
-    """Frames a second, and the format that is written first."""
-    fps = widgets.number_from(spec, "fps", TEXT["fps"], key=f"{prefix}_fps", persist_state="session")
-    form = st.selectbox(
-        TEXT["format"],
-        list(FORMATS),
-        format_func=FORMAT_NAMES.__getitem__,
-        key=f"{prefix}_format",
-        persist_state="session",
-    )
-    return fps, form
-
-
 def model(prefix: str) -> dict[str, Any]:
     """Model, LoRAs, seed and steps."""
     fields: dict[str, Any] = {"model": widgets.model_picker(f"{prefix}_model")}
@@ -163,6 +228,9 @@ def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
     if len(found) < len([row for row in rows if row.get("emotion") and row.get("frame")]):
         st.caption(TEXT["marks"])
     return tuple(found[place] for place in sorted(found))
+
+
+# --- what was made --------------------------------------------------------------------------------------------------
 
 
 def stage(page: str, empty: str) -> None:

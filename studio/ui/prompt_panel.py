@@ -16,7 +16,6 @@ from studio.ui import text
 from studio.ui.request import Fields
 from studio.ui.resources import studio
 
-RECOMMENDED = 0.8  # from here on a prompt just runs
 LAYERS = ("core", "emotion", "style", "text", "quality")
 COLORS = {"core": "gray", "emotion": "primary", "style": "violet", "text": "green", "quality": "gray"}
 TEXT = {
@@ -68,6 +67,7 @@ class Prompt:
     negative: str
     edited: bool
     confidence: float
+    doubtful: bool  # too unsure to be drawn without asking
     notes: tuple[str, ...]
 
 
@@ -98,13 +98,13 @@ def _own(fields: Fields) -> Prompt:
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
         _check(positive or "", fields.triggers)
-    return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, ())
+    return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
 
 def _written(fields: Fields) -> Prompt:
     state = st.session_state
     request = fields.request(seed=state.get("gen_writer_seed", 0))
-    result = studio().fixed_prompt(request) if state.get("gen_fixed") else studio().write_prompt(request)
+    result = studio().write_prompt(request, "fixed" if state.get("gen_fixed") else "run")
     heading = st.container(horizontal=True, vertical_alignment="center", gap="xsmall")
     shown = st.empty()
     with st.container(horizontal=True):
@@ -119,7 +119,7 @@ def _written(fields: Fields) -> Prompt:
     shown.markdown(_colored(layers))
     with check:
         _check(positive, fields.triggers)
-    return Prompt(positive, negative, edited, result.confidence, result.notes)
+    return Prompt(positive, negative, edited, result.confidence, result.doubtful and not edited, result.notes)
 
 
 def _layer_text(result: PromptResult, name: str) -> str:
@@ -155,11 +155,10 @@ def _layer_fields(result: PromptResult) -> tuple[dict[str, str], str]:
 
 def _badges(result: PromptResult, edited: bool) -> None:
     st.markdown(f"**{TEXT['title']}**", width="content")
-    good = result.confidence >= RECOMMENDED
     st.badge(
         TEXT["sure"].format(percent=f"{result.confidence:.0%}"),
-        icon=":material/check:" if good else ":material/help:",
-        color="green" if good else "orange",
+        icon=":material/help:" if result.doubtful else ":material/check:",
+        color="orange" if result.doubtful else "green",
         help=" ".join(text.escape(note) for note in result.notes) or None,
     )
     writer = WRITERS[result.writer]

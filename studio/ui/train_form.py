@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
-from PIL import Image
 from pydantic import ValidationError
 
 from studio.errors import StudioError
-from studio.service import add_tags, remove_tags, replace_tag
 from studio.settings import ASSETS
 from studio.specs import LoraSpec
-from studio.ui import text, widgets
+from studio.ui import captions, text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 
 EXAMPLE = ASSETS / "examples" / "style_1"
-THUMBNAIL = 96  # pixels
 TEXT = {
     "data": "1 · Pictures",
     "data_lead": "20 to 100 pictures of one style or character. Folders in a ZIP become trigger words; `.txt` files "
@@ -35,13 +29,6 @@ TEXT = {
     "problems": "{count} to look at",
     "fine": "Nothing is wrong with these files.",
     "captions": "Captions",
-    "captions_lead": "Name everything that is not the style itself: what is named stays changeable.",
-    "bulk": "All captions",
-    "bulk_tags": "Tags",
-    "bulk_new": "By",
-    "bulk_go": "Apply",
-    "save": "Save captions",
-    "saved": "Saved.",
     "settings": "2 · Settings",
     "preset": "Preset",
     "name": "Name",
@@ -83,7 +70,6 @@ TEXT = {
     "start": "Start training",
     "need_data": "Choose pictures first.",
 }
-BULK = {"add": "Add at the end", "first": "Add in front", "remove": "Remove", "replace": "Replace"}
 PRESETS: dict[str, dict[str, Any]] = {
     "Laptop, embedded model": {
         "model": "embedded", "rank": 32, "learning_rate": 5e-4, "batch_size": 4, "accumulation": 1,
@@ -114,6 +100,9 @@ def data(model: str, resolution: int | None) -> Any | None:
         key="lora_files",
         max_upload_size=200,
     )
+    job = captions.followed()
+    if job is not None and "lora_folder" not in st.session_state:  # after a reload: the set that is being captioned
+        st.session_state["lora_folder"] = job.result["folder"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(TEXT["folder"], key="lora_folder", persist_state="session")
         if EXAMPLE.is_dir():
@@ -147,8 +136,8 @@ def data(model: str, resolution: int | None) -> Any | None:
             st.markdown("\n".join(f"- {text.escape(problem.message)}" for problem in report.problems))
     else:
         st.caption(TEXT["fine"])
-    with st.expander(TEXT["captions"], icon=":material/edit_note:", key="lora_captions"):
-        _captions(report)
+    with st.expander(TEXT["captions"], job is not None, icon=":material/edit_note:", key="lora_captions"):
+        captions.table(report)
     return report
 
 
@@ -167,60 +156,6 @@ def _checked(folder: str, model: str, resolution: int | None) -> Any:
 def per_epoch(report: Any, repeats: int) -> int:
     """Pictures in an epoch."""
     return sum(entry.repeats or repeats for entry in report.entries)
-
-
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _small(path: str, changed: float) -> str:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _captions(report: Any) -> None:
-    st.caption(TEXT["captions_lead"])
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        what = st.selectbox(TEXT["bulk"], list(BULK), format_func=BULK.__getitem__, key="lora_bulk")
-        tags = st.text_input(TEXT["bulk_tags"], key="lora_bulk_tags")
-        new = st.text_input(TEXT["bulk_new"], key="lora_bulk_new") if what == "replace" else ""
-        apply = st.button(TEXT["bulk_go"], key="lora_bulk_go", disabled=not tags.strip())
-    table = pd.DataFrame(
-        {
-            "picture": [_small(str(report.folder / e.file), (report.folder / e.file).stat().st_mtime)
-                        for e in report.entries],
-            "file": [e.file for e in report.entries],
-            "caption": [e.caption for e in report.entries],
-        }
-    )  # fmt: skip
-    edited = st.data_editor(
-        table,
-        hide_index=True,
-        disabled=["picture", "file"],
-        row_height=64,
-        height=420,
-        column_config={
-            "picture": st.column_config.ImageColumn(" ", width="small"),
-            "file": st.column_config.TextColumn("File", width="small"),
-            "caption": st.column_config.TextColumn("Caption", width="large"),
-        },
-        key=f"lora_table_{report.digest[:12]}",
-    )
-    captions = dict(zip(edited["file"], edited["caption"].fillna(""), strict=True))
-    if apply:
-        change = {
-            "add": lambda c: add_tags(c, tags),
-            "first": lambda c: add_tags(c, tags, first=True),
-            "remove": lambda c: remove_tags(c, tags),
-            "replace": lambda c: replace_tag(c, tags, new),
-        }[what]
-        captions = {file: change(caption) for file, caption in captions.items()}
-    if apply or st.button(TEXT["save"], key="lora_save", icon=":material/save:"):
-        before = {entry.file: entry.caption for entry in report.entries}
-        studio().write_captions(str(report.folder), {f: c for f, c in captions.items() if c != before[f]})
-        st.toast(TEXT["saved"], icon=":material/check:")
-        st.rerun()
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""What becomes of a written prompt whose own writer isn't sure of it: the one place that decides.
+
+Goes by the confidence that a prompt brings along; knows no writer, and not why one doubts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from studio.errors import BadInput
+from studio.prompting.writers import PromptRequest, PromptResult, fixed_template
+from studio.specs import MAX_SEED, LowConfidence
+
+RETRIES = 2  # each may be a call that costs money
+
+
+def settle(
+    write: Callable[[PromptRequest], PromptResult], request: PromptRequest, policy: LowConfidence = "run"
+) -> PromptResult:
+    """The prompt that is to be drawn, by `policy` where what `write` gives is doubtful (see `PromptResult.doubtful`).
+
+    run: as it is. fixed: the fixed template instead, with a note that says why. retry: written up to twice more, with
+    the seeds that follow, and the surest is taken; if that is doubtful too, the fixed template. fail: raises `BadInput`
+    with the sentence of `doubt`. Tokens and cost are those of all calls together.
+    """
+    tries = [write(request)]
+    while policy == "retry" and tries[-1].doubtful and len(tries) <= RETRIES:
+        seed = (request.seed + len(tries)) % (MAX_SEED + 1)  # another seed: other words, and not the cached answer
+        tries.append(write(request.model_copy(update={"seed": seed})))
+    best = max(tries, key=lambda result: result.confidence)
+    if best.doubtful and policy == "fail":
+        raise BadInput(doubt(request, best))
+    if best.doubtful and policy != "run":
+        fixed = fixed_template(request)
+        best = fixed.model_copy(update={"notes": (*fixed.notes, doubt(request, best))})
+    return best.model_copy(
+        update={name: sum(getattr(one, name) for one in tries) for name in ("tokens_in", "tokens_out", "cost_usd")}
+    )
+
+
+def doubt(request: PromptRequest, result: PromptResult) -> str:
+    """One sentence: which prompt, how sure its writer is of it, and why not more."""
+    text = " ".join(request.text.split())
+    text = f" with {text if len(text) <= 60 else text[:59] + '…'!r}" if text else ""
+    reasons = "; ".join(note.rstrip(".") for note in result.notes) or "its writer doesn't say why"
+    return (
+        f"The prompt for {request.emotion}, {request.style}{text} is only {result.confidence:.0%} sure to show "
+        f"what was asked for: {reasons}."
+    )
