@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageFilter
 
-from studio.engine import inversion, sampling, text, timing
+from studio.engine import inversion, judging, sampling, text, timing
 from studio.engine import latents as pictures
 from studio.engine.attention import anchored
 from studio.engine.frames import SharedNoise, Track, advance, side_by_side
@@ -29,7 +29,6 @@ OnStep = Callable[[int], None]
 
 HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
-_NOUNS = {"hair_color": "hair", "hair_length": "hair", "eye_color": "eyes", "background": "background"}
 MIN_STEPS = 16  # inversion needs small steps; the few-step path has none
 
 
@@ -303,9 +302,8 @@ def describe(components: Components, image: Image.Image) -> dict[str, Any]:
         return {}
     judge = Judge.load(components.info.judge)
     seen = {factor: labels[0] for factor, labels in judge([image]).labels.items()}
-    tags = [f"1{seen['gender']}"] if "gender" in seen else []
-    tags += [f"{seen[key]} {noun}" for key, noun in _NOUNS.items() if seen.get(key, "hidden") != "hidden"]
-    tags += [seen["skin"]] if "skin" in seen else []
+    own = {name: tag for name, tag in judging.TAGS.items() if name not in ("emotion", "style")}
+    tags = [tag(seen[name]) for name, tag in own.items() if seen.get(name, judging.UNSEEN) != judging.UNSEEN]
     return {"emotion": seen["emotion"], "style": seen["style"], "tags": tags}
 
 

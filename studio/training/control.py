@@ -248,7 +248,9 @@ class using:
 def new_controlnet(components: Components) -> ControlNetModel:
     """A copy of the UNet's first half that changes nothing yet.
 
-    It reads drawings in the pictures' own size, with one halving for each of the VAE's.
+    It reads drawings in the pictures' own size, with one halving for each of the VAE's. Only the layers that lead back
+    into the UNet begin at zero. The drawing's own last layer does not, as it does in the paper: with zeros at both ends
+    neither learns before the other, and a small network takes thousands of steps to notice that there is a drawing.
     """
     halvings = components.factor.bit_length() - 1
     widths = STANDARD if halvings == len(STANDARD) - 1 else WIDTHS[: halvings + 1]
@@ -258,7 +260,8 @@ def new_controlnet(components: Components) -> ControlNetModel:
         plain = {key: value for key, value in net.config.items() if not key.startswith("_")}
         whole = ControlNetModel.from_config(plain | {"addition_embed_type_num_heads": heads})
         whole.load_state_dict(net.state_dict())
-        return whole
+        net = whole
+    torch.nn.init.kaiming_normal_(net.controlnet_cond_embedding.conv_out.weight, nonlinearity="linear")
     return net
 
 
