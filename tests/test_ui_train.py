@@ -84,6 +84,15 @@ def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest,
     assert "Name: String should match" in texts(at)
 
 
+def test_the_embedded_model_comes_with_its_own_settings(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDIO_MODEL", "embedded")
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
+    at = at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
+    assert not at.exception
+    assert at.segmented_control(key="lora_preset").value == "Laptop, embedded model"
+    assert at.number_input(key="lora_learning_rate").value == pytest.approx(5e-4)
+
+
 def pressed(at: AppTest, key: str = "lora_caption_go") -> JobView:
     """Press a button that starts a job of the page, wait for its end, and draw the page again."""
     at.button(key=key).click().run()

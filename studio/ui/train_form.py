@@ -174,6 +174,9 @@ def _number(field: str, label: str, **options: Any) -> Any:
 def settings() -> dict[str, Any]:
     """The fields of `LoraSpec` that the form has, data left out."""
     st.markdown(f"#### {TEXT['settings']}")
+    if "lora_preset" not in st.session_state and studio().settings.model == "embedded":
+        st.session_state["lora_preset"] = next(iter(PRESETS))
+        _preset()
     st.segmented_control(TEXT["preset"], list(PRESETS), key="lora_preset", on_change=_preset, persist_state="session")
     found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
     found["name"] = st.text_input(TEXT["name"], "my-style", max_chars=64, key="lora_name", persist_state="session")
