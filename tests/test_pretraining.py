@@ -13,7 +13,7 @@ from studio.pretraining.state import load_state, optimizer_tensors, restore_opti
 from studio.pretraining.text_tower import target
 from studio.pretraining.tokenizer import POSITIONS
 from studio.pretraining.tokenizer import build as build_tokenizer
-from studio.pretraining.unet import FACE_WEIGHT, IRIS_WEIGHT, face_weights, velocity
+from studio.pretraining.unet import FACE_WEIGHT, IRIS_WEIGHT, face_weights, mean_of, velocity
 
 TAGS = ["1girl", "solo", "happy", "smile", "casual style", "blonde hair", "blue eyes", "striped shirt", "sky, clouds"]
 LABELS = {"emotion": "happy", "style": "casual", "tags": TAGS}
@@ -144,3 +144,13 @@ def test_a_longer_unet_does_not_make_the_autoencoder_anew(tmp_path) -> None:
     assert {name for name in short if short[name] != long[name]} >= {"unet", "assemble"}
     assert all(short[name] == long[name] for name in ("corpus", "judge", "vae", "latents", "text_tower"))
     assert json.dumps(short) == json.dumps(stamps(1))
+
+
+def test_models_are_averaged_by_their_shares() -> None:
+    one, other = torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2).half()
+    wanted = 0.25 * one.weight.detach().float() + 0.75 * other.weight.detach().float()
+    found = mean_of([one, other], [0.25, 0.75])
+    assert found.weight.dtype == torch.float32
+    assert torch.allclose(found.weight, wanted)
+    with pytest.raises(SystemExit, match="sum to 1"):
+        mean_of([one, other], [0.5, 0.6])

@@ -58,6 +58,20 @@ def new_unet(latent_channels: int = 16) -> UNet2DConditionModel:
     return unet
 
 
+def mean_of(models: list[Any], shares: list[float] | None) -> Any:
+    """The first of `models` (one architecture, trained from one start) with all their weights averaged, in fp32.
+
+    `shares` sum to 1, equal by default. Averages of what was trained apart are often better than each (2203.05482).
+    """
+    shares = shares or [1 / len(models)] * len(models)
+    if len(shares) != len(models) or not math.isclose(sum(shares), 1):
+        raise SystemExit("--shares takes a number for each folder of --init; they sum to 1.")
+    first = models[0].float()
+    states = [model.float().state_dict() for model in models]
+    first.load_state_dict({n: sum(w * s[n] for w, s in zip(shares, states, strict=True)) for n in states[0]})
+    return first
+
+
 def face_weights(meta: dict[str, Any], side: int = 16) -> torch.Tensor:
     """Weight of each latent cell in the loss, (side, side), mean 1: brows, eyes and mouth count more, irises most.
 
@@ -139,15 +153,15 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed * 1000 + rank)
 
     # 2. networks: the tower and the pooling come pre-trained, or everything from an earlier model
-    if args.init is not None:
-        unet = UNet2DConditionModel.from_pretrained(args.init / "unet")
-        tower = CLIPTextModel.from_pretrained(args.init / "text_encoder")
+    if args.init:
+        unet = mean_of([UNet2DConditionModel.from_pretrained(f / "unet") for f in args.init], args.shares)
+        tower = mean_of([CLIPTextModel.from_pretrained(f / "text_encoder") for f in args.init], args.shares)
     else:
         unet = new_unet(z.shape[1])
         unet.add_embedding.load_state_dict(load_file(args.tower / "pooling.safetensors"))
         tower = CLIPTextModel.from_pretrained(args.tower / "text_encoder")
-    unet = unet.float().to(memory_format=torch.channels_last).train()
-    tower = tower.float().train()
+    unet = unet.to(memory_format=torch.channels_last).train()
+    tower = tower.train()
     named = [("unet." + n, p) for n, p in unet.named_parameters()]
     named += [("text_encoder." + n, p) for n, p in tower.named_parameters()]
     parameters = [p for _, p in named]
@@ -272,7 +286,8 @@ def cli() -> None:
     parser.add_argument("--tower", type=Path, required=True, help="pre-trained text tower and pooling")
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="a model folder to go on from instead of a fresh UNet")
+    parser.add_argument("--init", type=Path, nargs="+", help="model folders to go on from, averaged, not a fresh UNet")
+    parser.add_argument("--shares", type=float, nargs="+", help="of each of them in the average; equal by default")
     parser.add_argument("--minutes", type=float, default=120, help="total training time, resumed sessions included")
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time over which the rate falls")
     parser.add_argument("--rate", type=float, default=1e-3)
