@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> None:
         UNet2DConditionModel.from_pretrained(args.unet).to(torch.float16).save_pretrained(out / "unet")
         CLIPTextModel.from_pretrained(args.text_encoder).to(torch.float16).save_pretrained(out / "text_encoder")
         said = out / "text_encoder" / "config.json"  # transformers goes by it, diffusers loads in fp32
-        said.write_text(json.dumps(json.loads(said.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+        config = json.loads(said.read_text()) | {"dtype": "float32"}
+        said.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         CLIPTokenizer.from_pretrained(args.tokenizer).save_pretrained(out / "tokenizer")
         AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
         DPMSolverMultistepScheduler(
