@@ -78,3 +78,8 @@ def test_it_draws_what_is_asked(engine: Engine, fast: bool) -> None:
 def test_all_weights_together_are_small() -> None:
     assert sum(path.stat().st_size for path in (ASSETS / "models").rglob("*") if path.is_file()) < 60e6
     assert not [path for path in ASSETS.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")]
+
+
+def test_nothing_says_where_it_was_made() -> None:
+    for path in (ASSETS / "models").rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(encoding="utf-8"), path

@@ -63,9 +63,6 @@ def main(args: argparse.Namespace) -> None:
     if args.unet is not None:  # without it only `studio.json` is made anew
         UNet2DConditionModel.from_pretrained(args.unet).to(torch.float16).save_pretrained(out / "unet")
         CLIPTextModel.from_pretrained(args.text_encoder).to(torch.float16).save_pretrained(out / "text_encoder")
-        said = out / "text_encoder" / "config.json"  # transformers goes by it, diffusers loads in fp32
-        config = json.loads(said.read_text()) | {"dtype": "float32"}
-        said.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         CLIPTokenizer.from_pretrained(args.tokenizer).save_pretrained(out / "tokenizer")
         AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
         DPMSolverMultistepScheduler(
@@ -76,6 +73,12 @@ def main(args: argparse.Namespace) -> None:
         if source is not None:
             shutil.rmtree(out / name, ignore_errors=True)
             shutil.copytree(source, out / name)
+    for path in (p for p in out.glob("*/config.json") if p.parent.name != "judge"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where it lay on the machine that trained it
+        if path.parent.name == "text_encoder":
+            config["dtype"] = "float32"  # transformers goes by it, diffusers loads in fp32
+        path.write_text(json.dumps(config, indent=2) + "\n")
     tags = sorted({t for path in args.data.glob("m*.json") for m in json.loads(path.read_text()) for t in m["tags"]})
     (out / "studio.json").write_text(json.dumps(facts(out, tags), indent=1) + "\n")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
