@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance, wilson_interval
 from studio.prompting.writers import OfflineWriter, PromptRequest
 from studio.settings import EMBEDDED_MODEL, Settings
-from studio.specs import EMOTIONS, STYLES, Recipe
+from studio.specs import EMOTIONS, STYLES, LoraRef, Recipe
 
 # The same colours as the painter's, by the words of the lexicon
 HAIR = ("black", "brown", "light brown", "blonde", "red", "orange", "pink", "purple", "blue", "aqua", "green", "grey",
@@ -57,23 +58,29 @@ def prompt(character: dict[str, str]) -> tuple[str, str]:
     return result.positive_prompt, result.negative_prompt
 
 
-def draw(engine: Engine, asked: list[dict[str, str]], fast: bool = False) -> tuple[list[Image.Image], float]:
-    """One picture for each character, and the seconds per picture."""
+def draw(
+    engine: Engine, prompts: Sequence[tuple[str, str]], fast: bool = False, steps: int | None = None,
+    loras: Sequence[tuple[LoraRef, str]] = (),
+) -> tuple[list[Image.Image], float]:  # fmt: skip
+    """One picture for each (positive, negative) prompt, seed k for the k-th, and the seconds per picture.
+
+    `fast` takes the model's few-step path, where it has one; `steps` replaces its own number of steps; `loras` come
+    with their hashes.
+    """
     info = resolve("embedded", engine.settings)
-    recipes = []
-    for seed, character in enumerate(asked):
-        positive, negative = prompt(character)
-        path = info.fast if fast and info.fast is not None else info
-        recipes.append(
-            Recipe(model="embedded", model_hash=info.hash, prompt=positive, negative=negative, seed=seed,
-                   steps=path.steps, guidance=path.guidance, sampler=path.sampler, width=info.native_size,
-                   height=info.native_size, fast=fast)
-        )  # fmt: skip
+    path = info.fast if fast and info.fast is not None else info
+    recipes = [
+        Recipe(
+            model="embedded", model_hash=info.hash, prompt=positive, negative=negative, seed=seed,
+            steps=steps or path.steps, guidance=path.guidance, sampler=path.sampler, width=info.native_size,
+            height=info.native_size, fast=path is info.fast,
+            loras=tuple(ref for ref, _ in loras), lora_hashes=tuple(digest for _, digest in loras),
+        )
+        for seed, (positive, negative) in enumerate(prompts)
+    ]  # fmt: skip
     started = time.perf_counter()
-    pictures: list[Image.Image | None] = [None] * len(recipes)
-    for index, picture in engine.draw(recipes):
-        pictures[index] = picture
-    return [p for p in pictures if p is not None], (time.perf_counter() - started) / len(recipes)
+    drawn = dict(engine.draw(recipes))
+    return [drawn[k] for k in range(len(recipes))], (time.perf_counter() - started) / len(recipes)
 
 
 def accuracies(judge: Judge, pictures: list[Image.Image], asked: list[dict[str, str]]) -> dict[str, Any]:
@@ -116,11 +123,12 @@ def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
     engine = Engine(Settings())
     asked = characters(60 if quick else 500)
     found: dict[str, Any] = {"pictures": len(asked)}
-    pictures, seconds = draw(engine, asked)
+    prompts = [prompt(character) for character in asked]
+    pictures, seconds = draw(engine, prompts)
     found |= {"best": accuracies(judge, pictures, asked) | {"seconds": seconds}}
     found["nearest_two"] = nearest(judge, pictures[:100])
     if resolve("embedded", engine.settings).fast is not None:
-        quickly, seconds = draw(engine, asked, fast=True)
+        quickly, seconds = draw(engine, prompts, fast=True)
         found |= {"fast": accuracies(judge, quickly, asked) | {"seconds": seconds}}
         found["fast_to_best"] = frechet_distance(judge(quickly).features, judge(pictures).features)
         if out:

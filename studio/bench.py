@@ -73,7 +73,11 @@ def run(quick: bool, only: Sequence[str], say: Callable[[str], None], folder: Pa
         say(f"{name} ...")
         started = time.monotonic()
         try:
-            result["figures"][name] = _load(name, modules[name]).run(quick=quick)
+            module = _load(name, modules[name])
+            if not hasattr(module, "run"):
+                say(f"{name} needs to be told more: python -m benchmarks.{name} --help")
+                continue
+            result["figures"][name] = module.run(quick=quick)
             say(f"{name}: {time.monotonic() - started:.1f} s")
         except Exception as error:  # a benchmark is a script of somebody's: the others' figures are kept
             result["failed"][name] = f"{type(error).__name__}: {error}"
@@ -92,6 +96,8 @@ def run(quick: bool, only: Sequence[str], say: Callable[[str], None], folder: Pa
 
 
 def _load(name: str, path: Path) -> Any:
+    if str(path.parent.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent.parent))  # for those that share code
     spec = importlib.util.spec_from_file_location(f"benchmarks.{name}", path)
     assert spec is not None
     assert spec.loader is not None

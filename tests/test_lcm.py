@@ -282,7 +282,14 @@ def test_the_benchmark_on_a_shipped_adapter(
     shutil.copytree(teacher, model)
     with pytest.raises(BadInput, match="no fast adapter"):
         benchmark.measure(str(model), 2)
-    file = ship(run.path, model / "lcm_lora")
+    measured = json.loads((run.path / "curve.json").read_text())
+    solver = next(row for row in measured["baseline"] if row["who"] == "dpmpp_2m" and row["steps"] == 4)
+    for better, frechet in ((False, 0.0), (True, 1e9)):  # only an adapter that beats DPM++ 2M is worth its megabytes
+        solver |= {"frechet": frechet, "emotion": 0.0}
+        (run.path / "curve.json").write_text(json.dumps(measured))
+        file = ship(run.path, model / "lcm_lora")
+        assert (file is not None) == (model / "lcm_lora").exists() == better
+    assert file is not None
     assert {t.dtype for t in load_file(file).values()} == {torch.float16}
     facts = json.loads((model / "studio.json").read_text())
     facts["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": "lcm"}

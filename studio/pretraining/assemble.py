@@ -1,7 +1,7 @@
 """Put the trained parts together as `assets/models/embedded`: a diffusers folder in fp16 and its facts.
 
-The result opens with plain `StableDiffusionPipeline.from_pretrained`. Parts that aren't there yet (the fast adapter,
-the ControlNet) are left out of `studio.json`, and everything in the studio that needs them says so.
+The result opens with plain `StableDiffusionPipeline.from_pretrained`. Parts that aren't there (a fast
+adapter that wasn't worth shipping) are left out of `studio.json`, and everything in the studio that needs them says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from studio.pretraining.unet import SCHEDULE
@@ -27,7 +27,7 @@ INDEX = {
     "image_encoder": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+    "scheduler": ["diffusers", "EulerAncestralDiscreteScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -43,7 +43,7 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
         "native_size": 256,
         "steps": 20,
         "guidance": 3.0,
-        "sampler": "dpmpp_2m",
+        "sampler": "euler_a",  # new noise in every step mends what a small network does wrong in the one before
         "license": "CC0-1.0",
         "judge": "judge",
         "distill": {"w_min": 2.0, "w_max": 5.0},
@@ -51,7 +51,8 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
         "tags": tags,
     }
     if (folder / "lcm_lora").is_dir():
-        found["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+        sampler = json.loads((folder / "lcm_lora" / "distilled.json").read_text())["spec"]["objective"]
+        found["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": sampler}
     if (folder / "controlnet").is_dir():
         found["controlnet"] = {"lines": "controlnet", "canny": "controlnet"}
     return found
@@ -65,14 +66,17 @@ def main(args: argparse.Namespace) -> None:
         CLIPTextModel.from_pretrained(args.text_encoder).to(torch.float16).save_pretrained(out / "text_encoder")
         CLIPTokenizer.from_pretrained(args.tokenizer).save_pretrained(out / "tokenizer")
         AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
-        DPMSolverMultistepScheduler(
-            **SCHEDULE, prediction_type="v_prediction", algorithm_type="dpmsolver++", timestep_spacing="linspace"
+        EulerAncestralDiscreteScheduler(
+            **SCHEDULE, prediction_type="v_prediction", timestep_spacing="linspace"
         ).save_pretrained(out / "scheduler")
         (out / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     for name, source in (("judge", args.judge), ("lcm_lora", args.lcm_lora), ("controlnet", args.controlnet)):
         if source is not None:
             shutil.rmtree(out / name, ignore_errors=True)
-            shutil.copytree(source, out / name)
+            if name == "judge" or source.is_dir():
+                shutil.copytree(source, out / name)
+            else:
+                print(f"{name}: there is none in {source}")
     for path in (p for p in out.glob("*/config.json") if p.parent.name != "judge"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # where it lay on the machine that trained it

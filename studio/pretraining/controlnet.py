@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,8 +27,8 @@ from studio.engine.control import control_image, thresholds
 from studio.errors import BadInput
 from studio.pretraining.captions import caption
 from studio.pretraining.painter import CharacterSpec, hand_lines, line_art
+from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT, face_weights
-from studio.runs.rundir import RunDir
 from studio.specs import ControlRunSpec, ControlSpec
 from studio.training import drawings
 
@@ -126,26 +125,16 @@ def prepare(args: argparse.Namespace) -> None:
             print(f"shard {number}: " + ("there already" if seconds is None else f"{seconds:.0f} s"), flush=True)
 
 
-def begin(args: argparse.Namespace) -> int:
-    """Begin the run or go on with it; its exit code."""
-    run = RunDir((args.out / "run").resolve())
-    run.path.mkdir(parents=True, exist_ok=True)
-    per_epoch = max(1, args.steps // args.looks)
+def run_spec(args: argparse.Namespace) -> ControlRunSpec:
+    """The run that `--steps` and its neighbours ask for."""
     held = len(list((args.out / "drawings").glob(f"{OPENING}*.json")))
-    spec = ControlRunSpec(
+    return ControlRunSpec(
         data=str((args.out / "drawings").resolve()), name="embedded-controlnet", model=str(args.model.resolve()),
-        init=str(args.init.resolve()) if args.init else None, epochs=args.looks, steps_per_epoch=per_epoch,
-        batch_size=args.batch * args.processes, learning_rate=args.rate, checkpoint_minutes=args.save_minutes,
-        time_limit_minutes=args.minutes, held_out=MEASURED * held,
-        license="CC0-1.0",
+        init=str(args.init.resolve()) if args.init else None, epochs=args.looks,
+        steps_per_epoch=max(1, args.steps // args.looks), batch_size=args.batch * args.processes,
+        learning_rate=args.rate, checkpoint_minutes=args.save_minutes, time_limit_minutes=args.minutes,
+        held_out=MEASURED * held, license="CC0-1.0",
     )  # fmt: skip
-    run.clear_stop()
-    run.write_spec(spec)
-    command = [sys.executable, "-u", "-m", "studio.training.control", str(run.path)]
-    if args.processes > 1:
-        command[2:3] = ["-m", "torch.distributed.run", "--master-port", "29537", "--nproc-per-node"]
-        command[7:8] = [str(args.processes), "-m"]
-    return subprocess.run(command).returncode
 
 
 def cli() -> None:
@@ -173,7 +162,7 @@ def cli() -> None:
     else:
         if args.model is None:
             parser.error("training needs --model")
-        sys.exit(begin(args))
+        sys.exit(train_run(args.out / "run", run_spec(args), "control", args.processes, port=29537))
 
 
 if __name__ == "__main__":

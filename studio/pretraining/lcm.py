@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from studio.pretraining.captions import caption
+from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT
-from studio.runs.rundir import RunDir
 from studio.specs import LcmSpec
+from studio.training.lcm import FAST_STEPS
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -47,39 +48,47 @@ def write_pictures(data: Path, into: Path, limit: int) -> int:
     return count
 
 
-def ship(run: Path, folder: Path) -> Path:
-    """The diffusers file of a finished run in half precision, with what was asked and measured beside it."""
+def wins(curve: dict[str, Any]) -> bool:
+    """Whether the best checkpoint of a run's `curve.json` beats DPM++ 2M at as few steps, in emotion and Frechet."""
+    best = next((point for point in curve["checkpoints"] if point["name"] == curve["best"]), None)
+    if best is None:
+        return False
+    student = next(row for row in best["rows"] if row["steps"] == FAST_STEPS)
+    solver = next(row for row in curve["baseline"] if row["who"] == "dpmpp_2m" and row["steps"] == FAST_STEPS)
+    return bool(student["emotion"] >= solver["emotion"] and student["frechet"] < solver["frechet"])
+
+
+def ship(run: Path, folder: Path) -> Path | None:
+    """The diffusers file of a finished run in half precision, with what was asked and measured beside it.
+
+    None, and no `folder`, where the adapter loses to a solver that needs no training: such a one isn't worth shipping.
+    """
+    curve = json.loads((run / "curve.json").read_text())
+    if not wins(curve):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
     tensors = load_file(run / "adapter" / "diffusers" / FILE)
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / FILE
     save_file({name: t.to(torch.float16).contiguous() for name, t in tensors.items()}, out, metadata={"format": "pt"})
     spec = json.loads((run / "spec.json").read_text())
     spec = {name: value for name, value in spec.items() if name not in ("data", "model")}  # paths of this machine
-    curve = json.loads((run / "curve.json").read_text())
-    best = next((point for point in curve["checkpoints"] if point["name"] == curve["best"]), None)
+    best = next(point for point in curve["checkpoints"] if point["name"] == curve["best"])
     about = {"spec": spec, "baseline": curve["baseline"], "best": best}
     (folder / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
     return out
 
 
-def begin(args: argparse.Namespace) -> int:
-    """Begin the run or go on with it; its exit code."""
-    run = RunDir((args.out / "run").resolve())
-    run.path.mkdir(parents=True, exist_ok=True)
+def run_spec(args: argparse.Namespace) -> LcmSpec:
+    """The run that `--steps` and its neighbours ask for."""
     data = str((args.out / "pictures").resolve()) if args.data else None
-    spec = LcmSpec(
-        name="embedded-lcm", model=str(args.model.resolve()), data=data, rank=args.rank, learning_rate=args.rate,
-        batch_size=args.batch * args.processes, epochs=args.looks, steps_per_epoch=max(1, args.steps // args.looks),
-        checkpoint_epochs=1, checkpoint_minutes=args.save_minutes, time_limit_minutes=args.minutes,
-        ema_decay=args.ema, curve_pictures=args.pictures, loss=args.loss, huber_c=args.huber_c,
+    return LcmSpec(
+        name="embedded-lcm", model=str(args.model.resolve()), data=data, objective=args.objective, rank=args.rank,
+        learning_rate=args.rate, batch_size=args.batch * args.processes, epochs=args.looks,
+        steps_per_epoch=max(1, args.steps // args.looks), checkpoint_epochs=1, checkpoint_minutes=args.save_minutes,
+        time_limit_minutes=args.minutes, ema_decay=args.ema, curve_pictures=args.pictures, loss=args.loss,
+        huber_c=args.huber_c,
     )  # fmt: skip
-    run.clear_stop()
-    run.write_spec(spec)
-    command = [sys.executable, "-u", "-m", "studio.training.lcm", str(run.path)]
-    if args.processes > 1:
-        command[2:3] = ["-m", "torch.distributed.run", "--master-port", "29538", "--nproc-per-node"]
-        command[7:8] = [str(args.processes), "-m"]
-    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def cli() -> None:
@@ -88,6 +97,7 @@ def cli() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the assembled model")
     parser.add_argument("--data", type=Path, help="folder of painted shards; without it the teacher draws its own data")
     parser.add_argument("--limit", type=int, default=300, help="drawings of each shard")
+    parser.add_argument("--objective", choices=("lcm", "tcd"), default="lcm")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=8, help="pictures per process")
@@ -103,9 +113,10 @@ def cli() -> None:
     args = parser.parse_args()
     if args.data is not None:
         print(f"{write_pictures(args.data, args.out / 'pictures', args.limit)} pictures", flush=True)
-    code = begin(args)
+    code = train_run(args.out / "run", run_spec(args), "lcm", args.processes, port=29538)
     if code == 0:
-        print(ship(args.out / "run", args.out / "lcm_lora"))
+        made = ship(args.out / "run", args.out / "lcm_lora")
+        print(made or f"Not shipped: DPM++ 2M draws better in {FAST_STEPS} steps without it.")
     sys.exit(code)
 
 

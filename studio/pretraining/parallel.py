@@ -1,14 +1,22 @@
-"""Several one-threaded processes that average their gradients: on CPUs faster than one process with several threads."""
+"""Several one-threaded processes that average their gradients: on CPUs faster than one process with several threads.
+
+`launch` starts a function of this package so, `train_run` a trainer of `studio.training` on its run folder.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from studio.runs.rundir import RunDir, RunSpec
 
 
 def _enter(rank: int, world: int, port: int, job: Callable[..., None], args: Any) -> None:
@@ -50,3 +58,17 @@ def agree(value: float, world: int) -> float:
     box = torch.tensor([value], dtype=torch.float64)
     dist.broadcast(box, 0)
     return float(box.item())
+
+
+def train_run(folder: Path, spec: RunSpec, module: str, world: int, port: int) -> int:
+    """Begin the run in `folder`, or go on with it, with `world` processes of a trainer of people; its exit code."""
+    run = RunDir(folder.resolve())
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.clear_stop()
+    run.write_spec(spec)
+    command = [sys.executable, "-u", "-m"]
+    if world > 1:
+        command += ["torch.distributed.run", "--master-port", f"{port}", "--nproc-per-node", f"{world}", "-m"]
+    command += [f"studio.training.{module}", str(run.path)]
+    threads = {"OMP_NUM_THREADS": "1"} if world > 1 else {}
+    return subprocess.run(command, env=os.environ | threads).returncode
