@@ -1,13 +1,13 @@
-# make run: everything from nothing, then the studio in a browser. make test: the same, then the tests.
+# make run: everything from nothing, then the studio in a browser, at STUDIO_HOST and STUDIO_PORT (or make run PORT=...).
+# make test: the same, then the tests.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PORT   ?= 8501
 
 .PHONY: run setup setup-dev test test-all check format bench models clean
 
 run: setup
-	$(BIN)/streamlit run streamlit_app.py --server.port $(PORT)
+	$(BIN)/python -m studio.ui.start $(if $(PORT),--server.port $(PORT))
 
 setup: $(VENV)/.run
 setup-dev: $(VENV)/.dev

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -21,6 +22,7 @@ from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance, wilson_interval
+from studio.pretraining.unet import HELD_OUT
 from studio.prompting.writers import OfflineWriter, PromptRequest
 from studio.settings import EMBEDDED_MODEL, Settings
 from studio.specs import EMOTIONS, STYLES, LoraRef, Recipe
@@ -108,6 +110,31 @@ def nearest(judge: Judge, pictures: list[Image.Image]) -> float:
     return float(judge.distance([pictures[i]], [pictures[j]]))
 
 
+def nearest_training(judge: Judge, pictures: list[Image.Image], data: Path) -> dict[str, float]:
+    """How near the pictures come to drawings of the training set `data` (painted shards), in the judge's features.
+
+    Beside it the same of drawings that were held out, which nobody can have memorised: a model that repeats what it has
+    seen comes nearer than they do.
+    """
+    trained, held = [], []
+    for path in sorted(data.glob("p*.npy")):
+        painted = np.load(path, mmap_mode="r")
+        found = torch.cat([judge(pixels(painted[i : i + 100])).features for i in range(0, len(painted), 100)])
+        trained.append(found[:-HELD_OUT])
+        held.append(found[-HELD_OUT:][: -(-len(pictures) // len(list(data.glob("p*.npy"))))])
+    seen = torch.cat(trained)
+    figures: dict[str, float] = {"training_drawings": len(seen)}
+    for name, features in (("drawn", judge(pictures).features), ("held_out", torch.cat(held))):
+        near = torch.cdist(features, seen).min(1).values
+        figures |= {f"{name}_smallest": float(near.min()), f"{name}_median": float(near.median())}
+    return figures
+
+
+def pixels(painted: np.ndarray) -> torch.Tensor:
+    """Painted (n, h, w, 3) uint8 as the judge reads it: (n, 3, h, w) in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(painted)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def sheet(pictures: list[Image.Image], columns: int, side: int = 128) -> Image.Image:
     """A contact sheet."""
     rows = -(-len(pictures) // columns)
@@ -117,8 +144,8 @@ def sheet(pictures: list[Image.Image], columns: int, side: int = 128) -> Image.I
     return found
 
 
-def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
-    """Figures of the embedded model on 60 (quick) or 500 pictures."""
+def run(quick: bool = True, out: Path | None = None, data: Path | None = None) -> dict[str, Any]:
+    """Figures of the embedded model on 60 (quick) or 500 pictures; `data` is the folder of its painted shards."""
     judge = Judge.load(EMBEDDED_MODEL / "judge")
     engine = Engine(Settings())
     asked = characters(60 if quick else 500)
@@ -127,6 +154,8 @@ def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
     pictures, seconds = draw(engine, prompts)
     found |= {"best": accuracies(judge, pictures, asked) | {"seconds": seconds}}
     found["nearest_two"] = nearest(judge, pictures[:100])
+    if data:
+        found["nearest_training"] = nearest_training(judge, pictures, data)
     if resolve("embedded", engine.settings).fast is not None:
         quickly, seconds = draw(engine, prompts, fast=True)
         found |= {"fast": accuracies(judge, quickly, asked) | {"seconds": seconds}}
@@ -135,14 +164,17 @@ def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
             sheet(quickly[:100], 10).save(out / "fast.png")
     if out:
         sheet(pictures[:100], 10).save(out / "best.png")
+        for k, picture in enumerate(pictures[:200]):  # for `benchmarks.faces`
+            picture.save(out / f"drawn-{k:03d}.png")
     return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="leave sheets and the first 200 pictures there")
+    parser.add_argument("--data", type=Path, help="painted shards: how near do pictures come to what was trained on")
     args = parser.parse_args()
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(run(args.quick, args.out), indent=1))
+    print(json.dumps(run(args.quick, args.out, args.data), indent=1))

@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "b_prompt": {"method": "prompt"},
     "b_prompt_attention": {"method": "prompt", "attention": True},
     "c_picture": {"method": "picture"},
+    "d_direction": {"method": "direction"},
 }
 
 
@@ -68,7 +69,7 @@ class Bench:
             words = f"{who}, {rng.choice(('short', 'long'))} hair, {rng.choice(HAIR)} hair, {rng.choice(EYES)} eyes"
         style = style or STYLES[number % len(STYLES)]
         size = self.info.native_size
-        found = []
+        found: list[Recipe] = []
         for emotion in emotions:
             said = self.writer.write(PromptRequest(emotion=emotion, style=style, text=words))
             found.append(
@@ -134,37 +135,42 @@ def morphs(bench: Bench, count: int) -> dict[str, Any]:
         recipes = bench.recipes(number, pair)
         source = bench.drawn(recipes[0])
         for name, options in METHODS.items():
-            image = source if options["method"] == "picture" else None
+            image = source if options["method"] in ("picture", "direction") else None
             made = morph.make(components=bench.components, recipes=recipes, image=image, **options)
-            images = [picture for _, _, picture, _ in morph.plain(made, FRAMES)]
+            images = [picture for _, picture in morph.plain(made, FRAMES)]
             table.setdefault(name, []).append(bench.measure(images, pair))
             bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}", images)
             if name in ("b_prompt", "c_picture"):
-                images = [p for _, _, p, final in morph.even(made, FRAMES, bench.judge.distance) if final]
+                images = [picture for _, picture in morph.even(made, FRAMES, bench.judge.distance)]
                 table.setdefault(f"{name}_retimed", []).append(bench.measure(images, pair))
                 bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}-retimed", images)
     return {name: mean(rows) for name, rows in table.items()}
 
 
 def uploaded(bench: Bench, count: int) -> dict[str, Any]:
-    """Pictures that the model did not make: painted ones, with what they show read by the judge."""
+    """Pictures that the model did not make: painted ones, with what they show read by the judge.
+
+    Half of them show another emotion than the first one asked for: frame 1 has to show what was asked all the same.
+    """
     kept: dict[str, int] = dict.fromkeys((*IDENTITY, "all"), 0)
+    begun = {"as_shown": [0, 0], "other": [0, 0]}  # frames 1 with the first emotion, out of how many
     reached = 0
     for number in range(count):
         rng = random.Random(5000 + number)
         pair = PAIRS[number % len(PAIRS)]
+        now = rng.choice([e for e in EMOTIONS if e not in pair]) if number % 2 else pair[0]
         spec = CharacterSpec(
-            gender=rng.choice(("girl", "boy")), emotion=pair[0], style=STYLES[number % len(STYLES)],
+            gender=rng.choice(("girl", "boy")), emotion=now, style=STYLES[number % len(STYLES)],
             hair_color=rng.choice(HAIR), eye_color=rng.choice(EYES),
             background_color=rng.choice(("aqua", "pink", "green")),
         )  # fmt: skip
         picture = paint(spec, bench.info.native_size, number)
-        seen = morph.describe(bench.components, picture)
-        recipes = bench.recipes(number, pair, ", ".join(seen["tags"]), seen["style"])
-        made = morph.make("picture", bench.components, recipes, picture)
+        seen = morph.describe(bench.info, picture)
+        shown, *recipes = bench.recipes(number, (seen["emotion"], *pair), ", ".join(seen["tags"]), seen["style"])
+        made = morph.make("picture", bench.components, recipes, picture, shown=shown)
         images = list(made.draw(timing.positions(5)))
-        bench.keep(f"uploaded-{number:02d}-{pair[0]}-{pair[1]}", [picture, *images])
-        before, after = bench.judge([picture]), bench.judge(images[-1:])
+        bench.keep(f"uploaded-{number:02d}-{now}-{pair[0]}-{pair[1]}", [picture, *images])
+        before, first, after = (bench.judge([image]) for image in (picture, images[0], images[-1]))
         same = {}
         for factor in IDENTITY:
             was, is_ = before.labels[factor][0], after.labels[factor][0]
@@ -172,8 +178,12 @@ def uploaded(bench: Bench, count: int) -> dict[str, Any]:
         for factor, yes in same.items():
             kept[factor] += yes
         kept["all"] += all(same.values())
+        tally = begun["other" if now != pair[0] else "as_shown"]
+        tally[0] += first.labels["emotion"][0] == pair[0]
+        tally[1] += 1
         reached += after.labels["emotion"][0] == pair[1]
     figures: dict[str, Any] = {f"kept_{factor}": hits / count for factor, hits in kept.items()}
+    figures |= {f"first_right_{name}": hits / of for name, (hits, of) in begun.items() if of}
     return figures | {"emotion_reached": reached / count, "interval": wilson_interval(reached, count), "n": count}
 
 

@@ -137,6 +137,10 @@ def run(quick: bool = True, out: Path | None = None, count: int | None = None) -
             follows = agreement(judge, pictures, asked)
             found[kind] = {
                 "chamfer_pixels": near, "chamfer_without_pixels": far, "times_closer": far / max(1e-6, near),
+                # what a perfect answer would reach: hand-drawn lines are off the painting that they stand for
+                "chamfer_of_painting_pixels": float(np.mean([
+                    chamfer(a, each["picture"]) for a, each in zip(lines, asked, strict=True)
+                ])),
                 "emotion_kept": follows["emotion"]["accuracy"] / max(1e-6, without["emotion"]["accuracy"]),
                 "agreement": follows, "seconds": seconds, "time_ratio": seconds / plain_seconds,
             }  # fmt: skip

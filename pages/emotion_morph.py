@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import streamlit as st
 
-from studio.specs import GenerateSpec, MorphSpec
+from studio.specs import GenerateSpec, MorphMethod, MorphSpec
 from studio.ui import motion, widgets
 
 PAGE = "emotion_morph"
@@ -12,8 +14,8 @@ TEXT = {
     "title": "Emotion morph",
     "lead": "One character, from one emotion to another.",
     "emotions": "Emotions, in order",
-    "emotions_help": "Choose two or more; the order of clicking is the order of the morph.",
-    "too_few": "Choose at least two emotions.",
+    "emotions_help": "Two or more, as often as you like: happy, sad, happy. Press one here to take it out.",
+    "too_few": "Add at least two emotions.",
     "method": "Method",
     "attention": "Mix attention too",
     "attention_help": "Frames in between look at both ends while they are drawn: smoother, and twice the time.",
@@ -25,10 +27,14 @@ TEXT = {
     "held": "Shared start",
     "held_help": "How much of the drawing all frames share: more keeps the character, less lets the face move.",
     "draw": "Morph",
-    "empty": "Choose two emotions and press Morph.",
+    "empty": "Choose emotions and press Morph.",
 }
-METHODS = {
+METHODS = {  # those of them that the spec has
     "prompt": ("Redraw", "Every frame is drawn from the same noise, with words in between: sharp, same character."),
+    "direction": (
+        "Direction",
+        "Adds the difference between the two emotions' average pictures; the slider says how much.",
+    ),
     "picture": ("Keep my picture", "Your picture is taken back to noise and only its expression is drawn anew."),
     "latent": ("Cross-fade", "Two finished pictures are mixed: quick, but both faces show through in the middle."),
 }
@@ -37,8 +43,8 @@ EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start
 stage, side = motion.heading(TEXT)
 with side:
     image = motion.source(PAGE, "morph")
-    chain = motion.emotions(TEXT, "morph_chain")
-    names = list(METHODS) if image else [name for name in METHODS if name != "picture"]
+    chain = motion.emotions(MorphSpec, TEXT, "morph_chain")
+    names = [name for name in METHODS if name in get_args(MorphMethod) and (image or name != "picture")]
     if st.session_state.get("morph_method") not in names:
         st.session_state.pop("morph_method", None)
     method = st.segmented_control(
@@ -46,6 +52,7 @@ with side:
         format_func=lambda name: METHODS[name][0], key="morph_method", persist_state="session",
     )  # fmt: skip
     st.caption(METHODS[method][1])
+    beside = st.container()  # where the amount stands when it is what the method is about
     words = motion.words("morph", image)
     frames = motion.frames(MorphSpec, "morph")
     retime = st.toggle(TEXT["retime"], help=TEXT["retime_help"], key="morph_retime", persist_state="session")
@@ -54,10 +61,11 @@ with side:
             TEXT["easing"], list(EASINGS), format_func=EASINGS.__getitem__, disabled=retime, key="morph_easing",
             persist_state="session",
         )  # fmt: skip
-        amount = widgets.number_from(
-            MorphSpec, "amount", TEXT["amount"], slider=True, help=TEXT["amount_help"], key="morph_amount",
-            persist_state="session",
-        )  # fmt: skip
+        with beside if method == "direction" else st.container():
+            amount = widgets.number_from(
+                MorphSpec, "amount", TEXT["amount"], slider=True, help=TEXT["amount_help"], key="morph_amount",
+                persist_state="session",
+            )  # fmt: skip
         attention, held = False, None
         if method == "prompt":
             attention = st.toggle(

@@ -32,6 +32,7 @@ with st.bottom:
         pressed = st.button(
             TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="gen_draw"
         )
+    prompt_panel.suggestions(typed)
 
 st.title(TEXT["title"], anchor=False)
 stage, side = st.columns([3, 2], gap="medium")
@@ -67,7 +68,7 @@ with stage:
                     )
 
 with panel:
-    prompt = prompt_panel.prompt_panel(fields)
+    prompt = prompt_panel.prompt_panel(fields, drawing=pressed)
 with notice:
     prompt_panel.spelling(typed, fields.triggers)
 own = (prompt.positive, prompt.negative) if prompt.edited else (None, None)
@@ -83,6 +84,7 @@ if st.session_state.get("gen_doubt") == prompt.positive:
         decision = prompt_panel.doubt(prompt)
 if decision == "again":
     st.session_state["gen_writer_seed"] = st.session_state.get("gen_writer_seed", 0) + 1
+    st.session_state["gen_asked"] = True
     st.rerun()
 if decision == "fixed":
     st.session_state["gen_fixed"] = True

@@ -12,7 +12,7 @@ TEXT = {
     "title": "Animation",
     "lead": "One picture, drawn again frame by frame: the same character, moving through emotions.",
     "emotions": "Emotions, in order",
-    "emotions_help": "The order of clicking is the order of the animation.",
+    "emotions_help": "One or more, as often as you like: happy, sad, happy. Press one here to take it out.",
     "strength": "Strength, from and to",
     "strength_help": "How much of the picture a frame may change: it rises from the first frame to the last.",
     "consistent": "Same character in all frames",
@@ -23,13 +23,13 @@ TEXT = {
     "keyframes_help": "Replaces the sequence: an emotion and, if you like, a strength and a pause at chosen frames.",
     "draw": "Animate",
     "empty": "Choose a picture, or let one be drawn, and press Animate.",
-    "too_few": "Choose at least one emotion.",
+    "too_few": "Add at least one emotion.",
 }
 
 stage, side = motion.heading(TEXT)
 with side:
     image = motion.source(PAGE, "anim")
-    sequence = motion.emotions(TEXT, "anim_sequence")
+    sequence = motion.emotions(AnimateSpec, TEXT, "anim_sequence")
     words = motion.words("anim", image)
     frames = motion.frames(AnimateSpec, "anim")
     low, high = st.slider(

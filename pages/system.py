@@ -1,4 +1,4 @@
-"""System: the machine, what was chosen for it and why, models, LoRAs, runs, versions."""
+"""System: the machine, what was chosen for it and why, models, LoRAs, tag lists, runs, what Claude cost, versions."""
 
 from __future__ import annotations
 
@@ -30,12 +30,27 @@ TEXT = {
     "loras_none": "None yet.",
     "runs": "Runs",
     "runs_none": "No training or distillation has been started yet.",
+    "tags": "Your own tags",
+    "tags_lead": "A tag list as A1111's autocomplete reads it: a CSV with the columns name, type, count and aliases. "
+    "Generate suggests its tags, and the spelling help leaves their words alone.",
+    "tags_file": "Tag list",
+    "tags_add": "Use it",
+    "tags_added": "{tags} from {name}.",
+    "tags_bad": "{lines} left out:",
+    "tags_line": "Line {line}: {reason}.",
+    "tags_more": "And {lines} more.",
+    "tags_size": "{tags}, {size}",
+    "tags_drop": "Remove",
+    "claude": "Claude",
+    "claude_spent": "All prompts so far: {tokens_in:,} + {tokens_out:,} tokens in {calls}, ${cost:.4f}. "
+    "It is asked only by Draw and by the buttons that name it.",
     "versions": "Versions",
     "home": "Everything is kept in {home}.",
     "on": "On",
     "off": "Off",
 }
 RUN_KINDS = {"lora": "LoRA", "lcm": "Distillation", "control": "ControlNet"}
+BAD_LINES = 20  # that are named
 STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
 
 with st.container(horizontal=True, vertical_alignment="center"):
@@ -107,6 +122,36 @@ if loras := studio().loras():
 else:
     st.caption(TEXT["loras_none"])
 
+st.subheader(TEXT["tags"], anchor=False)
+st.caption(TEXT["tags_lead"])
+for tag_list in studio().tag_lists():
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        size = TEXT["tags_size"].format(tags=text.plural(tag_list.tags, "tag"), size=text.size(tag_list.size))
+        st.markdown(f"**{text.escape(tag_list.name)}** · {size}", width="content")
+        st.button(
+            TEXT["tags_drop"],
+            key=f"system_tags_drop_{tag_list.name}",
+            icon=":material/close:",
+            type="tertiary",
+            on_click=studio().drop_tags,
+            args=(tag_list.name,),
+        )
+file = st.file_uploader(
+    TEXT["tags_file"], ["csv", "txt"], key="system_tags", max_upload_size=studio().settings.max_upload_mb
+)
+if file is not None and st.button(TEXT["tags_add"], key="system_tags_add", icon=":material/add:"):
+    read = studio().add_tags(file.getvalue(), file.name)
+    st.session_state["system_tags_read"] = (file.name, len(read.rows), read.bad)
+    st.rerun()  # the list above has it then
+if found := st.session_state.pop("system_tags_read", None):
+    name, count, bad = found
+    st.success(TEXT["tags_added"].format(tags=text.plural(count, "tag"), name=text.escape(name)))
+    if bad:
+        lines = [TEXT["tags_line"].format(line=one.line, reason=text.escape(one.reason)) for one in bad[:BAD_LINES]]
+        lines += [TEXT["tags_more"].format(lines=len(bad) - BAD_LINES)] if len(bad) > BAD_LINES else []
+        heading = TEXT["tags_bad"].format(lines=text.plural(len(bad), "line"))
+        st.warning("\n".join([heading, "", *(f"- {line}" for line in lines)]))
+
 st.subheader(TEXT["runs"], anchor=False)
 if runs := studio().runs():
     st.dataframe(
@@ -126,6 +171,20 @@ if runs := studio().runs():
     )
 else:
     st.caption(TEXT["runs_none"])
+
+if studio().claude_writes:
+    spent = studio().spent()
+    st.subheader(TEXT["claude"], anchor=False)
+    st.caption(
+        TEXT["claude_spent"]
+        .format(
+            tokens_in=spent.tokens_in,
+            tokens_out=spent.tokens_out,
+            calls=text.plural(spent.calls, "call"),
+            cost=spent.cost_usd,
+        )
+        .replace("$", r"\$")
+    )
 
 st.subheader(TEXT["versions"], anchor=False)
 st.caption(" · ".join(f"{name} {number}" for name, number in status.versions.items()))

@@ -11,15 +11,44 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from studio import terminal
+from studio.errors import BadInput
 from studio.service import Studio, parse_spec
 from studio.settings import settings
-from studio.specs import LcmSpec, LoraSpec, LowConfidence
-from studio.terminal import OWNER, answer, fail_for, follow_job, follow_run, image_id, lora_refs, save_to, sides
+from studio.specs import LcmSpec, LoraSpec
+from studio.terminal import (
+    OWNER,
+    Character,
+    Doubtful,
+    Emotion,
+    Json,
+    Loras,
+    Model,
+    Offline,
+    Out,
+    Prompt,
+    Quality,
+    Seed,
+    Size,
+    Source,
+    Steps,
+    Style,
+    Text,
+    answer,
+    base_of,
+    fail_for,
+    follow_job,
+    follow_run,
+    image_id,
+    lora_refs,
+    only_said,
+    open_studio,
+    save_to,
+)
 from studio.views import RunView
 
 app = typer.Typer(
@@ -31,59 +60,6 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="Training runs: list, show, stop, resume, delete.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
-
-Json = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Copy the files into this folder.")]
-Emotion = Annotated[str, typer.Option(help="happy, angry, sad, surprised or calm.")]
-Style = Annotated[str, typer.Option(help="casual, formal, artistic or realistic.")]
-Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
-Model = Annotated[str | None, typer.Option(help="embedded, a hub id, a diffusers folder or a .safetensors file.")]
-Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH or PATH:WEIGHT; may be repeated.")]
-Seed = Annotated[int | None, typer.Option(help="Blank: another one each time.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Write the prompt without asking a language model.")]
-Text = Annotated[str, typer.Option(help="What else is in the picture.")]
-Prompt = Annotated[str | None, typer.Option(help="The whole prompt.")]
-Doubtful = Annotated[
-    LowConfidence,
-    typer.Option(
-        "--on-low-confidence",
-        help="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: use the "
-        "fixed template. retry: have it written up to twice more, then use the fixed template. fail: say why and exit "
-        "with code 2.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option(help="1 to 50.")]
-Size = Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")]
-Source = Annotated[Path | None, typer.Option(help="Start from this picture.")]
-Character = Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")]
-Fps = Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")]
-Format = Annotated[str, typer.Option(help="gif, apng, webp, mp4 or zip.")]
-
-
-def _studio() -> Studio:
-    studio = Studio(settings())
-    terminal.at_exit(studio.close)
-    return studio
-
-
-def _fields(**given: Any) -> dict[str, Any]:
-    """Only what was said: the rest are the spec's own defaults."""
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _base(
-    studio: Studio, *, offline: bool = True, on_low_confidence: LowConfidence = "run", lora: list[str] | None = None,
-    size: str | None = None, **given: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """The fields of a `GenerateSpec`; without a prompt it is written now, or offline by `submit`."""
-    fields = _fields(**given, on_low_confidence=on_low_confidence, loras=lora_refs(lora), **sides(size))
-    if "prompt" not in fields and not offline:
-        names = ("emotion", "style", "quality", "text")
-        asked = {name: fields[name] for name in names if name in fields}
-        written = terminal.written(studio, asked, on_low_confidence)
-        fields["prompt"] = written.positive_prompt
-        fields.setdefault("negative", written.negative_prompt)
-    return fields | {"model": given.get("model") or studio.settings.model}
 
 
 @app.command()
@@ -115,11 +91,11 @@ def generate(
     json: Json = False,
 ) -> None:
     """Draw pictures."""
-    studio = _studio()
+    studio = open_studio()
     terminal.check_folder(out)
     started = time.monotonic()
     rows = studio.parse_rows(terminal.read_text(prompts)) if prompts else None
-    base = _base(
+    base = base_of(
         studio, offline=offline or rows is not None, prompt=prompt, negative=negative, emotion=emotion, style=style,
         quality=quality, text=text or None, on_low_confidence=on_low_confidence, seed=seed, count=count, steps=steps,
         guidance=guidance, sampler=sampler, size=size, model=model, lora=lora, source=image_id(studio, source),
@@ -150,84 +126,102 @@ def write_prompt(
 ) -> None:
     """Write a prompt and draw nothing."""
     result = terminal.written(
-        _studio(), {"emotion": emotion, "style": style, "quality": quality, "text": text, "offline": offline}
+        open_studio(), {"emotion": emotion, "style": style, "quality": quality, "text": text, "offline": offline}
     )
     lines = [result.positive_prompt, f"Negative: {result.negative_prompt}", f"Confidence: {result.confidence:.2f}"]
     answer(json, result.model_dump(mode="json"), [*lines, *result.notes])
 
 
 @app.command()
-def harden(text: Annotated[str, typer.Argument(help="What was typed.")], json: Json = False) -> None:
+def harden(
+    text: Annotated[str, typer.Argument(help="What was typed.")], protect: terminal.Protect = None, json: Json = False
+) -> None:
     """Undo typos, look-alike glyphs and invisible characters."""
-    found = _studio().harden(terminal.text(text))
-    changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
-    answer(
-        json,
-        {"text": found.text, "changes": changes},
-        [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)],
-    )
+    terminal.harden(open_studio(), text, protect, json)
 
 
 @app.command()
 def morph(
-    start: Annotated[str, typer.Option("--from", help="The first emotion.")] = "happy",
-    end: Annotated[str, typer.Option("--to", help="The last emotion.")] = "sad",
+    start: Annotated[str | None, typer.Option("--from", help="The first emotion; blank: happy.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The last emotion; blank: sad.")] = None,
+    emotions: terminal.Emotions = None,
     frames: Annotated[int, typer.Option(help="3 to 33.")] = 5,
-    seed: Seed = None,
     image: Source = None,
-    method: Annotated[str | None, typer.Option(help="latent, prompt or picture.")] = None,
-    retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
+    method: terminal.Method = None,
+    amount: terminal.Amount = None,
+    held: terminal.Held = None,
     attention: Annotated[bool, typer.Option("--attention", help="Method prompt: mix attention too.")] = False,
-    fps: Fps = None,
-    once: Annotated[bool, typer.Option("--once", help="Don't run back to the first frame.")] = False,
+    retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
+    easing: terminal.EaseBy = None,
+    pingpong: terminal.Pingpong = None,
+    fps: terminal.Fps = None,
+    seed: Seed = None,
     style: Style = "casual",
+    text: terminal.Who = "",
     prompt: Prompt = None,
+    on_low_confidence: Doubtful = "run",
     steps: Steps = None,
     size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    format: Format = "gif",
+    format: terminal.Format = "gif",
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """From one emotion to another with the same character."""
-    studio = _studio()
-    base = _base(
-        studio, prompt=prompt, emotion=start, style=style, seed=seed, steps=steps, size=size, model=model, lora=lora
-    )
-    _animation(
-        studio, "morph", base, image, out, json, emotions=(start, end), frames=frames, method=method, retime=retime,
-        attention=attention, fps=fps, pingpong=not once, format=format,
+    """From one emotion to another, or through a chain of them, with the same character."""
+    if emotions is not None and (start is not None or end is not None):
+        raise BadInput("A morph takes either --from and --to or a chain with --emotions, not both.")
+    chain = [start or "happy", end or "sad"] if emotions is None else terminal.sequence(emotions)
+    studio = open_studio()
+    base = base_of(
+        studio, prompt=prompt, emotion=next(iter(chain), None), style=style, text=text or None,
+        on_low_confidence=on_low_confidence, seed=seed, steps=steps, size=size, model=model, lora=lora,
+    )  # fmt: skip
+    terminal.animation(
+        studio, "morph", base, image, out, json, emotions=chain, frames=frames, method=method, amount=amount,
+        held=held, attention=attention, retime=retime, easing=easing, pingpong=pingpong, fps=fps, format=format,
     )  # fmt: skip
 
 
 @app.command()
 def animate(
     image: Character = None,
-    emotions: Annotated[str, typer.Option(help="The sequence: happy,sad,calm.")] = "happy,sad",
+    emotions: terminal.Emotions = "happy,sad",
+    keyframe: terminal.Keyframes = None,
     frames: Annotated[int, typer.Option(help="2 to 64.")] = 12,
     strength_from: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
     strength_to: Annotated[float | None, typer.Option(help="Above 0, to 1.")] = None,
+    consistent: Annotated[
+        bool | None, typer.Option("--consistent/--alone", help="All frames share their noise, or each is drawn alone.")
+    ] = None,
     inbetweens: Annotated[int | None, typer.Option(help="Pictures between two frames by optical flow, 0 to 3.")] = None,
-    fps: Fps = None,
+    easing: terminal.EaseBy = None,
+    pingpong: terminal.Pingpong = None,
+    fps: terminal.Fps = None,
     seed: Seed = None,
     style: Style = "casual",
+    text: terminal.Who = "",
     prompt: Prompt = None,
+    on_low_confidence: Doubtful = "run",
     steps: Steps = None,
     size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    format: Format = "gif",
+    format: terminal.Format = "gif",
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Animate one character through a sequence of emotions."""
-    studio = _studio()
-    base = _base(studio, prompt=prompt, style=style, seed=seed, steps=steps, size=size, model=model, lora=lora)
-    sequence = [name.strip() for name in emotions.split(",") if name.strip()]
-    _animation(
-        studio, "animate", base, image, out, json, emotions=sequence, frames=frames, strength_from=strength_from,
-        strength_to=strength_to, inbetweens=inbetweens, fps=fps, format=format,
+    chain, marks = terminal.sequence(emotions or ""), terminal.keyframes(keyframe)
+    studio = open_studio()
+    base = base_of(
+        studio, prompt=prompt, emotion=next(iter(chain), None), style=style, text=text or None,
+        on_low_confidence=on_low_confidence, seed=seed, steps=steps, size=size, model=model, lora=lora,
+    )  # fmt: skip
+    terminal.animation(
+        studio, "animate", base, image, out, json, emotions=chain, keyframes=marks, frames=frames,
+        strength_from=strength_from, strength_to=strength_to, consistent=consistent, inbetweens=inbetweens,
+        easing=easing, pingpong=pingpong, fps=fps, format=format,
     )  # fmt: skip
 
 
@@ -236,7 +230,7 @@ def sprites(
     image: Character = None,
     seed: Seed = None,
     style: Style = "casual",
-    text: Annotated[str, typer.Option(help="Who it is.")] = "",
+    text: terminal.Who = "",
     prompt: Prompt = None,
     on_low_confidence: Doubtful = "run",
     steps: Steps = None,
@@ -247,31 +241,17 @@ def sprites(
     json: Json = False,
 ) -> None:
     """One character in all five emotions, as a ZIP with the file names that chat front ends look for."""
-    studio = _studio()
+    studio = open_studio()
     terminal.check_folder(out)
-    base = _base(
+    base = base_of(
         studio, prompt=prompt, style=style, text=text or None, on_low_confidence=on_low_confidence, seed=seed,
         steps=steps, size=size, model=model, lora=lora,
     )  # fmt: skip
-    spec = parse_spec({"kind": "sprites", "base": base} | _fields(image=image_id(studio, image)))
+    spec = parse_spec({"kind": "sprites", "base": base} | only_said(image=image_id(studio, image)))
     view = follow_job(studio, studio.submit(spec, OWNER))
     frames = save_to(studio, view.result["frames"], out, "sprite-")
     [packed] = save_to(studio, [view.result["sprites"]], out, "sprites-")
     answer(json, {"frames": frames, "emotions": view.result["emotions"], "sprites": packed}, [*frames, packed])
-
-
-def _animation(
-    studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
-) -> None:
-    """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
-    terminal.check_folder(out)
-    spec = parse_spec({"kind": kind, "base": base} | _fields(image=image_id(studio, image), **given))
-    view = follow_job(studio, studio.submit(spec, OWNER))
-    frames = save_to(studio, view.result["frames"], out, "frame-")
-    [animation] = save_to(studio, [view.result["animation"]], out, "animation-")
-    recipe = studio.picture(view.result["frames"][0], OWNER).recipe
-    seed = recipe.seed if recipe else None
-    answer(json, {"frames": frames, "animation": animation, "seed": seed}, [*frames, animation])
 
 
 @app.command()
@@ -282,6 +262,10 @@ def sketch(
     low: Annotated[int | None, typer.Option(help="Lower Canny threshold, 0 to 255.")] = None,
     high: Annotated[int | None, typer.Option(help="Upper Canny threshold, 0 to 255.")] = None,
     weight: Annotated[float, typer.Option(help="0 to 2.")] = 1.0,
+    start: terminal.Begin = None,
+    end: terminal.End = None,
+    favour: terminal.Favoured = None,
+    controlnet: terminal.Net = None,
     emotion: Emotion = "happy",
     style: Style = "casual",
     text: Text = "",
@@ -296,13 +280,16 @@ def sketch(
     json: Json = False,
 ) -> None:
     """Turn a drawing into the character."""
-    studio = _studio()
+    studio = open_studio()
     terminal.check_folder(out)
-    base = _base(
+    base = base_of(
         studio, prompt=prompt, emotion=emotion, style=style, text=text or None, on_low_confidence=on_low_confidence,
         seed=seed, count=count, steps=steps, size=size, model=model, lora=lora,
     )  # fmt: skip
-    steering = _fields(image=image_id(studio, image), kind=control, low=low, high=high, weight=weight)
+    steering = only_said(
+        image=image_id(studio, image), kind=control, low=low, high=high, weight=weight, start=start, end=end,
+        favour=favour, model=controlnet,
+    )  # fmt: skip
     view = follow_job(studio, studio.submit(parse_spec({"kind": "sketch", "base": base, "control": steering}), OWNER))
     drawn = [id for id in view.pictures if id != view.result["control_image"]]
     images = [
@@ -323,8 +310,8 @@ def caption(
     json: Json = False,
 ) -> None:
     """Write first captions for a training set: for its pictures without one, or for all."""
-    studio = _studio()
-    fields = _fields(data=data, captioner=captioner, every=every, threshold=threshold, style=name_style)
+    studio = open_studio()
+    fields = only_said(data=data, captioner=captioner, every=every, threshold=threshold, style=name_style)
     found = follow_job(studio, studio.submit(parse_spec({"kind": "caption"} | fields), OWNER)).result
     captions = [{"file": file, "caption": text} for file, text in found["captions"].items()]
     lines = [f"{row['file']}: {row['caption']}" for row in captions]
@@ -339,6 +326,11 @@ def train_lora(
     model: Model = None,
     epochs: Annotated[int | None, typer.Option(help="1 to 1000.")] = None,
     rank: Annotated[int | None, typer.Option(help="1 to 256.")] = None,
+    rate: Annotated[float | None, typer.Option("--learning-rate", help="Above 0, up to 1; such as 0.0002.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pictures per step, 1 to 64.")] = None,
+    repeats: Annotated[int | None, typer.Option(help="How often each picture is shown in an epoch.")] = None,
+    minutes: Annotated[float | None, typer.Option("--time-limit", help="Save and stop after so many minutes.")] = None,
+    save: Annotated[float | None, typer.Option("--checkpoint-minutes", help="Also save every so many.")] = None,
     seed: Seed = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last run on this data, if it isn't done.")
@@ -347,9 +339,12 @@ def train_lora(
     json: Json = False,
 ) -> None:
     """Teach a model a style."""
-    studio = _studio()
+    studio = open_studio()
     terminal.check_folder(out)
-    fields = _fields(data=data, name=name or (out.resolve().name if out else None), epochs=epochs, rank=rank, seed=seed)
+    fields = only_said(
+        data=data, name=name or (out.resolve().name if out else None), epochs=epochs, rank=rank, seed=seed,
+        learning_rate=rate, batch_size=batch, repeats=repeats, time_limit_minutes=minutes, checkpoint_minutes=save,
+    )  # fmt: skip
     spec = terminal.spec(LoraSpec, fields | {"model": model or studio.settings.model})
     run = _run(studio, spec, ("data", "name", "model"), resume, detach)
     adapter = _copied(run, out)
@@ -379,9 +374,9 @@ def distill(
     json: Json = False,
 ) -> None:
     """Make a model fast: latent consistency distillation to four steps."""
-    studio = _studio()
+    studio = open_studio()
     terminal.check_folder(out)
-    fields = _fields(
+    fields = only_said(
         data=data, name=name or (out.resolve().name if out else None), epochs=epochs, seed=seed, loras=lora_refs(lora)
     )
     spec = terminal.spec(LcmSpec, fields | {"model": model or studio.settings.model})
@@ -420,7 +415,7 @@ def _answer_run(run: RunView, json: bool) -> None:
 @runs_app.command("list")
 def runs_list(json: Json = False) -> None:
     """All training runs, newest first."""
-    found = _studio().runs()
+    found = open_studio().runs()
     lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}" for run in found]
     answer(
         json,
@@ -432,25 +427,30 @@ def runs_list(json: Json = False) -> None:
 @runs_app.command("show")
 def runs_show(id: str, json: Json = False) -> None:
     """How a run stands."""
-    _answer_run(_studio().run(id), json)
+    _answer_run(open_studio().run(id), json)
 
 
 @runs_app.command("stop")
 def runs_stop(id: str, json: Json = False) -> None:
     """Save and end a run after the step it is in."""
-    _answer_run(_studio().stop_run(id), json)
+    _answer_run(open_studio().stop_run(id), json)
 
 
 @runs_app.command("resume")
-def runs_resume(id: str, json: Json = False) -> None:
+def runs_resume(
+    id: str,
+    epochs: Annotated[int | None, typer.Option(help="How many in all, 1 to 1000.")] = None,
+    rate: Annotated[float | None, typer.Option("--learning-rate", help="Another one, if the loss blew up.")] = None,
+    json: Json = False,
+) -> None:
     """Go on exactly where the last checkpoint is."""
-    _answer_run(_studio().resume_run(id), json)
+    _answer_run(open_studio().resume_run(id, epochs=epochs, learning_rate=rate), json)
 
 
 @runs_app.command("delete")
 def runs_delete(id: str, json: Json = False) -> None:
     """Remove a run with its checkpoints."""
-    _studio().delete_run(id)
+    open_studio().delete_run(id)
     answer(json, {"deleted": id}, [f"{id} is deleted."])
 
 

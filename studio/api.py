@@ -20,6 +20,7 @@ from fastapi import Body, Depends, FastAPI, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -52,6 +53,14 @@ MEDIA = {
 POLL = 0.2  # seconds between looks at a job that somebody watches
 HEARTBEAT = 15.0  # seconds after which a silent stream says that it lives
 bearer = HTTPBearer(auto_error=False)
+
+
+class ResumeChanges(BaseModel):
+    """What may be another when a run goes on; what is left out stays. The run's own bounds hold."""
+
+    model_config = ConfigDict(extra="forbid")
+    epochs: int | None = None  # in all
+    learning_rate: float | None = None
 
 
 def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
@@ -291,8 +300,9 @@ def _routes(app: FastAPI) -> None:
         return studio.stop_run(id)
 
     @app.post("/runs/{id}/resume")
-    def resume_run(id: str, owner: Owner, studio: TheStudio) -> RunView:
-        return studio.resume_run(id)
+    def resume_run(id: str, owner: Owner, studio: TheStudio, body: ResumeChanges | None = None) -> RunView:
+        """Go on from the last checkpoint; the body, if there is one, changes what it says."""
+        return studio.resume_run(id, **(body.model_dump() if body else {}))
 
     @app.delete("/runs/{id}")
     def delete_run(id: str, owner: Owner, studio: TheStudio) -> dict[str, str]:

@@ -50,12 +50,14 @@ class Jobs:
         self._queues: dict[str, deque[Job]] = {}
         self._jobs: dict[str, Job] = {}
         self._running: Job | None = None
+        self._left: list[Iterator[None]] = []  # generators of jobs that ended while they were paused, to be unwound
+        self._unwritten: dict[str, Job] = {}  # jobs whose end couldn't be written down yet
         self._engine: Any = None
         self._thread: threading.Thread | None = None
         self._closing = False
 
     def submit(self, job: Job) -> JobView:
-        """Queue the job. Raises `Busy` when too many wait and `DiskFull` when it can't be written down."""
+        """Queue the job. Raises `Busy` when too many wait and another `StudioError` when it can't be written down."""
         with self._changed:
             if self._closing:
                 raise Busy("The studio is shutting down.")
@@ -67,9 +69,7 @@ class Jobs:
             self._queues.setdefault(job.owner, deque()).append(job)
             if job.owner not in self._turns:
                 self._turns.append(job.owner)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="studio-worker", daemon=True)
-                self._thread.start()
+            self._start()
             self._forget()
             self._changed.notify_all()
             return job.view(self._position(job))
@@ -104,7 +104,10 @@ class Jobs:
         return text
 
     def cancel(self, id: str, owner: str) -> JobView:
-        """Stop the job: at once when it waits, within one sampling step when it runs. Only its owner can."""
+        """Stop the job: at once when it waits for a turn, the first or another, within one sampling step when it runs.
+
+        Only its owner can.
+        """
         view = self.view(id, owner)
         if not view.active:
             return view
@@ -114,11 +117,11 @@ class Jobs:
                 self._log.request_cancel(id, owner)
                 return view
             job.cancelled.set()
-            if job.state == "queued":
+            if job is not self._running and job.finished is None:
                 self._queues[owner].remove(job)
                 if not self._queues[owner] and owner in self._turns:
                     self._turns.remove(owner)
-                self._end(job, "cancelled")
+                self._leave(job)
             return job.view()
 
     def wait(self, id: str, owner: str, timeout: float | None = None) -> JobView:
@@ -163,20 +166,38 @@ class Jobs:
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        """See to it that the worker lives. What a dead one was working on has failed; the others get their turns."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if self._running is not None:
+            job, self._running = self._running, None
+            if job.finished is None:
+                self._leave(job, "failed", BUG.format("the worker stopped"))
+        self._turns.extend(owner for owner, queue in self._queues.items() if queue and owner not in self._turns)
+        self._thread = threading.Thread(target=self._work, name="studio-worker", daemon=True)
+        self._thread.start()
+
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own, which the threads of its maths inherit
             nice = max(WORKER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
         while True:
             with self._changed:
-                while not self._turns and not self._closing:
+                while not self._turns and not self._left and not self._closing:
                     self._changed.wait()
+                left, self._left = self._left, []
+            for runner in left:
+                self._unwind(runner)
+            with self._changed:
                 if self._closing:
                     for queue in self._queues.values():
                         for job in queue:
                             self._drop(job)
                             self._end(job, "interrupted", INTERRUPTED)
                     return
+                if not self._turns:
+                    continue
                 owner = self._turns.popleft()
                 job = self._queues[owner].popleft()
                 self._running = job
@@ -185,7 +206,9 @@ class Jobs:
             over = self._slice(job)
             with self._changed:
                 self._running = None
-                if not over:
+                if not over and job.cancelled.is_set() and not self._closing:
+                    self._leave(job)  # between its last step and here
+                elif not over:
                     self._queues[owner].appendleft(job)
                 if self._queues[owner]:
                     if owner in self._turns:  # joined again while this one was working
@@ -216,19 +239,29 @@ class Jobs:
                 self._end(job, "interrupted", INTERRUPTED)
             else:
                 self._end(job, "cancelled")
-        except Exception as error:
+        except BaseException as error:  # a library that calls sys.exit ends its job, not the worker
             self._drop(job)
             self._end(job, "failed", sentence_for(error), isinstance(error, BadInput))
         return True
 
     def _drop(self, job: Job) -> None:
         """Unwind a job's generator: its `finally` blocks run in this thread."""
-        close = getattr(job.runner, "close", None)
+        if job.runner is not None:
+            self._unwind(job.runner)
+
+    def _unwind(self, runner: Iterator[None]) -> None:
+        close = getattr(runner, "close", None)
         if close is not None:
             try:
                 close()
-            except Exception:
-                log.exception("job %s didn't unwind cleanly", job.id)
+            except BaseException:
+                log.exception("a job didn't unwind cleanly")
+
+    def _leave(self, job: Job, state: JobState = "cancelled", error: str | None = None) -> None:
+        """End a job that is not being worked on, from any thread. Its generator is the worker's to unwind."""
+        if job.runner is not None:
+            self._left.append(job.runner)
+        self._end(job, state, error)
 
     def _end(self, job: Job, state: JobState, error: str | None = None, bad_input: bool = False) -> None:
         with self._changed:
@@ -240,18 +273,30 @@ class Jobs:
         now = time.monotonic()
         if now - job.looked > LOOK_SECONDS:
             job.looked = now
-            if self._log.cancel_requested(job.id):
-                job.cancelled.set()
+            try:
+                if self._log.cancel_requested(job.id):
+                    job.cancelled.set()
+            except Exception as error:  # it looks again soon; a job doesn't fail because of a look
+                log.warning("job %s: the log couldn't be read: %s", job.id, error)
         if now - job.wrote > WRITE_SECONDS:
             self._write(job)
         with self._changed:
             self._changed.notify_all()
 
     def _write(self, job: Job) -> None:
+        """Bring the log up to date. Never raises: the worker has to live, whatever becomes of the disk.
+
+        The state in memory is right. Progress is written again with the next change, an end with the next of any job.
+        """
         job.wrote = time.monotonic()
+        late = [other for other in self._unwritten.copy().values() if other is not job]
+        if job.finished is not None:
+            self._unwritten[job.id] = job
         try:
-            self._log.write(job.view(), job.owner)
-        except StudioError as error:  # the state in memory is right, and the next change tries again
+            for one in (job, *late):
+                self._log.write(one.view(), one.owner)
+                self._unwritten.pop(one.id, None)
+        except Exception as error:
             log.warning("job %s: its state couldn't be written: %s", job.id, error)
 
     def _position(self, job: Job) -> int:
@@ -276,7 +321,7 @@ class Jobs:
             del self._jobs[id]
 
 
-def sentence_for(error: Exception) -> str:
+def sentence_for(error: BaseException) -> str:
     """What a person reads when a job fails; a bug also goes to the log with its traceback."""
     if isinstance(error, StudioError):
         return str(error)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, resolve
-from studio.errors import BadInput, StudioError
+from studio.engine import controlnets
+from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
+from studio.errors import BadInput, NotFound, StudioError
 from studio.prompting.confidence import settle
 from studio.prompting.syntax import segments
-from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
+from studio.prompting.triggers import request_for
+from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
 from studio.settings import Settings
 from studio.specs import (
     EMOTIONS,
@@ -26,6 +29,7 @@ from studio.specs import (
     STYLES,
     Axis,
     BatchSpec,
+    ControlSpec,
     DrawSpec,
     Emotion,
     ExperimentSpec,
@@ -37,6 +41,7 @@ from studio.specs import (
     SketchSpec,
     Style,
 )
+from studio.store.metadata import Read, known_loras
 from studio.views import FoundRecipe, Picture
 
 MAX_PICTURES = 4000  # of one job
@@ -45,6 +50,7 @@ FAST_STEPS = 2
 FAST_GUIDANCE = 2.0
 
 GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
+DrawnWith = Callable[[str], str | None]  # the reference under which pictures were drawn with weights of this hash
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Files:
         self._settings = settings
         self._models: dict[str, ModelInfo] = {}
         self._loras: dict[str, LoraInfo] = {}
+        self._nets: dict[Any, str] = {}
 
     def model(self, reference: str) -> ModelInfo:
         """Raises `NotFound` and `BadInput`."""
@@ -78,6 +85,21 @@ class Files:
         if reference not in self._loras:
             self._loras[reference] = find_lora(reference, self._settings)
         return self._loras[reference]
+
+    def net(self, info: ModelInfo, spec: ControlSpec, drawing: Picture, size: tuple[int, int]) -> str:
+        """Fingerprint of the ControlNet that will follow this drawing; "" for none, and for one not downloaded yet.
+
+        Raises `NotFound` and `BadInput`.
+        """
+        key = (info.reference, spec, size)
+        if key not in self._nets:
+            wanted = spec.model
+            if wanted is None:
+                from studio.engine import control  # OpenCV: only where something is drawn
+
+                wanted = control.chosen(drawing.path, spec, size, info.controlnets)
+            self._nets[key] = controlnets.fingerprint_of(info.controlnets, wanted, self._settings)
+        return self._nets[key] if spec.weight else ""
 
 
 class Resolver:
@@ -94,9 +116,9 @@ class Resolver:
         """What is written for this request when nobody edits it. Offline, the same every time.
 
         `fixed`: from the fixed template (True), by the writer however unsure it is (False), or as the request's
-        `on_low_confidence` says (None), which raises `BadInput` where that is "fail".
+        `on_low_confidence` says (None): `BadInput` where that is "fail". A LoRA that isn't here raises `NotFound`.
         """
-        request = PromptRequest(emotion=spec.emotion, style=spec.style, quality=spec.quality, text=spec.text)
+        request = request_for(spec, lambda path: find_lora(path, self._settings))
         if fixed:
             return fixed_template(request)
         if self._writer is None:
@@ -143,8 +165,9 @@ class Resolver:
         width, height = self._size(spec, info, owner)
         if info.note:
             _once(notes, info.note)
+        net = ""
         if spec.control is not None:
-            self._picture(spec.control.image, owner)
+            net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
         seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
         values: dict[str, Any] = {
             "model": info.reference,
@@ -162,8 +185,8 @@ class Resolver:
             "source": spec.source,
             "strength": spec.strength if spec.source is not None else None,
             "control": spec.control,
-            "labels": {"emotion": spec.emotion, "style": spec.style, "quality": spec.quality}
-            | ({"text": spec.text} if spec.text else {}),
+            "control_hash": net,
+            "labels": _labels(spec),
         }
         try:
             first = Recipe(seed=seed, **values)
@@ -205,24 +228,84 @@ class Resolver:
             )
         return width, height
 
-    def with_known_model(self, found: FoundRecipe, drawn_with: Callable[[str], str | None]) -> FoundRecipe:
-        """The recipe with its model as it is called here, found by hash, else by name; else the default and a note.
+    # --- recipes from elsewhere -------------------------------------------------------------------------------------
 
-        `drawn_with` gives the reference of a hash that pictures were drawn with before.
+    def with_known_files(self, found: Read, drawn_with: DrawnWith, own: bool = False) -> FoundRecipe:
+        """The recipe with its model and LoRAs as they are called here, found by hash, else by name; else a note.
+
+        Another model stands in for one that isn't here, nothing for a LoRA. `own`: it was stored here, so its model
+        stays as it is called and paths are worth a look.
         """
-        wanted, digest = found.spec.model, found.model_hash
-        by_hash = drawn_with(digest) if len(digest) >= 10 else None
-        if by_hash is None and len(digest) >= 10:
-            by_hash = next((i.reference for i in catalogue(self._settings) if i.hash.startswith(digest)), None)
-        for reference in (by_hash, wanted):
+        spec, notes = found.spec, list(found.notes)
+        model = spec.model if own else next(self._models_like(spec.model, found.model_hash, drawn_with), None)
+        if model is None:
+            notes.append(f"Its model {spec.model!r} isn't here; another one gives another picture.")
+        changes: dict[str, Any] = {"model": model or self._settings.model}
+        changes["loras"] = self._known_loras(found, notes, own)
+        if spec.control is not None and spec.control.model is not None:
             try:
-                if reference is not None and resolve(reference, self._settings, with_hash=False).path is not None:
-                    return found.model_copy(update={"spec": found.spec.model_copy(update={"model": reference})})
+                controlnets.find(spec.control.model, self._settings)
+            except StudioError:
+                notes.append(f"Its ControlNet {spec.control.model!r} isn't here; the model's own is used.")
+                changes["control"] = spec.control.model_copy(update={"model": None})
+        return FoundRecipe(
+            spec=spec.model_copy(update=changes), origin=found.origin, notes=tuple(notes), model_hash=found.model_hash
+        )
+
+    def proven(self, found: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
+        """The recipe in an uploaded picture, if all that it names is here under the same hashes; None without one.
+
+        A file can claim anything, so nothing in it is believed: names become those of this studio, and what it starts
+        from or follows has to be this owner's. Raises `BadInput` that says what is missing.
+        """
+        recipe = found.recipe if found is not None else None
+        if found is None or recipe is None or size != (recipe.width, recipe.height):
+            return None
+        models = self._models_like(recipe.model, recipe.model_hash, drawn_with, listed=True)
+        same = (info for info in (resolve(name, self._settings) for name in models) if info.hash == recipe.model_hash)
+        if (info := next(same, None)) is None:
+            raise BadInput(f"Its model {recipe.model!r} isn't here.")
+        notes: list[str] = []
+        refs = self._known_loras(found, notes)
+        if notes or len(refs) < len(recipe.loras):
+            raise BadInput(notes[0] if notes else "It names a LoRA twice.")
+        control = recipe.control
+        try:
+            if recipe.source is not None:
+                self._picture(recipe.source, owner)
+            drawing = self._picture(control.image, owner) if control else None
+        except NotFound:
+            raise BadInput("The picture that it started from isn't here.") from None
+        if control is not None and drawing is not None:
+            net = Files(self._settings).net(info, control, drawing, size)
+            if net != recipe.control_hash and (recipe.control_hash or control.model):
+                raise BadInput("Its ControlNet isn't here.")
+        return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(found.spec)})
+
+    def _models_like(self, wanted: str, digest: str, drawn_with: DrawnWith, listed: bool = False) -> Iterator[str]:
+        """References of models that may be the one meant, best first. `listed`: only those that can be chosen here.
+
+        `digest` is a hash or its beginning.
+        """
+        models = catalogue(self._settings)
+        found = [wanted] if not listed or wanted in {info.reference for info in models} else []
+        if len(digest) >= 10:
+            by_hash = [drawn_with(digest), *(info.reference for info in models if info.hash.startswith(digest))]
+            found = [reference for reference in by_hash if reference is not None] + found
+        for reference in dict.fromkeys([*found, self._settings.model] if listed else found):
+            try:
+                if resolve(reference, self._settings, with_hash=False).path is not None:
+                    yield reference
             except StudioError:
                 continue
-        note = f"Its model {wanted!r} isn't here; another one gives another picture."
-        spec = found.spec.model_copy(update={"model": self._settings.model})
-        return found.model_copy(update={"spec": spec, "notes": (*found.notes, note)})
+
+    def _known_loras(self, found: Read, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
+        """`metadata.known_loras`; `own`: the paths are of this machine, so a file outside of the list counts too."""
+        here = loras(self._settings) if found.spec.loras else []
+        for ref in found.spec.loras if own else ():
+            with suppress(StudioError):  # it has moved
+                here.append(find_lora(ref.path, self._settings))
+        return known_loras(found, here, notes)
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 
@@ -393,6 +476,11 @@ def _exchange(prompt: str, old: tuple[str, ...], new: tuple[str, ...]) -> str:
 
 def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
     return LoraRef(path=str(found.path), weight=ref.weight)
+
+
+def _labels(spec: GenerateSpec) -> dict[str, str]:
+    labels = {"emotion": spec.emotion, "style": spec.style, "quality": spec.quality}
+    return labels | ({"text": spec.text} if spec.text else {})
 
 
 def _side(length: float) -> int:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import psutil
 from pydantic import TypeAdapter, ValidationError
@@ -22,13 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 from studio import work_motion
 from studio.engine import captioners
 from studio.engine.captioners import CaptionerInfo
-from studio.engine.models import LoraInfo, ModelInfo, catalogue, resolve
+from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, resolve
 from studio.engine.models import loras as lora_catalogue
-from studio.errors import BadInput
+from studio.errors import BadInput, StudioError
 from studio.job import Job
 from studio.jobs import Jobs
-from studio.prompting.confidence import settle
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
+from studio.prompting.desk import PromptDesk
+from studio.prompting.validation import Validation
+from studio.prompting.writers import PromptRequest, PromptResult
 from studio.recipes import Resolver, default_size, explain
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
 from studio.runs.rundir import RunSpec
@@ -44,23 +44,23 @@ from studio.specs import (
     JobSpec,
     LcmSpec,
     LoraSpec,
-    LowConfidence,
 )
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
 from studio.store.database import Database
 from studio.store.joblog import JobLog
-from studio.store.pictures import Pictures
+from studio.store.pictures import Pictures, pixel_key
 from studio.training_runs import TrainingRuns
 from studio.views import Choice, ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.work import KINDS
 
-# For pages, which import no other room: prompt requests, and what edits a caption.
+# For pages, which import no other room: prompt requests and verdicts, and what edits a caption.
 __all__ = [
     "PromptRequest",
     "PromptResult",
     "Report",
     "Studio",
+    "Validation",
     "add_tags",
     "parse_run",
     "parse_spec",
@@ -71,19 +71,14 @@ __all__ = [
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
 
-if TYPE_CHECKING:
-    from studio.prompting.harden import Hardened
-    from studio.prompting.validation import Validation
-
-
-class Studio:
+class Studio(PromptDesk):
     """One studio over one home folder. One per process, shared by all its threads; cheap until the first job.
 
     Every method raises `StudioError` subclasses whose message can be shown as it is.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         database = Database(settings.database)
         self._database = database
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
@@ -92,8 +87,6 @@ class Studio:
         self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
         self._runs = TrainingRuns(settings)
         self._canvases = Canvases(settings.home / "canvases")
-        self._writer: Writer | None = None
-        self._lock = threading.Lock()
         self._pictures.purge()
         self._log.forget()
 
@@ -240,12 +233,22 @@ class Studio:
     def upload(self, data: bytes, owner: str, name: str = "") -> Picture:
         """Check a picture file and keep it as RGB PNG. Its `id` can be a source, a drawing, a first frame.
 
-        `details["notes"]` says what was changed. Raises `BadInput` for what isn't a sound picture.
+        A picture that was drawn here, or with the same files elsewhere, keeps the recipe in it: in this owner's row
+        only, never in the shared file. `details["notes"]` says what was changed, and why a recipe wasn't kept. Raises
+        `BadInput` for what isn't a sound picture.
         """
         image, notes = uploads.clean(data, self.settings.max_upload_mb * 2**20)
-        details = {"notes": list(notes)} if notes else {}
+        recipe = None
+        try:
+            recipe = self._resolver.proven(metadata.own(data), image.size, owner, self._pictures.model_with)
+        except StudioError as error:
+            notes += (f"The recipe in it isn't used. {error}",)
+        id = pixel_key(image)  # never the recipe's key: nobody is to find made-up pixels under another's recipe
         title = "".join(c for c in Path(name).name if c.isprintable())[:80]
-        return self._pictures.save(image, None, owner, kind="upload", title=title, details=details)
+        return self._pictures.save_file(
+            metadata.png(image, None), ".png", owner, id=id, size=image.size, recipe=recipe, kind="upload", title=title,
+            details={"notes": list(notes)} if notes else {},
+        )  # fmt: skip
 
     def control_image(
         self, data: bytes, control: ControlSpec, model: str = "embedded", size: tuple[int, int] | None = None
@@ -284,26 +287,23 @@ class Studio:
         """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
         if len(data) > self.settings.max_upload_mb * 2**20:
             raise BadInput(f"The file is larger than the {self.settings.max_upload_mb} MB that are accepted.")
-        return self._resolver.with_known_model(metadata.read(data), self._pictures.model_with)
+        return self._resolver.with_known_files(metadata.read(data), self._pictures.model_with)
+
+    def recipe_of(self, id: str, owner: str) -> FoundRecipe:
+        """As `read_recipe` for a stored picture: its notes say what isn't here any more. Raises `BadInput`."""
+        spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
+        assert recipe is not None
+        found = metadata.Read(spec=spec, origin="studio", lora_hashes=recipe.lora_hashes, model_hash=recipe.model_hash)
+        return self._resolver.with_known_files(found, self._pictures.model_with, own=True)
 
     def spec_of(self, id: str, owner: str) -> GenerateSpec:
-        """The request that makes this picture again. Raises `BadInput` for uploads."""
+        """The request that makes this picture again. Raises `BadInput` for uploads without a recipe."""
         recipe = self.picture(id, owner).recipe
         if recipe is None:
             raise BadInput("This picture wasn't drawn here, so it has no recipe.")
         return metadata.request_of(recipe)
 
-    # --- prompts --------------------------------------------------------------------------------------------------
-
-    def write_prompt(self, request: PromptRequest, on_low_confidence: LowConfidence = "run") -> PromptResult:
-        """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
-
-        Raises `BadInput` for a doubtful prompt where `on_low_confidence` is "fail"; see `prompting.confidence.settle`.
-        """
-        with self._lock:
-            if self._writer is None:
-                self._writer = make_writer(self.settings)
-        return settle(self._writer.write, request, on_low_confidence)
+    # --- prompts: more in `PromptDesk` --------------------------------------------------------------------------------
 
     def prompt_for(self, spec: GenerateSpec) -> PromptResult:
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
@@ -312,24 +312,6 @@ class Studio:
     def parse_rows(self, text: str) -> tuple[BatchRow, ...]:
         """A pasted or uploaded list of prompts. Raises `BadInput` that names every bad line."""
         return prompt_list.parse(text)
-
-    def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
-        """What was typed, with typos, look-alikes and invisible characters undone, and every change listed."""
-        from studio.prompting.harden import harden  # its tables take a moment to load
-
-        return harden(text, protected)
-
-    def attack(self, prompt: str, kind: str, share: float, seed: int, protected: tuple[str, ...] = ()) -> str:
-        """The prompt with a share of its words misspelt, for a stress test. `kind`: typo, glyph, phonetic or mixed."""
-        from studio.prompting.attacks import attack
-
-        return attack(prompt, cast(Any, kind), share, seed, protected).text
-
-    def validate(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
-        """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""
-        from studio.prompting.validation import validate
-
-        return validate(prompt, protected)
 
     # --- training runs --------------------------------------------------------------------------------------------
 
@@ -403,6 +385,10 @@ class Studio:
 
     def loras(self) -> list[LoraInfo]:
         return lora_catalogue(self.settings)
+
+    def lora(self, reference: str) -> LoraInfo:
+        """A LoRA by path, file name or title, in the list or not. Raises `NotFound` and `BadInput`."""
+        return find_lora(reference, self.settings)
 
     def system(self) -> SystemStatus:
         """What there is and what was chosen. Cheap: asks nothing of the device that the worker doesn't know already."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,13 +32,15 @@ class Settings(BaseSettings):
     queue_limit: int = Field(64, ge=1, description="Jobs that may wait at once.")
     cache_mb: int = Field(4096, ge=0, description="Disk for pictures kept only as cache entries; favourites stay.")
 
-    host: str = Field("127.0.0.1", description="Address that servers bind to.")
-    port: int = Field(8501, ge=1, le=65535, description="Port of the app; the API uses its own option.")
+    host: str = Field("127.0.0.1", description="Address that `make run` and the API bind to.")
+    port: int = Field(8501, ge=1, le=65535, description="Port that `make run` binds to; the API has an option.")
     password: SecretStr | None = Field(None, description="Asked for before any page; required beyond loopback.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the API; required beyond loopback.")
 
     anthropic_api_key: SecretStr | None = Field(
-        None, description="Lets Claude write prompts; ANTHROPIC_API_KEY works too."
+        None,
+        validation_alias=AliasChoices("studio_anthropic_api_key", "anthropic_api_key"),
+        description="Lets Claude write prompts. ANTHROPIC_API_KEY, as Anthropic names it, works too.",
     )
     anthropic_base_url: str | None = Field(None, description="Another address for the Messages API.")
     writer_model: str = Field("claude-haiku-4-5", description="Claude model of the prompt writer.")

@@ -21,7 +21,7 @@ Sampler = Literal["auto", "dpmpp_2m", "dpmpp_2m_karras", "euler_a", "ddim", "uni
 ControlKind = Literal["canny", "lines"]
 Favour = Literal["both", "sketch", "prompt"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
-MorphMethod = Literal["latent", "prompt", "picture"]
+MorphMethod = Literal["latent", "prompt", "picture", "direction"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]
 LowConfidence = Literal["retry", "fixed", "run", "fail"]
 GridAxis = Literal["seed", "steps", "guidance", "sampler", "emotion", "style", "lora_weight", "lora"]
@@ -33,6 +33,7 @@ SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters: about ten times the longest prompt in common use
+MAX_FRAME = 20_000  # characters of a frame's plan; the prompts in a longer one become their hash
 
 
 def _no_nul(text: object) -> object:
@@ -85,7 +86,8 @@ class ControlSpec(Spec):
     start: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the steps at which control sets in
     end: Annotated[float, Field(ge=0, le=1)] = 1.0
     favour: Favour = "both"  # what matters more where drawing and prompt disagree
-    model: str | None = None  # a ControlNet by reference; None: the family's own for this kind
+    # a ControlNet by reference: hub id, diffusers folder or .safetensors file; None: the family's own for this kind
+    model: Annotated[str, BeforeValidator(_no_nul), Field(min_length=1, max_length=1024)] | None = None
 
     @model_validator(mode="after")
     def _order(self) -> ControlSpec:
@@ -187,7 +189,8 @@ class MorphSpec(Spec):
     method: MorphMethod = "prompt"
     image: str | None = None  # start from this picture (content id or file); needed by method "picture"
     attention: bool = False  # interpolate attention too (AID, fused outer)
-    amount: Annotated[float, Field(gt=0, le=2)] = 1.0  # how far towards the last emotion; above 1: further than asked
+    # how far towards the last emotion, above 1: further than asked; the slider of method "direction"
+    amount: Annotated[float, Field(gt=0, le=2)] = 1.0
     held: Annotated[float, Field(ge=0, le=0.9)] | None = (
         None  # share of the steps that all frames share; None: the method's
     )
@@ -260,11 +263,14 @@ class ExperimentSpec(Spec):
 
     kind: Literal["experiment"] = "experiment"
     base: GenerateSpec = GenerateSpec()
-    compare: Literal["template_engine", "plain_hardened", "clean_attacked"] = "template_engine"
+    # clean_worst takes the base's own prompt and emotion; the others write their prompts from the base's words
+    compare: Literal["template_engine", "plain_hardened", "clean_attacked", "clean_worst"] = "template_engine"
     emotions: tuple[Emotion, ...] = Field(default=EMOTIONS, max_length=5)  # in turn; empty: the base's own alone
     seeds: Annotated[int, Field(ge=2, le=1000)] = 20
     attack: Literal["typo", "glyph", "phonetic", "mixed"] = "mixed"
-    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the words, misspelt by chance
+    words: Annotated[int, Field(ge=1, le=4)] = 2  # clean_worst: how many are misspelt
+    candidates: Annotated[int, Field(ge=1, le=8)] = 4  # clean_worst: spellings that are tried of each
 
 
 class CaptionSpec(Spec):
@@ -399,6 +405,8 @@ class Recipe(Spec):
     """One picture, completely said. Same recipe, same machine: same pixels.
 
     `model` is the reference and `model_hash` the fingerprint of its weights; a LoRA's `path` may move, not its hash.
+    `control_hash` is that of the ControlNet; empty where there is none, where it had yet to be downloaded, and in
+    recipes from before it was written down.
     `labels` only describe (emotion, style, quality, job): they take part in the search, not in the pixels.
     """
 
@@ -419,7 +427,8 @@ class Recipe(Spec):
     source: str | None = None
     strength: float | None = None
     control: ControlSpec | None = None
-    frame: Annotated[str, Field(max_length=20_000)] = ""  # one frame of a morph or animation: its plan, as JSON
+    control_hash: Annotated[str, Field(max_length=64)] = ""
+    frame: Annotated[str, Field(max_length=MAX_FRAME)] = ""  # one frame of a morph or animation: its plan, as JSON
     labels: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -428,6 +437,10 @@ class Recipe(Spec):
         data: dict[str, Any] = self.model_dump(mode="json", exclude={"labels"})
         if not self.frame:
             del data["frame"]
+        if not self.control_hash:
+            del data["control_hash"]  # older pictures keep their keys
+        elif self.control is not None:
+            del data["control"]["model"]
         data["loras"] = [[digest, ref.weight] for digest, ref in zip(self.lora_hashes, self.loras, strict=True)]
         text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -6,6 +6,7 @@ Calls the service and prints; decides nothing. Knows no torch and no streamlit.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json as json_module
 import os
 import re
@@ -14,15 +15,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import BaseModel, ValidationError
 
+from studio import work, work_motion
 from studio.errors import BadInput, StudioError
 from studio.recipes import explain
-from studio.service import PromptRequest, PromptResult, Studio
-from studio.specs import LcmSpec, LoraSpec, LowConfidence
+from studio.service import PromptRequest, PromptResult, Studio, parse_spec
+from studio.settings import settings
+from studio.specs import AnimationFormat, Easing, Favour, LcmSpec, LoraRef, LoraSpec, LowConfidence, MorphMethod
 from studio.views import JobView, RunView
 
 OWNER = "local"  # whoever may use this command line owns what it makes
@@ -35,7 +38,110 @@ class Failed(StudioError):
     """A job or run that ended without its result; its own sentence says why."""
 
 
+# --- options that several verbs have ------------------------------------------------------------------------------
+
+
+def names(kind: Any) -> str:
+    """The values of a `Literal` of the specs for a help text: "gif, apng or webp"."""
+    *first, last = get_args(kind)
+    return f"{', '.join(first)} or {last}"
+
+
+Json = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Copy the files into this folder.")]
+Emotion = Annotated[str, typer.Option(help="happy, angry, sad, surprised or calm.")]
+Style = Annotated[str, typer.Option(help="casual, formal, artistic or realistic.")]
+Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
+Model = Annotated[str | None, typer.Option(help="embedded, a hub id, a diffusers folder or a .safetensors file.")]
+Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH or PATH:WEIGHT; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Blank: another one each time.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Write the prompt without asking a language model.")]
+Text = Annotated[str, typer.Option(help="What else is in the picture.")]
+Who = Annotated[str, typer.Option("--text", help="Who it is.")]
+Prompt = Annotated[str | None, typer.Option(help="The whole prompt.")]
+Doubtful = Annotated[
+    LowConfidence,
+    typer.Option(
+        "--on-low-confidence",
+        help="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: use the "
+        "fixed template. retry: have it written up to twice more, then use the fixed template. fail: say why and exit "
+        "with code 2.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="1 to 50.")]
+Size = Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")]
+Source = Annotated[Path | None, typer.Option(help="Start from this picture.")]
+Character = Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")]
+
+# of `morph` and `animate`
+Emotions = Annotated[str | None, typer.Option(help="In order, as often as you like: happy,sad,happy.")]
+EaseBy = Annotated[str | None, typer.Option("--easing", help=f"{names(Easing)}.")]
+Pingpong = Annotated[bool | None, typer.Option("--pingpong/--once", help="Run back to the first frame, or don't.")]
+Fps = Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")]
+Format = Annotated[str, typer.Option(help=f"{names(AnimationFormat)}.")]
+# of `harden`
+Protect = Annotated[
+    list[str] | None,
+    typer.Option("--protect", help="Words that stay as they are, with commas between them; may be repeated."),
+]
+# of `morph`
+Method = Annotated[str | None, typer.Option(help=f"{names(MorphMethod)}.")]
+Amount = Annotated[
+    float | None, typer.Option(help="How far towards the last emotion, above 0 to 2; above 1: further than asked.")
+]
+Held = Annotated[
+    float | None, typer.Option(help="Method prompt: the share of the steps that all frames share, 0 to 0.9.")
+]
+# of `animate`
+Keyframes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keyframe",
+        help="FRAME:EMOTION[:STRENGTH[:HOLD]], like 12:sad, 12:sad:0.6 or 12:sad::4 (stays for 4 frames' time); frames "
+        "count from 1. May be repeated; replaces --emotions.",
+    ),
+]
+# of `sketch`
+Net = Annotated[
+    str | None,
+    typer.Option("--controlnet", help="A hub id, a diffusers folder or a .safetensors file; blank: the model's own."),
+]
+Begin = Annotated[float | None, typer.Option("--start", help="The share of the steps at which it sets in, 0 to 1.")]
+End = Annotated[float | None, typer.Option("--end", help="The share of the steps at which it stops, 0 to 1.")]
+Favoured = Annotated[
+    str | None, typer.Option("--favour", help=f"What matters more where drawing and words disagree: {names(Favour)}.")
+]
+
+
 # --- options to fields ----------------------------------------------------------------------------------------------
+
+
+def open_studio() -> Studio:
+    """The studio of this home, closed when the verb is over."""
+    studio = Studio(settings())
+    at_exit(studio.close)
+    return studio
+
+
+def only_said(**given: Any) -> dict[str, Any]:
+    """Only what was said: the rest are the spec's own defaults."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def base_of(
+    studio: Studio, *, offline: bool = True, on_low_confidence: LowConfidence = "run", lora: list[str] | None = None,
+    size: str | None = None, **given: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of a `GenerateSpec`; without a prompt it is written now, or offline by `submit`."""
+    fields = only_said(**given, on_low_confidence=on_low_confidence, loras=lora_refs(lora), **sides(size))
+    if "prompt" not in fields and not offline:
+        asked = {name: value for name, value in fields.items() if name in ("emotion", "style", "quality", "text")}
+        refs = [spec(LoraRef, ref) for ref in fields.get("loras", ())]
+        asked["trigger_words"] = work.trigger_words(refs, studio.lora)
+        result = written(studio, asked, on_low_confidence)
+        fields["prompt"] = result.positive_prompt
+        fields.setdefault("negative", result.negative_prompt)
+    return fields | {"model": given.get("model") or studio.settings.model}
 
 
 def spec(kind: type[SpecT], fields: dict[str, Any]) -> SpecT:
@@ -65,6 +171,26 @@ def lora_refs(given: Sequence[str] | None) -> list[dict[str, Any]] | None:
         path, colon, weight = text.rpartition(":")
         is_weight = bool(colon and path) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+|nan|inf)", weight, re.IGNORECASE)
         found.append({"path": path, "weight": weight} if is_weight else {"path": text})
+    return found
+
+
+def sequence(given: str) -> list[str]:
+    """`happy,sad,happy` as a list."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def keyframes(given: Sequence[str] | None) -> list[dict[str, Any]]:
+    """`FRAME:EMOTION[:STRENGTH[:HOLD]]`, frames from 1, each as a `Keyframe`'s fields. Raises `BadInput`."""
+    found = []
+    for text in given or ():
+        frame, *rest = text.split(":")
+        if not (1 <= len(rest) <= 3 and re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", frame)):
+            raise BadInput(
+                f"The keyframe {text[:40]!r} isn't FRAME:EMOTION[:STRENGTH[:HOLD]] like 12:sad or 12:sad:0.6:4; "
+                "frames count from 1."
+            )
+        values = zip(("emotion", "strength", "hold"), map(str.strip, rest), strict=False)
+        found.append({"frame": int(frame) - 1} | {name: value for name, value in values if value})
     return found
 
 
@@ -128,6 +254,14 @@ def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfid
     return result
 
 
+def harden(studio: Studio, given: str, protect: Sequence[str] | None = None, json: bool = False) -> None:
+    """What `harden` does: the text put right, and every change. Words and phrases in `protect` stay as they are."""
+    found = studio.harden(text(given), tuple(word for words in protect or () for word in sequence(text(words))))
+    changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
+    lines = [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
+    answer(json, {"text": found.text, "changes": changes}, lines)
+
+
 def follow_job(studio: Studio, view: JobView) -> JobView:
     """Wait for a job, with its progress on standard error. Raises what it failed with; Ctrl-C cancels it."""
     shown = ""
@@ -149,6 +283,22 @@ def follow_job(studio: Studio, view: JobView) -> JobView:
         kind = BadInput if view.bad_input else Failed
         raise kind(view.error or f"The job was {view.state}.")
     return view
+
+
+def animation(
+    studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
+) -> None:
+    """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
+    check_folder(out)
+    wanted = parse_spec({"kind": kind, "base": base} | only_said(image=image_id(studio, image), **given))
+    view = follow_job(studio, studio.submit(wanted, OWNER))
+    frames = save_to(studio, view.result["frames"], out, "frame-")
+    [made] = save_to(studio, [view.result["animation"]], out, "animation-")
+    filmstrip = save_filmstrip(studio, view.result["frames"], out)
+    recipe = studio.picture(view.result["frames"][0], OWNER).recipe
+    seed = recipe.seed if recipe else None
+    keys = {"frames": frames, "animation": made, "filmstrip": filmstrip, "seed": seed}
+    answer(json, keys, [*frames, made, *([filmstrip] if filmstrip else [])])
 
 
 def unfinished(studio: Studio, wanted: LoraSpec | LcmSpec, same: tuple[str, ...]) -> RunView | None:
@@ -211,6 +361,26 @@ def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = 
                 ) from error
         found.append(str(path.resolve()))
     return found
+
+
+def save_filmstrip(studio: Studio, ids: Sequence[str], out: Path | None) -> str | None:
+    """All frames as one picture, `filmstrip.png` in `out`; nothing without a folder. Its path as text.
+
+    Where the name is taken by another one, part of its content's fingerprint is added.
+    """
+    if out is None:
+        return None
+    recipe = studio.picture(ids[0], OWNER).recipe
+    whole = work_motion.output.filmstrip([studio.picture_path(id, OWNER) for id in ids])
+    data = work_motion.output.png(whole, recipe.model_dump_json() if recipe else "")
+    path = out / "filmstrip.png"
+    try:
+        if path.exists() and path.read_bytes() != data:
+            path = out / f"filmstrip-{hashlib.sha256(data).hexdigest()[:8]}.png"
+        path.write_bytes(data)
+    except OSError as error:
+        raise Failed(f"{path} can't be written to ({error.strerror}); the frames are in the gallery.") from error
+    return str(path.resolve())
 
 
 # --- saying ---------------------------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from studio.engine.models import LoraInfo, find_lora, resolve
-from studio.errors import BadInput, DiskFull
+from studio.errors import BadInput, DiskFull, NotFound
 from studio.runs import dataset
 from studio.runs.publish import publish
-from studio.runs.rundir import RunDir, RunSpec
+from studio.runs.rundir import ACTIVE, SPECS, RunDir, RunSpec
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
 from studio.specs import ControlRunSpec, LoraSpec
@@ -38,6 +41,11 @@ _PLAIN = set(RunView.model_fields) - {
     "extra",
 }
 _NUMBERS = {"step", "steps", "epoch", "epochs"}  # 0 and not None until they are known
+UNREADABLE = "unreadable"  # the state of a run whose request this version can't read: it can only be deleted
+_PACKAGES = {  # optional ones, by the optimiser that needs them
+    "prodigy": ("prodigyopt", "Prodigy needs `pip install prodigyopt`; or choose adamw."),
+    "adamw8bit": ("bitsandbytes", "8-bit Adam needs `pip install bitsandbytes` and an NVIDIA card; or choose adamw."),
+}
 
 
 class TrainingRuns:
@@ -48,9 +56,12 @@ class TrainingRuns:
         self._supervisor = Supervisor(settings)
 
     def start(self, spec: RunSpec) -> RunView:
-        """Check model, LoRAs, data and disk, then spawn the trainer, which waits while the device is taken."""
+        """Check model, LoRAs, packages, data and disk; spawn the trainer, which waits while the device is taken."""
         info = resolve(spec.model, self._settings, with_hash=False)
         if isinstance(spec, LoraSpec):
+            package, sentence = _PACKAGES.get(spec.optimizer, ("", ""))
+            if package and find_spec(package) is None:
+                raise BadInput(sentence)
             self.check(spec.data, spec.resolution or info.native_size)
         elif isinstance(spec, ControlRunSpec):
             if not any(Path(spec.data).expanduser().glob("*.control.npy")):
@@ -119,6 +130,7 @@ class TrainingRuns:
     def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
         """Put a LoRA from elsewhere into the LoRA folder, with its trigger words and weight beside it.
 
+        One of the same name stays: a different file gets a number behind its name and title, the same one new words.
         Raises BadInput for anything but a plain LoRA in a safetensors file; nothing is kept of it then.
         """
         stem = re.sub(r"[^\w .-]+", "-", Path(name).stem).strip(" .-") or "lora"
@@ -131,22 +143,27 @@ class TrainingRuns:
                 file = Path(fresh) / f"{stem}.safetensors"
                 file.write_bytes(data)
                 found = find_lora(str(file), self._settings)
+                final, number = _free(place, stem, data)
                 facts = {
-                    "title": found.title,
+                    "title": found.title if number == 1 else f"{found.title} ({number})",
                     "trigger_words": list(trigger_words) or list(found.trigger_words),
                     "weight": weight,
                     "base": found.base,
                 }
                 (Path(fresh) / f"{stem}.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
                 for suffix in (".json", ".safetensors"):
-                    os.replace(Path(fresh) / f"{stem}{suffix}", place / f"{stem}{suffix}")
+                    os.replace(Path(fresh) / f"{stem}{suffix}", place / f"{final}{suffix}")
         except OSError as error:
             raise DiskFull(f"The LoRA can't be kept ({error.strerror}): make room in {place}.") from error
-        return find_lora(str(place / f"{stem}.safetensors"), self._settings)
+        return find_lora(str(place / f"{final}.safetensors"), self._settings)
 
     def list(self) -> list[RunView]:
-        """Newest first, without metrics and log."""
-        return [view(run) for run in self._supervisor.list()]
+        """Newest first, without metrics and log. One that can't be read is among them, and hides no other."""
+        found = []
+        for run in self._supervisor.list():
+            with suppress(NotFound):  # deleted since it was listed
+                found.append(view(run))
+        return found
 
     def get(self, id: str) -> RunView:
         """Raises `NotFound`."""
@@ -158,17 +175,58 @@ class TrainingRuns:
         self._supervisor.stop(id)
         return self.get(id)
 
-    def resume(self, id: str, **changes: Any) -> RunView:
-        self._supervisor.resume(id, **changes)
+    def resume(self, id: str, *, epochs: int | None = None, learning_rate: float | None = None) -> RunView:
+        """Go on from the last checkpoint, with another number of epochs in all or another rate where one is given.
+
+        Raises Busy while it trains, BadInput for a value that can't be or a request that can't be read.
+        """
+        changes = {"epochs": epochs, "learning_rate": learning_rate}
+        self._supervisor.resume(id, **{name: value for name, value in changes.items() if value is not None})
         return self.get(id)
 
     def delete(self, id: str) -> None:
         self._supervisor.delete(id)
 
 
+def _free(place: Path, stem: str, data: bytes) -> tuple[str, int]:
+    """A name in `place` for the LoRA `data` (`stem`, `stem-2`, ...) that no other content has, and its number."""
+    number = 1
+    while True:
+        name = stem if number == 1 else f"{stem}-{number}"
+        there = place / f"{name}.safetensors"
+        if not there.exists() or (there.stat().st_size == len(data) and there.read_bytes() == data):
+            return name, number
+        number += 1
+
+
 def view(run: RunDir) -> RunView:
-    """The folder as it stands now, without metrics and log."""
-    spec, status = run.spec(), run.status()
+    """The folder as it stands now, without metrics and log. Raises NotFound when it is gone."""
+    try:
+        return _view(run, run.spec())
+    except NotFound:
+        raise
+    except BadInput as problem:
+        return _unreadable(run, str(problem))
+    except ValidationError as error:  # of the view: the status holds what no trainer of ours writes
+        reason = error.errors()[0]["msg"]
+        return _unreadable(run, f"The status of run {run.id} can't be read ({reason}): delete the run.")
+
+
+def _unreadable(run: RunDir, sentence: str) -> RunView:
+    # What there is to show, so that it can be recognised and deleted; while it trains it can be stopped.
+    said, state = run.raw_spec(), run.status().get("state")
+    return RunView(
+        id=run.id,
+        kind=next((kind for kind in SPECS if kind == said.get("kind")), "lora"),
+        name=str(said.get("name") or run.id),
+        model=str(said.get("model") or ""),
+        state=state if state in ACTIVE else UNREADABLE,
+        error=sentence,
+    )
+
+
+def _view(run: RunDir, spec: RunSpec) -> RunView:
+    status = run.status()
     status.setdefault("state", "starting")
     plain = {
         name: status[name] for name in _PLAIN if name in status and not (name in _NUMBERS and status[name] is None)

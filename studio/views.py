@@ -73,7 +73,7 @@ class Picture(View):
 
     id: str
     owner: str = Field(exclude=True)
-    recipe: Recipe | None  # None for uploads
+    recipe: Recipe | None  # None for pictures from elsewhere
     path: Path = Field(exclude=True)
     kind: PictureKind = "picture"
     title: str = ""

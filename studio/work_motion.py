@@ -5,24 +5,33 @@ cancelled or failed goes on where it stopped. `JobView.result`: {"frames": [ids]
 format that was asked for, "preview": id of one that a browser shows as a picture}; with a source that was drawn for the
 job also "source"; sprites give {"frames", "emotions", "sprites": id of the ZIP}. Loads models and torch only through
 the engine, inside the worker.
+
+All are generators that yield between batches, so that others may go first: the model has nothing attached then, and
+nothing here holds it (see `_Drawing`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from pydantic import ValidationError
 
 from studio.engine import output, timing
+from studio.engine.models import resolve
 from studio.engine.progress import Step
 from studio.errors import BadInput
 from studio.job import Job
 from studio.specs import (
     EMOTIONS,
+    MAX_FRAME,
     AnimateSpec,
     AnimationFormat,
     Emotion,
@@ -35,88 +44,92 @@ from studio.specs import (
 from studio.store.metadata import request_of
 
 TEXT = {
-    "picture_method": "An uploaded picture has no noise to draw it again from, so its expression is changed in place.",
+    "uploaded": "An uploaded picture has no noise to draw it again from, so its expression is changed in place.",
+    "not_redrawn": "This picture came from more than noise and words (a drawing, another picture or a morph), which "
+    "can't be drawn again with another expression; so its expression is changed in place.",
     "described": "The picture was read as: {}.",
+    "unread": "{} has no judge to read the picture with; say in the text field what it shows (hair, eyes, clothes), so "
+    "that it is kept better.",
     "frame": "frame {} of {}",
     "even": "finding frames that look equally far apart",
     "source": "drawing the character",
     "found": "{} of {} frames were there already.",
+    "plan": "One frame of this can't be written down ({}); use fewer emotions or shorter words.",
 }
 
 
-def morph(engine: Any, job: Job, spec: MorphSpec) -> None:
+def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
     """Frames from emotion to emotion, then the file of them."""
-    base, method = spec.base, spec.method
-    if spec.image is not None:
-        known = job.picture(spec.image).recipe
-        if known is not None:  # drawn here: the same noise, model and words
-            base = _as_known(base, request_of(known), keep_source=method != "picture")
-        elif method == "prompt":
-            method = "picture"
-            job.note(TEXT["picture_method"])
-    base = _described(engine, job, base, spec.image)
-    recipes = _recipes(job, base, spec.emotions, spec.image if method == "picture" else None)
-    first = recipes[0]
+    who = _character(engine, job, spec.base, spec.image)
+    method = _method(job, who, spec.method)
+    in_place = method in ("picture", "direction")
+    source = spec.image if in_place else None
+    recipes = _recipes(job, who.base, spec.emotions, source)
+    shown = None
+    if in_place and who.shown not in (None, spec.emotions[0]):
+        shown = _as_shown(job, who, recipes[0])
     plan: dict[str, Any] = {
-        "morph": method, "prompts": [recipe.prompt for recipe in recipes], "amount": spec.amount,
-        "easing": "even" if spec.retime else spec.easing,
+        "morph": method, "prompts": [recipe.prompt for recipe in recipes], "amount": spec.amount, "easing": spec.easing,
     }  # fmt: skip
     if method == "prompt":
         plan |= {"held": spec.held, "attention": spec.attention}
     if method == "latent" and spec.image is not None:
         plan |= {"first": spec.image}
-    places = timing.spread(spec.frames, len(recipes) - 1)
-    frames = [
-        _frame(
-            recipes[round(place * (len(recipes) - 1))],
-            plan | ({"frame": [index, spec.frames]} if spec.retime else {"place": round(place, 6)}),
-        )
-        for index, place in enumerate(places)
-    ]
-    missing = _missing(job, frames)
-    if missing:
-        tries = 3 if spec.retime else 1
-        image = _source(engine, job, first, spec.image) if method == "picture" or spec.image else None
-        total = (spec.frames if spec.retime else len(missing)) * first.steps * tries
-        with _Drawing(engine, job, first, total) as drawing:
-            from studio.engine import morph as morphs
+    if shown is not None:
+        plan |= {"shown": shown.prompt}
+    legs = len(recipes) - 1
+    places = timing.spread(spec.frames, legs)
+    from studio.engine import morph as morphs
 
-            made = morphs.make(
-                method, drawing.components, recipes, image, spec.easing, spec.amount, spec.held, spec.attention,
-                drawing.did,
+    rounds = morphs.ROUNDS if spec.retime else 0
+    first = recipes[0]
+    drawing = _Drawing(engine, job, first)
+    made: Any = None
+    ids: dict[float, str] = {}  # of every place drawn or found so far
+    for turn in range(rounds + 1):
+        frames = [_frame(recipes[round(place * legs)], plan | {"place": round(place, 6)}) for place in places]
+        missing = _missing(job, frames, set(ids.values()))
+        if missing and made is None:
+            if method == "picture" and spec.image is None:
+                yield from _drawn(engine, job, first.model_copy(update={"source": None, "strength": None}), "source")
+            picked = job.result.get("source", spec.image)
+            image = job.image(picked) if picked else None
+            before = morphs.MEAN_OF * len(recipes) if method == "direction" else 1
+            drawing.begin((len(missing) * (rounds + 1) + before) * first.steps)
+            make = partial(
+                morphs.make, method, recipes=recipes, image=image, easing=spec.easing, amount=spec.amount,
+                held=spec.held, attention=spec.attention, on_step=drawing.did, shown=shown,
             )  # fmt: skip
-            if spec.retime:
-                drawing.note = TEXT["even"]
-                for index, _, picture, final in morphs.even(made, spec.frames, morphs.distance_of(drawing.components)):
-                    if final:
-                        job.save(picture, frames[index], index, kind="frame", details={"place": places[index]})
-                    else:
-                        drawing.show(picture)
-            else:
-                for index, picture in zip(missing, made.draw([places[k] for k in missing]), strict=True):
-                    drawing.note = TEXT["frame"].format(index + 1, spec.frames)
+            made = drawing.make(make)
+            yield
+        for some in _portions(made, missing):
+            with drawing.borrowed(made):
+                for index, picture in zip(some, made.draw([places[index] for index in some]), strict=True):
+                    drawing.note = TEXT["even"] if rounds else TEXT["frame"].format(index + 1, spec.frames)
                     job.save(picture, frames[index], index, kind="frame", details={"place": places[index]})
-    _finish(job, first, len(frames), spec.fps, spec.format, pingpong=spec.pingpong)
+            yield
+        ids |= {place: frame.key for place, frame in zip(places, frames, strict=True)}
+        if turn < rounds:
+            moved = _evener(engine, job, first, places, ids, legs)
+            yield
+            if moved == places:
+                break
+            places = moved
+    yield from _finish(job, first, len(places), spec.fps, spec.format, pingpong=spec.pingpong)
 
 
-def animate(engine: Any, job: Job, spec: AnimateSpec) -> None:
+def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
     """The source if there is none, then frames of rising strength from it, then the file of them."""
     stills = timing.stills(
         spec.emotions, spec.frames, spec.strength_from, spec.strength_to, spec.keyframes, spec.easing
     )
     emotions = tuple(dict.fromkeys(e for still in stills for e in (still.mix.source, still.mix.target)))
-    base = spec.base
-    if spec.image is not None:
-        known = job.picture(spec.image).recipe
-        if known is not None:
-            base = _as_known(base, request_of(known), keep_source=False)
-    base = _described(engine, job, base, spec.image)
-    source_id = spec.image
-    if source_id is None:
-        start = _recipes(job, base, emotions[:1], None)[0]
-        source_id = _drawn(engine, job, start)
-        job.result["source"] = source_id
-    recipes = dict(zip(emotions, _recipes(job, base, emotions, source_id), strict=True))
+    base = _character(engine, job, spec.base, spec.image).base
+    source = spec.image
+    if source is None:
+        yield from _drawn(engine, job, _recipes(job, base, emotions[:1], None)[0], "source")
+        source = job.result["source"]
+    recipes = dict(zip(emotions, _recipes(job, base, emotions, source), strict=True))
     frames = []
     for index, still in enumerate(stills):
         plan = {
@@ -127,36 +140,39 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> None:
         frames.append(_frame(recipes[still.mix.emotion].model_copy(update={"strength": still.strength}), plan))
     missing = _missing(job, frames)
     if missing:
-        image = job.image(source_id)
+        image = job.image(source)
         first = recipes[emotions[0]]
         from studio.engine import animation
 
-        total = sum(animation.steps_of(first, stills[index]) for index in missing)
-        with _Drawing(engine, job, first, total) as drawing:
-            for index, picture in animation.animate(
-                drawing.components, recipes, stills, image, spec.consistent, missing, on_step=drawing.did
-            ):
-                drawing.note = TEXT["frame"].format(index + 1, len(frames))
-                job.save(picture, frames[index], index, kind="frame", details={"strength": stills[index].strength})
+        drawing = _Drawing(engine, job, first)
+        drawing.begin(sum(animation.steps_of(first, stills[index]) for index in missing))
+        make = partial(
+            animation.Animation, recipes=recipes, stills=stills, source=image, consistent=spec.consistent,
+            on_step=drawing.did,
+        )  # fmt: skip
+        made = drawing.make(make)
+        for chunk in _portions(made, missing):
+            with drawing.borrowed(made):
+                for index, picture in made.draw(chunk):
+                    drawing.note = TEXT["frame"].format(index + 1, len(frames))
+                    job.save(picture, frames[index], index, kind="frame", details={"strength": stills[index].strength})
+            yield
     holds = [still.hold for still in stills]
-    _finish(
+    yield from _finish(
         job, frames[0], len(frames), spec.fps, spec.format, pingpong=spec.pingpong, holds=holds,
         inbetweens=spec.inbetweens,
     )  # fmt: skip
 
 
-def sprites(engine: Any, job: Job, spec: SpritesSpec) -> None:
+def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
     """One picture per emotion of one character, and the ZIP with the file names of chat front ends."""
     emotions = spec.emotions
-    base, known = spec.base, None
-    if spec.image is not None:
-        known = job.picture(spec.image).recipe
-        if known is not None:
-            base = _as_known(base, request_of(known), keep_source=True)
-    method: MorphMethod = "prompt" if spec.image is None or known is not None else "picture"
-    base = _described(engine, job, base, spec.image)
-    # an uploaded picture is first inverted with what it shows now
-    chain = emotions if method == "prompt" else (base.emotion, *(e for e in emotions if e != base.emotion))
+    who = _character(engine, job, spec.base, spec.image)
+    method = _method(job, who, "prompt", note_uploads=False)
+    base, chain = who.base, emotions
+    if method == "picture":  # it is first inverted with what it shows now
+        now = who.shown or base.emotion
+        chain = (now, *(emotion for emotion in emotions if emotion != now))
     if len(chain) == 1:
         chain = (*chain, *(e for e in EMOTIONS if e != chain[0]))[:2]
     recipes = _recipes(job, base, chain, spec.image if method == "picture" else None)
@@ -165,13 +181,18 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> None:
     missing = _missing(job, frames)
     if missing:
         image = job.image(spec.image) if method == "picture" and spec.image else None
-        with _Drawing(engine, job, recipes[0], (len(missing) + 1) * recipes[0].steps) as drawing:
-            from studio.engine import morph as morphs
+        from studio.engine import morph as morphs
 
-            made = morphs.make(method, drawing.components, recipes, image, on_step=drawing.did)
-            places = [chain.index(emotions[index]) / (len(chain) - 1) for index in missing]
-            for index, picture in zip(missing, made.draw(places), strict=True):
-                job.save(picture, frames[index], index, kind="frame", title=emotions[index])
+        drawing = _Drawing(engine, job, recipes[0])
+        drawing.begin((len(missing) + 1) * recipes[0].steps)
+        made = drawing.make(partial(morphs.make, method, recipes=recipes, image=image, on_step=drawing.did))
+        yield
+        for some in _portions(made, missing):
+            places = [chain.index(emotions[index]) / (len(chain) - 1) for index in some]
+            with drawing.borrowed(made):
+                for index, picture in zip(some, made.draw(places), strict=True):
+                    job.save(picture, frames[index], index, kind="frame", title=emotions[index])
+            yield
     ids = [job.ids[index] for index in range(len(frames))]
     with tempfile.TemporaryDirectory() as folder:
         pictures = {emotion: job.files(id) for emotion, id in zip(emotions, ids, strict=True)}
@@ -182,68 +203,127 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> None:
     job.result |= {"frames": ids, "emotions": list(emotions), "sprites": packed}
 
 
-KINDS: dict[str, Callable[[Any, Job, Any], None]] = {"morph": morph, "animate": animate, "sprites": sprites}
+KINDS: dict[str, Callable[[Any, Job, Any], Iterator[None]]] = {"morph": morph, "animate": animate, "sprites": sprites}
 
 
 # --- what they share ----------------------------------------------------------------------------------------------
 
 
 class _Drawing:
-    """A loaded model with the recipe's adapters attached, and progress in steps of single frames."""
+    """The model of a recipe, borrowed for one batch after another, and progress in steps of single frames.
 
-    def __init__(self, engine: Any, job: Job, recipe: Recipe, total: int) -> None:
-        from studio.engine.adapters import attached
+    Between two batches it is the engine's alone, without the recipe's adapters: whoever draws in between gets the
+    pictures that he would get alone, and a model that he loads instead finds the memory free.
+    """
 
+    def __init__(self, engine: Any, job: Job, recipe: Recipe) -> None:
         self.note = ""
+        self._engine, self._job, self._recipe = engine, job, recipe
+        self._done, self._total = 0, 1
+        self._tell: Callable[[Step], None] = lambda step: None
+
+    def begin(self, total: int) -> None:
+        """How many steps of single frames there will be, about."""
         self._done, self._total = 0, max(1, total)
-        job.begin(self._total)
-        self._tell: Callable[[Step], None] = job.stage(self._total)
-        self.components = engine.components(recipe.model, job.say)
-        fast = self.components.info.fast
-        self._adapters = attached(
-            self.components,
-            [(Path(ref.path), ref.weight) for ref in recipe.loras],
-            fast.adapter if recipe.fast and fast is not None else None,
-        )
+        self._job.begin(self._total)
+        self._tell = self._job.stage(self._total)
 
     def did(self, steps: int) -> None:
         self._done = min(self._done + steps, self._total)
         self._tell(Step(self._done, self._total, self.note))
 
-    def show(self, picture: Image.Image) -> None:
-        self._tell(Step(self._done, self._total, self.note, picture))
+    def make(self, build: Callable[..., Any]) -> Any:
+        """What `build(components=...)` gives (a morph, an animation): no model is lent to it yet."""
+        with self._attached() as components:
+            made = build(components=components)
+            made.lend(None)
+            return made
 
-    def __enter__(self) -> _Drawing:
-        self._adapters.__enter__()
-        return self
+    @contextmanager
+    def borrowed(self, made: Any) -> Iterator[None]:
+        """Lend the model to `made` while the block lasts."""
+        with self._attached() as components:
+            made.lend(components)
+            try:
+                yield
+            finally:
+                made.lend(None)
 
-    def __exit__(self, *error: Any) -> None:
-        self._adapters.__exit__(*error)
+    @contextmanager
+    def _attached(self) -> Iterator[Any]:
+        """The loaded model with the recipe's adapters."""
+        from studio.engine.adapters import attached
+
+        recipe = self._recipe
+        components = self._engine.components(recipe.model, self._job.say)
+        fast = components.info.fast
+        with attached(
+            components,
+            [(Path(ref.path), ref.weight) for ref in recipe.loras],
+            fast.adapter if recipe.fast and fast is not None else None,
+        ):
+            yield components
 
 
-def _as_known(base: GenerateSpec, known: GenerateSpec, keep_source: bool) -> GenerateSpec:
+@dataclass(frozen=True)
+class _Character:
+    """Who is to be shown: the request for them, and what is known about a picture of them.
+
+    `shown` is the emotion in the picture; None: there is no picture, or nobody knows. `redrawn`: noise and words alone
+    lead to it again, so that they can be changed; without a picture so too.
+    """
+
+    base: GenerateSpec
+    shown: Emotion | None = None
+    redrawn: bool = True
+    uploaded: bool = False
+
+
+def _character(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> _Character:
+    """Read the picture: its recipe where it has one, else the model's judge; where that is missing, ask for words.
+
+    What the person wrote goes before what was read.
+    """
+    if image is None:
+        return _Character(base)
+    known = job.picture(image).recipe
+    if known is not None:
+        redrawn = known.control is None and known.source is None and not known.frame
+        request = request_of(known)
+        return _Character(_as_known(base, request), request.emotion if "emotion" in known.labels else None, redrawn)
+    from studio.engine import morph as morphs
+
+    info = resolve(base.model, engine.settings, with_hash=False)
+    seen = morphs.describe(info, job.image(image))
+    told = base.prompt is not None or bool(base.text)
+    if not seen:
+        if not told:
+            job.note(TEXT["unread"].format(info.title))
+        return _Character(base, None, False, True)
+    if not told:
+        words = ", ".join(seen["tags"])
+        job.note(TEXT["described"].format(words))
+        base = base.model_copy(update={"text": words, "emotion": seen["emotion"], "style": seen["style"]})
+    return _Character(base, seen["emotion"], False, True)
+
+
+def _as_known(base: GenerateSpec, known: GenerateSpec) -> GenerateSpec:
     """The request that a stored picture came from; the words of `base` go first where there are any."""
-    changes: dict[str, Any] = {"count": 1, "control": None}
-    if not keep_source:
-        changes |= {"source": None}
+    changes: dict[str, Any] = {"count": 1, "control": None, "source": None}
     if base.prompt is not None:
         changes |= {"prompt": base.prompt, "emotion": base.emotion, "style": base.style}
     return known.model_copy(update=changes)
 
 
-def _described(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> GenerateSpec:
-    """Where nobody said what an uploaded picture shows, the model's judge says it."""
-    if image is None or base.prompt is not None or base.text or job.picture(image).recipe is not None:
-        return base
-    components = engine.components(base.model, job.say)
-    from studio.engine import morph as morphs
-
-    seen = morphs.describe(components, job.image(image))
-    if not seen:
-        return base
-    words = ", ".join(seen["tags"])
-    job.note(TEXT["described"].format(words))
-    return base.model_copy(update={"text": words, "emotion": seen["emotion"], "style": seen["style"]})
+def _method(job: Job, who: _Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
+    """The method that fits the picture: what noise and words don't lead to again can only be changed in place."""
+    if who.redrawn or asked in ("picture", "direction") or (who.uploaded and asked == "latent"):
+        return asked
+    if not who.uploaded:
+        job.note(TEXT["not_redrawn"])
+    elif note_uploads:
+        job.note(TEXT["uploaded"])
+    return "picture"
 
 
 def _recipes(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: str | None) -> list[Recipe]:
@@ -254,48 +334,83 @@ def _recipes(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: 
     return [recipe.model_copy(update={"negative": first.negative, "seed": first.seed}) for recipe in found]
 
 
+def _as_shown(job: Job, who: _Character, like: Recipe) -> Recipe:
+    """The recipe that describes the picture with the emotion that it shows now; all else is that of `like`."""
+    assert who.shown is not None
+    (recipe,) = _recipes(job, who.base, [who.shown], like.source)
+    return like.model_copy(update={"prompt": recipe.prompt, "labels": recipe.labels})
+
+
 def _frame(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
-    return recipe.model_copy(update={"frame": json.dumps(plan, ensure_ascii=False, sort_keys=True)})
+    """The recipe of one frame. A plan that would be too long keeps a hash of its prompts: enough to tell it apart."""
+    text = _json(plan)
+    if len(text) > MAX_FRAME:
+        text = _json(plan | {"prompts": hashlib.sha256(_json(plan["prompts"]).encode()).hexdigest()})
+    try:  # what can't be read again must not be stored
+        return Recipe.model_validate(recipe.model_dump() | {"frame": text})
+    except ValidationError as error:
+        raise BadInput(TEXT["plan"].format(error.errors()[0]["msg"])) from error
 
 
-def _missing(job: Job, frames: Sequence[Recipe]) -> list[int]:
-    """Show the frames that an earlier try finished; returns the places of the others."""
-    missing = []
+def _json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, sort_keys=True)
+
+
+def _missing(job: Job, frames: Sequence[Recipe], own: Collection[str] = ()) -> list[int]:
+    """Show the frames that are there; returns the places of the others.
+
+    `own` are those that this job has dealt with already; what else is there an earlier try finished.
+    """
+    missing, found = [], {}
+    earlier = {picture.id: picture for picture in job.found.values()}
     for index, recipe in enumerate(frames):
-        picture = job.cached(recipe)
-        if picture is None:
-            missing.append(index)
+        picture = earlier.get(recipe.key) if recipe.key in own else job.cached(recipe)
+        if picture is not None:
+            found[index] = picture
+        if picture is not None or recipe.key in own:
+            job.show(recipe.key, index)
         else:
-            job.found[index] = picture
-            job.show(picture.id, index)
-    if 0 < len(missing) < len(frames):
+            missing.append(index)
+    job.found = found  # at once: others may be reading it
+    if not own and 0 < len(missing) < len(frames):
         job.note(TEXT["found"].format(len(frames) - len(missing), len(frames)))
     return missing
 
 
-def _source(engine: Any, job: Job, recipe: Recipe, image: str | None) -> Image.Image:
-    if image is None:
-        drawn = recipe.model_copy(update={"source": None, "strength": None})
-        image = _drawn(engine, job, drawn)
-        job.result["source"] = image
-    return job.image(image)
+def _portions(made: Any, missing: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The missing frames in portions that are drawn side by side."""
+    return (missing[start : start + made.batch] for start in range(0, len(missing), made.batch if missing else 1))
 
 
-def _drawn(engine: Any, job: Job, recipe: Recipe) -> str:
-    """A picture to start from, from the cache or drawn now; shown before all frames."""
+def _evener(
+    engine: Any, job: Job, recipe: Recipe, places: list[float], ids: dict[float, str], legs: int
+) -> list[float]:
+    """Places whose pictures look more equally far apart; the same ones when they do. `ids` are all pictures so far."""
+    from studio.engine import morph as morphs
+
+    job.say(TEXT["even"])
+    distance = morphs.distance_of(resolve(recipe.model, engine.settings, with_hash=False))
+    known = {place: job.image(id) for place, id in ids.items()}
+    return morphs.closer(places, known, distance, timing.positions(legs + 1)[1:-1])
+
+
+def _drawn(engine: Any, job: Job, recipe: Recipe, name: str) -> Iterator[None]:
+    """A picture to start from, from the cache or drawn now; shown before all frames, its id in the result."""
     picture = job.cached(recipe)
     if picture is not None:
-        return job.show(picture.id, -1)
+        job.result[name] = job.show(picture.id, -1)
+        return
     job.say(TEXT["source"])
     job.begin(recipe.steps)
     ((_, image),) = engine.draw([recipe], job.stage(recipe.steps), job.files)
-    return job.save(image, recipe, -1)
+    job.result[name] = job.save(image, recipe, -1)
+    yield
 
 
 def _finish(
     job: Job, recipe: Recipe, count: int, fps: int, form: AnimationFormat, *, pingpong: bool,
     holds: Sequence[int] = (), inbetweens: int = 0,
-) -> None:  # fmt: skip
+) -> Iterator[None]:  # fmt: skip
     """The file in the format that was asked for and, where that is no picture, a GIF beside it for the gallery."""
     ids = [job.ids[index] for index in range(count)]
     details: dict[str, Any] = {
@@ -315,6 +430,7 @@ def _finish(
             data, output.SUFFIXES[wanted], size, count + index, recipe=recipe,
             kind="animation" if wanted == shown else "frame", details={**details, "format": wanted},
         )  # fmt: skip
+        yield
     job.result |= {"frames": ids, "animation": saved[form], "preview": saved[shown]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +15,16 @@ from typing import Any
 import captioner_models
 import pytest
 import torch
+import typer
 from PIL import Image
 from sd_parsers import ParserManager
 from training_sets import write_set
 
+from studio import __main__ as verbs_module
 from studio import bench, terminal
 from studio.__main__ import main
+from studio.errors import BadInput
+from studio.service import Studio
 from studio.settings import settings
 from tests.checkpoints import tiny_sd
 
@@ -325,3 +330,33 @@ def test_as_a_process(home: Path, model: str) -> None:
     assert bad.returncode == 2
     assert b"UTF-8" in bad.stderr
     assert b"Traceback" not in bad.stderr
+
+
+def test_the_notebook_asks_for_options_that_there_are() -> None:
+    """A training cell that goes on after Colab ended it has to say both `--resume` and a limit below Colab's."""
+    cells = json.loads((REPOSITORY / "notebooks" / "colab.ipynb").read_text())["cells"]
+    lines = [line for cell in cells for line in cell["source"] if "train-lora" in line and line.startswith("!")]
+    assert len(lines) == 1
+    said = set(re.findall(r"--[a-z-]+", lines[0]))
+    verbs = typer.main.get_command(verbs_module.app).commands  # type: ignore[attr-defined]
+    assert {"--resume", "--time-limit"} <= said
+    assert said <= {option for parameter in verbs["train-lora"].params for option in parameter.opts}
+
+
+def test_training_takes_limits_and_resuming_another_rate(
+    run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def stop(said: dict[str, Any]) -> Any:
+        asked.update(said)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(Studio, "resume_run", lambda self, id, **changes: stop(changes))
+    monkeypatch.setattr(verbs_module, "_run", lambda studio, spec, *_: stop(spec.model_dump()))
+    limits = ("--time-limit", "660", "--checkpoint-minutes", "5", "--batch", "2", "--repeats", "3")
+    assert "enough" in run("train-lora", "--data", str(tmp_path), "--learning-rate", "0.0001", *limits).err
+    assert (asked["time_limit_minutes"], asked["checkpoint_minutes"], asked["batch_size"]) == (660, 5, 2)
+    assert (asked["repeats"], asked["learning_rate"]) == (3, 1e-4)
+    assert "enough" in run("runs", "resume", "abc", "--epochs", "9", "--learning-rate", "0.001").err
+    assert (asked["epochs"], asked["learning_rate"]) == (9, 1e-3)

@@ -24,9 +24,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from studio.engine import captioners, captioning, hub, models, weights
-from studio.engine.families import SD15, family_of
+from studio.engine.families import SD15, accept, family_of
 from studio.errors import BadInput, Cancelled, NotFound, Offline, StudioError
-from studio.settings import Settings
+from studio.settings import EMBEDDED_MODEL, Settings
 
 
 @pytest.fixture(scope="module")
@@ -408,6 +408,47 @@ def test_a_captioner_is_downloaded_and_another_kind_of_model_is_not(own_hub: Set
     _Hub.requested.clear()
     captioning.load(info, own_hub)
     assert _Hub.requested == []
+
+
+def test_a_model_of_another_family_is_refused_before_its_weights_are_downloaded(
+    own_hub: Settings, tiny: Path, tmp_path: Path
+) -> None:
+    from studio.engine import pipelines
+
+    _Hub.folder = Path(shutil.copytree(tiny, tmp_path / "other"))
+    index, unet = _Hub.folder / "model_index.json", _Hub.folder / "unet" / "config.json"
+    whole = {path: path.read_text() for path in (index, unet)}
+    two = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    for path, change, sentence in (
+        (index, {"_class_name": "StableDiffusionXLPipeline"} | two, "SDXL"),
+        (index, {"_class_name": "FluxPipeline", "unet": [None, None]} | two, "not of the Stable Diffusion family"),
+        (index, {"text_encoder": ["transformers", "T5EncoderModel"]}, "not of the Stable Diffusion family"),
+        (unet, {"addition_embed_type": "text_time"}, "SDXL"),
+        (unet, {"in_channels": 9}, "inpainting"),
+    ):
+        path.write_text(json.dumps(json.loads(whole[path]) | change))
+        _Hub.requested.clear()
+        shutil.rmtree(tmp_path / "hub", ignore_errors=True)
+        info = models.resolve("somebody/tiny", own_hub)
+        assert info.state == "download"
+        with pytest.raises(BadInput, match=sentence):
+            pipelines.load(info, own_hub)
+        assert _Hub.requested
+        assert not [name for name in _Hub.requested if name not in ("model_index.json", "unet/config.json")]
+        path.write_text(whole[path])
+    index.write_text("[]")
+    shutil.rmtree(tmp_path / "hub")
+    with pytest.raises(BadInput, match="not readable JSON"):
+        pipelines.load(models.resolve("somebody/tiny", own_hub), own_hub)
+    index.write_text(whole[index])
+    shutil.rmtree(tmp_path / "hub")
+    assert pipelines.load(models.resolve("somebody/tiny", own_hub), own_hub).family is SD15
+
+
+def test_what_ships_would_be_accepted() -> None:
+    for folder in (SD15_CONFIG, EMBEDDED_MODEL):
+        for name in ("model_index.json", "unet/config.json"):
+            accept(json.loads((folder / name).read_text()))
 
 
 def test_a_name_that_the_hub_does_not_know_is_a_sentence(own_hub: Settings) -> None:

@@ -22,7 +22,7 @@ def test_an_experiment_draws_judges_and_keeps_its_report(tmp_path) -> None:
         assert recipes[0].prompt != recipes[1].prompt
     kept = studio.picture(job.result["report"], "me")
     report = Report.model_validate(kept.details["report"])
-    assert report.sentence() == job.result["sentence"] == kept.title
+    assert report.sentence() == job.result["sentence"]
     assert [outcome.left.picture for outcome in report.outcomes] == [left for left, _ in job.result["pairs"]]
     again = studio.wait(
         studio.submit(ExperimentSpec(base=base, compare="clean_attacked", seeds=3, share=0.5), "me").id, "me", 300

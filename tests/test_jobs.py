@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from studio.specs import GenerateSpec
 from studio.store.database import Database
 from studio.store.joblog import JobLog
 from studio.store.pictures import Pictures
+from studio.views import JobView
 
 WAIT = 20
 
@@ -183,6 +185,65 @@ def test_a_waiting_job_is_cancelled_at_once(house: Callable[..., House]) -> None
     assert one.jobs.cancel(first, "ann").state == "done"  # too late: nothing happens
 
 
+def test_a_paused_job_is_cancelled_at_once_and_unwound_by_the_worker(house: Callable[..., House]) -> None:
+    gates = {"first": threading.Event(), "second": threading.Event()}
+    unwound = threading.Event()
+    threads: list[int] = []
+
+    def work(engine: object, job: Job, spec: GenerateSpec) -> Iterator[None]:
+        threads.append(threading.get_ident())
+        if job.owner == "bob":
+            gates[spec.text].wait(WAIT)
+            return
+        try:
+            yield
+            raise AssertionError("nothing of a cancelled job is worked on")
+        finally:
+            threads.append(threading.get_ident())
+            unwound.set()
+
+    one = house(work)
+    first = one.submit("bob", "first")  # keeps the worker until the others are queued
+    while one.jobs.view(first, "bob").state != "running":
+        time.sleep(0.01)
+    paused, later, second = one.submit("ann"), one.submit("ann"), one.submit("bob", "second")
+    gates["first"].set()
+    while one.jobs.view(second, "bob").state != "running":  # and ann's first has come to its yield
+        time.sleep(0.01)
+    assert one.jobs.view(paused, "ann").state == "running"
+    assert one.jobs.cancel(paused, "ann").state == "cancelled"
+    assert one.jobs.cancel(later, "ann").state == "cancelled"
+    assert not unwound.is_set(), "its finally blocks belong to the worker's thread"
+    gates["second"].set()
+    assert one.wait(second, "bob").state == "done"
+    assert unwound.wait(WAIT)
+    assert len(set(threads)) == 1
+    assert one.wait(one.submit("bob", "second"), "bob").state == "done"
+
+
+def test_a_cancel_that_comes_with_the_last_step_of_a_slice_is_not_left_for_the_next_turn(
+    house: Callable[..., House],
+) -> None:
+    gate = threading.Event()
+
+    def work(engine: object, job: Job, spec: GenerateSpec) -> Iterator[None]:
+        if job.owner == "bob":
+            gate.wait(WAIT)
+            return
+        while one.jobs.waiting == 0:  # until bob waits
+            time.sleep(0.01)
+        job.cancelled.set()
+        yield
+
+    one = house(work)
+    id = one.submit("ann")
+    bob = one.submit("bob")
+    assert one.wait(id, "ann").state == "cancelled"
+    assert one.jobs.view(bob, "bob").active
+    gate.set()
+    assert one.wait(bob, "bob").state == "done"
+
+
 def test_only_its_owner_sees_and_cancels_a_job(house: Callable[..., House]) -> None:
     one = house(lambda engine, job, spec: steps(job, 5, 0.05))
     id = one.submit("ann")
@@ -231,6 +292,74 @@ def test_a_failure_becomes_a_sentence_and_the_worker_lives(
     assert "secret" not in failed.error
     assert failed.bad_input is bad_input
     assert one.wait(one.submit()).state == "done"
+
+
+def test_a_log_that_can_not_be_written_does_not_end_the_worker(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house(lambda engine, job, spec: steps(job, 2))
+    write, failures = one.log.write, []
+
+    def locked(view: JobView, owner: str, spec: str | None = None) -> None:
+        if view.state == "done" and not failures:
+            failures.append(view.id)
+            raise sqlite3.OperationalError("database is locked")
+        write(view, owner, spec)
+
+    monkeypatch.setattr(one.log, "write", locked)
+    first = one.submit()
+    assert one.wait(first).state == "done"
+    assert one.wait(one.submit()).state == "done"
+    assert failures == [first]
+    written = one.log.read(first, "ann")  # with the end of the second job
+    assert written is not None
+    assert written.state == "done"
+
+
+def test_a_look_at_the_log_that_fails_does_not_fail_the_job(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house(lambda engine, job, spec: steps(job, 2))
+
+    def locked(id: str) -> bool:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(one.log, "cancel_requested", locked)
+    assert one.wait(one.submit()).state == "done"
+
+
+def test_a_library_that_ends_the_thread_ends_its_job_only(house: Callable[..., House]) -> None:
+    def work(engine: object, job: Job, spec: GenerateSpec) -> None:
+        if spec.text == "exit":
+            sys.exit(3)
+
+    one = house(work)
+    failed = one.wait(one.submit(text="exit"))
+    assert failed.state == "failed"
+    assert "SystemExit" in (failed.error or "")
+    assert one.wait(one.submit()).state == "done"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_worker_is_replaced(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = house(lambda engine, job, spec: None)
+    both = threading.Event()
+
+    def die(job: Job) -> bool:
+        both.wait(WAIT)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.jobs, "_slice", die)
+        first, second = one.submit("ann"), one.submit("ann")
+        both.set()
+        thread = one.jobs._thread
+        assert thread is not None
+        thread.join(WAIT)
+    third = one.submit("bob")
+    assert one.wait(third, "bob").state == "done"
+    assert one.wait(first).state == "failed"
+    assert one.wait(second).state == "done"
 
 
 def test_an_engine_that_can_not_start_fails_the_job_and_is_tried_again(house: Callable[..., House]) -> None:

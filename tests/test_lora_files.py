@@ -212,6 +212,43 @@ def test_optimiser_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
+def test_a_restored_optimiser_keeps_the_rate_that_is_asked_for_now() -> None:
+    def one(rate: float) -> torch.optim.Optimizer:
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = make_optimizer(LoraSpec(data="x", learning_rate=rate), {"unet.a": parameter})
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        return optimizer
+
+    tensors, groups = checkpoints.optimizer_state(one(2e-4))
+    lower = one(1e-5)
+    checkpoints.restore_optimizer(lower, tensors, json.loads(json.dumps(groups)))
+    assert (lower.param_groups[0]["peak"], lower.param_groups[0]["lr"]) == (1e-5, 1e-5)
+    assert lower.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_after_the_data_shrinks_the_newest_by_training_comes_first(tmp_path: Path) -> None:
+    from studio.runs.rundir import RunDir
+
+    run, value = RunDir(tmp_path), {"lora": {"a": torch.ones(1)}}
+
+    def saved(name: str, step: int, epoch: int) -> str:
+        checkpoints.save(run, name, step, epoch, value, {})
+        found, notes = checkpoints.latest_good(run)
+        assert found is not None
+        assert notes == []
+        return found.name
+
+    # ten steps an epoch, and five from the fourth epoch on
+    saved("epoch-0002", 20, 2)
+    assert saved("step-00000035", 35, 3) == "step-00000035"
+    assert saved("step-00000018", 18, 3) == "step-00000018"
+    assert not (run.checkpoints / "step-00000035").exists()
+    assert saved("epoch-0004", 20, 4) == "epoch-0004"
+    assert checkpoints.names(run) == ["epoch-0002", "step-00000018", "epoch-0004"]
+    assert saved("epoch-0005", 25, 5) == "epoch-0005"
+
+
 def test_old_checkpoints_are_forgotten_after_the_new_one_is_there(tmp_path: Path) -> None:
     from studio.runs.rundir import RunDir
 

@@ -93,6 +93,8 @@ def test_stopped_in_the_middle_of_an_epoch(home: Path, straight: RunDir) -> None
     assert status["state"] == "stopped"
     assert checkpoints.names(run)[-1] == f"step-{status['step']:08d}" or status["step"] % 3 == 0
     assert Path(status["adapter"]).is_file()  # what is learnt so far can be used
+    assert (run.samples / f"step-{status['step']:06d}-0.png").is_file()  # and seen
+    assert list(run.adapter.rglob("*.png"))
     run.clear_stop()
     assert train(run) == 0, run.tail()
     assert_same(run, straight)
@@ -139,6 +141,22 @@ def test_changes_are_said_before_it_goes_on(home: Path, straight: RunDir) -> Non
         "Threads: 64 before",
     ):
         assert words in notes
+    assert max(line["rate"] for line in run.metrics() if line["step"] > 6) <= 1e-5
+
+
+def test_a_damaged_older_checkpoint_costs_only_its_row_of_the_export(home: Path, straight: RunDir) -> None:
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "oldest"))
+    path = run.checkpoints / "epoch-0002" / "lora.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    shutil.rmtree(run.adapter)
+    assert train(run) == 0, run.tail()
+    assert run.status()["state"] == "done"
+    assert [note for note in run.status()["notes"] if "epoch-0002 is damaged" in note and "left out" in note]
+    rows = {path.stem for path in (straight.adapter / "epochs").glob("*.safetensors")}
+    assert {path.stem for path in (run.adapter / "epochs").glob("*.safetensors")} == {
+        row for row in rows if "0002" not in row
+    }
+    assert len(rows) == 3
 
 
 def test_what_cannot_be_resumed_says_so(home: Path, straight: RunDir) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +139,8 @@ def test_a_chain_passes_through_every_emotion(components: Components) -> None:
     advance(components, [alone], whole.negative, 3.0, whole.noise)
     assert torch.allclose(middle, alone.latents, atol=1e-4)
     frames = list(morph.plain(whole, 4))
-    assert frames[0][1] == 0
-    assert 0.5 in [place for _, place, _, _ in frames]
+    assert frames[0][0] == 0
+    assert 0.5 in [place for place, _ in frames]
 
 
 def _start(components: Components, recipe: Recipe):
@@ -180,6 +179,67 @@ def test_picture_morph_holds_what_the_emotion_does_not_touch(components: Compone
     assert not np.array_equal(pixels([last])[0][24:40, 24:40], pixels([first])[0][24:40, 24:40])
 
 
+def test_a_picture_that_shows_another_emotion_is_inverted_with_that_one(components: Components) -> None:
+    image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    (angry,) = recipes(prompts=("1girl, angry, red hair, blue eyes",))
+    whole = morph.PictureMorph(components, recipes(), image, shown=angry)
+    whole.region = torch.ones_like(whole.region)
+    assert torch.equal(whole.before, text.encode(components, whole.prompts[:1], ["long"]).positive)
+    assert "angry" in whole.prompts[0]
+    (first,) = whole.draw([0.0])
+    as_it_is = latents.decode(components, whole.inversion.path[-1:])
+    assert np.abs(pixels([first]) - pixels(as_it_is)).max() > 10, "frame 1 is the first emotion and not the picture"
+    plain = morph.PictureMorph(components, recipes(), image)
+    plain.region = torch.ones_like(plain.region)
+    assert np.abs(pixels(plain.draw([0.0])) - pixels(as_it_is)).max() <= 2
+
+
+@pytest.mark.parametrize("method", ["prompt", "latent", "picture", "direction"])
+def test_a_model_given_back_and_lent_again_draws_the_same(components: Components, method) -> None:
+    image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    through, halting = (morph.make(method, components, recipes("euler_a"), image) for _ in range(2))
+    drawn = []
+    for place in (0.3, 0.8):
+        halting.lend(None)
+        with pytest.raises(AssertionError, match="without a model"):
+            list(halting.draw([place]))
+        halting.lend(components)
+        drawn += halting.draw([place])
+    assert np.abs(pixels(drawn) - pixels(through.draw([0.3, 0.8]))).max() <= 1
+
+
+def test_a_direction_moves_the_picture_and_its_means_are_kept(components: Components) -> None:
+    done: list[int] = []
+    image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    asked = recipes(negative="short")
+    raw = morph.DirectionMorph(components, asked, amount=1.5, first=image, tidy=0, on_step=done.append)
+    assert sum(done) == 2 * morph.MEAN_OF * 5
+    source = latents.encode(components, [image])
+    means = []
+    for prompt in morph.arranged([recipe.prompt for recipe in asked]):
+        words = text.encode(components, [prompt] * morph.MEAN_OF, ["short"] * morph.MEAN_OF)
+        each = sampling.generators(range(morph.MEAN_OF))
+        scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)
+        sampling.set_timesteps(scheduler, 5)
+        begin = sampling.noise(components, each, 64, 64) * scheduler.init_noise_sigma
+        means.append(sampling.denoise(components, scheduler, begin, words, 3.0, each))
+    way = latents.direction(*means)
+    assert way.abs().max() > 1e-3
+    moved = raw.latents([0.0, 0.5, 1.0])
+    assert torch.equal(moved[:1], source)
+    assert torch.allclose(moved[2:] - source, 1.5 * way, atol=1e-4)
+    assert torch.allclose(moved[1:2] - source, 0.75 * way, atol=1e-4)
+
+    done.clear()
+    tidied = morph.DirectionMorph(components, asked, first=image, shown=asked[1], on_step=done.append)
+    assert done == [], "the means of these emotions are known"
+    end = tidied.latents([0.0, 1.0])
+    assert torch.equal(end[1:], source), "it shows the second emotion already: no way to go, no redrawing"
+    assert not torch.allclose(end[:1], source - way, atol=1e-3), "what was moved is drawn clean again"
+    alone = tidied.latents([0.0])
+    assert torch.allclose(alone, end[:1], atol=1e-4)  # in whatever company
+
+
 def test_the_region_is_where_the_texts_disagree(components: Components) -> None:
     whole = morph.PictureMorph(components, recipes(), Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60))
     arguments = (components, whole.inversion, whole.texts[:1])
@@ -206,25 +266,14 @@ class Steep:
 
 def test_retimed_frames_look_equally_far_apart() -> None:
     steep = Steep()
-    made = list(morph.even(steep, 9, morph.look))
-    final = [image for _, _, image, done in made if done]
+    final = [image for _, image in morph.even(steep, 9, morph.look)]
     assert len(final) == 9
     assert gini(morph.look(final[:-1], final[1:])) < 0.15
-    plain = [image for _, _, image, _ in morph.plain(Steep(), 9)]
+    plain = [image for _, image in morph.plain(Steep(), 9)]
     assert gini(morph.look(plain[:-1], plain[1:])) > 0.7
     assert steep.drawn <= 4 * 9
     assert final[0].getpixel((0, 0)) == (0, 0, 0)
     assert final[-1].getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_slerp_keeps_the_length_of_noise_and_lerp_does_not() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 1, 16, 16, 16, generator=generator)
-    assert latents.slerp(a, b, 0.5).std() == pytest.approx(1, abs=0.03)
-    assert latents.lerp(a, b, 0.5).std() == pytest.approx(math.sqrt(0.5), abs=0.03)
-    for amount, end in ((0.0, a), (1.0, b)):
-        assert torch.allclose(latents.slerp(a, b, amount), end, atol=1e-5)
-    assert torch.allclose(latents.slerp(a, a, 0.3), a)
 
 
 def test_a_direction_is_the_difference_of_means() -> None:

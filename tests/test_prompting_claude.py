@@ -21,6 +21,7 @@ from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult,
 from studio.service import Studio
 from studio.settings import Settings
 
+README = Path(__file__).resolve().parent.parent / "README.md"
 GOOD = {
     "emotion": ["sad", "tears", "crying", "frown"],
     "style": ["formal style", "suit"],
@@ -295,8 +296,11 @@ def test_a_long_retry_after_is_kept_to(claude: FakeClaude, writer: ClaudeWriter)
 
 def test_a_refused_key_is_not_shown_again_at_once(claude: FakeClaude, writer: ClaudeWriter) -> None:
     claude.script = [failure(401, "authentication_error")]
-    for _ in range(3):
-        assert "API key" in writer.write(REQUEST).notes[0]
+    for seed in range(3):
+        note = writer.write(REQUEST.model_copy(update={"seed": seed})).notes[0]
+        assert "API key" in note
+        name = next(word.strip(".;") for word in note.split() if "API_KEY" in word)
+        assert f"`{name}`" in README.read_text(encoding="utf-8")
     assert len(claude.requests) == 1
 
 
@@ -386,6 +390,28 @@ def test_who_writes_depends_on_the_settings(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(make_writer(Settings(home=tmp_path, _env_file=None)), ClaudeWriter)
 
 
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "STUDIO_ANTHROPIC_API_KEY"])
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_the_key_may_stand_in_the_environment_or_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    for other in ("ANTHROPIC_API_KEY", "STUDIO_ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Settings().anthropic_api_key is None
+    if place == "file":
+        (tmp_path / ".env").write_text(f"{name}=sk-file\nSTUDIO_HOME={tmp_path / 'home'}\n")
+    else:
+        monkeypatch.setenv(name, "sk-file")
+    settings = Settings()
+    assert settings.anthropic_api_key is not None
+    assert settings.anthropic_api_key.get_secret_value() == "sk-file"
+    assert isinstance(make_writer(settings), ClaudeWriter)
+    given = Settings(anthropic_api_key="given").anthropic_api_key
+    assert given is not None
+    assert given.get_secret_value() == "given"
+
+
 def test_an_offline_request_never_leaves_the_machine(claude: FakeClaude, writer: ClaudeWriter) -> None:
     result = writer.write(REQUEST.model_copy(update={"offline": True}))
     assert result.writer == "offline"
@@ -406,41 +432,3 @@ def test_cost() -> None:
     assert cost_of("claude-haiku-4-5-20251001", 1_000_000, 0) == 1.0
     assert cost_of("claude-opus-5", 0, 1_000_000) == 25.0
     assert cost_of("some-other-model", 10, 10) == 0.0
-
-
-REVIEW = {
-    "ambiguity": {"score": 2, "words": ["bow"], "reason": "Bow: knot or weapon."},
-    "conflicts": {"score": 0, "words": [], "reason": ""},
-    "rare_words": {"score": 1.5, "words": ["nonesuch"], "reason": "<b>rare</b>"},
-    "attackability": {"score": 6, "words": ["sad"], "reason": "Said once."},
-    "repaired": "1girl, sad, tears, hair bow",
-}
-
-
-def test_claude_reviews_a_prompt(claude: FakeClaude, writer: ClaudeWriter) -> None:
-    claude.script = [reply(200, message(REVIEW))]
-    found = writer.review("1girl, sad, bow")
-    assert found.writer == "claude"
-    assert found.repaired == "1girl, sad, tears, hair bow"
-    assert found.ambiguity.words == ("bow",)
-    assert found.rare_words.words == (), "a word that doesn't stand in the prompt can't be at fault"
-    assert "<" not in found.rare_words.reason
-    assert found.worst == 6
-    assert writer.spent().tokens_in == 800
-
-
-@pytest.mark.parametrize(
-    "repaired", ["1girl, <lora:x:2>", "(sad:1.5)", "photo by greg rutkowski", "sad\x07", "s\u0430d"]
-)
-def test_a_repair_that_brings_in_strange_things_is_not_shown(
-    claude: FakeClaude, writer: ClaudeWriter, repaired: str
-) -> None:
-    claude.script = [reply(200, message({**REVIEW, "repaired": repaired}))]
-    assert writer.review("1girl, sad, bow").repaired == "1girl, sad, bow, sorrowful, unhappy, tearful"
-
-
-def test_a_failed_review_is_the_offline_one_with_a_note(claude: FakeClaude, writer: ClaudeWriter) -> None:
-    claude.script = [failure(401, "authentication_error")]
-    found = writer.review("1girl, sad")
-    assert found.writer == "offline"
-    assert "API key" in found.note

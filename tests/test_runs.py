@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from studio.errors import BadInput, Busy, NotFound
+from studio.runs import launch
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 from studio.runs.supervisor import Supervisor
 from studio.settings import REPOSITORY, Settings
@@ -49,9 +50,8 @@ def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
 @pytest.fixture
 def busy_device(tmp_path: Path) -> Iterator[None]:
     """Somebody trains already."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-")
     (tmp_path / "runs").mkdir()
-    held = take_lock(tmp_path / "runs" / f".device-cpu{visible}.lock")
+    held = take_lock(tmp_path / "runs" / ".device-cpu.lock")
     assert held is not None
     yield
     held.close()
@@ -196,6 +196,35 @@ def test_the_child_gets_the_settings(supervisor: Supervisor, tmp_path: Path) -> 
     assert environment["STUDIO_HF_TOKEN"] == "secret"
     assert environment["STUDIO_OFFLINE"] == "True"
     assert Path(environment["PYTHONPATH"].split(os.pathsep)[0]) == REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "card", "name"),
+    [
+        ("auto", None, False, "cpu"),
+        ("cuda", "0", False, "cpu"),
+        ("cpu", "0", True, "cpu"),
+        ("auto", None, True, "cuda-0"),
+        ("cuda", "0", True, "cuda-0"),
+        ("auto", "1,0", True, "cuda-1"),
+    ],
+)
+def test_one_device_has_one_lock_however_it_was_asked_for(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, asked: str, visible: str | None, card: bool, name: str
+) -> None:
+    monkeypatch.setenv("STUDIO_DEVICE", asked)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(launch, "_has_card", lambda: card)
+    assert launch._device_lock(run).name == f".device-{name}.lock"
+
+
+def test_a_status_that_a_power_cut_emptied_is_none(run: RunDir) -> None:
+    run.status_file.write_text("")
+    assert run.status()["state"] == "crashed"
+    run.update(step=2)
+    assert run.status()["step"] == 2
 
 
 def test_a_lock_that_was_handed_over_counts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

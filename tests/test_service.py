@@ -222,6 +222,42 @@ def test_previews_and_progress_while_it_draws(studio: Studio, model: str) -> Non
         assert preview.format == "JPEG"
 
 
+def test_somebody_elses_picture_is_not_behind_all_of_a_long_job(studio: Studio, model: str) -> None:
+    long = studio.submit(GenerateSpec(model=model, prompt="long", steps=20, seed=1, count=12), "long")
+    while not studio.job(long.id, "long").pictures:
+        time.sleep(0.005)
+    short = drawn(studio, GenerateSpec(model=model, prompt="short", steps=1, seed=1), "short")
+    first = studio.wait(long.id, "long", WAIT)
+    assert first.state == "done"
+    assert short.finished < first.finished
+
+
+def test_pictures_are_drawn_in_slices_of_one_batch(studio: Studio, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn(studio, GenerateSpec(model=model, prompt="engine", steps=1, seed=1))  # so that it is there
+    engine = studio._jobs.engine
+    draw, slices, notes = engine.draw, [], []
+
+    def counted(recipes: Any, on_step: Any, files: Any) -> Any:
+        slices.append(len(recipes))
+
+        def heard(step: Any) -> None:
+            on_step(step)
+            notes.append(studio.job(job.id, "me").note)
+
+        return draw(recipes, heard, files)
+
+    monkeypatch.setattr(engine, "draw", counted)
+    for size, expected in ((1, [1] * 5), (2, [2, 2, 1])):
+        monkeypatch.setattr(engine, "at_once", lambda recipes, on_note, size=size: min(size, len(recipes)))
+        slices.clear()
+        notes.clear()
+        job = studio.submit(GenerateSpec(model=model, prompt=f"slices of {size}", steps=2, seed=1, count=5), "me")
+        assert studio.wait(job.id, "me", WAIT).state == "done"
+        assert slices == expected
+        assert notes[-1] == "picture 5 of 5"
+        assert notes[0] == ("picture 1 of 5" if size == 1 else "pictures 1 to 2 of 5")
+
+
 def test_system_says_what_there_is(studio: Studio, model: str) -> None:
     drawn(studio, GenerateSpec(model=model, prompt="x", steps=1, seed=1))
     status = studio.system()

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
+from studio.specs import SketchSpec
 from studio.ui.resources import studio
 
 MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
@@ -104,6 +105,55 @@ def test_what_can_not_be_followed_is_said(page_home: Path, no_canvas: None) -> N
     at.file_uploader(key="sk_upload").set_value(("pale.png", sketch("#fbfbfb"), "image/png")).run()
     assert any("The drawing is empty" in info.value for info in at.info)
     assert at.button(key="sk_draw").disabled
+
+
+def drawn(at: AppTest) -> SketchSpec:
+    at.number_input(key="sk_count").set_value(1).run()
+    at.number_input(key="sk_steps").set_value(2).run()
+    at.button(key="sk_draw").click().run()
+    assert not at.exception
+    job = studio().wait(at.session_state["job:sketch_to_character"], "me", 120)
+    assert job.state == "done", job.error
+    spec = studio().job_spec(job.id, "me")
+    assert isinstance(spec, SketchSpec)
+    return spec
+
+
+def test_a_controlnet_of_one_s_own_is_used(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    field = at.text_input(key="sk_net")
+    assert field.value == ""
+    for name in ("control_v11p_sd15_canny", "control_v11p_sd15_scribble", "control_v11p_sd15s2_lineart_anime"):
+        assert f"lllyasviel/{name}" in field.help
+    assert drawn(at).control.model is None
+    net = str(Path(studio().settings.model) / "controlnet")
+    at.text_input(key="sk_net").set_value(f" {net} ").run()
+    assert drawn(at).control.model == net
+    at.text_input(key="sk_net").set_value("/nowhere/net.pth").run()
+    at.button(key="sk_draw").click().run()
+    assert not at.exception
+    assert any("/nowhere/net.pth" in error.value for error in at.error)
+
+
+def test_a_sketched_picture_sent_here_brings_its_drawing(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    at.slider(key="sk_weight").set_value(0.6).run()
+    spec = drawn(at)
+    job = studio().jobs("me")[0]
+    picture = next(id for id in job.pictures if studio().picture(id, "me").kind == "picture")
+    at = AppTest.from_file(MAIN, default_timeout=90)
+    at.session_state["owner"] = "me"
+    at.session_state["send"] = {"page": "sketch_to_character", "picture": picture}
+    at.run()
+    at.switch_page(PAGE).run()
+    assert not at.exception
+    assert studio().canvas("me")["paper"]["drawn"] is True
+    assert not at.button(key="sk_draw").disabled
+    again = drawn(at)
+    assert (again.control.weight, again.base.seed) == (0.6, spec.base.seed)
+    assert (again.base.emotion, again.base.text) == (spec.base.emotion, spec.base.text)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

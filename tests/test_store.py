@@ -105,6 +105,21 @@ def test_a_file_that_was_removed_by_hand_is_one_sentence(pictures: Pictures) -> 
     assert pictures.adopt(RECIPE, "ann") is None
 
 
+def test_what_sqlite_says_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studio.store.database.WAIT", 0.05)
+    database, other = Database(tmp_path / "studio.db"), Database(tmp_path / "studio.db")
+    with other.transaction(), pytest.raises(StudioError, match="in use by another program"), database.transaction():
+        pass
+    with pytest.raises(StudioError, match="couldn't be used"):
+        database.rows("SELECT nothing FROM nowhere")
+    with database.transaction() as connection:  # and it goes on
+        connection.execute("SELECT 1")
+    other.close()
+    database.close()
+    with pytest.raises(StudioError, match="couldn't be used"):
+        database.rows("SELECT 1")
+
+
 def test_threads_and_handles_on_one_folder(tmp_path: Path) -> None:
     def fill(owner: str) -> None:
         database = Database(tmp_path / "studio.db")  # as another process has: creation races too

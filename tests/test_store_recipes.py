@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from sd_parsers import ParserManager
 from sd_parsers.data import Generators
 
 from studio.errors import BadInput
-from studio.specs import EMOTIONS, MAX_SEED, GenerateSpec, LoraRef
+from studio.specs import EMOTIONS, MAX_SEED, ControlSpec, GenerateSpec, LoraRef
 from studio.store import metadata
 from tests.pictures import RECIPE, encoded, image
 
@@ -159,3 +161,79 @@ def test_a_made_up_recipe_of_a_megabyte_takes_no_time() -> None:
         started = time.monotonic()
         metadata._a1111(text)
         assert time.monotonic() - started < 5
+
+
+def test_what_each_lora_was_goes_with_its_name() -> None:
+    assert metadata.read(metadata.png(image(), LORA)).lora_hashes == ("b" * 64,)
+    chunks = PngInfo()
+    chunks.add_text("parameters", A1111.format(sampler="DDIM"))
+    assert metadata.read(encoded(image(), pnginfo=chunks)).lora_hashes == ("0a0b0c0d0e0f",)
+
+
+def test_more_loras_than_a_request_takes_are_said() -> None:
+    text = "1girl " + " ".join(f"<lora:l{k}:0.5>" for k in range(9)) + "\nSteps: 20, Sampler: DDIM, CFG scale: 7"
+    found = metadata.read(text.encode())
+    assert len(found.spec.loras) == len(found.lora_hashes) == 8
+    assert any("first 8 LoRAs" in note for note in found.notes)
+
+
+@dataclass(frozen=True)
+class File:
+    path: Path
+    title: str
+    hash: str
+
+
+def test_loras_are_found_by_hash_then_by_name_and_else_named() -> None:
+    found = metadata.read(metadata.png(image(), LORA))
+    moved = File(Path("/here/other name.safetensors"), "Other", "b" * 64)
+    named = File(Path("/here/ink style.safetensors"), "Ink", "c" * 64)
+    notes: list[str] = []
+    assert metadata.known_loras(found, [named, moved], notes) == (LoraRef(path=str(moved.path), weight=0.8),)
+    assert notes == []
+    assert metadata.known_loras(found, [named], notes) == (LoraRef(path=str(named.path), weight=0.8),)
+    assert "'ink style.safetensors' here is another file" in notes.pop()
+    assert metadata.known_loras(found, [], notes) == ()
+    assert "Its LoRA 'ink style.safetensors' isn't here" in notes.pop()
+    theirs = metadata.read((A1111.format(sampler="DDIM")).encode())
+    ink = File(Path("/here/ink.safetensors"), "Ink 2", "d" * 64)  # A1111 hashes a file's tensors alone
+    assert metadata.known_loras(theirs, [ink], notes) == (LoraRef(path=str(ink.path), weight=0.6),)
+    assert notes == []
+
+
+def test_no_path_to_a_controlnet_is_in_the_file() -> None:
+    control = ControlSpec(image="x", model="/home/someone/nets/lines.safetensors")
+    data = metadata.png(image(), RECIPE.model_copy(update={"control": control, "control_hash": "d" * 64}))
+    assert b"someone" not in data
+    found = metadata.read(data)
+    assert found.spec.control == control.model_copy(update={"model": "lines.safetensors"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": {"text": "x" * 5000}},
+        {"loras": [{"path": "/"}], "lora_hashes": ["a"]},
+        {"loras": [{"path": "a"}] * 9, "lora_hashes": ["a"] * 9},
+        {"loras": [{"path": "a"}], "lora_hashes": []},
+        {"model": "x" * 2000},
+        {"source": "x", "strength": 7.0},
+        {"seed": -1},
+        {"more": 1},
+    ],
+)
+def test_a_forged_recipe_is_one_sentence(changes: dict[str, object]) -> None:
+    for made in (json.dumps(RECIPE.model_dump(mode="json") | changes), "[]", "[" * 100_000, "null"):
+        chunks = PngInfo()
+        chunks.add_itxt(metadata.CHUNK, made)
+        data = encoded(image(), pnginfo=chunks)
+        with pytest.raises(BadInput, match="recipe in this picture"):
+            metadata.read(data)
+        assert metadata.own(data) is None
+
+
+def test_only_a_plain_picture_is_its_recipe_s_result() -> None:
+    assert metadata.own(metadata.png(image(), RECIPE)) is not None
+    assert metadata.own(metadata.png(image(), RECIPE, extra={"tiles": []})) is None  # a sheet of several
+    assert metadata.own(metadata.png(image(), RECIPE.model_copy(update={"frame": "{}"}))) is None  # one of a morph
+    assert metadata.own(metadata.png(image(), None)) is None

@@ -6,11 +6,13 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 from browser import REPOSITORY
-from PIL import Image
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
-from studio.specs import EMOTIONS, GenerateSpec, SheetSpec
+from studio.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef, SheetSpec, SketchSpec
 from studio.ui import text, widgets
 from studio.ui.resources import studio
 from studio.views import JobView
@@ -317,3 +319,56 @@ def _show_report() -> None:
     from studio.ui import lab
 
     lab.report(st.session_state["job"])
+
+
+def test_a_recipe_with_a_drawing_says_that_the_drawing_is_not_part_of_the_form(page_home: Path) -> None:
+    picture = sketched("me")
+    at = app(send={"page": "generate", "picture": picture, "as": "recipe"})
+    assert "drawing that it followed isn't part of this form" in sentences(at)
+    assert "Sketch" in sentences(at)
+    data = studio().picture_bytes(picture, "me")
+    at = app()
+    at.file_uploader(key="gen_file").set_value(("picture.png", data, "image/png")).run()
+    at.button(key="gen_file_load").click().run()
+    assert "drawing that it followed isn't part of this form" in sentences(at)
+
+
+def test_a_start_that_is_gone_is_said(page_home: Path) -> None:
+    start = draw("me", seed=30)
+    picture = draw("me", seed=31, source=start, strength=0.5)
+    studio().delete([start], "me")
+    at = app(send={"page": "generate", "picture": picture, "as": "recipe"})
+    assert "started from isn't here" in sentences(at)
+
+
+def test_a_lora_that_is_not_here_is_named(page_home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old_ink.safetensors"
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file({f"{layer}.lora_down.weight": torch.ones(2, 32), f"{layer}.lora_up.weight": torch.ones(32, 2)}, path)
+    picture = draw("me", seed=32, loras=(LoraRef(path=str(path), weight=0.7),))
+    at = app(send={"page": "generate", "picture": picture, "as": "recipe"})
+    at.button(key="gen_draw").click().run()  # not in the list, but where it was: used as it is
+    assert finish(at).pictures == (picture,)
+    data = studio().picture_bytes(picture, "me")
+    path.unlink()
+    at.run()
+    assert "Not here, so not used: old_ink.safetensors" in sentences(at)
+    at.run()
+    assert "Not here, so not used: old_ink.safetensors" in sentences(at)  # until something is done about it
+    at = app(send={"page": "generate", "picture": picture, "as": "recipe"})
+    assert "LoRA 'old_ink.safetensors' isn't here" in sentences(at)
+    at = app()
+    at.file_uploader(key="gen_file").set_value(("picture.png", data, "image/png")).run()
+    at.button(key="gen_file_load").click().run()
+    assert "LoRA 'old_ink.safetensors' isn't here" in sentences(at)
+
+
+def sketched(owner: str) -> str:
+    image, stream = Image.new("RGB", (128, 128), "white"), io.BytesIO()
+    ImageDraw.Draw(image).ellipse((25, 25, 100, 110), outline="black", width=3)
+    image.save(stream, "PNG")
+    control = ControlSpec(image=studio().upload(stream.getvalue(), owner).id)
+    base = GenerateSpec(model=studio().settings.model, steps=STEPS, seed=8)
+    job = studio().wait(studio().submit(SketchSpec(base=base, control=control), owner).id, owner, 60)
+    assert job.state == "done", job.error
+    return next(id for id in job.pictures if id != job.result["control_image"])

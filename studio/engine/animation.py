@@ -17,20 +17,83 @@ from studio.engine import latents as pictures
 from studio.engine import sampling, text
 from studio.engine.attention import anchored
 from studio.engine.frames import Pinned, SharedNoise, Track, advance, side_by_side
-from studio.engine.morph import arranged
+from studio.engine.morph import NOISE_OFFSET, Borrower, arranged
 from studio.engine.timing import Still
 from studio.specs import MAX_SEED, Emotion, Recipe
 
 if TYPE_CHECKING:
     from studio.engine.components import Components
 
-# Added to the seed: a source drawn from the same seed would get its own noise back, which leads to it at any strength.
-NOISE_OFFSET = 1_000_003
-
 
 def steps_of(recipe: Recipe, still: Still) -> int:
     """How many steps a frame of this strength takes, about; for progress."""
     return recipe.steps if recipe.sampler in ("lcm", "tcd") else max(1, int(recipe.steps * still.strength))
+
+
+class Animation(Borrower):
+    """Draws any of the frames `stills`, `batch` of them at a time, so that memory doesn't grow with their number.
+
+    `recipes` gives each emotion's prompt; all else is that of the first still's. Without `consistent` frame k is what
+    image-to-image with a seed of its own draws: nothing is shared. `on_step(n)` is told of n steps of single frames; it
+    may raise. `batch` None: as many as fit.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Mapping[Emotion, Recipe],
+        stills: Sequence[Still],
+        source: Image.Image,
+        consistent: bool = True,
+        batch: int | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(components)
+        self.recipe = recipe = recipes[stills[0].mix.source]
+        self.stills, self.consistent, self.on_step = stills, consistent, on_step
+        factor = components.factor
+        width, height = (-(-side // factor) * factor for side in (recipe.width, recipe.height))
+        self.size = (width, height)
+        emotions = list(recipes)
+        conditioning = text.encode(components, arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
+        self.negative = conditioning.negative
+        self.texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
+        self.clean = pictures.encode(components, [pictures.fit(source, width, height)])
+        self.batch = batch or side_by_side(components, width, height, recipe.guidance > 1)
+
+    def draw(self, chunk: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+        """(index, picture) of these frames, drawn side by side; nothing is attached to the model when one comes."""
+        components, recipe = self.components, self.recipe
+        shared = self._noise(0)
+        noises = [shared if self.consistent else self._noise(index) for index in chunk]
+        tracks = [self._begin(self.stills[index], noise) for index, noise in zip(chunk, noises, strict=True)]
+        if self.consistent:
+            # counted from the end, so that a frame gets the same noise in whatever company it is drawn
+            offset = recipe.steps - max(len(track.timesteps) for track in tracks)
+            pinned = Pinned(self.clean, shared.first, self.texts[self.stills[0].mix.source])
+            with anchored(components.unet) as anchors:
+                advance(
+                    components, tracks, self.negative, recipe.guidance, _later(shared, offset),
+                    anchors=anchors, pinned=pinned, on_step=self.on_step,
+                )  # fmt: skip
+        else:
+            for track, noise in zip(tracks, noises, strict=True):
+                advance(components, [track], self.negative, recipe.guidance, noise, on_step=self.on_step)
+        for index, track in zip(chunk, tracks, strict=True):
+            image = pictures.decode(components, track.latents)[0]
+            yield index, pictures.cut(image, recipe.width, recipe.height)
+
+    def _noise(self, index: int) -> SharedNoise:
+        # made anew for each batch, the same each time: it holds the model, which may be given back in between
+        return SharedNoise(self.components, (self.recipe.seed + NOISE_OFFSET + index) % (MAX_SEED + 1), *self.size)
+
+    def _begin(self, still: Still, noise: SharedNoise) -> Track:
+        components, recipe = self.components, self.recipe
+        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+        timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, still.strength, components.device)
+        latents = sampling.start_latents(scheduler, noise.first, timesteps, self.clean)
+        mixed = pictures.lerp(self.texts[still.mix.source], self.texts[still.mix.target], still.mix.amount)
+        return Track(scheduler, timesteps, latents, mixed)
 
 
 def animate(
@@ -43,52 +106,14 @@ def animate(
     batch: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Image.Image]]:
-    """(index, picture) of the frames `stills` (or only those with an index in `wanted`), in order, as they are made.
+    """(index, picture) of all frames, or of those with an index in `wanted`, in order, as they are made.
 
-    `recipes` gives each emotion's prompt; all else is that of the first still's. Without `consistent` frame k is what
-    image-to-image with a seed of its own draws: nothing is shared. `on_step(n)` is told of n steps of single frames; it
-    may raise. Frames are drawn `batch` at a time (None: as many as fit), so memory doesn't grow with their number.
+    See `Animation`; this keeps the model from the first frame to the last.
     """
-    recipe = recipes[stills[0].mix.source]
-    factor = components.factor
-    width, height = (-(-side // factor) * factor for side in (recipe.width, recipe.height))
-    emotions = list(recipes)
-    conditioning = text.encode(components, arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
-    texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
-    clean = pictures.encode(components, [pictures.fit(source, width, height)])
-    shared = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), width, height)
-    pinned = Pinned(clean, shared.first, texts[stills[0].mix.source])
-
-    def begin(index: int) -> tuple[Track, SharedNoise]:
-        still = stills[index]
-        seed = (recipe.seed + NOISE_OFFSET + index) % (MAX_SEED + 1)
-        noise = shared if consistent else SharedNoise(components, seed, width, height)
-        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-        timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, still.strength, components.device)
-        latents = sampling.start_latents(scheduler, noise.first, timesteps, clean)
-        mixed = pictures.lerp(texts[still.mix.source], texts[still.mix.target], still.mix.amount)
-        return Track(scheduler, timesteps, latents, mixed), noise
-
-    batch = batch or side_by_side(components, width, height, recipe.guidance > 1)
-    order = list(range(len(stills))) if wanted is None else sorted(wanted)
-    longest = recipe.steps
-    for start in range(0, len(order), batch):
-        chunk = order[start : start + batch]
-        tracks, noises = zip(*(begin(index) for index in chunk), strict=True)
-        if consistent:
-            # counted from the end, so that a frame gets the same noise in whatever company it is drawn
-            offset = longest - max(len(track.timesteps) for track in tracks)
-            with anchored(components.unet) as anchors:
-                advance(
-                    components, tracks, conditioning.negative, recipe.guidance, _later(shared, offset),
-                    anchors=anchors, pinned=pinned, on_step=on_step,
-                )  # fmt: skip
-        else:
-            for track, noise in zip(tracks, noises, strict=True):
-                advance(components, [track], conditioning.negative, recipe.guidance, noise, on_step=on_step)
-        for index, track in zip(chunk, tracks, strict=True):
-            image = pictures.decode(components, track.latents)[0]
-            yield index, pictures.cut(image, recipe.width, recipe.height)
+    made = Animation(components, recipes, stills, source, consistent, batch, on_step)
+    order = range(len(stills)) if wanted is None else sorted(wanted)
+    for start in range(0, len(order), made.batch):
+        yield from made.draw(order[start : start + made.batch])
 
 
 def _later(noise: SharedNoise, offset: int) -> Callable[[int], torch.Tensor]:

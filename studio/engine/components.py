@@ -37,7 +37,7 @@ class Components:
     device: torch.device
     dtype: torch.dtype
     choices: tuple[Choice, ...] = ()
-    controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by reference, loaded on first use
+    controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by fingerprint; one at a time
     offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
     sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
     text_key: tuple[Any, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -55,6 +56,20 @@ def see(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = No
     grey = _grey(image)
     width, height = size or (grey.shape[1], grey.shape[0])
     return _canny(grey, spec, width, height) if spec.kind == "canny" else _lines(grey, width, height)
+
+
+def chosen(path: Path, spec: ControlSpec, size: tuple[int, int], known: Mapping[str, str]) -> str:
+    """Which of the ControlNets that a model knows by name a stored drawing will get: `Seen.kind` of it.
+
+    Looks only where there is a choice. What can't be followed counts as lines: whoever draws it says what is wrong.
+    """
+    if spec.kind == "canny" or "scribble" not in known:
+        return spec.kind
+    try:
+        with Image.open(path) as drawing:
+            return see(drawing, spec, size).kind(known)
+    except (BadInput, OSError):
+        return spec.kind
 
 
 def has_drawing(image: Image.Image) -> bool:

@@ -67,12 +67,12 @@ def draw(
     recipe = recipes[0]
     width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
     guided = recipe.guidance > 1
-    size = memory.batch_size(components, width, height, guided, len(recipes))
+    control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
+    size = memory.batch_size(components, width, height, guided, len(recipes))  # the control network counts
     choices.tiling(components, width, height)
     loras = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
     fast = components.info.fast.adapter if components.info.fast and uses_fast(components, recipe) else None
     source = _source(components, recipe, files, width, height)
-    control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
     start = 0
     while start < len(recipes):
         # pictures of one batch have prompts of equally many chunks: padding would change them

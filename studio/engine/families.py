@@ -35,9 +35,7 @@ class Family:
     steps: int
     guidance: float
     sampler: str
-    text_encoders: tuple[str, ...]  # sub-folders, in the order in which their outputs are joined
-    tokenizers: tuple[str, ...]
-    clip_skip: int  # last layers of the text encoder that are left out; 0: none
+    text_encoders: tuple[str, ...]  # sub-folders; a model that has others is of another family
     lora_targets: tuple[str, ...]
     lcm_lora_targets: tuple[str, ...]
     single_file_config: str  # folder under assets/models: configs and tokenizer for files that hold weights only
@@ -55,8 +53,6 @@ SD15 = Family(
     guidance=7.0,
     sampler="dpmpp_2m_karras",
     text_encoders=("text_encoder",),
-    tokenizers=("tokenizer",),
-    clip_skip=0,
     # `to_out` is a list of a linear layer and a dropout: the layer itself has to be named
     lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
     # LCM-LoRA (2311.05556), as in diffusers' distillation script
@@ -75,6 +71,26 @@ SD15 = Family(
 )  # fmt: skip
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD15,)}
+SDXL = "This is an SDXL model, which the studio can't draw with yet; choose a Stable Diffusion 1.5 model."
+OTHER = "This model is not of the Stable Diffusion family; choose a Stable Diffusion 1.5 model."
+
+
+def accept(configuration: Mapping[str, Any]) -> None:
+    """Raise BadInput when a `model_index.json`, or the `config.json` of a UNet, is of a model that can't be used.
+
+    For a model that isn't here yet, so that gigabytes aren't downloaded to be refused (see `hub.get`).
+    """
+    if "UNet" in str(configuration.get("_class_name")) or "in_channels" in configuration:
+        family_of(configuration)
+        return
+    if "XL" in str(configuration.get("_class_name")):
+        raise BadInput(SDXL)
+    parts = {name: part for name, part in configuration.items() if isinstance(part, list) and len(part) > 1 and part[1]}
+    encoders = {name for name in parts if name.startswith("text_encoder")}
+    if "unet" not in parts or not any(encoders == set(family.text_encoders) for family in FAMILIES.values()):
+        raise BadInput(OTHER)
+    if not all(str(parts[name][1]).startswith("CLIPText") for name in encoders):
+        raise BadInput(OTHER)
 
 
 def family_of(unet_config: Mapping[str, Any]) -> Family:
@@ -83,11 +99,9 @@ def family_of(unet_config: Mapping[str, Any]) -> Family:
     Every latent diffusion UNet with one text encoder has SD 1.5's layout, whatever its size. Others: BadInput.
     """
     if unet_config.get("addition_embed_type") == "text_time":
-        raise BadInput(
-            "This is an SDXL model, which the studio can't draw with yet; choose a Stable Diffusion 1.5 model."
-        )
+        raise BadInput(SDXL)
     if unet_config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
-        raise BadInput("This model is not of the Stable Diffusion family; choose a Stable Diffusion 1.5 model.")
+        raise BadInput(OTHER)
     if unet_config.get("in_channels") != unet_config.get("out_channels"):
         raise BadInput("This model needs an extra input picture (inpainting, depth); choose a text-to-image model.")
     return SD15

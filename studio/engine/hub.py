@@ -17,6 +17,7 @@ from studio.settings import Settings
 WEIGHTED = ("unet", "vae", "text_encoder")
 MODEL = (*WEIGHTED, "tokenizer", "scheduler")
 _SMALL = (".json", ".txt", ".model")
+_TELLING = ("model_index.json", "unet/config.json")  # what kind of model it is
 
 
 def cache() -> Path:
@@ -98,8 +99,9 @@ def get(
 ) -> Path:
     """A complete copy of the hub repository `reference`, downloaded when it isn't here; interrupted ones continue.
 
-    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. `accept` is given the model's
-    configuration, as far as the hub tells it, and may raise before anything is downloaded. Raises Offline, NotFound,
+    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. `accept` is given each
+    configuration that says what the model is, and may raise before any weight is downloaded: what the hub tells of a
+    model in one part, `model_index.json` and then `unet/config.json` of one in several. Raises Offline, NotFound,
     BadInput (pickles only) and DiskFull.
     """
     weighted = tuple(name for name in components if name in WEIGHTED or not name)
@@ -117,23 +119,32 @@ def get(
     try:
         api = HfApi(endpoint=settings.hf_endpoint, token=token)
         listing = api.model_info(reference, files_metadata=True, timeout=15)
-        if accept is not None and listing.config:
-            accept(listing.config)
         sizes = {file.rfilename: int(file.size or 0) for file in listing.siblings or ()}
+
+        def fetch(names: Sequence[str], meter: _Meter) -> Path:
+            return Path(
+                snapshot_download(
+                    reference,
+                    revision=listing.sha,
+                    allow_patterns=sorted(names),
+                    endpoint=settings.hf_endpoint,
+                    token=token,
+                    tqdm_class=meter.bar(),
+                )
+            )
+
+        if accept is not None and len(components) == 1 and listing.config:
+            accept(listing.config)
+        elif accept is not None and len(components) > 1:
+            for name in _TELLING:
+                if name in sizes:
+                    accept(_json(fetch([name], _Meter(reference, sizes[name], None)) / name, reference))
         files = chosen_files(sizes, components, half)
         if not files:
             raise BadInput(
                 f"{reference} has no .safetensors weights for every part, and pickles are refused; choose another."
             )
-        meter = _Meter(reference, sum(files.values()), on_note)
-        place = snapshot_download(
-            reference,
-            revision=listing.sha,
-            allow_patterns=sorted(files),
-            endpoint=settings.hf_endpoint,
-            token=token,
-            tqdm_class=meter.bar(),
-        )
+        return fetch(sorted(files), _Meter(reference, sum(files.values()), on_note))
     except GatedRepoError:
         raise NotFound(
             f"{reference} asks for permission first: accept its terms on the hub and set STUDIO_HF_TOKEN."
@@ -153,7 +164,16 @@ def get(
         if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3"):
             raise _offline(reference) from error
         raise
-    return Path(place)
+
+
+def _json(path: Path, reference: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path.name} of {reference} is not readable JSON; choose another model.")
+    return data
 
 
 def _offline(reference: str) -> Offline:

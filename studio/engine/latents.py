@@ -95,21 +95,6 @@ def lerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
     return torch.lerp(a, b, amount)
 
 
-def slerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
-    """The arc from `a` (0) to `b` (1) (Shoemake, 1985), per picture over all its numbers: unit noise stays unit noise.
-
-    Falls back on the straight line where the two point the same way.
-    """
-    p, q = a.float().flatten(1), b.float().flatten(1)
-    cosine = torch.nn.functional.cosine_similarity(p, q)
-    angle = cosine.clamp(-1, 1).acos()[:, None]
-    sine = angle.sin()
-    near = sine.abs() < 1e-4
-    safe = sine.where(~near, torch.ones_like(sine))
-    arc = ((1 - amount) * angle).sin() / safe * p + (amount * angle).sin() / safe * q
-    return torch.where(near, torch.lerp(p, q, amount), arc).view_as(a).to(a.dtype)
-
-
 def direction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """From emotion a to emotion b: the difference of the means of two sets of latents (n, c, h, w) and (m, c, h, w).
 

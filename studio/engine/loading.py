@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from studio.engine.families import Family
 from studio.engine.models import ModelInfo, component_weights
+from studio.engine.weights import read_header
 from studio.errors import BadInput
 from studio.settings import ASSETS
 
@@ -47,6 +48,7 @@ def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     folder = info.path
     assert folder is not None
     if folder.is_file():
+        read_header(folder)
         config = str(_config(info.family.single_file_config))
         with quiet(), _sentences(info.title, "vae"):
             return AutoencoderKL.from_single_file(
@@ -56,7 +58,12 @@ def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
 
 
 def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
-    """A ControlNet from a diffusers folder or a single file, on the CPU. Raises BadInput."""
+    """A ControlNet from a diffusers folder or a single file, on the CPU.
+
+    Raises BadInput, also for a pickle under any name: diffusers would hand one to `torch.load`.
+    """
+    if path.is_file():
+        read_header(path)
     with quiet(), _sentences(path.name, "ControlNet"):
         if path.is_file():
             return ControlNetModel.from_single_file(
@@ -156,6 +163,7 @@ def _config(name: str) -> Path:
 
 def _from_file(path: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
+    read_header(path)  # refuses pickles, which diffusers would open
     config = _config(family.single_file_config)
     arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
     with quiet(), _sentences(path.name, "weights"):

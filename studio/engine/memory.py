@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -50,18 +50,51 @@ def decode_bytes(components: Components, width: int, height: int) -> int:
 
 
 def step_bytes(components: Components, width: int, height: int, guided: bool) -> int:
-    """Peak bytes of one sampling step of one picture, from the sizes of the UNet's activations."""
+    """Peak bytes of one sampling step of one picture, from the sizes of the activations of the UNet.
+
+    A ControlNet beside it works before it in each step, and what it hands over lives until the UNet is done.
+    """
     key = ("step", width, height)
+    config = components.unet.config
+    latents = torch.empty(
+        (1, components.channels, height // components.factor, width // components.factor), device="meta"
+    )
+    text = torch.empty((1, components.tokenizer.model_max_length, config.cross_attention_dim), device="meta")
+    time = torch.zeros(1, device="meta")
     if key not in components.sizes:
-        config = components.unet.config
-        latents = torch.empty(
-            (1, components.channels, height // components.factor, width // components.factor), device="meta"
-        )
-        text = torch.empty((1, components.tokenizer.model_max_length, config.cross_attention_dim), device="meta")
-        time = torch.zeros(1, device="meta")
         condition = torch.empty((1, config.time_cond_proj_dim), device="meta") if config.time_cond_proj_dim else None
         components.sizes[key] = _peak(components.unet, lambda unet: unet(latents, time, text, timestep_cond=condition))
-    return components.sizes[key] * components.unet.dtype.itemsize * (2 if guided else 1)
+    elements = components.sizes[key]
+    for name, net in components.controls.items():
+        own, given = ("control", name, width, height), ("residuals", name, width, height)
+        if own not in components.sizes:
+            drawing = torch.empty((1, 3, height, width), device="meta")
+            handed: list[int] = []
+
+            def follow(net: Any, drawing: torch.Tensor = drawing, handed: list[int] = handed) -> None:
+                down, middle = net(latents, time, text, controlnet_cond=drawing, return_dict=False)
+                handed.append(sum(layer.numel() for layer in (*down, middle)))
+
+            components.sizes[own] = _peak(net, follow)
+            components.sizes[given] = handed[0]
+        elements = max(elements + components.sizes[given], components.sizes[own])
+    return elements * components.unet.dtype.itemsize * (2 if guided else 1)
+
+
+def waiting_bytes(components: Components) -> int:
+    """Bytes of the weights that a sampling step needs on the card and that wait in main memory: UNet and ControlNet.
+
+    Zero unless parts are offloaded; what is on the card already isn't free any more.
+    """
+    if components.offload_hook is None:
+        return 0
+    parts = (components.unet, *components.controls.values())
+    return sum(
+        p.numel() * p.element_size()
+        for part in parts
+        for p in part.parameters()
+        if p.device.type != components.device.type
+    )
 
 
 def surely_fits(components: Components, width: int, height: int) -> bool:
@@ -71,6 +104,9 @@ def surely_fits(components: Components, width: int, height: int) -> bool:
     """
     cells = (width // components.factor) * (height // components.factor)
     step = 16 * cells * sum(components.unet.config.block_out_channels) * components.unet.dtype.itemsize
+    for net in components.controls.values():  # half a UNet more, and the drawing in full size
+        step += step // 2
+        step += 8 * width * height * net.config.conditioning_embedding_out_channels[0] * net.dtype.itemsize
     widest = max(components.vae.config.block_out_channels[:2])
     decode = 10 * width * height * widest * components.vae.dtype.itemsize
     return max(step, decode) < free(components.device) * SHARE
@@ -81,24 +117,26 @@ def batch_size(components: Components, width: int, height: int, guided: bool, wa
 
     On the CPU always one: larger batches gain a quarter at best, and their convolutions round differently, so that a
     picture could not be made again alone with the same pixels. Raises OutOfMemory when not even one fits.
+    Counts the ControlNet that is loaded beside the model: load it first.
     """
     alone = components.device.type == "cpu"
     if alone and surely_fits(components, width, height):
         return 1
     step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
     room = int(free(components.device) * SHARE)
+    weights = waiting_bytes(components)
     # decoding can fall back to tiles of the native size
     tile = decode_bytes(components, *(min(side, components.info.native_size) for side in (width, height)))
-    if max(step, min(decode, tile)) > room:
+    if max(step + weights, min(decode, tile)) > room:
         side = components.info.native_size
         smaller = f"{side} x {side}" if width * height > side * side else "a smaller size"
         raise OutOfMemory(
-            f"A picture of {width} x {height} needs about {max(step, tile) / 1e9:.1f} GB and "
+            f"A picture of {width} x {height} needs about {max(step + weights, tile) / 1e9:.1f} GB and "
             f"{room / 1e9:.1f} GB are free; choose {smaller} or close other programs."
         )
     if alone:
         return 1
-    return max(1, min(MAX_BATCH, wanted, room // max(1, step)))
+    return max(1, min(MAX_BATCH, wanted, (room - weights) // max(1, step)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -25,7 +25,6 @@ MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
-COMPONENTS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
     unet, vae = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
     facts = _json(path / "studio.json") if (path / "studio.json").is_file() else {}
     family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
-    for component in COMPONENTS:
+    for component in ("unet", "vae", *family.text_encoders):
         component_weights(path, component)
     size = sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
     factor = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
@@ -205,20 +204,21 @@ def _folder(reference: str, path: Path) -> ModelInfo:
 
 def _file(reference: str, path: Path) -> ModelInfo:
     header = read_header(path)
+    family = _file_family(path, header)
     return ModelInfo(
         reference=reference,
         title=header.metadata.get("modelspec.title") or path.stem,
-        family=_file_family(path, header),
+        family=family,
         kind="file",
         path=path,
         size_bytes=path.stat().st_size,
         note="A single file: its configuration and tokenizer come with the studio.",
-        native_size=SD15.default_size,
-        steps=SD15.steps,
-        guidance=SD15.guidance,
-        sampler=SD15.sampler,
-        controlnets=dict(SD15.controlnets),
-        fast=_family_fast(SD15),
+        native_size=family.default_size,
+        steps=family.steps,
+        guidance=family.guidance,
+        sampler=family.sampler,
+        controlnets=dict(family.controlnets),
+        fast=_family_fast(family),
     )
 
 
@@ -254,19 +254,20 @@ def _hub(reference: str, settings: Settings) -> ModelInfo:
     if place is not None:
         info = replace(_folder(reference, place), kind="hub", title=reference.split("/")[-1])
         return replace(info, fast=info.fast or _family_fast(info.family))
+    family = SD15  # nothing of the model is here: this is what it turns out to be, or `families.accept` refuses it
     return ModelInfo(
         reference=reference,
         title=reference.split("/")[-1],
-        family=SD15,
+        family=family,
         kind="hub",
         path=None,
         state="download",
         note="Not on this machine yet; it is downloaded when it is used first.",
-        native_size=SD15.default_size,
-        steps=SD15.steps,
-        guidance=SD15.guidance,
-        sampler=SD15.sampler,
-        controlnets=dict(SD15.controlnets),
+        native_size=family.default_size,
+        steps=family.steps,
+        guidance=family.guidance,
+        sampler=family.sampler,
+        controlnets=dict(family.controlnets),
     )
 
 

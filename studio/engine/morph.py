@@ -1,13 +1,15 @@
-"""One character from one emotion to another: three ways to draw the picture at any place between them.
+"""One character from one emotion to another: four ways to draw the picture at any place between them.
 
 `LatentMorph` fades between finished pictures in latent space, `PromptMorph` draws every frame anew from the same noise
-with a text in between, `PictureMorph` changes the expression of a given picture and holds the rest. Each can draw any
-place, so that `even` can find the places that look equally far apart. Knows recipes, latents and pictures; no job.
+with a text in between, `PictureMorph` changes the expression of a given picture and holds the rest, `DirectionMorph`
+moves a picture's latents by the difference of two emotions. Each can draw any place, so that `closer` can find the
+places that look equally far apart. Knows recipes, latents and pictures; no job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +19,10 @@ from studio.engine import inversion, judging, sampling, text, timing
 from studio.engine import latents as pictures
 from studio.engine.attention import anchored
 from studio.engine.frames import SharedNoise, Track, advance, side_by_side
+from studio.engine.models import ModelInfo
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
-from studio.specs import Easing, MorphMethod, Recipe
+from studio.specs import MAX_SEED, Easing, MorphMethod, Recipe
 
 if TYPE_CHECKING:
     from studio.engine.components import Components
@@ -30,6 +33,12 @@ OnStep = Callable[[int], None]
 HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
 MIN_STEPS = 16  # inversion needs small steps; the few-step path has none
+ROUNDS = 3  # how often frames are moved until they look equally far apart
+MEAN_OF = 6  # pictures per emotion whose mean says where that emotion lies
+MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB each
+TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean again
+# Added to the seed: a picture drawn from the same seed would get its own noise back, which leads to it at any strength.
+NOISE_OFFSET = 1_000_003
 
 
 def arranged(prompts: Sequence[str]) -> list[str]:
@@ -58,23 +67,59 @@ def _tags(prompt: str) -> list[str]:
     return [tag.strip() for tag in tags if tag.strip()]
 
 
-class _Chain:
-    """What the three methods share: the texts of the emotions, and where a place in 0..1 lies between two of them."""
+class Borrower:
+    """Draws with a loaded model that it can give back between two batches.
+
+    Who waits in between may draw with another model, and the memory has room for one of them.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self._components: Components | None = components
+
+    @property
+    def components(self) -> Components:
+        assert self._components is not None, "drawing without a model"
+        return self._components
+
+    def lend(self, components: Components | None) -> None:
+        """Draw with `components`, the same model as before, from now on. None: let go of the one that was lent."""
+        self._components = components
+
+
+class _Chain(Borrower):
+    """What the methods share: the texts of the emotions, and where a place in 0..1 lies between two of them.
+
+    `shown` describes a given picture as it is; None: as the first of `recipes` does.
+    """
 
     def __init__(
-        self, components: Components, recipes: Sequence[Recipe], easing: Easing, amount: float, on_step: OnStep | None
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing,
+        amount: float,
+        on_step: OnStep | None,
+        batch: int | None = None,
+        shown: Recipe | None = None,
     ) -> None:
-        self.components = components
+        super().__init__(components)
         self.recipe = recipes[0]
         self.easing = easing
         self.amount = amount
         self.on_step = on_step
         factor = components.factor
         self.size = (-(-self.recipe.width // factor) * factor, -(-self.recipe.height // factor) * factor)
-        conditioning = text.encode(components, arranged([r.prompt for r in recipes]), [self.recipe.negative])
+        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
+        self.prompts = arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
+        conditioning = text.encode(components, self.prompts, [self.recipe.negative])
         assert conditioning.negative is not None
-        self.texts, self.negative = self.reach(conditioning.positive), conditioning.negative
+        self.before, self.texts = conditioning.positive[:1], self.reach(conditioning.positive[1:])
+        self.negative = conditioning.negative
         self.legs = len(recipes) - 1
+
+    def _batches(self, places: Sequence[float]) -> Iterator[Sequence[float]]:
+        """`places` in the portions that are drawn side by side."""
+        return (places[start : start + self.batch] for start in range(0, len(places), self.batch))
 
     def reach(self, ends: torch.Tensor) -> torch.Tensor:
         """(emotions, ...) with the last one moved to `amount` of the way from the one before."""
@@ -115,9 +160,8 @@ class PromptMorph(_Chain):
         attention: bool = False,
         batch: int | None = None,
     ) -> None:
-        super().__init__(components, recipes, easing, amount, on_step)
+        super().__init__(components, recipes, easing, amount, on_step, batch)
         self.attention = attention
-        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
         recipe = self.recipe
         self.noise = SharedNoise(components, recipe.seed, *self.size)
         scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
@@ -126,6 +170,13 @@ class PromptMorph(_Chain):
         self.held = min(int(held * len(timesteps)), len(timesteps) - 1)
         self.trunk = Track(scheduler, timesteps, begin, self.texts.mean(0, keepdim=True))
         advance(components, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held, on_step=on_step)
+
+    def lend(self, components: Components | None) -> None:
+        super().lend(components)
+        if components is not None:  # noise holds its model too; the same seed gives the same once more
+            self.noise = SharedNoise(components, self.recipe.seed, *self.size)
+        else:
+            del self.noise
 
     def latents(self, places: Sequence[float]) -> torch.Tensor:
         """Clean latents (places, c, h, w)."""
@@ -151,8 +202,8 @@ class PromptMorph(_Chain):
         return torch.cat([track.latents for track in tracks[: len(places)]])
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for start in range(0, len(places), self.batch):
-            for clean in self.latents(places[start : start + self.batch]).split(1):
+        for some in self._batches(places):
+            for clean in self.latents(some).split(1):
                 yield from self.cut(pictures.decode(self.components, clean))
 
 
@@ -173,7 +224,7 @@ class LatentMorph(_Chain):
         first: Image.Image | None = None,
         batch: int | None = None,
     ) -> None:
-        super().__init__(components, recipes, easing, 1.0, on_step)
+        super().__init__(components, recipes, easing, 1.0, on_step, batch)
         whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
         ends = whole.latents(timing.positions(len(recipes)))
         if first is not None:
@@ -187,10 +238,7 @@ class LatentMorph(_Chain):
 
 
 class PictureMorph(_Chain):
-    """A given picture, inverted; the emotion moved within the region that it changes, all else held to the pixel.
-
-    `recipes[0]` describes the picture as it is.
-    """
+    """A given picture, inverted; the emotion moved within the region that it changes, all else held to the pixel."""
 
     def __init__(
         self,
@@ -201,28 +249,26 @@ class PictureMorph(_Chain):
         amount: float = 1.0,
         on_step: OnStep | None = None,
         *,
+        shown: Recipe | None = None,
         strength: float = INVERTED,
         batch: int | None = None,
     ) -> None:
-        super().__init__(components, recipes, easing, amount, on_step)
+        super().__init__(components, recipes, easing, amount, on_step, batch, shown)
         self.image = pictures.fit(image, *self.size)
-        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
         recipe = self.recipe
         clean = pictures.encode(components, [self.image])
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
         info = components.info
         self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
         self.inversion = inversion.invert(
-            components, clean, self.texts[:1], self.negative, self.guidance, max(recipe.steps, MIN_STEPS), strength,
+            components, clean, self.before, self.negative, self.guidance, max(recipe.steps, MIN_STEPS), strength,
             recipe.seed, self.batch, on_step,
         )  # fmt: skip
-        self.region = inversion.changed_region(
-            components, self.inversion, self.texts[:1], self.texts[1:], self.negative, info.face
-        )
+        other = self.texts if self.prompts[0] != self.prompts[1] else self.texts[1:]
+        self.region = inversion.changed_region(components, self.inversion, self.before, other, self.negative, info.face)
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for start in range(0, len(places), self.batch):
-            some = places[start : start + self.batch]
+        for some in self._batches(places):
             texts = torch.cat([self.between(self.texts, place) for place in some])
             clean = inversion.replay(
                 self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
@@ -239,32 +285,145 @@ class PictureMorph(_Chain):
         return grown.filter(ImageFilter.GaussianBlur(self.components.factor / 4))
 
 
-def even(
-    morph: _Chain, count: int, distance: Distance, rounds: int = 3, good: float = 0.08
-) -> Iterator[tuple[int, float, Image.Image, bool]]:
-    """Frames whose perceptual steps are equal: (index, place, picture, final) as they are made.
+class DirectionMorph(_Chain):
+    """The latent editor: a picture's latents moved by the difference of two emotions' means, then drawn clean again.
 
-    Draws `count` frames, measures how far apart neighbours look, moves the places accordingly (`timing.retime`) and
-    draws again, at most `rounds` times or until the Gini coefficient of the steps is below `good`. All pictures ever
-    drawn refine the measure. The emotions of the chain are always hit exactly.
+    The means are those of `MEAN_OF` pictures of this character, from the same noise for every emotion, so that little
+    but the emotion is left in their difference. A sum of latents shows both faces at once; a short image-to-image pass
+    whose strength grows with the way gone makes one of them. `first` (RGB, any size) is the picture to begin with;
+    None: the one that `recipes[0]` draws. Without a way to go it stays as it is.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing = "linear",
+        amount: float = 1.0,
+        on_step: OnStep | None = None,
+        *,
+        first: Image.Image | None = None,
+        shown: Recipe | None = None,
+        tidy: float = TIDY,
+        batch: int | None = None,
+    ) -> None:
+        super().__init__(components, recipes, easing, amount, on_step, batch, shown)
+        self.tidy = tidy
+        means = torch.cat([self._mean(row) for row in range(len(self.prompts))])
+        if first is not None:
+            self.source = pictures.encode(components, [pictures.fit(first, *self.size)])
+        else:
+            self.source = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch).latents([0.0])
+        self.ways = self.reach(torch.cat([pictures.direction(means[:1], mean[None]) for mean in means[1:]]))
+        self.longest = max(float(pictures.direction(means[:1], mean[None]).norm()) for mean in means)
+
+    def _mean(self, row: int) -> torch.Tensor:
+        """(1, c, h, w) of the emotion that `prompts[row]` says; kept with the model until another one is loaded."""
+        recipe, prompt, components = self.recipe, self.prompts[row], self.components
+        alike = {"prompt": prompt, "seed": 0, "source": None, "strength": None, "control": None, "frame": ""}
+        key = recipe.model_copy(update=alike).key
+        kept: OrderedDict[str, torch.Tensor] = vars(components).setdefault("emotion_means", OrderedDict())
+        if key not in kept:
+            words = text.encode(components, [prompt], [recipe.negative])
+            parts = []
+            for start in range(0, MEAN_OF, self.batch):
+                each = sampling.generators(range(start, min(start + self.batch, MEAN_OF)))
+                scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+                timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
+                noise = sampling.noise(components, each, *self.size)
+                count = len(each)
+                rows = sampling.Conditioning(
+                    words.positive.expand(count, -1, -1),
+                    None if words.negative is None else words.negative.expand(count, -1, -1),
+                )
+                begin = sampling.start_latents(scheduler, noise, timesteps)
+                parts.append(
+                    sampling.denoise(
+                        components, scheduler, begin, rows, recipe.guidance, each, timesteps=timesteps,
+                        on_step=lambda done, of, clean, count=count: self._did(count),
+                    )
+                )  # fmt: skip
+            kept[key] = torch.cat(parts).mean(0, keepdim=True)
+        kept.move_to_end(key)
+        mean = kept[key]
+        while len(kept) > MEANS_KEPT:
+            kept.popitem(last=False)
+        return mean
+
+    def _did(self, steps: int) -> None:
+        if self.on_step is not None:
+            self.on_step(steps)
+
+    def latents(self, places: Sequence[float]) -> torch.Tensor:
+        """Clean latents (places, c, h, w)."""
+        recipe, components = self.recipe, self.components
+        found = [self.source + self.between(self.ways, place) for place in places]
+        tracks: dict[int, Track] = {}
+        noise = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), *self.size)
+        for index, place in enumerate(places):
+            share = min(1.0, float(self.between(self.ways, place).norm()) / max(self.longest, 1e-6))
+            if share * self.tidy < 1e-3:
+                continue
+            scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+            timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, self.tidy * share, components.device)
+            begin = sampling.start_latents(scheduler, noise.first, timesteps, found[index])
+            tracks[index] = Track(scheduler, timesteps, begin, self.between(self.texts, place))
+        if tracks:
+            # counted from the end, so that a frame gets the same noise in whatever company it is drawn
+            offset = recipe.steps - max(len(track.timesteps) for track in tracks.values())
+            advance(
+                components, list(tracks.values()), self.negative, recipe.guidance, lambda step: noise(step + offset),
+                on_step=self.on_step,
+            )  # fmt: skip
+        return torch.cat([tracks[index].latents if index in tracks else found[index] for index in range(len(places))])
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        for some in self._batches(places):
+            for clean in self.latents(some).split(1):
+                yield from self.cut(pictures.decode(self.components, clean))
+
+
+def closer(
+    places: Sequence[float],
+    known: Mapping[float, Image.Image],
+    distance: Distance,
+    anchors: Sequence[float] = (),
+    good: float = 0.08,
+) -> list[float]:
+    """Where frames look more equally far apart than at `places`; `places` themselves when they are good enough.
+
+    `known` are all pictures drawn so far, those at `places` among them: every one refines the measure. Good enough is a
+    Gini coefficient of the steps below `good`. `anchors` (the emotions of a chain) stay where they are. New places have
+    four decimals: drawn again in other company, a picture may round differently, and nearly the same place is found.
+    """
+    shown = [known[place] for place in places]
+    if gini(distance(shown[:-1], shown[1:])) < good:
+        return list(places)
+    seen = sorted(known)
+    steps = distance([known[p] for p in seen[:-1]], [known[p] for p in seen[1:]])
+    # the measure is a squared distance: of its root, short steps add up to a long one
+    moved = timing.retime(seen, steps.clamp_min(0).sqrt().tolist(), len(places), anchors)
+    return [place if place in anchors else round(place, 4) for place in moved]
+
+
+def even(
+    morph: _Chain, count: int, distance: Distance, rounds: int = ROUNDS, good: float = 0.08
+) -> list[tuple[float, Image.Image]]:
+    """`count` frames whose perceptual steps are equal: (place, picture) in order.
+
+    Draws, measures, moves the places (`closer`) and draws again, at most `rounds` times.
     """
     places = timing.spread(count, morph.legs)
-    anchors = timing.positions(morph.legs + 1)[1:-1]
     known: dict[float, Image.Image] = {}
     for turn in range(rounds + 1):
         missing = [place for place in places if place not in known]
-        for place, image in zip(missing, morph.draw(missing), strict=True):
-            known[place] = image
-            yield places.index(place), place, image, False
-        shown = [known[place] for place in places]
-        if turn == rounds or gini(distance(shown[:-1], shown[1:])) < good:
-            break
-        seen = sorted(known)
-        steps = distance([known[p] for p in seen[:-1]], [known[p] for p in seen[1:]])
-        # the measure is a squared distance: of its root, short steps add up to a long one
-        places = timing.retime(seen, steps.clamp_min(0).sqrt().tolist(), count, anchors)
-    for index, place in enumerate(places):
-        yield index, place, known[place], True
+        known |= dict(zip(missing, morph.draw(missing), strict=True))
+        if turn < rounds:
+            moved = closer(places, known, distance, timing.positions(morph.legs + 1)[1:-1], good)
+            if moved == places:
+                break
+            places = moved
+    return [(place, known[place]) for place in places]
 
 
 def make(
@@ -277,41 +436,44 @@ def make(
     held: float | None = None,
     attention: bool = False,
     on_step: OnStep | None = None,
+    shown: Recipe | None = None,
 ) -> _Chain:
     """The morph of a request. `recipes` are one per emotion and differ in the prompt only.
 
-    `image` is needed by "picture", and replaces the first end of "latent".
+    `image` is needed by "picture", replaces the first end of "latent", and is where "direction" begins. `shown` is
+    like `recipes`, with the emotion that `image` shows now (None: the first one).
     """
     if method == "picture":
         assert image is not None
-        return PictureMorph(components, recipes, image, easing, amount, on_step)
+        return PictureMorph(components, recipes, image, easing, amount, on_step, shown=shown)
+    if method == "direction":
+        return DirectionMorph(components, recipes, easing, amount, on_step, first=image, shown=shown)
     if method == "latent":
         return LatentMorph(components, recipes, easing, amount, on_step, first=image)
     share = HELD if held is None else held
     return PromptMorph(components, recipes, easing, amount, on_step, held=share, attention=attention)
 
 
-def distance_of(components: Components) -> Distance:
+def distance_of(info: ModelInfo) -> Distance:
     """How different two pictures look, as the model's judge sees it; `look` where the model has none."""
-    return Judge.load(components.info.judge).distance if components.info.judge else look
+    return Judge.load(info.judge).distance if info.judge else look
 
 
-def describe(components: Components, image: Image.Image) -> dict[str, Any]:
+def describe(info: ModelInfo, image: Image.Image) -> dict[str, Any]:
     """What the model's judge sees: {"emotion", "style", "tags": words for a prompt}; {} without a judge."""
-    if components.info.judge is None:
+    if info.judge is None:
         return {}
-    judge = Judge.load(components.info.judge)
+    judge = Judge.load(info.judge)
     seen = {factor: labels[0] for factor, labels in judge([image]).labels.items()}
     own = {name: tag for name, tag in judging.TAGS.items() if name not in ("emotion", "style")}
     tags = [tag(seen[name]) for name, tag in own.items() if seen.get(name, judging.UNSEEN) != judging.UNSEEN]
     return {"emotion": seen["emotion"], "style": seen["style"], "tags": tags}
 
 
-def plain(morph: _Chain, count: int) -> Iterator[tuple[int, float, Image.Image, bool]]:
+def plain(morph: _Chain, count: int) -> list[tuple[float, Image.Image]]:
     """Frames at (nearly) equal steps of the interpolation, as `even` gives them."""
     places = timing.spread(count, morph.legs)
-    for index, image in enumerate(morph.draw(places)):
-        yield index, places[index], image, True
+    return list(zip(places, morph.draw(places), strict=True))
 
 
 def look(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from studio.engine import choices, drawing, hub, memory
 from studio.engine.components import Components
+from studio.engine.families import accept
 from studio.engine.loading import load_parts
 from studio.engine.models import ModelInfo, resolve
 from studio.engine.progress import Progress
@@ -28,11 +29,12 @@ __all__ = ["Components", "Engine", "load"]
 def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | None = None) -> Components:
     """Load a resolved model onto the device that `settings` ask for.
 
-    `on_note` is told what takes time. Raises BadInput for a damaged model and OutOfMemory when it doesn't fit.
+    `on_note` is told what takes time. Raises BadInput for a damaged model or one of another family (which is seen
+    before its weights are downloaded) and OutOfMemory when it doesn't fit.
     """
     if info.path is None:
         half = choices.plan(settings, 0).dtype == torch.float16
-        hub.get(info.reference, settings, on_note, half=half)
+        hub.get(info.reference, settings, on_note, half=half, accept=accept)
         info = resolve(info.reference, settings)
     if on_note is not None:
         on_note(f"loading {info.title}")
@@ -70,6 +72,16 @@ class Engine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def at_once(self, recipes: Sequence[Recipe], on_note: Callable[[str], None] | None = None) -> int:
+        """How many of `recipes` (alike, as for `draw`) one batch takes, 1 at least, by the memory that is free now.
+
+        Loads the model. A caller that draws so many at a time can let others draw in between and wastes no batch.
+        """
+        recipe = recipes[0]
+        components = self.components(recipe.model, on_note)
+        width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+        return memory.batch_size(components, width, height, recipe.guidance > 1, len(recipes))
 
     def draw(
         self,

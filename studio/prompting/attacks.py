@@ -2,7 +2,7 @@
 
 The three spaces of Gao et al. (2306.13103): typo (a slip of the keyboard), glyph (a look-alike character) and
 phonetic (a spelling that sounds the same), on k% of the words; and their greedy search, which ranks words by what
-their removal changes, perturbs the top one, and keeps the worst. The score is a callback: nothing here draws.
+their removal changes, perturbs the top one, and keeps the worst. Scores come from whoever asks: nothing here draws.
 
 A mistake that makes another English word ("hair" to "hail") asks for something else: no spelling can tell. Such
 results are drawn again unless `real_words` is set, and measurements count them apart.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -196,36 +196,30 @@ class SearchStep:
     score: float
 
 
-def greedy(
+Found = tuple[Attacked, tuple[SearchStep, ...]]
+
+
+def search(
     text: str,
-    score: Callable[[str], float],
     kind: AttackKind = "mixed",
     words: int = 1,
     candidates: int = 8,
     seed: int = 0,
     protected: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
-) -> tuple[Attacked, tuple[SearchStep, ...]]:
-    """Gao et al.'s greedy search. `score(prompt)` says how well the picture keeps its meaning (higher is better, for
-    instance the judge's probability of the asked emotion, averaged over seeds); the attack makes it as low as it can.
+    ranked: int | None = None,
+    first: Sequence[str] = (),
+) -> Generator[list[str], Sequence[float], Found]:
+    """Gao et al.'s greedy search, which asks for scores and waits: it yields prompts and is sent how well each keeps
+    its meaning (higher is better, for instance the judge's probability of the asked emotion, averaged over seeds); the
+    attack makes that as low as it can.
 
     Ranks the words by how far the score falls without them, then perturbs up to `words` of them, worst first, keeping
-    the best of `candidates` spellings of each. `on_step(done, total)` counts calls of `score` and may raise to cancel.
+    the best of `candidates` spellings of each. At most `ranked` words are ranked: those of the phrases in `first`, then
+    the others as they stand. Never asks for more than `most_prompts`.
     """
-    spans = targets(text, protected)
-    total = 1 + len(spans) + min(words, len(spans)) * candidates
-    done = 0
-
-    def measured(prompt: str) -> float:
-        nonlocal done
-        value = score(prompt)
-        done += 1
-        if on_step is not None:
-            on_step(min(done, total), total)
-        return value
-
-    best = measured(text)
-    without = {span: measured(text[: span[0]] + text[span[1] :]) for span in spans}
+    spans = _ranked(text, protected, ranked, first)
+    best, *scores = yield [text, *(text[:start] + text[end:] for start, end in spans)]
+    without = dict(zip(spans, scores, strict=True))
     rng = random.Random(f"greedy-{kind}-{seed}-{text}")
     kept: list[Swap] = []
     steps: list[SearchStep] = []
@@ -239,11 +233,60 @@ def greedy(
             if len(spellings) == candidates:
                 break
         tried = [Swap(start, end, text[start:end], spelling, one) for spelling, one in spellings]
-        scored = [(measured(apply(text, [*kept, swap]).text), swap) for swap in tried]
-        if scored:
-            value, swap = min(scored, key=lambda pair: pair[0])
-            if value < best:
-                best = value
-                kept.append(swap)
-                steps.append(SearchStep(swap, value))
+        if not tried:
+            continue
+        values = yield [apply(text, [*kept, swap]).text for swap in tried]
+        value, swap = min(zip(values, tried, strict=True), key=lambda pair: pair[0])
+        if value < best:
+            best = value
+            kept.append(swap)
+            steps.append(SearchStep(swap, value))
     return apply(text, kept), tuple(steps)
+
+
+def most_prompts(
+    text: str, words: int, candidates: int, protected: Sequence[str] = (), ranked: int | None = None
+) -> int:
+    """How many prompts `search` asks for with these arguments, at most."""
+    spans = _ranked(text, protected, ranked, ())
+    return 1 + len(spans) + min(words, len(spans)) * candidates
+
+
+def _ranked(text: str, protected: Sequence[str], most: int | None, first: Sequence[str]) -> list[tuple[int, int]]:
+    """The words that are ranked, as they stand in the text."""
+    spans = targets(text, protected)
+    if most is None or len(spans) <= most:
+        return spans
+    likely = {word.lower() for phrase in first for word in re.findall(r"[A-Za-z]+", phrase)}
+    return sorted(sorted(spans, key=lambda span: text[span[0] : span[1]].lower() not in likely)[:most])
+
+
+def greedy(
+    text: str,
+    score: Callable[[str], float],
+    kind: AttackKind = "mixed",
+    words: int = 1,
+    candidates: int = 8,
+    seed: int = 0,
+    protected: Sequence[str] = (),
+    on_step: Callable[[int, int], None] | None = None,
+) -> Found:
+    """`search` with a `score` that answers at once, prompt by prompt. `on_step(done, total)` counts its calls and may
+    raise to cancel.
+    """
+    total = most_prompts(text, words, candidates, protected)
+    steps = search(text, kind, words, candidates, seed, protected)
+    done = 0
+    try:
+        wanted = next(steps)
+        while True:
+            scores = []
+            for prompt in wanted:
+                scores.append(score(prompt))
+                done += 1
+                if on_step is not None:
+                    on_step(done, total)
+            wanted = steps.send(scores)
+    except StopIteration as over:
+        found: Found = over.value
+        return found

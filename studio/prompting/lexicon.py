@@ -16,7 +16,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,16 @@ class Completion:
     category: str
     japanese: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """One way to end the last tag of a text. `text` is the whole text with it, ready for the next tag."""
+
+    tag: str
+    japanese: str
+    count: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,9 @@ class Lexicon:
     def __init__(self, tags: Sequence[Tag]) -> None:
         self.tags: dict[str, Tag] = {}
         for tag in tags:
-            self.tags.setdefault(normal(tag.name), tag)
+            first = self.tags.setdefault(normal(tag.name), tag)
+            if first.count < tag.count:  # a tag of ours in somebody's list: only how common it is, is news
+                self.tags[normal(tag.name)] = replace(first, count=tag.count)
         self._phrases: dict[str, str] = {name: name for name in self.tags}
         self._japanese: dict[str, str] = {}
         for name, tag in self.tags.items():
@@ -140,22 +152,36 @@ class Lexicon:
 
     @cached_property
     def words(self) -> dict[str, int]:
-        """Every single word of the tags and synonyms, and in how many phrases it stands.
+        """Every single word of the studio's tags and synonyms, and in how many phrases it stands.
 
-        The coloured garments ("red bow", "blue bow" ...) say nothing about how common their words are: not counted.
+        What people's own lists hold isn't counted: see `added_words`. Nor are the coloured garments ("red bow", "blue
+        bow" ...): they say nothing about how common their words are.
         """
         counts: dict[str, int] = {}
         for phrase, name in self._phrases.items():
+            if self.tags[name].source != "studio":
+                continue
             more = 0 if self.tags[name].group.endswith("_color") and self.tags[name].category == "clothes" else 1
             for word in WORD.findall(phrase):
                 counts[word] = counts.get(word, 1 - more) + more
         return counts
 
+    @property
+    def studio_phrases(self) -> Iterable[str]:
+        """Every tag and synonym of the studio's own."""
+        return (phrase for phrase, name in self._phrases.items() if self.tags[name].source == "studio")
+
+    @cached_property
+    def added_words(self) -> frozenset[str]:
+        """The words of people's own tag lists: right as they stand, but nothing is corrected into one of them."""
+        added = (phrase for phrase, name in self._phrases.items() if self.tags[name].source != "studio")
+        return frozenset(word for phrase in added for word in WORD.findall(phrase))
+
     @cached_property
     def pairs(self) -> frozenset[tuple[str, str]]:
-        """Words that stand next to each other in some phrase."""
+        """Words that stand next to each other in some phrase of the studio's own."""
         found = set()
-        for phrase in self._phrases:
+        for phrase in self.studio_phrases:
             found |= set(itertools.pairwise(WORD.findall(phrase)))
         return frozenset(found)
 
@@ -199,6 +225,33 @@ class Lexicon:
             )
             for name, (_, matched) in ordered
         ]
+
+    def suggest(self, text: str, limit: int = 8) -> list[Suggestion]:
+        """What the last tag of `text`, half-typed, may become; empty where it is whole or nothing begins so.
+
+        In a sentence its last words count ("a girl with blue e"), in a run of Japanese its last characters.
+        """
+        start = max((match.end() for match in _BEFORE_TAG.finditer(text)), default=0)
+        typed = text[start:]
+        if "<" in typed or len(typed) > 200:
+            return []
+        for begin in _beginnings(typed):
+            piece = typed[begin:]
+            found = [one for one in self.complete(piece, limit + 1) if normal(one.tag) != normal(piece)]
+            if found or piece in self:
+                before = text[: start + begin]
+                if begin and JAPANESE.match(piece):  # a tag of its own, no word of an English sentence
+                    before = before.rstrip() + ", "
+                return [
+                    Suggestion(one.tag, one.japanese, one.count, f"{before}{self._written(one.tag)}, ")
+                    for one in found[:limit]
+                ]
+        return []
+
+    def _written(self, name: str) -> str:
+        """A tag as it stands in a prompt: the brackets of names ("rem (re:zero)") are no weights."""
+        tag = self.find(name)
+        return name if tag is None or tag.source == "studio" else re.sub(r"([()\[\]])", r"\\\1", name)
 
     def conflicts(self, phrases: Iterable[str]) -> list[Conflict]:
         """Pairs among these phrases that exclude each other, in their order. Unknown phrases exclude nothing."""
@@ -272,6 +325,24 @@ class Lexicon:
         return names
 
 
+_BEFORE_TAG = re.compile(r"[,、，。;\n|(\[{]\s*|\bBREAK\b\s*")
+
+
+def _beginnings(typed: str) -> list[int]:
+    """Where in `typed` the tag that is meant may begin, the longest piece first: at most five words, or Japanese ones.
+
+    A single letter says too little, a single kanji doesn't.
+    """
+    words = [match.start() for match in re.finditer(r"\S+", typed)][-5:]
+    run = [match.span() for match in JAPANESE.finditer(typed)][-1:]
+    inside = [at for begin, end in run if end == len(typed.rstrip()) for at in range(max(begin, end - 8), end)]
+    return [
+        at
+        for at in sorted({*words, *inside})
+        if len(typed[at:].strip()) >= 2 or _kanji(typed[at : at + 1])
+    ]  # fmt: skip
+
+
 def _kanji(char: str) -> bool:
     return "\u4e00" <= char <= "\u9fff"
 
@@ -303,11 +374,13 @@ def _extra(paths: Sequence[Path]) -> list[Tag]:
         found = tag_csv.read(path)
         if not found.rows:
             raise BadInput(f'No tag could be read from {path.name}; it needs lines like `blue_hair,0,12345,"aoi"`.')
-        tags += [
-            Tag(name=r.name, category=r.category, synonyms=r.aliases, count=r.count, source=path.name)
-            for r in found.rows
-        ]
+        tags += added(found, path.name)
     return tags
+
+
+def added(found: tag_csv.TagFile, source: str) -> list[Tag]:
+    """The tags of a list of somebody's own, as they go into a lexicon."""
+    return [Tag(row.name, row.category, synonyms=row.aliases, count=row.count, source=source) for row in found.rows]
 
 
 @lru_cache(maxsize=1)

@@ -98,7 +98,7 @@ def _row(line: str) -> TagRow | str:
         return "the name is missing"
     if len(name) > MAX_NAME:
         return f"the name is longer than {MAX_NAME} characters"
-    if any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
         return "the name holds invisible characters"
     if any(c in name for c in "<>"):
         return (

@@ -8,6 +8,7 @@ one word is misread, which is much where a thing is said only once (the redundan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.prompting.harden import harden
 from studio.prompting.lexicon import WORD, Lexicon, layer_words, normal
-from studio.prompting.syntax import balance, protected_spans, repair_brackets, segments, strip_weights
+from studio.prompting.syntax import Segment, balance, protected_spans, repair_brackets, segments, strip_weights
 from studio.prompting.vocabulary import Vocabulary, vocabulary_of
 
 # CLIP reads 77 tokens at a time, two of which are its own marks; a tag is about 2.5 tokens with its comma.
@@ -77,16 +78,14 @@ def validate(prompt: str, protected: Sequence[str] = (), lexicon: Lexicon | None
     plain = strip_weights(_blanked(prompt_read, protected))
     parts = list(dict.fromkeys(normal(part.text) for part in segments(plain)))
     ambiguity = _ambiguity(parts, plain)
-    conflicts, clashing = _conflicts(parts, prompt_read, lexicon)
-    rare = _rare(plain, prompt_read, protected, vocabulary)
-    attackable, missing = _attackability(parts, lexicon, vocabulary)
+    attackable, _ = _attackability(parts, lexicon, vocabulary)
     return Validation(
         prompt=prompt,
         ambiguity=ambiguity,
-        conflicts=conflicts,
-        rare_words=rare,
+        conflicts=_conflicts(parts, prompt_read, lexicon),
+        rare_words=_rare(plain, prompt_read, protected, vocabulary),
         attackability=attackable,
-        repaired=_repaired(prompt_read, clashing, missing, protected) + prompt[READ_AT_MOST:],
+        repaired=_repaired(prompt_read, protected, vocabulary) + prompt[READ_AT_MOST:],
     )
 
 
@@ -114,8 +113,10 @@ def assess(
 
 
 def _blanked(text: str, protected: Sequence[str]) -> str:
+    """`text`, as long as before, without what nobody may judge or change; words between two parts still part them."""
     for start, end in protected_spans(text, protected):
-        text = text[:start] + " " * (end - start) + text[end:]
+        parting = "," if text[start:end] in ("BREAK", "AND") else " "
+        text = text[:start] + parting.ljust(end - start) + text[end:]
     return text
 
 
@@ -130,13 +131,12 @@ def _ambiguity(parts: list[str], plain: str) -> Aspect:
     return Aspect(score=score, words=(*double, *vague), reason=_sentence([*said, *empty]))
 
 
-def _conflicts(parts: list[str], prompt: str, lexicon: Lexicon) -> tuple[Aspect, list[str]]:
+def _conflicts(parts: list[str], prompt: str, lexicon: Lexicon) -> Aspect:
     clashes = lexicon.conflicts(parts[:200])
     wrong = balance(prompt)
     words = list(dict.fromkeys(word for clash in clashes for word in (clash.first, clash.second)))
     said = [f"'{clash.first}' and '{clash.second}': {clash.reason}" for clash in clashes[:3]] + wrong[:2]
-    aspect = Aspect(score=min(10.0, 3.0 * len(clashes) + 2.0 * len(wrong)), words=tuple(words), reason=_sentence(said))
-    return aspect, [normal(clash.second) for clash in clashes]
+    return Aspect(score=min(10.0, 3.0 * len(clashes) + 2.0 * len(wrong)), words=tuple(words), reason=_sentence(said))
 
 
 def _rare(plain: str, prompt: str, protected: Sequence[str], vocabulary: Vocabulary) -> Aspect:
@@ -190,13 +190,59 @@ def _has_neighbours(word: str, vocabulary: Vocabulary) -> bool:
     return len(word) > 1 and word.isalpha() and bool(vocabulary.near_english(word) - {word, word + "s"})
 
 
-def _repaired(prompt: str, clashing: list[str], missing: list[str], protected: Sequence[str]) -> str:
-    """Mistakes undone, brackets closed, the later of two conflicting tags taken out, the emotion said more often."""
-    text = repair_brackets(harden(prompt, protected).text)
-    for part in sorted(segments(text), key=lambda part: -part.start):
-        if normal(part.text) in clashing and (part.start == 0 or text[part.start - 1] in " ,"):
-            text = (text[: part.start].rstrip(" ,") + ", " + text[part.end :].lstrip(" ,")).strip(" ,")
+def _repaired(prompt: str, protected: Sequence[str], vocabulary: Vocabulary) -> str:
+    """Mistakes undone, brackets closed, the later of two conflicting tags taken out, the emotion said more often.
+
+    Each step reads what the one before it left: what is added goes with what stays, not with what was taken out.
+    """
+    lexicon = vocabulary.lexicon
+    text = repair_brackets(harden(prompt, protected, lexicon).text)
+    for _ in range(4):  # a tag that allowed two hair colours may itself be gone now
+        clashing = _later(text, protected, lexicon)
+        if not clashing:
+            break
+        for part in reversed(segments(_blanked(text, protected))):
+            tag = lexicon.find(part.text)
+            if tag is not None and tag.name in clashing:
+                text = _without(text, part)
+    plain = strip_weights(_blanked(text, protected))
+    parts = list(dict.fromkeys(normal(part.text) for part in segments(plain)))
+    _, missing = _attackability(parts, lexicon, vocabulary)
+    missing = [word for word in missing if not _clashes(word, parts, lexicon)]
     return ", ".join([text, *missing] if text else missing) if missing else text
+
+
+def _later(text: str, protected: Sequence[str], lexicon: Lexicon) -> set[str]:
+    """The tags (by name) that exclude one which stands before them and stays."""
+    parts = [normal(part.text) for part in segments(strip_weights(_blanked(text, protected)))]
+    gone: set[str] = set()
+    for clash in lexicon.conflicts(list(dict.fromkeys(parts))[:200]):
+        if clash.first not in gone:
+            gone.add(clash.second)
+    return gone
+
+
+def _clashes(word: str, parts: Sequence[str], lexicon: Lexicon) -> bool:
+    tag = lexicon.find(word)
+    return tag is not None and any(tag.name in (c.first, c.second) for c in lexicon.conflicts([*parts[:200], word]))
+
+
+def _without(text: str, part: Segment) -> str:
+    """`text` without one of its segments, the weight around it and a comma beside it."""
+    start, end = part.start, part.end
+    if weight := re.compile(r"\+{1,4}|-{2,4}").match(text, end):
+        end = weight.end()
+    before, after = _OPENED.search(text[:start]), _CLOSED.match(text, end)
+    if before and after and not balance(text[before.start() : after.end()]):  # "(sad:1.2)", not "(sad, red hair)"
+        start, end = before.start(), after.end()
+    head, tail = text[:start], text[end:]
+    if comma := re.match(r"\s*[,、，]\s*", tail):
+        return head + tail[comma.end() :] if head.strip() else tail[comma.end() :]
+    return re.sub(r"\s*[,、，]\s*$", "", head) + tail
+
+
+_OPENED = re.compile(r"[(\[{]+$")
+_CLOSED = re.compile(r"(?:\s*:\s*[-+]?\d*\.?\d+)?[)\]}]+")
 
 
 def _sentence(said: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ class Vocabulary:
         self.lexicon = lexicon
         self.tags: dict[str, int] = {w: n for w, n in lexicon.words.items() if w.isalpha() and len(w) > 1}
         self.english, self.names = _english()
-        self.names = self.names | _listed("names.txt")
+        self.names = self.names | _listed("names.txt") | _listed("given_names.txt") | lexicon.added_words
         self.jargon = _listed("jargon.txt")
         self._deletes: dict[str, list[str]] = {}
         for word in self.tags:
@@ -83,7 +83,7 @@ class Vocabulary:
     @cached_property
     def joined(self) -> frozenset[str]:
         """Every phrase of the lexicon as its bare words, "half-closed eyes" as "half closed eyes"."""
-        return frozenset(" ".join(WORD.findall(phrase)) for phrase in self.lexicon.phrases)
+        return frozenset(" ".join(WORD.findall(phrase)) for phrase in self.lexicon.studio_phrases)
 
     @property
     def by_sound(self) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def _without_one(word: str) -> set[str]:
     return {word[:i] + word[i + 1 :] for i in range(len(word))}
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _by_sound(vocabulary: Vocabulary) -> dict[str, list[str]]:
     from studio.prompting.phonetics import keys
 
@@ -129,7 +129,7 @@ def _listed(name: str) -> frozenset[str]:
     return frozenset(w for line in lines if not line.startswith("#") for w in WORD.findall(line.lower()))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # the studio's own, and the one with people's tag lists
 def vocabulary_of(lexicon: Lexicon) -> Vocabulary:
     """The vocabulary of a lexicon, built once."""
     return Vocabulary(lexicon)

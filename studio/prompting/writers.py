@@ -86,14 +86,17 @@ class Writer(Protocol):
 
     def write(self, request: PromptRequest) -> PromptResult: ...
 
+    def use(self, lexicon: Lexicon) -> None:
+        """Know these words from now on."""
 
-def make_writer(settings: Settings) -> Writer:
+
+def make_writer(settings: Settings, lexicon: Lexicon | None = None) -> Writer:
     """The writer for these settings: Claude where a key is there and the studio isn't offline, behind the persistent
     cache; else the offline writer. Requests with `offline=True` never leave the machine either way.
     """
     from studio.prompting.claude import claude_writer  # imports the SDK only when a key is there
 
-    return claude_writer(settings) or OfflineWriter()
+    return claude_writer(settings, lexicon) or OfflineWriter(lexicon)
 
 
 def clean_text(text: str) -> str:
@@ -155,6 +158,10 @@ class OfflineWriter:
 
     def __init__(self, lexicon: Lexicon | None = None) -> None:
         self.lexicon = lexicon or Lexicon.load()
+
+    def use(self, lexicon: Lexicon) -> None:
+        """Know these words from now on."""
+        self.lexicon = lexicon
 
     def write(self, request: PromptRequest) -> PromptResult:
         data = layer_words()

@@ -7,6 +7,7 @@ number, session, log and both locks (the run's, the device's) stay. Nobody else 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,24 +15,40 @@ from pathlib import Path
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 
 _POLL = 0.3  # seconds
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, WSL's, AMD's: one is there wherever torch has a card
 _NICE = 10  # a run of hours must leave the processor to whoever draws or opens a page meanwhile
 
 
-def _first_in_line(run: RunDir, since: float) -> bool:
+def _first_in_line(run: RunDir, since: float, lock: str) -> bool:
     for folder in run.path.parent.iterdir():
         if folder == run.path or not (folder / "spec.json").exists():
             continue
         status = RunDir(folder).status()
-        if status.get("state") == "queued" and status.get("device_lock") == _device_lock(run).name:
+        if status.get("state") == "queued" and status.get("device_lock") == lock:
             other = float(status.get("queued", 0.0))
             if (other, folder.name) < (since, run.id):
                 return False
     return True
 
 
+def _device() -> str:
+    """What the trainer will really train on, as trainers choose it: the same name however it was asked for."""
+    if os.environ.get("STUDIO_DEVICE", "auto") == "cpu" or not _has_card():
+        return "cpu"
+    # one process trains on the first card that it sees
+    return f"cuda-{os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0].strip() or '0'}"
+
+
+def _has_card() -> bool:
+    # Only torch knows whether it can use a card: it is asked in a process that ends, where a driver is there at all.
+    if not any(Path(driver).exists() for driver in _DRIVERS):
+        return False
+    question = "import torch; raise SystemExit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", question], capture_output=True).returncode == 0
+
+
 def _device_lock(run: RunDir) -> Path:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-")
-    return run.path.parent / f".device-{os.environ.get('STUDIO_DEVICE', 'auto')}{visible}.lock"
+    return run.path.parent / f".device-{_device()}.lock"
 
 
 def main(path: Path) -> None:
@@ -52,7 +69,7 @@ def main(path: Path) -> None:
         if run.stop_requested():
             run.update(state="stopped")
             return
-        if _first_in_line(run, since):
+        if _first_in_line(run, since, lock.name):
             device = take_lock(lock, patience=0)
         if device is None:
             time.sleep(_POLL)

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from pydantic import ValidationError
+
 from studio.errors import BadInput, Busy, NotFound
 from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
 
@@ -102,12 +104,29 @@ class RunDir:
         write_json(self.spec_file, spec.model_dump(mode="json"), sync=True)
 
     def spec(self) -> RunSpec:
-        """The request. Raises NotFound where there is no run, ValidationError where somebody broke the file."""
+        """The request. Raises NotFound where there is no run, BadInput where the file isn't a request we know."""
         try:
             data = json.loads(self.spec_file.read_text(encoding="utf-8"))
+            return SPECS[data["kind"]].model_validate(data)
         except FileNotFoundError:
             raise NotFound(f"There is no training run {self.id!r}; `runs list` shows those that are there.") from None
-        return SPECS[data["kind"]].model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        raise BadInput(
+            f"The request of run {self.id} can't be read ({reason}): it is damaged or from another version of the "
+            "studio. Delete the run, or open it with the version that it was started with."
+        )
+
+    def raw_spec(self) -> dict[str, Any]:
+        """Whatever the request's file says, unchecked; empty where it isn't even JSON. For showing a broken run."""
+        try:
+            data = json.loads(self.spec_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
 
     def request_stop(self) -> None:
         self.stop_file.touch()
@@ -163,8 +182,8 @@ class RunDir:
     def _read_status(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.status_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}  # none yet, or a power cut emptied it: the next word of the trainer writes it anew
 
     def status(self) -> dict[str, Any]:
         """The trainer's last status with a true `state`: one of `RunState`."""

@@ -131,14 +131,15 @@ class Supervisor:
     def resume(self, run_id: str, **changes: Any) -> None:
         """Go on where the last good checkpoint is, with some fields of the request changed (more epochs, another rate).
 
-        Raises Busy while the run is alive, BadInput for a change that the request doesn't allow.
+        Raises Busy while the run is alive, BadInput for a change that the request doesn't allow, or for a request that
+        can't be read.
         """
         run = self.get(run_id)
         self._let_it_end(run)
         if run.alive():
             raise Busy(f"Run {run_id} is training already: stop it first.")
+        spec = run.spec()
         if changes:
-            spec = run.spec()
             try:
                 run.write_spec(type(spec).model_validate(spec.model_dump() | changes))
             except ValidationError as error:

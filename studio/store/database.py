@@ -6,6 +6,7 @@ at the start and not fail at the end. Doesn't know what the rows mean.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from studio.errors import DiskFull, StudioError
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 RESERVE = 256 * 1024  # bytes
@@ -110,7 +113,7 @@ class Database:
             self._connection.execute("COMMIT")
 
     def rows(self, statement: str, *values: Any) -> list[sqlite3.Row]:
-        """All rows of a SELECT."""
+        """All rows of a SELECT. Raises `StudioError`."""
         try:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall()
@@ -119,7 +122,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, alone among all threads and processes. Raises `DiskFull` with everything rolled back."""
+        """All or nothing, alone among all threads and processes.
+
+        Raises `DiskFull`, or another `StudioError`, with everything rolled back.
+        """
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -150,7 +156,8 @@ class Database:
             self._connection.close()
 
 
-def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
+def _translated(error: sqlite3.DatabaseError, path: Path) -> StudioError:
+    """What SQLite says, as a sentence: callers know `StudioError` and nothing of SQLite."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_TRUNCATE")):
         return DiskFull(FULL)
@@ -158,4 +165,7 @@ def _translated(error: sqlite3.DatabaseError, path: Path) -> Exception:
         return StudioError(f"{path} is damaged or not the studio's; move it away and the studio starts a new one.")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
         return StudioError(f"The studio can't write to {path}; set STUDIO_HOME to a folder that it may write to.")
-    return error
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StudioError(f"{path} is in use by another program; try again when it is free.")
+    log.error("%s couldn't be used (%s)", path, name or type(error).__name__, exc_info=error)
+    return StudioError(f"{path} couldn't be used ({error}); try again, and look at the log if it stays so.")

@@ -75,7 +75,7 @@ class JobLog:
         self.processes = Processes(folder)
 
     def write(self, view: JobView, owner: str, spec: str | None = None) -> None:
-        """Insert (with `spec`, as JSON) or bring up to date. Raises `DiskFull`."""
+        """Insert (with `spec`, as JSON) or bring up to date. Raises `StudioError`."""
         self.processes.enter()
         text = view.model_dump_json()
         with self._database.transaction() as connection:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -33,6 +35,20 @@ A1111_SAMPLERS: dict[str, tuple[str, str]] = {
     "lcm": ("LCM", "Uniform"),
     "tcd": ("TCD", "Uniform"),
 }
+MAX_LORAS = 8  # of one request
+
+
+class Read(FoundRecipe):
+    """What stands in a file, before anybody asked which of it is on this machine.
+
+    `lora_hashes` belong to `spec.loras` in order, "" where none is written. `recipe`: our own, whole, of a picture that
+    is nothing but its result; without folders, and otherwise as unproven as the rest of the file.
+    """
+
+    lora_hashes: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+
+
 _PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
 # Every repetition is bounded or ends at the next start: a text chunk may be a megabyte that somebody made up.
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>", re.IGNORECASE)
@@ -86,10 +102,13 @@ def portable(recipe: Recipe) -> Recipe:
     Files keep their names; their hashes say which they were.
     """
     loras = tuple(LoraRef(path=_name(lora.path), weight=lora.weight) for lora in recipe.loras)
-    return recipe.model_copy(update={"model": _name(recipe.model), "loras": loras})
+    control = recipe.control
+    if control is not None and control.model is not None:
+        control = control.model_copy(update={"model": _name(control.model) or None})
+    return recipe.model_copy(update={"model": _name(recipe.model), "loras": loras, "control": control})
 
 
-def read(data: bytes) -> FoundRecipe:
+def read(data: bytes) -> Read:
     """The recipe inside a picture file (PNG, JPEG, WebP) or a pasted A1111 text.
 
     Raises `BadInput` when the file is no picture, or a picture without a recipe that we can read.
@@ -103,6 +122,46 @@ def read(data: bytes) -> FoundRecipe:
         "This picture carries no recipe; pictures from this studio, A1111, Forge or Civitai do, unless they were "
         "converted or sent through a messenger."
     )
+
+
+def own(data: bytes) -> Read | None:
+    """As `read`, but only a recipe of this studio for a plain picture; None for everything else."""
+    try:
+        found = read(data)
+    except BadInput:
+        return None
+    return found if found.recipe is not None else None
+
+
+class Named(Protocol):
+    """A LoRA file as far as it is needed to find it again."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+
+
+def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[LoraRef, ...]:
+    """The LoRAs of a recipe as they are called `here`, by hash, else by name.
+
+    A note for each that isn't here, and for one of ours that is another file now (A1111 hashes files in its own way).
+    """
+    known: dict[str, LoraRef] = {}
+    for ref, digest in zip(found.spec.loras, found.lora_hashes, strict=True):
+        name = ref.path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        able = [info for info in here if len(digest) >= 10 and info.hash.startswith(digest)]
+        able += [info for info in here if str(info.path) == ref.path]
+        able += [info for info in here if name in (info.title, info.path.name, info.path.stem)]
+        if not able:
+            notes.append(f"Its LoRA {name!r} isn't here and was left out; without it the picture is another.")
+            continue
+        if found.origin == "studio" and able[0].hash != digest:
+            notes.append(f"The LoRA {name!r} here is another file than its own; another one gives another picture.")
+        known.setdefault(str(able[0].path), LoraRef(path=str(able[0].path), weight=ref.weight))
+    return tuple(known.values())
 
 
 def request_of(recipe: Recipe) -> GenerateSpec:
@@ -163,17 +222,26 @@ def _user_comment(comment: bytes) -> str:
     return body.decode("utf-8", errors="replace").strip("\x00")
 
 
-def _ours(text: str) -> FoundRecipe:
+def _ours(text: str) -> Read:
     try:
         data = json.loads(text)
-        data.pop("details", None)
-        recipe = Recipe.model_validate(data)
-    except (ValueError, AttributeError, ValidationError) as error:
+        details = data.pop("details", None)
+        recipe = portable(Recipe.model_validate(data))  # the folders in a file from elsewhere mean nothing here
+        spec = request_of(recipe)
+        if len(recipe.lora_hashes) != len(recipe.loras):
+            raise ValueError("every LoRA has a hash")
+    except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise BadInput("The recipe in this picture is damaged or from a newer version of the studio.") from error
-    return FoundRecipe(spec=request_of(recipe), origin="studio", model_hash=recipe.model_hash)
+    return Read(
+        spec=spec,
+        origin="studio",
+        model_hash=recipe.model_hash,
+        lora_hashes=recipe.lora_hashes,
+        recipe=recipe if details is None and not recipe.frame else None,
+    )
 
 
-def _a1111(text: str) -> FoundRecipe:
+def _a1111(text: str) -> Read:
     lines = text.replace("\r\n", "\n").strip().split("\n")
     pairs = {key: _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
     if len(pairs) < 3 and "Steps" not in pairs:
@@ -202,8 +270,12 @@ def _a1111(text: str) -> FoundRecipe:
     if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
         for field, value in (("width", size[1]), ("height", size[2])):
             _take(fields, field, str(int(value) // 8 * 8), "Size", notes)
-    if loras:
-        fields["loras"] = tuple(lora for lora in loras if lora is not None)[:8]
+    taken = [lora for lora in loras if lora is not None]
+    if len(taken) > MAX_LORAS:
+        notes.append(f"Only its first {MAX_LORAS} LoRAs were taken.")
+    fields["loras"] = tuple(taken[:MAX_LORAS])
+    written = dict(re.findall(r"([^:,]+):\s*([0-9a-f]{10,64})", pairs.get("Lora hashes", "").lower()))
+    hashes = {name.strip(): value for name, value in written.items()}
     if model := pairs.get("Model"):
         fields["model"] = model[:1024]
     if "Hires upscale" in pairs or "Hires steps" in pairs:
@@ -215,7 +287,14 @@ def _a1111(text: str) -> FoundRecipe:
     if pairs.get("Clip skip", "1") != "1":
         notes.append(f"Clip skip {pairs['Clip skip']} isn't repeated here.")
     digest = pairs.get("Model hash", "").lower()
-    return FoundRecipe(spec=GenerateSpec(**fields), origin="a1111", notes=tuple(notes), model_hash=digest)
+    spec = GenerateSpec(**fields)
+    return Read(
+        spec=spec,
+        origin="a1111",
+        notes=tuple(notes),
+        model_hash=digest,
+        lora_hashes=tuple(hashes.get(lora.path.lower(), "") for lora in spec.loras),
+    )
 
 
 def _take(fields: dict[str, Any], field: str, value: str | None, key: str, notes: list[str]) -> None:

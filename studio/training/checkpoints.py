@@ -25,6 +25,7 @@ from studio.runs.rundir import RunDir
 
 Tensors = Mapping[str, torch.Tensor]
 _SPARE = 2**16  # bytes beyond the tensors, for headers and JSON
+_RATES = {"lr", "peak"}  # of an optimiser's group: set from the request and the step, never from a checkpoint
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def save(
     keep: int = 10,
 ) -> Path:
     """Write `groups` and `meta` (JSON) as the checkpoint `name`, then forget all but the newest `keep`.
+
+    Any that lie beyond this moment are forgotten too: the run went back, or its epochs got shorter, and they are of a
+    course that it left.
 
     Raises DiskFull, with nothing half-written left behind and every older checkpoint intact, and FileNotFoundError when
     the run's folder is gone (it isn't made anew: somebody deleted it).
@@ -94,7 +98,7 @@ def save(
         os.rename(final, old)
     os.rename(fresh, final)
     _sync(run.checkpoints)
-    _prune(run, keep)
+    _prune(run, keep, final)
     return final
 
 
@@ -118,9 +122,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _prune(run: RunDir, keep: int) -> None:
+def _prune(run: RunDir, keep: int, newest: Path) -> None:
     # Mid-epoch ones are only for resuming, so one beside the newest is enough; epoch ones are also the grid's rows.
-    newest_first = names(run)[::-1]
+    now = _moment(newest)
+    newest_first = [name for name in names(run)[::-1] if _moment(run.checkpoints / name) <= now]
     epochs = [name for name in newest_first if name.startswith("epoch-")]
     wanted = set(epochs[:keep]) | set(newest_first[:2])
     for path in run.checkpoints.iterdir():
@@ -135,15 +140,17 @@ def names(run: RunDir) -> list[str]:
     found = []
     for path in run.checkpoints.iterdir():
         if path.suffix not in (".tmp", ".old") and (path / "meta.json").exists():
-            found.append((_meta_step(path), path.name))
+            found.append((_moment(path), path.name))
     return [name for _, name in sorted(found)]
 
 
-def _meta_step(path: Path) -> int:
+def _moment(path: Path) -> tuple[int, int]:
+    """(epochs, steps) done: epochs first, because a smaller data set makes steps fewer in a later epoch."""
     try:
-        return int(json.loads((path / "meta.json").read_text(encoding="utf-8"))["step"])
-    except (ValueError, KeyError, TypeError):
-        return -1  # unreadable: the first to be forgotten, and `load` says what is wrong with it
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        return int(meta["epoch"]), int(meta["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1, -1  # unreadable: the first to be forgotten, and `load` says what is wrong with it
 
 
 def load(path: Path) -> Checkpoint:
@@ -169,8 +176,8 @@ def latest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     if not run.checkpoints.exists():
         return None, notes
     folders = [p for p in run.checkpoints.iterdir() if p.suffix != ".tmp" and (p / "meta.json").exists()]
-    # One whose step can't be read may be the newest: it comes first, so that its damage is said.
-    folders.sort(key=lambda p: (_meta_step(p) < 0, _meta_step(p), p.suffix != ".old", p.name), reverse=True)
+    # One whose moment can't be read may be the newest: it comes first, so that its damage is said.
+    folders.sort(key=lambda p: (_moment(p)[0] < 0, _moment(p), p.suffix != ".old", p.name), reverse=True)
     for path in folders:
         try:
             return load(path), notes
@@ -204,7 +211,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
-    """Inverse of `optimizer_state`; the parameters must come in the order in which they were saved."""
+    """Inverse of `optimizer_state`; the parameters must come in the order in which they were saved.
+
+    Rates stay what `optimizer` was made with: they are the request's, which may have changed since.
+    """
     state = optimizer.state_dict()
     slots: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *groups[-1]["numbers"].items()]:
@@ -213,6 +223,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
     state["state"] = slots
     for group, saved in zip(state["param_groups"], groups[:-1], strict=True):
         for key, value in saved.items():
+            if key in _RATES:
+                continue
             # JSON knows no tuples, and Adam's betas are one
             group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
     optimizer.load_state_dict(state)

@@ -283,6 +283,8 @@ def train(session: Session, spec: LoraSpec) -> None:
             if within < len(order) and (why or asked[1]):
                 save(epoch)
                 session.pause()
+                if why:  # the card of what is learnt so far shows it; after the save, so nothing hangs on it
+                    draw_samples()
             if why:
                 break
         if within == len(order):
@@ -295,7 +297,11 @@ def train(session: Session, spec: LoraSpec) -> None:
     if accelerator.is_main_process:
         earlier = {}
         for name in [name for name in checkpoints.names(run) if name.startswith("epoch-")]:
-            groups = checkpoints.load(run.checkpoints / name).groups
+            try:
+                groups = checkpoints.load(run.checkpoints / name).groups
+            except ValueError as error:
+                session.say(f"The checkpoint {name} is damaged ({error}); its epoch is left out.", note=True)
+                continue
             earlier[name] = adapter_of(groups.get("ema", groups["lora"]))
         path = export.write(run.adapter, adapter_of(tensors()), sampler.card(run.metrics(), alpha, step), earlier)
         if why == "time":

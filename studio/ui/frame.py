@@ -20,6 +20,13 @@ from studio.views import JobView
 
 PAGES = REPOSITORY / "pages"
 SIDEBAR = 248  # pixels
+RUN_POLL = 10  # seconds between two looks at the runs that train
+RUN_ICONS = {
+    "done": ":material/check_circle:",
+    "stopped": ":material/pause_circle:",
+    "failed": ":material/error:",
+    "crashed": ":material/power_off:",
+}
 STATIC = Path(__file__).parent / "static"
 SECTIONS = {
     "Create": ("generate", "emotion_morph", "sketch_to_character", "img2img_animation"),
@@ -43,6 +50,10 @@ TEXT = {
     "writing": "Writing",
     "waiting": "Waiting",
     "leave": "Log out",
+    "run_done": "{name} is finished.",
+    "run_stopped": "{name} is stopped and saved.",
+    "run_failed": "{name} failed: {error}",
+    "run_crashed": "{name} was cut off: its process was ended from outside.",
     "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",
 }
 
@@ -60,6 +71,8 @@ def begin() -> None:
         elsewhere = [job for job in studio().jobs(owner(), limit=6) if job.active and not _shown(job, page.url_path)]
         if elsewhere:
             st.fragment(busy_line, run_every=3)(page.url_path)
+        if announce_runs():
+            st.fragment(announce_runs, run_every=RUN_POLL)()
         if settings().password is not None:
             st.html(f'<a class="studio-leave" href="{LOGOUT}" target="_self">{TEXT["leave"]}</a>')
     try:
@@ -107,6 +120,23 @@ def busy_line(url_path: str) -> None:
             st.page_link(page_path(page), label=label, icon="spinner", query_params={"job": job.id})
         else:
             st.caption(label)
+
+
+def announce_runs() -> bool:
+    """Say, on whatever page, which training runs ended since this browser's last look; whether any trains now."""
+    try:
+        runs = studio().runs()
+    except StudioError:  # a system without training, and the pages about it say so
+        return False
+    training = {run.id for run in runs if run.active}
+    before = st.session_state.get("_training", set())
+    st.session_state["_training"] = training
+    for run in runs:
+        if run.id in before and run.state in RUN_ICONS:
+            words = TEXT[f"run_{run.state}"]
+            said = words.format(name=text.escape(run.name), error=text.escape(run.error or ""))
+            st.toast(said, icon=RUN_ICONS[run.state])
+    return bool(training)
 
 
 def on_script_error(error: Exception) -> bool:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, get_args
 
 import streamlit as st
 
+from studio import work_motion
 from studio.errors import StudioError
+from studio.service import parse_spec
 from studio.specs import (
     EMOTIONS,
     STYLES,
@@ -39,16 +42,24 @@ TEXT = {
     "words": "Who it is",
     "words_help": "Hair, eyes, clothes. The emotion is added by itself.",
     "words_upload": "What the picture shows",
-    "words_upload_help": "Left empty, the model's judge reads it from the picture.",
+    "words_upload_help": "Left empty, it is read from the picture if the model has a judge, as the embedded one does; "
+    "with any other model only the emotion is known.",
     "style": "Style",
     "seed": "Seed",
     "steps": "Steps",
+    "add": "Add an emotion",
+    "clear": "Clear",
+    "no_chain": "No emotion yet: add the first one below.",
+    "twice": "The same emotion stands twice in a row: put another one between, or take one out.",
     "frames": "Frames",
     "more": "More settings",
     "pingpong": "There and back",
     "fps": "Frames a second",
     "format": "Format",
     "strip": "Frames",
+    "filmstrip": "Filmstrip",
+    "filmstrip_keep": "Download the filmstrip",
+    "singles": "Single frames",
     "keep": "Keep the loop",
     "empty_more": "Frames appear here one by one.",
     "sprites": "Emotion sprites",
@@ -80,13 +91,59 @@ def heading(said: dict[str, str]) -> tuple[Any, Any]:
     return made, form
 
 
-def emotions(said: dict[str, str], key: str) -> tuple[Emotion, ...]:
-    """The sequence, in the order of clicking; empty when nothing is chosen."""
-    chosen: list[Any] = st.pills(
-        said["emotions"], EMOTIONS, selection_mode="multi", default=["happy", "sad"], format_func=text.emotion_label,
-        help=said["emotions_help"], key=key, persist_state="session",
-    )  # fmt: skip
-    return tuple(chosen)
+def emotions(spec: type[MotionSpec], said: dict[str, str], key: str) -> tuple[Emotion, ...]:
+    """The sequence, in order and with repeats: the upper row shows it and takes one out, the lower one adds to it.
+
+    A widget holds each option once, so the session keeps a list of its own: `happy`, `sad`, `happy 2`.
+    """
+    order: list[str] = st.session_state.setdefault(f"{key}_order", ["happy", "sad"])
+
+    def numbered(link: str) -> str:
+        place = order.index(link) + 1 if link in order else 0  # 0: taken out in this very run
+        return f"{place}\u2002{text.emotion_label(_emotion_of(link))} :material/close_small:"
+
+    if order:
+        st.session_state[key] = list(order)
+        st.pills(
+            said["emotions"], list(order), selection_mode="multi", format_func=numbered, help=said["emotions_help"],
+            key=key, on_change=_take_out, args=(key,), wrap=True,
+        )  # fmt: skip
+    else:
+        st.caption(TEXT["no_chain"])
+    st.caption(TEXT["add"])
+    full = len(order) >= bounds(spec, "emotions")["max_length"]
+    # Buttons, not pills: of two quick clicks on one widget, a studio that is busy drawing sees the last one only.
+    with st.container(horizontal=True, gap="xsmall"):
+        for emotion in EMOTIONS:
+            st.button(
+                text.EMOTION_NAMES[emotion], icon=text.EMOTION_ICONS[emotion], key=f"{key}_add_{emotion}",
+                on_click=_add, args=(key, emotion), disabled=full,
+            )  # fmt: skip
+        if len(order) > 1:
+            st.button(
+                TEXT["clear"], key=f"{key}_clear", type="tertiary", icon=":material/backspace:", on_click=_clear,
+                args=(key,),
+            )  # fmt: skip
+    return tuple(_emotion_of(link) for link in order)
+
+
+def _emotion_of(link: str) -> Any:
+    return link.split()[0]
+
+
+def _add(key: str, emotion: Emotion) -> None:
+    order: list[str] = st.session_state[f"{key}_order"]
+    names = [emotion, *(f"{emotion} {number}" for number in range(2, len(order) + 2))]
+    order.append(next(name for name in names if name not in order))
+
+
+def _take_out(key: str) -> None:
+    order: list[str] = st.session_state[f"{key}_order"]
+    order[:] = [link for link in order if link in st.session_state[key]]
+
+
+def _clear(key: str) -> None:
+    st.session_state[f"{key}_order"].clear()
 
 
 def frames(spec: type[MotionSpec], prefix: str) -> int:
@@ -116,18 +173,25 @@ def loop_fields(spec: type[MotionSpec], prefix: str) -> dict[str, Any]:
 
 
 def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: tuple[Emotion, ...], prefix: str, icon: str) -> bool:
-    """The button that starts it; it can't be pressed, and says why, while there are too few emotions."""
-    few = len(chosen) < bounds(spec, "emotions")["min_length"]
+    """The button that starts it; it can't be pressed, and says why, while the emotions make no sequence."""
+    why = None
+    if len(chosen) < bounds(spec, "emotions")["min_length"]:
+        why = said["too_few"]
+    elif spec is MorphSpec and any(one == other for one, other in pairwise(chosen)):
+        why = TEXT["twice"]
+    if why:
+        st.caption(why)
     return st.button(
-        said["draw"], type="primary", icon=icon, shortcut="Ctrl+Enter", key=f"{prefix}_draw", disabled=few,
-        help=said["too_few"] if few else None,
+        said["draw"], type="primary", icon=icon, shortcut="Ctrl+Enter", key=f"{prefix}_draw", disabled=bool(why),
+        help=why,
     )  # fmt: skip
 
 
 def start(spec: type[MotionSpec], page: str, base: dict[str, Any], chosen: tuple[Emotion, ...], **given: Any) -> None:
     """Submit the form, `base` being the fields of its `GenerateSpec`, and draw the page anew. Raises StudioError."""
-    character = GenerateSpec.model_validate({"emotion": chosen[0]} | base)
-    widgets.start(spec(base=character, emotions=chosen, **given), page)
+    kind = spec.model_fields["kind"].default
+    fields = {"kind": kind, "base": {"emotion": chosen[0]} | base, "emotions": chosen}
+    widgets.start(parse_spec(fields | given), page)
     st.rerun()
 
 
@@ -200,16 +264,31 @@ def model(prefix: str) -> dict[str, Any]:
 
 
 def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
-    """A small table of keyframes; frames count from 1 there."""
-    start = [
-        {"emotion": "happy", "frame": 1, "strength": None, "hold": 1},
-        {"emotion": "sad", "frame": frames, "strength": None, "hold": 2},
-    ]
+    """A small table of keyframes; frames count from 1 there.
+
+    Its rows are kept in the session. A table holds what was typed only as long as it is drawn with the same rows and
+    limits; after another number of frames, or a visit to another page, a new one starts with the rows of the old.
+    """
+    kept: dict[str, Any] = st.session_state.setdefault(
+        f"{prefix}_marks",
+        {
+            "table": 0,
+            "frames": frames,
+            "rows": [
+                {"emotion": "happy", "frame": 1, "strength": None, "hold": 1},
+                {"emotion": "sad", "frame": frames, "strength": None, "hold": 2},
+            ],
+        },
+    )
+    if kept["frames"] != frames or f"{prefix}_marks_{kept['table']}" not in st.session_state:
+        moved = _moved(kept["rows"], kept["frames"], frames)
+        kept.update(table=kept["table"] + 1, frames=frames, rows=moved, first=moved)
+    # Without rows the table would have no columns: one that was emptied starts with an empty row.
     rows: list[dict[str, Any]] = st.data_editor(
-        start,
+        kept["first"] or [{"emotion": None, "frame": None, "strength": None, "hold": 1}],
         num_rows="dynamic",
         hide_index=True,
-        key=f"{prefix}_marks_{frames}",
+        key=f"{prefix}_marks_{kept['table']}",
         column_config={
             "emotion": st.column_config.SelectboxColumn(TEXT["emotion"], options=list(EMOTIONS), required=True),
             "frame": st.column_config.NumberColumn(TEXT["frame"], min_value=1, max_value=frames, step=1, required=True),
@@ -217,17 +296,25 @@ def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
             "hold": st.column_config.NumberColumn(TEXT["hold"], min_value=1, max_value=32, step=1, default=1),
         },
     )
+    kept["rows"] = rows = [dict(row) for row in rows if row.get("emotion") and row.get("frame")]
     st.caption(TEXT["note"])
     found: dict[int, Keyframe] = {}
     for row in rows:
-        if row.get("emotion") and row.get("frame"):
-            place = int(row["frame"]) - 1
-            found[place] = Keyframe(
-                emotion=row["emotion"], frame=place, strength=row.get("strength"), hold=int(row.get("hold") or 1)
-            )
-    if len(found) < len([row for row in rows if row.get("emotion") and row.get("frame")]):
+        place = int(row["frame"]) - 1
+        found[place] = Keyframe(
+            emotion=row["emotion"], frame=place, strength=row.get("strength"), hold=int(row.get("hold") or 1)
+        )
+    if len(found) < len(rows):
         st.caption(TEXT["marks"])
     return tuple(found[place] for place in sorted(found))
+
+
+def _moved(rows: list[dict[str, Any]], before: int, now: int) -> list[dict[str, Any]]:
+    """Keyframes for another number of frames: the last one stays at the end if it stood there, none stands past it."""
+    rows = sorted(rows, key=lambda row: row["frame"])
+    ends = bool(rows) and rows[-1]["frame"] == before
+    moved = [row | {"frame": min(row["frame"], now)} for row in rows]
+    return [*moved[:-1], moved[-1] | {"frame": now}] if ends else moved
 
 
 # --- what was made --------------------------------------------------------------------------------------------------
@@ -251,7 +338,7 @@ def stage(page: str, empty: str) -> None:
         _sprites_of(job)
     elif job is not None:
         loop(job)
-        strip(job)
+        filmstrip(job)
 
 
 def strip_of(job_id: str) -> None:
@@ -264,15 +351,53 @@ def strip_of(job_id: str) -> None:
 
 def strip(job: JobView) -> None:
     """The frames so far, side by side in their order."""
-    ids = job.result.get("frames") or job.pictures
-    shown = [picture for picture in map(_picture, ids) if picture is not None and picture.path.suffix == ".png"]
+    if shown := _frames(job):
+        st.caption(TEXT["strip"])
+        _side_by_side(job, shown)
+
+
+def filmstrip(job: JobView) -> None:
+    """All frames of a finished animation as one picture, to keep; the single ones behind a click."""
+    shown = _frames(job)
     if not shown:
         return
-    st.caption(TEXT["strip"])
+    st.caption(TEXT["filmstrip"])
+    data = _filmstrip(tuple(picture.id for picture in shown), shown)
+    names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
+    st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
+    st.download_button(
+        TEXT["filmstrip_keep"],
+        data=data,
+        file_name=f"filmstrip-{job.id[:8]}.png",
+        mime="image/png",
+        key=f"get_{job.id}_filmstrip",
+        icon=":material/view_column:",
+        on_click="ignore",
+    )
+    with st.expander(TEXT["singles"], icon=":material/grid_view:"):
+        _side_by_side(job, shown)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _filmstrip(ids: tuple[str, ...], _shown: list[Picture]) -> bytes:
+    recipe = _shown[0].recipe
+    whole = work_motion.output.filmstrip([picture.path for picture in _shown])
+    return work_motion.output.png(whole, recipe.model_dump_json() if recipe else "")
+
+
+def _frames(job: JobView) -> list[Picture]:
+    found = map(_picture, job.result.get("frames") or job.pictures)
+    return [picture for picture in found if picture is not None and picture.path.suffix == ".png"]
+
+
+def _emotion_in(picture: Picture) -> str:
+    return picture.recipe.labels.get("emotion", "") if picture.recipe else ""
+
+
+def _side_by_side(job: JobView, shown: list[Picture]) -> None:
     with st.container(horizontal=True, gap="xsmall", key=f"strip_{job.id}"):
         for number, picture in enumerate(shown, 1):
-            name = picture.recipe.labels.get("emotion", "") if picture.recipe else ""
-            st.image(widgets.thumbnail(picture, 224), width=112, alt=f"Frame {number}, {name}")
+            st.image(widgets.thumbnail(picture, 224), width=112, alt=f"Frame {number}, {_emotion_in(picture)}")
 
 
 def loop(job: JobView) -> None:

@@ -1,6 +1,7 @@
 """The prompt on the Generate page: what was written, layer by layer, editable; how sure it is; what is wrong with it.
 
-Also the spelling help under the text box. Asks the service for every judgement and knows no words itself.
+Also the spelling help and the suggestions beside the text box. Asks the service for every judgement and knows no words
+itself. Claude is asked when somebody says so, never because somebody typed: each call takes seconds and costs money.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from studio.service import PromptResult
+from studio.service import PromptResult, Validation
 from studio.ui import text
 from studio.ui.request import Fields
 from studio.ui.resources import studio
@@ -36,20 +37,27 @@ TEXT = {
     "edited": "Edited",
     "sure": "{percent} sure",
     "cached": "remembered",
-    "cost": "{tokens_in} + {tokens_out} tokens, ${cost:.4f}",
-    "spent": "This session: ${cost:.4f}",
+    "ask": "Let Claude write it",
+    "ask_help": "Takes a few seconds. Claude also writes it when you press Draw.",
+    "asking": "Claude is writing…",
+    "cost": "{tokens_in:,} + {tokens_out:,} tokens, ${cost:.4f}",
+    "spent": "All prompts so far: {tokens_in:,} + {tokens_out:,} tokens in {calls}, ${cost:.4f}",
     "check": "Check",
     "check_lead": "0 is best, 10 is worst. Words at fault stand beside it.",
     "check_good": "Nothing to improve.",
     "repair": "Use the repaired prompt",
+    "review": "Ask Claude too",
+    "reviewing": "Claude is reading…",
     "doubt": "The prompt is only {percent} sure to give what you asked for.",
     "again": "Write it again",
+    "repaired": "Use the repaired text",
     "fixed": "Use the fixed template",
     "anyway": "Draw anyway",
     "spelling": "Did you mean",
     "accept": "Use this",
     "keep": "Keep mine",
 }
+REVIEWERS = {"offline": "Word lists", "claude": "Claude"}
 WRITERS = {"claude": "Claude", "offline": "Written here", "fixed": "Fixed template"}
 CHECKS = {
     "ambiguity": "Ambiguous",
@@ -69,14 +77,19 @@ class Prompt:
     confidence: float
     doubtful: bool  # too unsure to be drawn without asking
     notes: tuple[str, ...]
+    repaired: str | None = None  # what can be drawn instead of a doubtful prompt; None when nothing is proposed
+    again: bool = False  # writing it again may give another confidence
 
 
-def prompt_panel(fields: Fields) -> Prompt:
-    """Show the prompt for these fields and return what it says now."""
+KEPT = 20  # prompts by Claude that a session remembers
+
+
+def prompt_panel(fields: Fields, drawing: bool = False) -> Prompt:
+    """Show the prompt for these fields and return what it says now. `drawing`: Draw was pressed: Claude may write."""
     with st.container(border=True, key="prompt_panel"):
         if st.session_state.get("gen_own"):
             return _own(fields)
-        return _written(fields)
+        return _written(fields, drawing)
 
 
 def _own(fields: Fields) -> Prompt:
@@ -97,29 +110,85 @@ def _own(fields: Fields) -> Prompt:
         persist_state="session",
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
-        _check(positive or "", fields.triggers)
+        _check(positive or "", (negative or "").strip(), fields.triggers)
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
 
-def _written(fields: Fields) -> Prompt:
-    state = st.session_state
-    request = fields.request(seed=state.get("gen_writer_seed", 0))
-    result = studio().write_prompt(request, "fixed" if state.get("gen_fixed") else "run")
+def _written(fields: Fields, drawing: bool) -> Prompt:
+    result, asked = _result(fields, drawing)
+    claude = studio().claude_writes
     heading = st.container(horizontal=True, vertical_alignment="center", gap="xsmall")
     shown = st.empty()
     with st.container(horizontal=True):
         with st.popover(TEXT["edit"], icon=":material/edit:", key="gen_edit"):
             layers, negative = _layer_fields(result)
         check = st.popover(TEXT["check"], icon=":material/fact_check:", key="gen_check")
+        asking = st.container()
     written = {name: _layer_text(result, name) for name in LAYERS}
     edited = layers != written or negative != result.negative_prompt
     positive = ", ".join(part for part in layers.values() if part) if edited else result.positive_prompt
+    if claude and not edited and result.writer == "offline":
+        # The callback's wish is read at the top of the next run: this one has drawn the prompt already.
+        asking.button(
+            TEXT["ask"], key="gen_ask", icon=":material/edit_note:", help=TEXT["ask_help"],
+            on_click=st.session_state.update, args=({"gen_asked": True},),
+        )  # fmt: skip
     with heading:
         _badges(result, edited)
     shown.markdown(_colored(layers))
+    if asked and result.writer == "offline" and result.notes:
+        st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:
-        _check(positive, fields.triggers)
-    return Prompt(positive, negative, edited, result.confidence, result.doubtful and not edited, result.notes)
+        _check(positive, negative, fields.triggers)
+    doubtful = result.doubtful and not edited
+    repaired = studio().validate(positive, fields.triggers).repaired if doubtful else positive
+    return Prompt(
+        positive,
+        negative,
+        edited,
+        result.confidence,
+        doubtful,
+        result.notes,
+        repaired=repaired if repaired != positive else None,
+        again=result.writer == "claude",
+    )
+
+
+def _result(fields: Fields, drawing: bool) -> tuple[PromptResult, bool]:
+    """The prompt for these fields, and whether Claude was asked for it; where it wasn't, it is written here.
+
+    What Claude said to a request stays with it in this session, with its tokens and its cost; a failure stays too, but
+    may be asked for again (the writer knows how soon).
+    """
+    state = st.session_state
+    plain = fields.request().model_dump_json()
+    if state.get("gen_chosen_for") != plain:  # "Write it again" and the template were chosen for another text
+        state["gen_chosen_for"], state["gen_writer_seed"], state["gen_fixed"] = plain, 0, False
+    seed, fixed = state["gen_writer_seed"], state["gen_fixed"]
+    here = studio().write_prompt(fields.request(seed, offline=True), "fixed" if fixed else "run")
+    request = fields.request(seed)
+    key = request.model_dump_json()
+    kept: dict[str, PromptResult] = state.setdefault("gen_by_claude", {})
+    wanted = state.pop("gen_asked", False) or (drawing and not fixed and not _edited(kept.get(key, here)))
+    if wanted and studio().claude_writes and (key not in kept or kept[key].writer != "claude"):
+        with st.spinner(TEXT["asking"]):
+            kept[key] = studio().write_prompt(request)
+        for old in list(kept)[:-KEPT]:
+            del kept[old]
+    if key not in kept:
+        return here, False
+    return (studio().write_prompt(request, "fixed") if fixed else kept[key]), True
+
+
+def _edited(result: PromptResult) -> bool:
+    """Somebody changed a layer of this prompt by hand."""
+    written = {name: _layer_text(result, name) for name in LAYERS} | {"negative": result.negative_prompt}
+    return any(str(st.session_state.get(_key(name, text), text)).strip() != text for name, text in written.items())
+
+
+def _key(name: str, written: str) -> str:
+    """The key of a layer's field holds what was written: an edit lasts until the choice behind that layer changes."""
+    return f"gen_layer_{name}_{hashlib.sha256(written.encode()).hexdigest()[:12]}"
 
 
 def _layer_text(result: PromptResult, name: str) -> str:
@@ -128,12 +197,8 @@ def _layer_text(result: PromptResult, name: str) -> str:
 
 
 def _layer_fields(result: PromptResult) -> tuple[dict[str, str], str]:
-    # The key of a field holds what was written: an edit lasts until the choice behind that layer changes, no longer.
     def field(name: str, written: str) -> str:
-        digest = hashlib.sha256(written.encode()).hexdigest()[:12]
-        value = st.text_input(
-            TEXT[name], written, key=f"gen_layer_{name}_{digest}", max_chars=4000, persist_state="session"
-        )
+        value = st.text_input(TEXT[name], written, key=_key(name, written), max_chars=4000, persist_state="session")
         return (value or "").strip()
 
     layers = {name: field(name, _layer_text(result, name)) for name in LAYERS}
@@ -165,25 +230,54 @@ def _badges(result: PromptResult, edited: bool) -> None:
     st.badge(f"{writer} · {TEXT['cached']}" if result.cached and result.writer == "claude" else writer, color="gray")
     if edited:
         st.badge(TEXT["edited"], icon=":material/edit:", color="violet")
-    if result.cost_usd:
-        spent = st.session_state.get("gen_spent", 0.0) + result.cost_usd
-        st.session_state["gen_spent"] = spent
+    if result.tokens_in + result.tokens_out:
+        spent = studio().spent()
         st.caption(
-            TEXT["cost"].format(tokens_in=result.tokens_in, tokens_out=result.tokens_out, cost=result.cost_usd),
-            help=TEXT["spent"].format(cost=spent),
-        )
+            _money(TEXT["cost"].format(tokens_in=result.tokens_in, tokens_out=result.tokens_out, cost=result.cost_usd)),
+            help=_money(
+                TEXT["spent"].format(
+                    tokens_in=spent.tokens_in, tokens_out=spent.tokens_out, cost=spent.cost_usd,
+                    calls=text.plural(spent.calls, "call"),
+                )
+            ),
+        )  # fmt: skip
+
+
+def _money(sentence: str) -> str:
+    """Two dollar signs in one text would be a formula."""
+    return sentence.replace("$", r"\$")
 
 
 def _colored(layers: dict[str, str]) -> str:
     return ", ".join(f":{COLORS[name]}[{text.escape(part)}]" for name, part in layers.items() if part)
 
 
-def _check(positive: str, protected: tuple[str, ...]) -> None:
-    """Bars for what `validate` finds, the words at fault, and the repaired prompt."""
+def _check(positive: str, negative: str, protected: tuple[str, ...]) -> None:
+    """Bars for what `validate` finds, the words at fault, and the repaired prompt; beside it Claude's, when asked."""
     if not positive.strip():
         return
-    verdict = studio().validate(positive, protected)
+    verdicts = [studio().validate(positive, protected)]
     st.caption(TEXT["check_lead"])
+    if studio().claude_writes:
+        reviews: dict[str, Validation] = st.session_state.setdefault("gen_reviews", {})
+        if positive not in reviews and st.button(TEXT["review"], key="gen_review", icon=":material/forum:"):
+            with st.spinner(TEXT["reviewing"]):
+                found = studio().review(positive, protected)
+            if found.writer == "claude":
+                for old in list(reviews)[: 1 - KEPT]:
+                    del reviews[old]
+                reviews[positive] = found
+                st.rerun()  # the button has done its work
+            st.caption(f":orange[:material/warning:] {text.escape(found.note)}")
+        verdicts += [reviews[positive]] if positive in reviews else []
+    for column, verdict in zip(st.columns(len(verdicts)), verdicts, strict=True):
+        with column:
+            if len(verdicts) > 1:
+                st.markdown(f"**{REVIEWERS[verdict.writer]}**")
+            _verdict(verdict, positive, negative)
+
+
+def _verdict(verdict: Validation, positive: str, negative: str) -> None:
     rows = []
     for name, label in CHECKS.items():
         aspect = getattr(verdict, name)
@@ -199,21 +293,32 @@ def _check(positive: str, protected: tuple[str, ...]) -> None:
     st.html(f'<div class="studio-bars">{"".join(rows)}</div>')
     if verdict.repaired != positive:
         st.code(verdict.repaired, language=None, wrap_lines=True)
-        st.button(
-            TEXT["repair"], key="gen_repair", icon=":material/healing:", on_click=_own_from, args=(verdict.repaired,)
-        )
+        key = "gen_repair" if verdict.writer == "offline" else "gen_repair_claude"
+        use = (verdict.repaired, negative)
+        st.button(TEXT["repair"], key=key, icon=":material/healing:", on_click=_own_from, args=use)
     else:
         st.caption(TEXT["check_good"])
 
 
 def doubt(prompt: Prompt) -> str | None:
-    """Why a prompt was not drawn at once, and the ways on: "again", "fixed" or "anyway" when one was chosen."""
+    """Why a prompt was not drawn at once, and the ways on: "again", "fixed" or "anyway" when one was chosen.
+
+    Writing it again helps only where Claude does; what is written here is as sure of every wording. A repaired text can
+    be taken where there is one: it becomes the person's own prompt.
+    """
     with st.container(border=True, key="gen_doubt_box"):
         st.markdown(f":orange[:material/help:] {TEXT['doubt'].format(percent=f'{prompt.confidence:.0%}')}")
         for note in prompt.notes:
             st.caption(text.escape(note))
         with st.container(horizontal=True):
+            if prompt.repaired is not None and not prompt.again:
+                use = (prompt.repaired, prompt.negative)
+                st.button(
+                    TEXT["repaired"], key="gen_doubt_repaired", icon=":material/healing:", on_click=_own_from, args=use
+                )
             for choice, icon in (("again", "refresh"), ("fixed", "lock"), ("anyway", "auto_awesome")):
+                if choice == "again" and not prompt.again:
+                    continue
                 if st.button(TEXT[choice], key=f"gen_doubt_{choice}", icon=f":material/{icon}:"):
                     return choice
     return None
@@ -241,10 +346,20 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
         st.button(TEXT["keep"], key="gen_keep", type="tertiary", on_click=_keep, args=(typed,))
 
 
-def _own_from(prompt: str) -> None:
+def suggestions(typed: str) -> None:
+    """Under the text box: ways to end the tag that is being typed, each a button that puts it there."""
+    found = studio().complete(typed)
+    if not found:
+        return
+    with st.container(horizontal=True, gap="xsmall", key="gen_suggestions"):
+        for place, one in enumerate(found):
+            label = f"{one.tag} · {one.japanese}" if one.japanese and not typed.isascii() else one.tag
+            st.button(text.escape(label), key=f"gen_suggest_{place}", type="tertiary", on_click=_take, args=(one.text,))
+
+
+def _own_from(prompt: str, negative: str) -> None:
     state = st.session_state
-    state["gen_own_negative"] = state.get("gen_own_negative", "") if state.get("gen_own") else ""
-    state["gen_own"], state["gen_own_prompt"] = True, prompt
+    state["gen_own"], state["gen_own_prompt"], state["gen_own_negative"] = True, prompt, negative
 
 
 def _take(corrected: str) -> None:

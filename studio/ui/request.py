@@ -16,6 +16,7 @@ from studio.specs import EMOTIONS, QUALITIES, SAMPLERS, STYLES, GenerateSpec, Lo
 from studio.ui import text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
+from studio.views import FoundRecipe
 
 TEXT = {
     "text": "Describe your character",
@@ -45,6 +46,9 @@ TEXT = {
     "load": "Load its recipe",
     "use": "Start from it",
     "loaded": "Recipe loaded. {notes}",
+    "drawing": "The drawing that it followed isn't part of this form, so Draw makes another picture, from the words "
+    "alone. To draw in those lines again, send the picture to Sketch.",
+    "source_gone": "The picture that it started from isn't here, so Draw makes another picture.",
 }
 
 
@@ -66,14 +70,15 @@ class Fields:
         known = {str(lora.path): lora.trigger_words for lora in studio().loras()}
         return tuple(word for ref in self.loras for word in known.get(ref.path, ()))
 
-    def request(self, seed: int = 0) -> PromptRequest:
-        """What the prompt's writer is asked; another `seed` chooses other words."""
+    def request(self, seed: int = 0, offline: bool = False) -> PromptRequest:
+        """What the prompt's writer is asked; another `seed` chooses other words. `offline`: instant and free."""
         return PromptRequest(
             emotion=self.emotion,
             style=self.style,
             quality=self.quality,
             text=self.text,
             seed=seed,
+            offline=offline,
             trigger_words=self.triggers,
         )
 
@@ -110,25 +115,33 @@ def receive() -> None:
     if got and got["as"] == "source":
         st.session_state["gen_source"] = got["picture"]
     elif got:
-        load(studio().spec_of(got["picture"], owner()))
+        load(studio().recipe_of(got["picture"], owner()))
     waiting = st.session_state.pop("gen_load", None)
     if waiting is not None:
         load(waiting)
 
 
-def load(spec: GenerateSpec) -> None:
-    """Put a request into the form. Its prompt becomes a prompt of one's own, to be edited as a whole."""
-    state = st.session_state
+def load(found: FoundRecipe) -> None:
+    """Put a recipe into the form. Its prompt becomes a prompt of one's own, to be edited as a whole.
+
+    What the form has no place for, or isn't here, is said: it would draw another picture.
+    """
+    state, spec, notes = st.session_state, found.spec, list(found.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
     state["gen_text"], state["gen_count"] = spec.text, spec.count
     for name, key in KEYS.items():
         state[key] = getattr(spec, name)
-    state["gen_loras"] = [ref.path for ref in spec.loras]
-    for lora in studio().loras():
-        for ref in spec.loras:
-            if str(lora.path) == ref.path:
-                state[f"gen_loras_weight_{lora.hash}"] = ref.weight
+    widgets.put_loras("gen_loras", spec.loras)
     state["gen_source"], state["gen_strength"] = spec.source, spec.strength
+    if spec.source is not None:
+        try:
+            studio().picture(spec.source, owner())
+        except StudioError:
+            state["gen_source"] = None
+            notes.append(TEXT["source_gone"])
+    if spec.control is not None:
+        notes.append(TEXT["drawing"])
+    state["gen_said"] = TEXT["loaded"].format(notes=" ".join(text.escape(note) for note in notes)).strip()
     state["gen_own"] = spec.prompt is not None
     if spec.prompt is not None:
         state["gen_own_prompt"], state["gen_own_negative"] = spec.prompt, spec.negative or ""
@@ -246,9 +259,7 @@ def dropped() -> None:
         return
     with st.container(horizontal=True):
         if st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
-            found = studio().read_recipe(file.getvalue())
-            st.session_state["gen_load"] = found.spec
-            st.session_state["gen_said"] = TEXT["loaded"].format(notes=" ".join(found.notes)).strip()
+            st.session_state["gen_load"] = studio().read_recipe(file.getvalue())
             st.rerun()
         if st.button(TEXT["use"], key="gen_file_use", icon=":material/image:"):
             st.session_state["gen_source"] = studio().upload(file.getvalue(), owner(), file.name).id

@@ -65,7 +65,10 @@ def says(job: JobView) -> None:
 def large(picture: Picture) -> None:
     """One picture, as large as the place allows, and everything that can be done with it."""
     name = picture.title or text.description(picture.recipe)
-    wide = picture.kind in ("sheet", "grid")
+    wide = picture.kind in ("sheet", "grid", "report")
+    if picture.kind == "report" and lab.saved(picture):
+        actions(picture, f"large_{picture.id}")
+        return
     with st.container(key="stage_wide" if wide else "stage_single"):
         st.image(studio().picture_bytes(picture.id, owner()), width="stretch", alt=name)
     actions(picture, f"large_{picture.id}")

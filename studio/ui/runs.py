@@ -28,6 +28,7 @@ TEXT = {
     "stopped": "Stopped and saved",
     "failed": "Failed",
     "crashed": "Cut off: its process was ended from outside",
+    "unreadable": "Can't be read",
     "epoch": "epoch {epoch} of {epochs}, step {step} of {steps}",
     "left": "about {time} left",
     "stop": "Stop and save",
@@ -42,13 +43,12 @@ TEXT = {
     "smoothed": "smoothed",
     "raw": "each step",
     "rate": "Learning rate",
+    "rate_hint": "Auto",
     "compare": "Compare with",
     "samples": "Samples",
     "samples_empty": "The first samples come before the first step.",
     "step": "step {step}",
     "log": "Log",
-    "finished": "{name} is finished.",
-    "ended": "{name}: {state}.",
     "checkpoint": "Last saved: {name}",
 }
 ICONS = {
@@ -59,6 +59,7 @@ ICONS = {
     "stopped": ":material/pause_circle:",
     "failed": ":material/error:",
     "crashed": ":material/power_off:",
+    "unreadable": ":material/broken_image:",
 }
 
 
@@ -101,15 +102,14 @@ def follow(run_id: str | None, page: str) -> None:
 
 
 def panel(run_id: str, page: str) -> RunView:
-    """A run, live while it trains. Polls by itself and reruns the page when it is over; then gives its last view."""
+    """A run, live while it trains. Polls by itself and reruns the page when it is over; then gives its last view.
+
+    That it is over is said by the frame, on every page.
+    """
     run = studio().run(run_id)
     if run.active:
-        st.session_state[f"run_was:{run_id}"] = True
         st.fragment(_live, run_every=POLL)(run_id, page)
     else:
-        if st.session_state.pop(f"run_was:{run_id}", False):
-            words = TEXT["finished" if run.state == "done" else "ended"]
-            st.toast(words.format(name=text.escape(run.name), state=TEXT[run.state].lower()), icon=ICONS[run.state])
         draw(run, page)
     return run
 
@@ -140,6 +140,8 @@ def draw(run: RunView, page: str) -> None:
         st.error(text.escape(run.error), icon=":material/error:")
     for note in run.notes:
         st.caption(text.escape(note))
+    if run.state == "unreadable":
+        return
     left, right = st.columns([3, 2], gap="medium")
     with left:
         _curves(run, page)
@@ -160,20 +162,36 @@ def _controls(run: RunView, page: str) -> None:
             st.rerun(scope="fragment")
         return
     st.session_state.pop(f"run_stop:{run.id}", None)
-    epochs = run.epochs
-    if run.state == "done":
-        epochs = int(st.number_input(TEXT["more"], run.epochs, 1000, run.epochs, key=f"{page}_more", width=140))
-    help_text, ended = TEXT["resume_help"], run.state == "done" and epochs == run.epochs
-    if not ended and st.button(TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", help=help_text):
-        studio().resume_run(run.id, **({"epochs": epochs} if epochs != run.epochs else {}))
-        follow(run.id, page)
-        st.rerun()
+    if run.state != "unreadable":
+        _resume(run, page)
     with st.popover(TEXT["delete"], icon=":material/delete:", key=f"{page}_delete"):
         st.write(TEXT["delete_sure"])
         if st.button(TEXT["delete_yes"], key=f"{page}_delete_yes", type="primary"):
             studio().delete_run(run.id)
             follow(None, page)
             st.rerun()
+
+
+def _resume(run: RunView, page: str) -> None:
+    # More epochs for any run; another rate too, which is what one that diverged needs. Keys are this run's own.
+    asked = int(run.spec.get("epochs", run.epochs))
+    low = asked if run.state == "done" else max(1, min(run.epoch, asked))
+    epochs = int(st.number_input(TEXT["more"], low, 1000, asked, key=f"{page}_more:{run.id}", width=140))
+    changes: dict[str, Any] = {"epochs": epochs} if epochs != asked else {}
+    if run.spec.get("optimizer") != "prodigy":  # which finds its rate by itself
+        before = run.spec.get("learning_rate")
+        rate = st.number_input(
+            TEXT["rate"], min(1e-7, before or 1.0), 1.0, before, step=1e-5, format="%.7f",
+            key=f"{page}_rate:{run.id}", width=160, placeholder=TEXT["rate_hint"],
+        )  # fmt: skip
+        if rate is not None and rate != before:
+            changes["learning_rate"] = rate
+    if run.state == "done" and "epochs" not in changes:
+        return
+    if st.button(TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", help=TEXT["resume_help"]):
+        studio().resume_run(run.id, **changes)
+        follow(run.id, page)
+        st.rerun()
 
 
 def _curves(run: RunView, page: str) -> None:

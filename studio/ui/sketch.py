@@ -41,6 +41,11 @@ TEXT = {
     "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
     "favour": "Where they disagree",
     "strict": "Following the drawing",
+    "net": "ControlNet",
+    "net_hint": "Chosen from what was drawn",
+    "net_help": "What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors file that "
+    "fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
+    "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
     "model": "Model and seed",
     "trace": "Trace over this",
     "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
@@ -107,9 +112,34 @@ def _example(stem: str) -> None:
 
 
 def receive(page: str) -> None:
-    """A picture that another page sent here: to be traced, with its seed and words."""
-    if got := widgets.sent(page):
+    """A picture that another page sent here: its drawing, where it followed one; else to be traced."""
+    if (got := widgets.sent(page)) and not draw_again(got["picture"]):
         trace(got["picture"], keep_strokes=False)
+
+
+def draw_again(picture_id: str) -> bool:
+    """Lay the drawing that a picture followed on the canvas, with all that the form has of its recipe.
+
+    False, and nothing happens, when it followed none, or its drawing isn't here any more.
+    """
+    recipe = studio().picture(picture_id, owner()).recipe
+    if recipe is None or recipe.control is None:
+        return False
+    control, state = recipe.control, st.session_state
+    try:
+        canvas.put(Paper(studio().picture(control.image, owner()).id, drawn=True))
+    except StudioError:
+        return False
+    found = studio().recipe_of(picture_id, owner())
+    for name in ("kind", "low", "high", "weight", "favour"):
+        state[f"sk_{name}"] = getattr(control, name)
+    state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
+    state["sk_model"], state["sk_seed"], state["sk_steps"] = recipe.model, recipe.seed, recipe.steps
+    state["sk_text"], state["sk_emotion"], state["sk_style"] = found.spec.text, found.spec.emotion, found.spec.style
+    widgets.put_loras("sk_loras", found.spec.loras)
+    if found.notes:
+        state["sk_problem"] = " ".join(found.notes)
+    return True
 
 
 def trace(picture_id: str, keep_strokes: bool = True) -> None:
@@ -170,7 +200,7 @@ def _automatic(drawing: bytes | None, model: str, service: Studio) -> ControlVie
 
 
 def strictness() -> dict[str, Any]:
-    """Weight, span of steps, and what matters more."""
+    """Weight, span of steps, what matters more, and the ControlNet."""
     with st.expander(TEXT["strict"], icon=":material/tune:"):
         weight = widgets.number_from(
             ControlSpec, "weight", TEXT["weight"], slider=True, key="sk_weight", help=TEXT["weight_help"],
@@ -182,9 +212,13 @@ def strictness() -> dict[str, Any]:
         favour = st.selectbox(
             TEXT["favour"], list(FAVOURS), format_func=FAVOURS.__getitem__, key="sk_favour", persist_state="session"
         )
+        net = st.text_input(
+            TEXT["net"], key="sk_net", placeholder=TEXT["net_hint"], help=TEXT["net_help"], max_chars=1024,
+            persist_state="session",
+        )  # fmt: skip
     if start >= end:
         start, end = (start, start + 0.05) if start < 1 else (0.95, 1.0)
-    return {"weight": weight, "start": start, "end": end, "favour": favour}
+    return {"weight": weight, "start": start, "end": end, "favour": favour, "model": (net or "").strip() or None}
 
 
 def rest() -> dict[str, Any]:

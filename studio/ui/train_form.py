@@ -58,6 +58,8 @@ TEXT = {
     "offset": "Noise offset",
     "dropout": "Captions left out",
     "checkpoint": "Save every … epochs",
+    "minutes": "Save every … minutes",
+    "minutes_help": "Besides the epochs, in the middle of one too: what a cut-off run may lose. Empty: epochs only.",
     "limit": "Stop after … minutes",
     "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
     "samples": "Sample prompts, one a line",
@@ -209,6 +211,9 @@ def _more() -> dict[str, Any]:
         found["noise_offset"] = _number("noise_offset", TEXT["offset"], width=140, step=0.01)
         found["caption_dropout"] = _number("caption_dropout", TEXT["dropout"], width=160, step=0.01)
         found["checkpoint_epochs"] = _number("checkpoint_epochs", TEXT["checkpoint"], width=160)
+        found["checkpoint_minutes"] = _number(
+            "checkpoint_minutes", TEXT["minutes"], width=180, step=5.0, help=TEXT["minutes_help"]
+        )
         found["time_limit_minutes"] = _number(
             "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
         )
@@ -229,6 +234,13 @@ def _more() -> dict[str, Any]:
 # --- start ----------------------------------------------------------------------------------------------------------
 
 
+def _measured_by(spec: LoraSpec) -> list[Any]:
+    """Everything that a measurement depends on; data, epochs and rates aren't among it."""
+    fields = ("model", "resolution", "rank", "batch_size", "accumulation", "optimizer", "precision",
+              "gradient_checkpointing")  # fmt: skip
+    return [*(getattr(spec, field) for field in fields), spec.text_encoder_rate > 0]
+
+
 def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     """What the run will take, and the button; the id of the run that was started."""
     if report is None:
@@ -247,8 +259,12 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         pressed = st.button(TEXT["start"], type="primary", icon=":material/school:", key="lora_start")
         if st.button(TEXT["measure"], icon=":material/timer:", key="lora_measure"):
             with st.spinner(TEXT["measuring"]):
-                st.session_state["lora_measured"] = studio().measure_run(spec)
-    if found := st.session_state.get("lora_measured"):
+                st.session_state["lora_measured"] = (_measured_by(spec), studio().measure_run(spec))
+    of, found = st.session_state.get("lora_measured", (None, None))
+    if found and of != _measured_by(spec):  # of another run than the one that the form describes now
+        del st.session_state["lora_measured"]
+        found = None
+    if found:
         seconds = found["seconds_per_step"] * each * spec.epochs + found["seconds_to_load"]
         memory = text.size(int(found["memory"]))
         step = f"{found['seconds_per_step']:.2f} s"

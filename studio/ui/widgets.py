@@ -37,10 +37,12 @@ TEXT = {
     "send": "Send to",
     "source": "Start from this picture",
     "recipe": "Load its recipe",
+    "sketch": "Sketch (with its drawing)",
     "model": "Model",
     "model_help": "A model in the list, a Hugging Face id, a folder in diffusers format, or a .safetensors file.",
     "lora": "LoRAs",
     "lora_none": "None yet: train one, or put a .safetensors file into {folder}",
+    "lora_gone": "Not here, so not used: {names}. Without it the picture is another.",
     "lora_weight": "{name}: weight",
     "trigger": "Trigger words: {words}",
 }
@@ -214,6 +216,8 @@ def _labels(picture: Picture) -> tuple[str, ...]:
 def send_menu(picture: Picture, key: str) -> None:
     """Take a picture to another page: to morph, to animate, to trace, to start from, or to load its recipe."""
     options = {name: label for name, label in SEND_TO.items() if frame.has_page(name)}
+    if picture.recipe is not None and picture.recipe.control is not None and "sketch_to_character" in options:
+        options["sketch_to_character"] = TEXT["sketch"]
     options |= {"source": TEXT["source"]}
     if picture.recipe is not None:
         options |= {"recipe": TEXT["recipe"]}
@@ -303,18 +307,45 @@ def model_picker(key: str, label: str = TEXT["model"]) -> str:
     return (picked or default).strip()
 
 
+def put_loras(key: str, refs: Sequence[LoraRef]) -> None:
+    """Choose these LoRAs in the picker `key`, in place of what is chosen. Raises StudioError when one isn't here."""
+    state = st.session_state
+    paths: dict[str, None] = {}  # in order, each once
+    for ref in refs:
+        lora = studio().lora(ref.path)
+        paths[str(lora.path)] = None
+        state[f"{key}_weight_{lora.hash}"] = ref.weight
+    state[key] = list(paths)
+    state.pop(f"{key}_gone", None)
+
+
 def lora_picker(key: str) -> tuple[LoraRef, ...]:
-    """LoRAs and how strongly each is applied."""
+    """LoRAs and how strongly each is applied. One that is chosen and isn't here any more is named, until it's seen to.
+
+    Files outside of the list can't be chosen here, but one that a recipe brought is used like the others.
+    """
+    state = st.session_state
     found = {str(lora.path): lora for lora in studio().loras()}
+    asked = list(state.get(key) or ())
+    for path in asked:
+        if path not in found:
+            try:
+                found[path] = studio().lora(path)
+            except StudioError:
+                state.setdefault(f"{key}_gone", []).append(path.replace("\\", "/").rsplit("/", 1)[-1])
+    kept = [path for path in asked if path in found]
+    if kept != asked:
+        state[key] = kept
+    if gone := state.get(f"{key}_gone"):
+        names = ", ".join(text.escape(name) for name in gone)
+        st.warning(TEXT["lora_gone"].format(names=names), icon=":material/link_off:")
     if not found:
         st.caption(TEXT["lora_none"].format(folder=f"`{frame.settings().models_dir / 'loras'}`"))
         return ()
-    kept = [path for path in st.session_state.get(key) or [] if path in found]
-    if key in st.session_state and kept != st.session_state[key]:
-        st.session_state[key] = kept  # a LoRA that was deleted meanwhile
     chosen: Sequence[str] = st.multiselect(
-        TEXT["lora"], list(found), key=key, format_func=lambda path: found[path].title, persist_state="session"
-    )
+        TEXT["lora"], list(found), key=key, format_func=lambda path: found[path].title, persist_state="session",
+        on_change=state.pop, args=(f"{key}_gone", None),
+    )  # fmt: skip
     picked = []
     for path in chosen:
         lora = found[path]
