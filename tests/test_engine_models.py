@@ -18,7 +18,7 @@ import captioner_models
 import numpy as np
 import pytest
 from checkpoints import SD15_CONFIG, tiny_sd
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
@@ -84,6 +84,7 @@ def test_a_dead_reference_is_one_sentence(settings: Settings, reference: str) ->
 
 
 @given(st.text(max_size=60))
+@example("~\x00")
 def test_no_reference_crashes(text: str) -> None:
     with contextlib.suppress(StudioError):
         models.resolve(text, Settings(home=Path("/nonexistent"), offline=True), with_hash=False)

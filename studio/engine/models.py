@@ -116,7 +116,7 @@ def _local(reference: str, settings: Settings) -> Path | None:
                 return place
         named = settings.models_dir / f"{reference}.safetensors"
         return named if named.is_file() else None
-    except (OSError, RuntimeError):  # a name too long for the file system, or no home folder for `~`
+    except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         return None
 
 
