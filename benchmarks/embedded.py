@@ -32,6 +32,7 @@ HAIR = ("black", "brown", "light brown", "blonde", "red", "orange", "pink", "pur
         "white")  # fmt: skip
 EYES = ("blue", "green", "red", "brown", "purple", "yellow", "aqua", "pink", "orange", "grey")
 LENGTHS = ("short", "medium", "long")
+LIGHT = ("pale skin", "fair skin")
 
 
 def characters(count: int, seed: int = 0) -> list[dict[str, str]]:
@@ -164,8 +165,9 @@ def run(quick: bool = True, out: Path | None = None, data: Path | None = None) -
             sheet(quickly[:100], 10).save(out / "fast.png")
     if out:
         sheet(pictures[:100], 10).save(out / "best.png")
-        for k, picture in enumerate(pictures[:200]):  # for `benchmarks.faces`
-            picture.save(out / f"drawn-{k:03d}.png")
+        skins = judge(pictures[:200]).labels["skin"]
+        for k, (picture, skin) in enumerate(zip(pictures, skins, strict=False)):  # for `benchmarks.faces`
+            picture.save(out / f"{'light' if skin in LIGHT else 'other'}-{k:03d}.png")
     return found
 
 

@@ -2,8 +2,8 @@
 
 The detector is the PyPI package `animeface`, trained on anime. It finds nothing under newer versions of Pillow, and
 nothing in dark skins, so it runs in an environment of its own (`pip install animeface pillow==9.5.0`), which this file
-needs nothing else in, on folders of pictures with light skins: `benchmarks.embedded --out` leaves the drawn ones (their
-prompts name no skin), `--paint N` makes N painted ones with the studio's own Python.
+needs nothing else in, on folders of pictures with light skins: `benchmarks.embedded --out` leaves the drawn ones (the
+judge says which skins are light), `--paint N` makes N painted ones with the studio's own Python.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def paint(folder: Path, count: int) -> None:
     while made < count:
         spec = sample_spec(rng)
         if spec.skin in ("pale skin", "fair skin"):
-            painted(spec, 256, 700_000 + made).save(folder / f"painted-{made:03d}.png")
+            painted(spec, 256, 700_000 + made).save(folder / f"light-{made:03d}.png")
             made += 1
 
 
@@ -33,8 +33,8 @@ def share(folder: Path) -> dict[str, float]:
     import animeface
     from PIL import Image
 
-    files = sorted(folder.glob("*-[0-9]*.png"))
-    hits = sum(bool(animeface.detect(Image.open(file).convert("RGB").resize((512, 512)))) for file in files)
+    files = sorted(folder.glob("light-*.png"))
+    hits = sum(bool(animeface.detect(Image.open(file).convert("RGB"))) for file in files)
     return {"pictures": len(files), "with_face": hits / max(1, len(files))}
 
 

@@ -17,7 +17,7 @@ TEXT = {
     "memory_of": "of {total}",
     "device_memory": "Memory of the device",
     "disk": "Free disk",
-    "disk_used": "{pictures} take {size}",
+    "disk_used": "{size} for {pictures}",
     "queue": "Jobs",
     "queue_idle": "idle",
     "queue_busy": "{running} running, {waiting} waiting",
