@@ -151,8 +151,10 @@ def test_dark_mode_and_fonts_are_the_theme_s_own(server: Server, visitor: Visito
                        return [style.backgroundColor, style.color]; }"""
         )
         seen[dark] = [sum(int(part) for part in re.findall(r"\d+", color)[:3]) for color in colors]
-        loaded = page.evaluate("[...document.fonts].filter(font => font.status === 'loaded').map(font => font.family)")
-        assert {"Nunito", "Zen Maru Gothic"} <= {name.strip("\"'") for name in loaded}
+        page.wait_for_function(
+            """() => ["Nunito", "Zen Maru Gothic"].every(name => [...document.fonts].some(
+                font => font.status === "loaded" && font.family.replace(/["']/g, "") === name))"""
+        )
     assert seen[False][0] > 600 > 300 > seen[False][1]
     assert seen[True][0] < 150 < 500 < seen[True][1]
 
