@@ -326,11 +326,11 @@ def test_the_arms_of_the_robustness_measurement() -> None:
     assert found["attacked_layered_hardened"] == found["layered"]
 
 
-def test_stress_gives_the_worst_spelling_and_its_cure() -> None:
+def test_the_worst_spelling_is_found_and_cured() -> None:
     prompt = OfflineWriter().write(PromptRequest(emotion="sad")).positive_prompt
-    worst, cured = experiment.stress(prompt, lambda text: float("tearful" in text), words=1)
+    worst = greedy(prompt, lambda text: float("tearful" in text), words=1)[0].text
     assert "tearful" not in worst
-    assert cured == prompt
+    assert harden(worst).text == prompt
 
 
 def test_statistics_against_known_values() -> None:

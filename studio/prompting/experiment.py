@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.errors import BadInput, NotFound
-from studio.prompting.attacks import AttackKind, Found, attack, greedy, most_prompts, search
+from studio.prompting.attacks import AttackKind, Found, attack, most_prompts, search
 from studio.prompting.harden import harden
 from studio.prompting.lexicon import layer_words
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, Writer, fixed_template
@@ -313,23 +313,6 @@ def arms(request: PromptRequest, kind: AttackKind, share: float, seed: int) -> d
         "attacked_layered": Side(prompt=wrong, negative=layered.negative_prompt),
         "attacked_layered_hardened": Side(prompt=harden(wrong, kept).text, negative=layered.negative_prompt),
     }
-
-
-def stress(
-    prompt: str,
-    score: Callable[[str], float],
-    kind: AttackKind = "mixed",
-    words: int = 2,
-    candidates: int = 6,
-    protected: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
-) -> tuple[str, str]:
-    """The worst spelling of `prompt` that the greedy search finds, and the same after hardening, to draw side by side.
-
-    `score` and `on_step` as in `attacks.greedy`.
-    """
-    attacked, _ = greedy(prompt, score, kind, words, candidates, protected=protected, on_step=on_step)
-    return attacked.text, harden(attacked.text, protected).text
 
 
 def _side(result: PromptResult) -> Side:
