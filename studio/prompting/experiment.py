@@ -10,7 +10,7 @@ same seeds (McNemar 1947; exact form: a binomial test of the discordant pairs).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
