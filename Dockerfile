@@ -7,8 +7,8 @@ RUN pip install --no-cache-dir -r requirements.txt -c requirements.lock
 COPY . .
 RUN useradd --create-home studio && mkdir /data && chown studio /data
 USER studio
-ENV STUDIO_HOME=/data STREAMLIT_SERVER_ADDRESS=0.0.0.0
+ENV STUDIO_HOME=/data STUDIO_HOST=0.0.0.0
 VOLUME /data
 EXPOSE 8501
 # Beyond this computer the studio asks for a password, and refuses to start without one: pass -e STUDIO_PASSWORD=...
-CMD ["streamlit", "run", "streamlit_app.py", "--server.port", "8501", "--server.headless", "true"]
+CMD ["python", "-m", "studio.ui.start", "--server.headless", "true"]

@@ -95,7 +95,8 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
             picked = job.result.get("source", spec.image)
             image = job.image(picked) if picked else None
             before = morphs.MEAN_OF * len(recipes) if method == "direction" else 1
-            drawing.begin((len(missing) * (rounds + 1) + before) * first.steps)
+            each = max(first.steps, morphs.MIN_STEPS) * morphs.INVERTED if method == "picture" else first.steps
+            drawing.begin(round((len(missing) * (rounds + 1) + before) * each))
             make = partial(
                 morphs.make, method, recipes=recipes, image=image, easing=spec.easing, amount=spec.amount,
                 held=spec.held, attention=spec.attention, on_step=drawing.did, shown=shown,

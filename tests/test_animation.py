@@ -50,7 +50,7 @@ def test_one_frame_alone_is_image_to_image(components, sampler: str) -> None:
     scheduler = sampling.make_scheduler(sampler, components.scheduler_config)
     timesteps = sampling.img2img_timesteps(scheduler, 6, 0.4)
     begin = sampling.start_latents(scheduler, noise.first, timesteps, latents.encode(components, [SOURCE]))
-    words = animation.arranged([recipe.prompt for recipe in asked.values()])
+    words = text.arranged([recipe.prompt for recipe in asked.values()])
     conditioning = text.encode(components, words[:1], ["long"])
     clean = sampling.denoise(
         components, scheduler, begin, conditioning, 3.0, sampling.generators([seed]), timesteps=timesteps,

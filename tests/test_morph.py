@@ -49,19 +49,24 @@ def pixels(images) -> np.ndarray:
 
 
 def test_shared_words_come_first_and_stay_equal_in_the_text_encoder(components: Components) -> None:
-    a, b = morph.arranged(["1girl, happy, (smile, grin:1.2), red hair", "1girl, sad, frown, red hair"])
+    a, b = text.arranged(["1girl, happy, (smile, grin:1.2), red hair", "1girl, sad, frown, red hair"])
     assert a == "1girl, red hair, happy, (smile, grin:1.2)"
     assert b == "1girl, red hair, sad, frown"
-    a, b = morph.arranged(PROMPTS)
+    a, b = text.arranged(PROMPTS)
     encoded = text.encode(components, [a, b], ["long"]).positive
     shared = len(components.tokenizer("1girl, red hair, blue eyes").input_ids) - 1
     assert torch.equal(encoded[0, :shared], encoded[1, :shared])
     assert not torch.allclose(encoded[0, shared + 1], encoded[1, shared + 1])
 
 
+def test_the_colour_of_eyes_is_stressed_in_a_picture_that_keeps_its_character() -> None:
+    said = text.stressed("1girl, Blue eyes, closed eyes, (green eyes:1.2), blue hair, [hat, pink eyes]", morph.EYES)
+    assert said == "1girl, (Blue eyes:1.6), closed eyes, (green eyes:1.2), blue hair, [hat, pink eyes]"
+
+
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "euler_a", "unipc"])
 def test_the_ends_are_the_pictures_that_generate_draws(engine: Engine, components: Components, sampler: str) -> None:
-    asked = recipes(sampler, tuple(morph.arranged(PROMPTS)))
+    asked = recipes(sampler, tuple(text.arranged(PROMPTS)))
     ends = list(morph.PromptMorph(components, asked, held=0).draw([0.0, 1.0]))
     drawn = [image for _, image in engine.draw(asked)]
     assert np.abs(pixels(ends) - pixels(drawn)).max() <= 1
@@ -216,7 +221,7 @@ def test_a_direction_moves_the_picture_and_its_means_are_kept(components: Compon
     assert sum(done) == 2 * morph.MEAN_OF * 5
     source = latents.encode(components, [image])
     means = []
-    for prompt in morph.arranged([recipe.prompt for recipe in asked]):
+    for prompt in text.arranged([recipe.prompt for recipe in asked]):
         words = text.encode(components, [prompt] * morph.MEAN_OF, ["short"] * morph.MEAN_OF)
         each = sampling.generators(range(morph.MEAN_OF))
         scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)

@@ -17,7 +17,7 @@ from studio.engine import latents as pictures
 from studio.engine import sampling, text
 from studio.engine.attention import anchored
 from studio.engine.frames import Pinned, SharedNoise, Track, advance, side_by_side
-from studio.engine.morph import NOISE_OFFSET, Borrower, arranged
+from studio.engine.morph import NOISE_OFFSET, Borrower
 from studio.engine.timing import Still
 from studio.specs import MAX_SEED, Emotion, Recipe
 
@@ -55,7 +55,7 @@ class Animation(Borrower):
         width, height = (-(-side // factor) * factor for side in (recipe.width, recipe.height))
         self.size = (width, height)
         emotions = list(recipes)
-        conditioning = text.encode(components, arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
+        conditioning = text.encode(components, text.arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
         self.negative = conditioning.negative
         self.texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
         self.clean = pictures.encode(components, [pictures.fit(source, width, height)])

@@ -8,6 +8,7 @@ places that look equally far apart. Knows recipes, latents and pictures; no job.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,39 +33,17 @@ OnStep = Callable[[int], None]
 
 HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
-MIN_STEPS = 16  # inversion needs small steps; the few-step path has none
+# Of a face drawn anew, the colour of the eyes is lost first: a few latents hold it, and most of them change shape.
+EYES = re.compile(
+    r"(?:black|brown|red|orange|yellow|golden|green|aqua|blue|purple|pink|grey|gray|white) eyes", re.IGNORECASE
+)
+MIN_STEPS = 32  # inversion needs small steps: with 20, eyes come back in another colour; the few-step path has none
 ROUNDS = 3  # how often frames are moved until they look equally far apart
 MEAN_OF = 6  # pictures per emotion whose mean says where that emotion lies
 MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB each
 TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean again
 # Added to the seed: a picture drawn from the same seed would get its own noise back, which leads to it at any strength.
 NOISE_OFFSET = 1_000_003
-
-
-def arranged(prompts: Sequence[str]) -> list[str]:
-    """The prompts with what they share first and in the order of the first one, what differs last.
-
-    The text encoder is causal: words in front don't see what follows. So the shared words, the character, come out of
-    it equal in all prompts, number by number, and an interpolation changes nothing but the tail.
-    """
-    split = [_tags(prompt) for prompt in prompts]
-    common = [tag for tag in dict.fromkeys(split[0]) if all(tag in tags for tags in split)]
-    return [", ".join([*common, *(tag for tag in tags if tag not in common)]) for tags in split]
-
-
-def _tags(prompt: str) -> list[str]:
-    """Split at the commas outside of brackets."""
-    tags, depth, start = [], 0, 0
-    for place, letter in enumerate(prompt):
-        if letter in "([":
-            depth += 1
-        elif letter in ")]":
-            depth = max(0, depth - 1)
-        elif letter == "," and depth == 0:
-            tags.append(prompt[start:place])
-            start = place + 1
-    tags.append(prompt[start:])
-    return [tag.strip() for tag in tags if tag.strip()]
 
 
 class Borrower:
@@ -110,7 +89,7 @@ class _Chain(Borrower):
         factor = components.factor
         self.size = (-(-self.recipe.width // factor) * factor, -(-self.recipe.height // factor) * factor)
         self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
-        self.prompts = arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
+        self.prompts = text.arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
         conditioning = text.encode(components, self.prompts, [self.recipe.negative])
         assert conditioning.negative is not None
         self.before, self.texts = conditioning.positive[:1], self.reach(conditioning.positive[1:])
@@ -253,7 +232,9 @@ class PictureMorph(_Chain):
         strength: float = INVERTED,
         batch: int | None = None,
     ) -> None:
-        super().__init__(components, recipes, easing, amount, on_step, batch, shown)
+        firm = [recipe.model_copy(update={"prompt": text.stressed(recipe.prompt, EYES)}) for recipe in recipes]
+        shown = shown and shown.model_copy(update={"prompt": text.stressed(shown.prompt, EYES)})
+        super().__init__(components, firm, easing, amount, on_step, batch, shown)
         self.image = pictures.fit(image, *self.size)
         recipe = self.recipe
         clean = pictures.encode(components, [self.image])

@@ -69,6 +69,41 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     return merged
 
 
+def arranged(prompts: Sequence[str]) -> list[str]:
+    """The prompts with what they share first and in the order of the first one, what differs last.
+
+    The text encoder is causal: words in front don't see what follows. So the shared words, the character, come out of
+    it equal in all prompts, number by number, and an interpolation changes nothing but the tail.
+    """
+    split = [_tags(prompt) for prompt in prompts]
+    common = [tag for tag in dict.fromkeys(split[0]) if all(tag in tags for tags in split)]
+    return [", ".join([*common, *(tag for tag in tags if tag not in common)]) for tags in split]
+
+
+def _tags(prompt: str) -> list[str]:
+    """Split at the commas outside of brackets."""
+    tags, depth, start = [], 0, 0
+    for place, letter in enumerate(prompt):
+        if letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth = max(0, depth - 1)
+        elif letter == "," and depth == 0:
+            tags.append(prompt[start:place])
+            start = place + 1
+    tags.append(prompt[start:])
+    return [tag.strip() for tag in tags if tag.strip()]
+
+
+def stressed(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
+    """`prompt` with `weight` on every tag that is wholly `named` and has none of its own.
+
+    >>> stressed("1girl, blue eyes, (red hair:1.2)", re.compile("(red|blue) (eyes|hair)"))
+    '1girl, (blue eyes:1.6), (red hair:1.2)'
+    """
+    return ", ".join(f"({tag}:{weight:g})" if named.fullmatch(tag) else tag for tag in _tags(prompt))
+
+
 def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Conditioning:
     """Encoded prompts and negatives, (pictures, tokens, dim) each, padded to equal length with empty chunks.
 

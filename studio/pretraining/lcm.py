@@ -87,7 +87,7 @@ def run_spec(args: argparse.Namespace) -> LcmSpec:
         learning_rate=args.rate, batch_size=args.batch * args.processes, epochs=args.looks,
         steps_per_epoch=max(1, args.steps // args.looks), checkpoint_epochs=1, checkpoint_minutes=args.save_minutes,
         time_limit_minutes=args.minutes, ema_decay=args.ema, curve_pictures=args.pictures, loss=args.loss,
-        huber_c=args.huber_c,
+        huber_c=args.huber_c, w_min=args.w_min, w_max=args.w_max, patience=args.looks,
     )  # fmt: skip
 
 
@@ -101,6 +101,8 @@ def cli() -> None:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=8, help="pictures per process")
+    parser.add_argument("--w-min", type=float, help="guidance learnt, in the paper's form (without: the model's range)")
+    parser.add_argument("--w-max", type=float)
     parser.add_argument("--loss", choices=("l2", "huber"), default="huber")
     parser.add_argument("--huber-c", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.99)
