@@ -347,7 +347,7 @@ class LcmSpec(Spec):
     loras: tuple[LoraRef, ...] = Field(default=(), max_length=4)  # part of the teacher
     data: str | None = None  # None: the teacher draws its own latents
     form: Literal["lora", "full"] = "lora"
-    objective: Literal["lcm", "tcd"] = "lcm"
+    objective: Literal["lcm", "tcd", "pcm"] = "lcm"
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 50
     rank: Annotated[int, Field(ge=1, le=256)] = 64

@@ -254,3 +254,18 @@ def test_a_student_consistent_everywhere_knows_where_the_teacher_ends(grid: lcd.
     for n in reversed(range(grid.points)):
         z = teacher(z, grid.times[n + 1].view(1), grid.times[n].view(1))
     torch.testing.assert_close(student(start, torch.tensor([999]), gain), z, rtol=1e-3, atol=1e-4)
+
+
+def test_phases_end_where_the_steps_of_drawing_do() -> None:
+    """PCM: four phases on a grid of 40 are the jumps of DDIM with "trailing" steps; the lowest of each is a boundary."""
+    scheduler = DDIMScheduler(**SCHEDULE, timestep_spacing="trailing")
+    scheduler.set_timesteps(4)
+    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, 40)
+    n = torch.arange(40)
+    ends = lcd.phase_end(n, grid, 4)
+    assert sorted({int(grid.times[end]) for end in ends}) == [0, 249, 499, 749]
+    assert [int(t) for t in scheduler.timesteps] == [999, 749, 499, 249]
+    assert torch.all(ends <= n)
+    assert torch.equal(ends[[0, 10, 20, 30]], n[[0, 10, 20, 30]])  # there the target is z_s itself
+    with pytest.raises(ValueError, match="equal phases"):
+        lcd.phase_end(n, grid, 3)

@@ -88,7 +88,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("full", "lcm")])
+@pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("full", "lcm")])
 def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective: str) -> None:
     run = new_run("whole", form=form, objective=objective)
     lcm.main(run.path)

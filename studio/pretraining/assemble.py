@@ -52,8 +52,10 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
         "tags": tags,
     }
     if (folder / "lcm_lora").is_dir():
-        sampler = json.loads((folder / "lcm_lora" / "distilled.json").read_text())["spec"]["objective"]
-        found["fast"] = {"adapter": "lcm_lora", "steps": 4, "guidance": 1.0, "sampler": sampler}
+        found["fast"] = {
+            "adapter": "lcm_lora",
+            **json.loads((folder / "lcm_lora" / "distilled.json").read_text())["fast"],
+        }
     if (folder / "controlnet").is_dir():
         found["controlnet"] = {"lines": "controlnet", "canny": "controlnet"}
     return found

@@ -24,7 +24,7 @@ from studio.pretraining.captions import caption
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT
 from studio.specs import LcmSpec
-from studio.training.lcm import FAST_STEPS
+from studio.training.lcm import FAST_STEPS, SAMPLERS
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -74,7 +74,8 @@ def ship(run: Path, folder: Path) -> Path | None:
     spec = json.loads((run / "spec.json").read_text())
     spec = {name: value for name, value in spec.items() if name not in ("data", "model")}  # paths of this machine
     best = next(point for point in curve["checkpoints"] if point["name"] == curve["best"])
-    about = {"spec": spec, "baseline": curve["baseline"], "best": best}
+    fast = {"steps": FAST_STEPS, "guidance": 1.0, "sampler": SAMPLERS[spec["objective"]]}
+    about = {"fast": fast, "spec": spec, "baseline": curve["baseline"], "best": best}
     (folder / "distilled.json").write_text(json.dumps(about, indent=1) + "\n")
     return out
 
@@ -97,7 +98,7 @@ def cli() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the assembled model")
     parser.add_argument("--data", type=Path, help="folder of painted shards; without it the teacher draws its own data")
     parser.add_argument("--limit", type=int, default=300, help="drawings of each shard")
-    parser.add_argument("--objective", choices=("lcm", "tcd"), default="lcm")
+    parser.add_argument("--objective", choices=("lcm", "tcd", "pcm"), default="lcm")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--batch", type=int, default=8, help="pictures per process")

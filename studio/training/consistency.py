@@ -1,7 +1,8 @@
 """The mathematics of latent consistency distillation, with the papers' names, as pure functions.
 
 LCM: Latent Consistency Models (2310.04378). CM: Consistency Models (2303.01469). LCM-LoRA: 2311.05556. TCD: Trajectory
-Consistency Distillation (2402.19159). DDIM: 2010.02502. v-prediction: Progressive Distillation (2202.00512).
+Consistency Distillation (2402.19159). PCM: Phased Consistency Models (2405.18407). DDIM: 2010.02502. v-prediction:
+Progressive Distillation (2202.00512).
 
 Knows no network, optimiser, file or device: networks come in as their outputs, times as indices of the schedule.
 Every tensor that belongs to a time has shape (batch,) and is spread over latents (batch, channels, height, width).
@@ -71,6 +72,19 @@ class SolverGrid:
             raise ValueError(f"a grid of {self.points} times has no schedule of {steps} steps")
         known = self.times[1:].tolist()[::-1]
         return [known[math.floor(i * self.points / steps)] for i in range(steps)]
+
+
+def phase_end(n: Tensor, grid: SolverGrid, phases: int) -> Tensor:
+    """The lower end, as an index of `grid.times`, of the phase in which the jump from times[n+1] to times[n] lies.
+
+    PCM (2405.18407, sec. 3.2) cuts the way from noise to picture into `phases` equal ones, each with a boundary
+    condition of its own: as a trajectory function, the student only ever jumps to the end of the phase that it is in.
+    `phases` divides the grid's points.
+    """
+    if grid.points % phases:
+        raise ValueError(f"a grid of {grid.points} jumps can't be cut into {phases} equal phases")
+    each = grid.points // phases
+    return n // each * each
 
 
 def add_noise(z_0: Tensor, noise: Tensor, t: Tensor, grid: SolverGrid) -> Tensor:

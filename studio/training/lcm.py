@@ -1,6 +1,7 @@
 """Latent consistency distillation, top to bottom: `python -m studio.training.lcm DIR`.
 
-LCM (2310.04378, Algorithm 1), LCM-LoRA (2311.05556, Algorithm 1), TCD (2402.19159); the formulas are in `consistency`.
+LCM (2310.04378, Algorithm 1), LCM-LoRA (2311.05556, Algorithm 1), TCD (2402.19159), PCM (2405.18407, without its
+adversarial loss); the formulas are in `consistency`.
 `DIR` is a run folder with an `LcmSpec` in `spec.json`. All randomness of a step is a function of (seed, step), so a run
 that was killed at any moment goes on from its last checkpoint to the same bytes (on the CPU, with the same library
 versions and numbers of threads and processes). Several processes share each batch:
@@ -46,6 +47,9 @@ from studio.training.session import Session, attend
 from studio.training.student import FullStudent, LoraStudent, Student, restore, state
 
 GRID = 50  # jumps of the teacher's solver: k = 20 of 1000 (LCM, sec. 4.3)
+# Phases end where DDIM's steps do ("trailing": 999, 749, 499, 249), which LCM's grid misses.
+PHASED_GRID = 40
+SAMPLERS: dict[str, str] = {"lcm": "lcm", "tcd": "tcd", "pcm": "ddim"}  # what each objective's student is drawn with
 RATE = {"lora": 1e-4, "full": 8e-6}
 FAST_STEPS = 4
 
@@ -91,7 +95,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     kind: lcd.Prediction = scheduler.config.prediction_type
     if float(scheduler.alphas_cumprod[-1]) == 0 and kind == "epsilon":
         raise BadInput(f"{info.title} predicts noise on a schedule that ends in pure noise, which says nothing there.")
-    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, GRID).to(device)
+    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, PHASED_GRID if spec.objective == "pcm" else GRID).to(device)
 
     session.stage(3, "Get clean latents and encode their prompts")
     try:
@@ -169,9 +173,11 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             for place in range(step * spec.batch_size, (step + 1) * spec.batch_size)
         ]
         generator = steps.generator(spec.seed, "step", step)
-        n = torch.randint(GRID, (spec.batch_size,), generator=generator)  # (batch,) as all five
+        n = torch.randint(grid.points, (spec.batch_size,), generator=generator)  # (batch,) as all five
         w = w_min + (w_max - w_min) * torch.rand(spec.batch_size, generator=generator)
         end = (torch.rand(spec.batch_size, generator=generator) * (n + 1)).long()  # 0..n: TCD's e, at or below s
+        if spec.objective == "pcm":
+            end = lcd.phase_end(n, grid, FAST_STEPS)
         noise = torch.randn(stuff.latents[rows].shape, generator=generator)
         z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
         text = stuff.text[stuff.row[rows]][own].to(device, dtype)
@@ -191,7 +197,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             aim = student.target(z_s.to(dtype), s, text, w).float()
             said = student.student(z_t.to(dtype), t, text, w).float()
 
-        # 8.5 self-consistency: both must mean the same z_0 (LCM), the same z_e (TCD)
+        # 8.5 self-consistency: both must mean the same z_0 (LCM), the same z_e (TCD, PCM)
         if spec.objective == "lcm":
             prediction = lcd.consistency_function(said, z_t, t, grid, kind)
             target = lcd.consistency_function(aim, z_s, s, grid, kind)
@@ -360,7 +366,7 @@ class Record:
     ) -> None:  # fmt: skip
         self.run, self.student, self.w_min, self.w_max = run, student, w_min, w_max
         self.file, self.folder = run.path / "curve.json", run.path / "curve"
-        self.sampler = spec.objective
+        self.sampler = SAMPLERS[spec.objective]
         # A LoRA student has learnt the guidance; a full one is told it, as the pipelines' guidance_scale = w + 1.
         self.guidance = 1.0 if spec.form == "lora" else (w_min + w_max) / 2 + 1
         count = spec.curve_pictures
