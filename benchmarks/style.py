@@ -2,7 +2,8 @@
 
 Trained as the page's preset does it. The look: Frechet distance, in the judge's features, from pictures of the set's
 own captions to the set, without and with the LoRA (same prompts, same seeds). Obedience: emotions that the writer asks
-for, without and with it. `python -m benchmarks.style --out DIR` leaves a sheet: above without, below with.
+for, without and with it; beside it, how many emotions the judge reads in the set itself.
+`python -m benchmarks.style --out DIR` leaves a sheet for each weight.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from studio.engine.models import find_lora
 from studio.engine.pipelines import Engine
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance
+from studio.presets import EMBEDDED, LORA
 from studio.runs.rundir import RunDir
 from studio.settings import ASSETS, EMBEDDED_MODEL, Settings
 from studio.specs import LoraRef, LoraSpec
 from studio.training import lora
-from studio.ui.train_form import PRESETS
 
+WEIGHTS = (0.8, 1.0)  # that it is used with in Generate
 SET = ASSETS / "examples" / "style_1"
 
 
@@ -35,7 +37,7 @@ def train(home: Path, epochs: int) -> tuple[Path, dict[str, Any]]:
     """The LoRA's file, and what its training took."""
     run = RunDir(home / "runs" / "style")
     run.path.mkdir(parents=True)
-    preset = PRESETS["Laptop, embedded model"] | {"epochs": epochs}
+    preset = LORA[EMBEDDED] | {"epochs": epochs}
     run.write_spec(LoraSpec(data=str(SET), name="look", **preset))
     started = time.perf_counter()
     lora.main(run.path)
@@ -52,7 +54,7 @@ def train(home: Path, epochs: int) -> tuple[Path, dict[str, Any]]:
 
 
 def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
-    """20 epochs and 100 obedience pictures (quick: 5 and 20)."""
+    """20 epochs and 100 obedience pictures (quick: 5 and 20), at each of `WEIGHTS`."""
     home = Path(tempfile.mkdtemp())
     try:
         file, found = train(home, 5 if quick else 20)
@@ -60,24 +62,32 @@ def run(quick: bool = True, out: Path | None = None) -> dict[str, Any]:
         texts = sorted(SET.glob("*.txt"))
         captions = [(path.read_text(encoding="utf-8").strip(), "") for path in texts]
         trigger = captions[0][0].split(",")[0]
-        look = judge([Image.open(next(SET.glob(f"{path.stem}.[jp]*g"))).convert("RGB") for path in texts]).features
+        seen = judge([Image.open(next(SET.glob(f"{path.stem}.[jp]*g"))).convert("RGB") for path in texts])
+        # The judge never saw this look: what it reads in the set itself is the most that it can read in pictures of it.
+        said = [{tag.strip() for tag in words.split(",")} for words, _ in captions]
+        right = [label in tags for label, tags in zip(seen.labels["emotion"], said, strict=True)]
+        found["emotion_read_in_the_set"] = sum(right) / len(right)
         asked = characters(20 if quick else 100)
         prompts = [(f"{trigger}, {positive}", negative) for positive, negative in map(prompt, asked)]
         digest = find_lora(str(file), engine.settings).hash
-        for name, loras in (("without", ()), ("with", ((LoraRef(path=str(file)), digest),))):
+        for weight in (0.0, *WEIGHTS):
+            loras = ((LoraRef(path=str(file), weight=weight), digest),) if weight else ()
             shown, _ = draw(engine, captions, loras=loras)
             obeyed, _ = draw(engine, prompts, loras=loras)
-            found[name] = {
-                "frechet_to_set": frechet_distance(judge(shown).features, look),
+            found[f"weight_{weight:g}"] = {
+                "frechet_to_set": frechet_distance(judge(shown).features, seen.features),
                 "emotion": accuracies(judge, obeyed, asked)["factors"]["emotion"]["accuracy"],
             }
             if out:
                 out.mkdir(parents=True, exist_ok=True)
-                sheet(shown[:16] + obeyed[:8], 8, 160).save(out / f"style-{name}.png")
+                sheet(shown[:16] + obeyed[:8], 8, 160).save(out / f"style-{weight:g}.png")
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    found["frechet_ratio"] = found["with"]["frechet_to_set"] / found["without"]["frechet_to_set"]
-    found["emotion_lost"] = found["without"]["emotion"] - found["with"]["emotion"]
+    before = found["weight_0"]
+    for weight in WEIGHTS:
+        row = found[f"weight_{weight:g}"]
+        row["frechet_ratio"] = row["frechet_to_set"] / before["frechet_to_set"]
+        row["emotion_lost"] = before["emotion"] - row["emotion"]
     return found
 
 

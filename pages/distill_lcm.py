@@ -21,8 +21,8 @@ if run_id := runs.choose("lcm", PAGE):
     with left:
         distill.live(shown)
     with right:
-        if shown.extra.get("result") and not shown.active:
-            distill.trade_off(shown)
+        if shown.adapter is not None and not shown.active:
+            distill.after(shown)
 elif started := distill.request():
     runs.follow(started, PAGE)
     st.rerun()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-
 import streamlit as st
 
 from studio.errors import StudioError
 from studio.specs import Axis, GenerateSpec, GridSpec, LoraRef
-from studio.ui import captions, results, runs, text, train_form, widgets
+from studio.ui import captions, download, results, runs, text, train_form, widgets
 from studio.ui.resources import studio
 from studio.views import RunView
 
@@ -39,17 +36,6 @@ TEXT = {
 }
 
 
-def archive(run: RunView) -> bytes:
-    """The whole export as a ZIP."""
-    stream = io.BytesIO()
-    assert run.adapter is not None
-    with zipfile.ZipFile(stream, "w") as bundle:
-        for path in sorted(run.adapter.parent.rglob("*")):
-            if path.is_file():
-                bundle.write(path, path.relative_to(run.adapter.parent))
-    return stream.getvalue()
-
-
 def after(run: RunView) -> None:
     """What can be done with a result."""
     assert run.adapter is not None
@@ -63,7 +49,7 @@ def after(run: RunView) -> None:
             widgets.go("generate")
         st.download_button(TEXT["download"], adapter.read_bytes, adapter.name, key="lora_download",
                            icon=":material/download:", on_click="ignore")  # fmt: skip
-        st.download_button(TEXT["all"], lambda: archive(run), f"{run.name}.zip", key="lora_all",
+        st.download_button(TEXT["all"], lambda: download.archive(adapter.parent), f"{run.name}.zip", key="lora_all",
                            icon=":material/folder_zip:", on_click="ignore")  # fmt: skip
         epochs = sorted((adapter.parent / "epochs").glob("*.safetensors"))
         if epochs and st.button(TEXT["grid"], icon=":material/grid_on:", key="lora_grid", help=TEXT["grid_help"]):

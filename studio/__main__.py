@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -17,9 +16,8 @@ import typer
 
 from studio import terminal
 from studio.errors import BadInput
-from studio.service import Studio, parse_spec
+from studio.service import parse_spec
 from studio.settings import settings
-from studio.specs import LcmSpec, LoraSpec
 from studio.terminal import (
     OWNER,
     Character,
@@ -40,16 +38,13 @@ from studio.terminal import (
     Text,
     answer,
     base_of,
-    fail_for,
     follow_job,
-    follow_run,
     image_id,
-    lora_refs,
     only_said,
     open_studio,
     save_to,
 )
-from studio.views import RunView
+from studio.training_verbs import distill, runs_app, train_lora
 
 app = typer.Typer(
     name="studio",
@@ -58,7 +53,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-runs_app = typer.Typer(help="Training runs: list, show, stop, resume, delete.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
 
 
@@ -94,7 +88,7 @@ def generate(
     studio = open_studio()
     terminal.check_folder(out)
     started = time.monotonic()
-    rows = studio.parse_rows(terminal.read_text(prompts)) if prompts else None
+    rows = studio.parse_rows(terminal.read_list(prompts)) if prompts else None
     base = base_of(
         studio, offline=offline or rows is not None, prompt=prompt, negative=negative, emotion=emotion, style=style,
         quality=quality, text=text or None, on_low_confidence=on_low_confidence, seed=seed, count=count, steps=steps,
@@ -151,6 +145,7 @@ def morph(
     amount: terminal.Amount = None,
     held: terminal.Held = None,
     attention: Annotated[bool, typer.Option("--attention", help="Method prompt: mix attention too.")] = False,
+    spherical: Annotated[bool, typer.Option("--spherical", help="Method latent: along an arc (slerp).")] = False,
     retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
     easing: terminal.EaseBy = None,
     pingpong: terminal.Pingpong = None,
@@ -179,7 +174,8 @@ def morph(
     )  # fmt: skip
     terminal.animation(
         studio, "morph", base, image, out, json, emotions=chain, frames=frames, method=method, amount=amount,
-        held=held, attention=attention, retime=retime, easing=easing, pingpong=pingpong, fps=fps, format=format,
+        held=held, attention=attention, spherical=spherical, retime=retime, easing=easing, pingpong=pingpong,
+        fps=fps, format=format,
     )  # fmt: skip
 
 
@@ -273,6 +269,8 @@ def sketch(
     seed: Seed = None,
     count: Annotated[int, typer.Option(help="How many pictures.")] = 1,
     steps: Steps = None,
+    guidance: Annotated[float | None, typer.Option(help="0 to 30.")] = None,
+    negative: Annotated[str | None, typer.Option(help="The negative prompt.")] = None,
     size: Size = None,
     model: Model = None,
     lora: Loras = None,
@@ -284,7 +282,8 @@ def sketch(
     terminal.check_folder(out)
     base = base_of(
         studio, prompt=prompt, emotion=emotion, style=style, text=text or None, on_low_confidence=on_low_confidence,
-        seed=seed, count=count, steps=steps, size=size, model=model, lora=lora,
+        seed=seed, count=count, steps=steps, guidance=guidance, negative=negative, size=size, model=model,
+        lora=lora,
     )  # fmt: skip
     steering = only_said(
         image=image_id(studio, image), kind=control, low=low, high=high, weight=weight, start=start, end=end,
@@ -318,140 +317,8 @@ def caption(
     answer(json, found | {"captions": captions}, [*lines, f"{len(captions)} captions written, {found['kept']} kept."])
 
 
-@app.command("train-lora")
-def train_lora(
-    data: Annotated[str, typer.Option(help="A folder of pictures, or a ZIP of one.")],
-    out: Annotated[Path | None, typer.Option(help="Copy the finished LoRA into this folder.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the LoRA is called.")] = None,
-    model: Model = None,
-    epochs: Annotated[int | None, typer.Option(help="1 to 1000.")] = None,
-    rank: Annotated[int | None, typer.Option(help="1 to 256.")] = None,
-    rate: Annotated[float | None, typer.Option("--learning-rate", help="Above 0, up to 1; such as 0.0002.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Pictures per step, 1 to 64.")] = None,
-    repeats: Annotated[int | None, typer.Option(help="How often each picture is shown in an epoch.")] = None,
-    minutes: Annotated[float | None, typer.Option("--time-limit", help="Save and stop after so many minutes.")] = None,
-    save: Annotated[float | None, typer.Option("--checkpoint-minutes", help="Also save every so many.")] = None,
-    seed: Seed = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the last run on this data, if it isn't done.")
-    ] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Return at once; `runs show` tells how it stands.")] = False,
-    json: Json = False,
-) -> None:
-    """Teach a model a style."""
-    studio = open_studio()
-    terminal.check_folder(out)
-    fields = only_said(
-        data=data, name=name or (out.resolve().name if out else None), epochs=epochs, rank=rank, seed=seed,
-        learning_rate=rate, batch_size=batch, repeats=repeats, time_limit_minutes=minutes, checkpoint_minutes=save,
-    )  # fmt: skip
-    spec = terminal.spec(LoraSpec, fields | {"model": model or studio.settings.model})
-    run = _run(studio, spec, ("data", "name", "model"), resume, detach)
-    adapter = _copied(run, out)
-    keys = {
-        "run": run.id,
-        "state": run.state,
-        "epoch": run.epoch,
-        "loss": run.loss,
-        "adapter": adapter,
-        "checkpoints": run.checkpoints,
-    }
-    answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
-    fail_for(run)
-
-
-@app.command()
-def distill(
-    model: Model = None,
-    lora: Loras = None,
-    data: Annotated[str | None, typer.Option(help="Pictures to learn from; blank: the teacher's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Copy the result into this folder.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the result is called.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="1 to 1000.")] = None,
-    seed: Seed = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last such run, if it isn't done.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Return at once; `runs show` tells how it stands.")] = False,
-    json: Json = False,
-) -> None:
-    """Make a model fast: latent consistency distillation to four steps."""
-    studio = open_studio()
-    terminal.check_folder(out)
-    fields = only_said(
-        data=data, name=name or (out.resolve().name if out else None), epochs=epochs, seed=seed, loras=lora_refs(lora)
-    )
-    spec = terminal.spec(LcmSpec, fields | {"model": model or studio.settings.model})
-    run = _run(studio, spec, ("model", "name"), resume, detach)
-    adapter = _copied(run, out)
-    keys = {"run": run.id, "state": run.state, "adapter": adapter, "curve": run.extra.get("curve", [])}
-    answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
-    fail_for(run)
-
-
-def _run(studio: Studio, spec: LoraSpec | LcmSpec, same: tuple[str, ...], resume: bool, detach: bool) -> RunView:
-    """Start the run, or go on with the newest one that agrees with it in the fields `same`."""
-    run = terminal.unfinished(studio, spec, same) if resume else None
-    if run is None:
-        run = studio.start_run(spec, OWNER)
-    elif not run.active:
-        run = studio.resume_run(run.id, **({"epochs": spec.epochs} if spec.epochs > run.epochs else {}))
-    return run if detach else follow_run(studio, run)
-
-
-def _copied(run: RunView, out: Path | None) -> str | None:
-    if run.adapter is None or out is None:
-        return str(run.adapter) if run.adapter else None
-    if run.adapter.is_dir():  # a whole model
-        return str(shutil.copytree(run.adapter, out, dirs_exist_ok=True))
-    out.mkdir(parents=True, exist_ok=True)
-    return str(shutil.copy2(run.adapter, out / run.adapter.name))
-
-
-def _answer_run(run: RunView, json: bool) -> None:
-    left = "" if run.seconds_left is None else f", {run.seconds_left:.0f} s left"
-    lines = [f"{run.id}: {run.state}, epoch {run.epoch} of {run.epochs}, step {run.step} of {run.steps}{left}"]
-    answer(json, run.model_dump(mode="json"), lines + ([run.error] if run.error else []))
-
-
-@runs_app.command("list")
-def runs_list(json: Json = False) -> None:
-    """All training runs, newest first."""
-    found = open_studio().runs()
-    lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}" for run in found]
-    answer(
-        json,
-        {"runs": [run.model_dump(mode="json", exclude={"metrics", "log"}) for run in found]},
-        lines or ["No runs yet."],
-    )
-
-
-@runs_app.command("show")
-def runs_show(id: str, json: Json = False) -> None:
-    """How a run stands."""
-    _answer_run(open_studio().run(id), json)
-
-
-@runs_app.command("stop")
-def runs_stop(id: str, json: Json = False) -> None:
-    """Save and end a run after the step it is in."""
-    _answer_run(open_studio().stop_run(id), json)
-
-
-@runs_app.command("resume")
-def runs_resume(
-    id: str,
-    epochs: Annotated[int | None, typer.Option(help="How many in all, 1 to 1000.")] = None,
-    rate: Annotated[float | None, typer.Option("--learning-rate", help="Another one, if the loss blew up.")] = None,
-    json: Json = False,
-) -> None:
-    """Go on exactly where the last checkpoint is."""
-    _answer_run(open_studio().resume_run(id, epochs=epochs, learning_rate=rate), json)
-
-
-@runs_app.command("delete")
-def runs_delete(id: str, json: Json = False) -> None:
-    """Remove a run with its checkpoints."""
-    open_studio().delete_run(id)
-    answer(json, {"deleted": id}, [f"{id} is deleted."])
+app.command("train-lora")(train_lora)
+app.command()(distill)
 
 
 @app.command()

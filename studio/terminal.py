@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -25,8 +24,8 @@ from studio.errors import BadInput, StudioError
 from studio.recipes import explain
 from studio.service import PromptRequest, PromptResult, Studio, parse_spec
 from studio.settings import settings
-from studio.specs import AnimationFormat, Easing, Favour, LcmSpec, LoraRef, LoraSpec, LowConfidence, MorphMethod
-from studio.views import JobView, RunView
+from studio.specs import AnimationFormat, Easing, Favour, LoraRef, LowConfidence, MorphMethod
+from studio.views import JobView
 
 OWNER = "local"  # whoever may use this command line owns what it makes
 MAX_LIST = 20 * 2**20  # bytes of a list of prompts
@@ -202,11 +201,8 @@ def image_id(studio: Studio, path: Path | None) -> str | None:
     return studio.upload(_read(path, limit), OWNER, path.name).id
 
 
-def read_text(path: Path) -> str:
-    try:
-        return _read(path, MAX_LIST).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} isn't a text file in UTF-8.") from error
+def read_list(path: Path) -> bytes:
+    return _read(path, MAX_LIST)
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -301,49 +297,6 @@ def animation(
     answer(json, keys, [*frames, made, *([filmstrip] if filmstrip else [])])
 
 
-def unfinished(studio: Studio, wanted: LoraSpec | LcmSpec, same: tuple[str, ...]) -> RunView | None:
-    """The newest run that agrees with `wanted` in the fields `same`, if there is still something to do in it."""
-    for run in studio.runs():
-        if run.kind == wanted.kind and all(_equal(run.spec.get(name), getattr(wanted, name)) for name in same):
-            return run if run.state != "done" or wanted.epochs > run.epochs else None
-    return None
-
-
-def _equal(left: Any, right: Any) -> bool:
-    if isinstance(left, str) and isinstance(right, str) and (os.sep in left or os.sep in right):
-        return Path(left).resolve() == Path(right).resolve()
-    return bool(left == right)
-
-
-def follow_run(studio: Studio, run: RunView) -> RunView:
-    """Wait for a training run. The first Ctrl-C asks it to save and end, the second leaves it to itself."""
-    shown, asked = "", False
-    while run.active:
-        try:
-            run = studio.run(run.id)
-            loss = "" if run.smoothed is None else f", loss {run.smoothed:.4f}"
-            left = "" if run.seconds_left is None else f", {run.seconds_left:.0f} s left"
-            line = f"{run.state}: {run.stage} epoch {run.epoch}/{run.epochs}, step {run.step}/{run.steps}{loss}{left}"
-            if line != shown:
-                say(line)
-                shown = line
-            time.sleep(0.5)
-        except KeyboardInterrupt:
-            if asked:
-                raise
-            asked = True
-            say("Stopping after this step; everything is saved. Once more leaves the run to itself.")
-            studio.stop_run(run.id)
-    return studio.run(run.id)
-
-
-def fail_for(run: RunView) -> None:
-    """Raise what a run ended with, if it failed."""
-    if run.state in ("failed", "crashed"):
-        sentence = run.error or f"Run {run.id} ended without a word; `runs show {run.id}` has its log."
-        raise Failed(f"{sentence} `runs resume {run.id}` goes on from the last checkpoint.")
-
-
 def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = "") -> list[str]:
     """Copies numbered from 1 in `out`, or the store's own files where it is None. Paths as text.
 
@@ -371,8 +324,7 @@ def save_filmstrip(studio: Studio, ids: Sequence[str], out: Path | None) -> str 
     if out is None:
         return None
     recipe = studio.picture(ids[0], OWNER).recipe
-    whole = work_motion.output.filmstrip([studio.picture_path(id, OWNER) for id in ids])
-    data = work_motion.output.png(whole, recipe.model_dump_json() if recipe else "")
+    data = work_motion.filmstrip([studio.picture_path(id, OWNER) for id in ids], recipe)
     path = out / "filmstrip.png"
     try:
         if path.exists() and path.read_bytes() != data:

@@ -16,19 +16,21 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 from pydantic import ValidationError
 
-from studio.engine.models import LoraInfo, find_lora, resolve
-from studio.errors import BadInput, DiskFull, NotFound
-from studio.runs import dataset
+from studio.engine.models import LoraInfo, ModelInfo, component_weights, find_lora, resolve
+from studio.engine.weights import read_header
+from studio.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory
+from studio.runs import dataset, needs
+from studio.runs.launch import has_driver
 from studio.runs.publish import publish
-from studio.runs.rundir import ACTIVE, SPECS, RunDir, RunSpec
+from studio.runs.rundir import ACTIVE, SPECS, RunDir, RunSpec, write_failure
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
-from studio.specs import ControlRunSpec, LoraSpec
+from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
 from studio.views import RunView
 
-ROOM = 1 * 2**30  # bytes that have to be free before a run starts: checkpoints of a full-size LoRA with its optimiser
 _PLAIN = set(RunView.model_fields) - {
     "id",
     "kind",
@@ -56,8 +58,16 @@ class TrainingRuns:
         self._supervisor = Supervisor(settings)
 
     def start(self, spec: RunSpec) -> RunView:
-        """Check model, LoRAs, packages, data and disk; spawn the trainer, which waits while the device is taken."""
+        """Check model, LoRAs, packages, data, disk and memory; spawn the trainer, which waits for the device.
+
+        Raises NotFound, BadInput, Offline, DiskFull and OutOfMemory before anything is written.
+        """
         info = resolve(spec.model, self._settings, with_hash=False)
+        if info.path is None and self._settings.offline:
+            raise Offline(
+                f"{info.reference} is not on this machine and STUDIO_OFFLINE is on; use the embedded model or a local "
+                "file."
+            )
         if isinstance(spec, LoraSpec):
             package, sentence = _PACKAGES.get(spec.optimizer, ("", ""))
             if package and find_spec(package) is None:
@@ -71,15 +81,29 @@ class TrainingRuns:
                 find_lora(ref.path, self._settings)
             if spec.data is not None:
                 self.check(spec.data, info.native_size)
-        self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._settings.runs_dir).free
-        room = min(ROOM, max(64 * 2**20, 2 * info.size_bytes))
+        self._check_room(spec, info)
+        return self.get(self._supervisor.start(spec))
+
+    def _check_room(self, spec: RunSpec, info: ModelInfo) -> None:
+        place, sizes = self._settings.runs_dir, _sizes(info)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_failure("The run can't be written", place, error) from error
+        free, room = shutil.disk_usage(place).free, needs.disk(spec, sizes, info.native_size)
         if free < room:
             raise DiskFull(
-                f"Only {free / 2**20:.0f} MB are free in {self._settings.runs_dir}, and this run's checkpoints may "
-                f"need {room / 2**20:.0f} MB; make room or set STUDIO_HOME to another disk."
+                f"Only {_gb(free)} are free in {place}, and this run's checkpoints and result need about {_gb(room)}; "
+                "make room, save less often, or set STUDIO_HOME to another disk."
             )
-        return self.get(self._supervisor.start(spec))
+        card = self._settings.device != "cpu" and has_driver()
+        # Of all memory, not of what is free now: the run may wait in line, and by then others have ended.
+        total, wanted = psutil.virtual_memory().total, needs.memory(spec, sizes, card)
+        if total < wanted:
+            raise OutOfMemory(
+                f"This run needs at least {_gb(wanted)} of memory and this machine has {_gb(total)}; choose a smaller "
+                "model" + (", or a LoRA as the result." if getattr(spec, "form", "") == "full" else " or a lower rank.")
+            )
 
     def check(self, data: str, resolution: int) -> dataset.Report:
         """What is in a data set (a folder or a ZIP, which is unpacked), and what is wrong with it."""
@@ -117,14 +141,17 @@ class TrainingRuns:
                     os.rename(inside, target)
                 return target
         except OSError as error:
-            raise DiskFull(f"The upload can't be kept ({error.strerror}): make room in {place}.") from error
+            raise write_failure("The upload can't be kept", place, error) from error
 
     def publish(self, id: str, repository: str, private: bool = True) -> str:
         """Upload a run's LoRA to the Hugging Face Hub; the address of the commit."""
         return publish(self._supervisor.get(id).adapter, repository, self._settings, private)
 
-    def measure(self, spec: LoraSpec) -> dict[str, float]:
-        """Seconds per step, seconds to load and bytes, from three real steps in a process of its own."""
+    def measure(self, spec: LoraSpec | LcmSpec) -> dict[str, float]:
+        """What a run will take (see `Supervisor.measure`), found out by a process of its own."""
+        info = resolve(spec.model, self._settings, with_hash=False)
+        if info.path is None:
+            raise NotFound(f"{info.reference} is not on this machine yet: it can be measured once a run has got it.")
         return self._supervisor.measure(spec)
 
     def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
@@ -154,7 +181,7 @@ class TrainingRuns:
                 for suffix in (".json", ".safetensors"):
                     os.replace(Path(fresh) / f"{stem}{suffix}", place / f"{final}{suffix}")
         except OSError as error:
-            raise DiskFull(f"The LoRA can't be kept ({error.strerror}): make room in {place}.") from error
+            raise write_failure("The LoRA can't be kept", place, error) from error
         return find_lora(str(place / f"{final}.safetensors"), self._settings)
 
     def list(self) -> list[RunView]:
@@ -175,17 +202,60 @@ class TrainingRuns:
         self._supervisor.stop(id)
         return self.get(id)
 
-    def resume(self, id: str, *, epochs: int | None = None, learning_rate: float | None = None) -> RunView:
-        """Go on from the last checkpoint, with another number of epochs in all or another rate where one is given.
+    def resume(
+        self,
+        id: str,
+        *,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        time_limit_minutes: float | None = None,
+        checkpoint_minutes: float | None = None,
+    ) -> RunView:
+        """Go on from the last checkpoint, with another number of epochs in all, rate, or minutes where they are given.
 
         Raises Busy while it trains, BadInput for a value that can't be or a request that can't be read.
         """
-        changes = {"epochs": epochs, "learning_rate": learning_rate}
+        changes = {
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "time_limit_minutes": time_limit_minutes,
+            "checkpoint_minutes": checkpoint_minutes,
+        }
         self._supervisor.resume(id, **{name: value for name, value in changes.items() if value is not None})
+        return self.get(id)
+
+    def export(self, id: str) -> RunView:
+        """Make the LoRA of a run that ended without one from its last good checkpoint. Takes seconds.
+
+        Raises Busy while it trains, BadInput where there is no good one, or the result is more than a LoRA.
+        """
+        self._supervisor.export(id)
         return self.get(id)
 
     def delete(self, id: str) -> None:
         self._supervisor.delete(id)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _sizes(info: ModelInfo) -> needs.Sizes:
+    """From the headers of the weights; Stable Diffusion 1.5's where they have yet to be downloaded."""
+    if info.path is None:
+        return needs.SD15
+    unet: dict[str, tuple[int, ...]] = {}
+    others: dict[str, tuple[int, ...]] = {}
+    if info.path.is_file():
+        start = "model.diffusion_model."
+        for name, tensor in read_header(info.path).tensors.items():
+            (unet if name.startswith(start) else others)[name.removeprefix(start)] = tensor.shape
+    else:
+        for part in ("unet", "vae", *info.family.text_encoders):
+            for file in component_weights(info.path, part):
+                shapes = {name: tensor.shape for name, tensor in read_header(file).tensors.items()}
+                (unet if part == "unet" else others).update(shapes)
+    return needs.sizes_of(unet, others, info.family.lora_targets, info.family.lcm_lora_targets)
 
 
 def _free(place: Path, stem: str, data: bytes) -> tuple[str, int]:
@@ -237,7 +307,7 @@ def _view(run: RunDir, spec: RunSpec) -> RunView:
         kind=spec.kind,
         name=spec.name,
         model=spec.model,
-        checkpoints=tuple(sorted(p.name for p in run.checkpoints.glob("*") if p.is_dir() and p.suffix != ".tmp")),
+        checkpoints=tuple(run.checkpoint_names()),
         samples=tuple(sorted(run.samples.rglob("*.png"))),
         # a full distillation makes a whole model folder
         adapter=finished[0] if finished else run.adapter if (run.adapter / "model_index.json").exists() else None,

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,22 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import load_file
 from sd_parsers import ParserManager
 from training_sets import write_set
 
 from studio import __main__ as verbs_module
-from studio import bench, terminal
+from studio import bench, presets, terminal, training_verbs
 from studio.__main__ import main
+from studio.engine.models import find_lora
 from studio.errors import BadInput
+from studio.runs.rundir import RunDir
+from studio.runs.supervisor import Supervisor
 from studio.service import Studio
 from studio.settings import settings
+from studio.specs import LcmSpec, LoraSpec
+from studio.training import lcm, lora, rescue
+from studio.views import RunView
 from tests.checkpoints import tiny_sd
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -353,10 +360,121 @@ def test_training_takes_limits_and_resuming_another_rate(
         raise BadInput("enough")
 
     monkeypatch.setattr(Studio, "resume_run", lambda self, id, **changes: stop(changes))
-    monkeypatch.setattr(verbs_module, "_run", lambda studio, spec, *_: stop(spec.model_dump()))
+    monkeypatch.setattr(Studio, "start_run", lambda self, spec, owner: stop(spec.model_dump()))
     limits = ("--time-limit", "660", "--checkpoint-minutes", "5", "--batch", "2", "--repeats", "3")
     assert "enough" in run("train-lora", "--data", str(tmp_path), "--learning-rate", "0.0001", *limits).err
     assert (asked["time_limit_minutes"], asked["checkpoint_minutes"], asked["batch_size"]) == (660, 5, 2)
     assert (asked["repeats"], asked["learning_rate"]) == (3, 1e-4)
     assert "enough" in run("runs", "resume", "abc", "--epochs", "9", "--learning-rate", "0.001").err
     assert (asked["epochs"], asked["learning_rate"]) == (9, 1e-3)
+    more = ("--form", "full", "--objective", "tcd", "--steps", "7", "--rank", "8", "--batch", "3", "--latents", "9")
+    assert "enough" in run("distill", *more, "--learning-rate", "0.01", *limits[:4]).err
+    assert (asked["form"], asked["objective"], asked["steps_per_epoch"], asked["rank"]) == ("full", "tcd", 7, 8)
+    assert (asked["batch_size"], asked["latents"], asked["time_limit_minutes"]) == (3, 9, 660)
+
+
+def test_the_embedded_model_is_trained_as_the_pages_preset_does(
+    run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[LoraSpec] = []
+
+    def start(self: Studio, spec: LoraSpec, owner: str) -> Any:
+        asked.append(spec)
+        raise BadInput("enough")
+
+    monkeypatch.setattr(Studio, "start_run", start)
+    run("train-lora", "--data", tmp_path, "--model", "embedded")
+    run("train-lora", "--data", tmp_path, "--model", "embedded", "--learning-rate", "0.0001")
+    run("train-lora", "--data", tmp_path)  # another model
+    assert [spec.learning_rate for spec in asked] == [presets.LORA[presets.EMBEDDED]["learning_rate"], 1e-4, 2e-4]
+
+
+class Runs:
+    """A studio that has these runs and starts nothing: `resumed` is what it was asked to go on with."""
+
+    def __init__(self, *specs: LoraSpec | LcmSpec, state: str = "stopped") -> None:
+        self.views = [
+            RunView(id=str(k), kind=spec.kind, name=spec.name, model=spec.model, state=state, epochs=spec.epochs,
+                    spec=spec.model_dump(mode="json"))
+            for k, spec in enumerate(specs)
+        ]  # fmt: skip
+        self.resumed: list[tuple[str, dict[str, Any]]] = []
+
+    def runs(self) -> list[RunView]:
+        return self.views
+
+    def start_run(self, spec: LoraSpec | LcmSpec, owner: str) -> RunView:
+        return self.views[0].model_copy(update={"id": "new"})
+
+    def resume_run(self, id: str, **changes: Any) -> RunView:
+        self.resumed.append((id, changes))
+        return self.views[0].model_copy(update={"id": id})
+
+
+def test_resume_compares_only_what_was_said() -> None:
+    def go(studio: Runs, kind: Any, defaults: dict[str, Any], **given: Any) -> str:
+        return training_verbs.carry_out(studio, kind, defaults, given, True, True).id  # type: ignore[arg-type]
+
+    short = LoraSpec(data="/data", model="/models/mine", epochs=10, learning_rate=1e-3)
+    cut = Runs(short)
+    assert go(cut, LoraSpec, {"model": "embedded"}, data="/data") == "0"
+    assert go(cut, LoraSpec, {}, data="/data", epochs=12, learning_rate=1e-3, time_limit_minutes=5) == "0"
+    assert cut.resumed == [("0", {}), ("0", {"epochs": 12, "time_limit_minutes": 5.0})]
+    for other in ({"data": "/other"}, {"data": "/data", "rank": 8}, {"data": "/data", "model": "embedded"}):
+        assert go(cut, LoraSpec, {}, **other) == "new"
+    over = Runs(short, state="done")
+    assert go(over, LoraSpec, {}, data="/data") == "new"  # it isn't trained for longer than it was asked to
+    assert go(over, LoraSpec, {}, data="/data", epochs=20) == "0"
+    lcm = Runs(LcmSpec(model="/m", loras=({"path": "/a.safetensors", "weight": 0.5},), data="/data", name="mine"))
+    same = {"loras": [{"path": "/a.safetensors", "weight": "0.5"}], "data": "/data"}
+    assert go(lcm, LcmSpec, {}) == "0"
+    assert go(lcm, LcmSpec, {}, **same) == "0"
+    for other in ({"loras": [{"path": "/b.safetensors"}]}, {"data": "/other"}, {"objective": "tcd"}):
+        assert go(lcm, LcmSpec, {}, **same | other) == "new"
+
+
+@pytest.fixture
+def trainers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers run in this process, which has the libraries loaded already."""
+
+    def here(self: Supervisor, started: RunDir) -> None:
+        {"lora": lora.main, "lcm": lcm.main}[started.spec().kind](started.path)
+
+    monkeypatch.setattr(Supervisor, "_spawn", here)
+    monkeypatch.setattr(Supervisor, "export", lambda self, id: rescue.rescue(self.get(id)))
+    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("trainers_here")
+def test_train_lora_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
+    options = ["--data", write_set(tmp_path / "set", 2), "--epochs", 1, "--repeats", 1, "--rank", 2, "--seed", 3]
+    done = run("train-lora", *options, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert set(done.json) == {"run", "state", "epoch", "loss", "adapter", "checkpoints"}
+    assert (done.json["state"], done.json["epoch"], done.json["checkpoints"]) == ("done", 1, ["epoch-0001"])
+    found = find_lora(done.json["adapter"], settings())
+    assert (found.path.parent, found.title, found.trigger_words) == (tmp_path / "out", "out", ("style_1",))
+    shown = run("runs", "show", done.json["run"], "--json").json
+    assert (shown["state"], shown["step"]) == ("done", 1)
+    again = run("runs", "export", done.json["run"], "--out", tmp_path / "again", "--json")
+    assert Path(again.json["adapter"]).read_bytes() == found.path.read_bytes()
+    assert run("runs", "delete", done.json["run"]).code == 0
+
+
+@pytest.mark.usefixtures("trainers_here")
+def test_distill_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
+    small = ["--epochs", 1, "--steps", 2, "--batch", 2, "--rank", 2, "--latents", 8, "--objective", "tcd"]
+    done = run("distill", *small, "--out", tmp_path / "fast", "--json")
+    assert done.code == 0, done.err
+    assert set(done.json) == {"run", "state", "adapter", "curve"}
+    assert done.json["state"] == "done"
+    assert {row["who"] for row in done.json["curve"]["rows"]} == {"teacher", "dpmpp_2m", "student"}
+    fast = find_lora(done.json["adapter"], settings()).fast
+    assert fast is not None
+    assert (fast.adapter.parent, fast.steps, fast.sampler) == (tmp_path / "fast", 4, "tcd")
+    again = run("runs", "export", done.json["run"], "--out", tmp_path / "again", "--json")
+    assert find_lora(again.json["adapter"], settings()).fast == replace(fast, adapter=Path(again.json["adapter"]))
+    assert load_file(again.json["adapter"]).keys() == load_file(done.json["adapter"]).keys()
+    assert run("runs", "delete", done.json["run"]).code == 0

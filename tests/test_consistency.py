@@ -257,7 +257,7 @@ def test_a_student_consistent_everywhere_knows_where_the_teacher_ends(grid: lcd.
 
 
 def test_phases_end_where_the_steps_of_drawing_do() -> None:
-    """PCM: four phases on a grid of 40 are the jumps of DDIM with "trailing" steps; the lowest of each is a boundary."""
+    """PCM: four phases on a grid of 40 are DDIM's jumps with "trailing" steps; the lowest of each is a boundary."""
     scheduler = DDIMScheduler(**SCHEDULE, timestep_spacing="trailing")
     scheduler.set_timesteps(4)
     grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, 40)

@@ -11,21 +11,27 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import tiny_sd
-from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    LatentConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    TCDScheduler,
+)
+from distillations import judged_teacher, run_of, same, tensors
 from PIL import Image
 from safetensors.torch import load_file
 
-from studio.engine import adapters
+from studio.engine import adapters, sampling, text
 from studio.engine.models import resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput
-from studio.evaluation.judge import Judge, JudgeNetwork
 from studio.pretraining.lcm import ship
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
-from studio.specs import EMOTIONS, STYLES, LcmSpec
+from studio.specs import LcmSpec
 from studio.training import checkpoints, curve, lcm
+from studio.training.session import Session
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
@@ -33,30 +39,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning"),
 ]
 
-SMALL = {
-    "epochs": 3,
-    "steps_per_epoch": 2,
-    "batch_size": 2,
-    "latents": 20,
-    "checkpoint_epochs": 1,
-    "rank": 4,
-    "learning_rate": 1e-3,
-    "curve_pictures": 2,
-}
-
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a judge, whose weights are random: its verdicts mean nothing, but they are made."""
-    folder = tiny_sd(
-        tmp_path_factory.mktemp("model") / "tiny",
-        studio={"steps": 3, "judge": "judge", "distill": {"w_min": 1.0, "w_max": 2.0}},
-    )
-    values = {"emotion": list(EMOTIONS), "style": list(STYLES)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Judge(JudgeNetwork({name: len(words) for name, words in values.items()}), values).save(folder / "judge")
-    return folder
+    return judged_teacher(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -71,21 +57,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def new_run(home: Path, teacher: Path) -> Callable[..., RunDir]:
-    def make(name: str, **changes: Any) -> RunDir:
-        run = RunDir(home / "runs" / name)
-        run.path.mkdir(parents=True)
-        run.write_spec(LcmSpec(**{"model": str(teacher), **SMALL, **changes}))
-        return run
+    def make(folder: str, **changes: Any) -> RunDir:
+        return run_of(home / "runs" / folder, **{"model": str(teacher), **changes})
 
     return make
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {f"{f.stem}.{k}": t for f in sorted(folder.glob("*.safetensors")) for k, t in load_file(f).items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("full", "lcm")])
@@ -158,14 +133,14 @@ def test_a_killed_run_ends_at_the_same_bytes(
     assert same(tensors(straight.path / "best"), tensors(killed.path / "best"))
 
 
-def test_latents_are_drawn_once(new_run: Callable[..., RunDir], home: Path) -> None:
+def test_latents_are_drawn_once(new_run: Callable[..., RunDir], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = new_run("first", epochs=1)
-    first.request_stop()
-    lcm.main(first.path)  # a stop that was asked for while the teacher draws
+    with monkeypatch.context() as patch:  # a stop that was asked for while the teacher draws
+        patch.setattr(Session, "must_stop", lambda session: "stop")
+        lcm.main(first.path)
     assert first.status()["state"] == "stopped"
     files = sorted((home / "runs" / ".latents").rglob("*.safetensors"))
     assert len(files) == 1  # of two: what was drawn until then is kept
-    first.clear_stop()
     lcm.main(first.path)
     files = sorted((home / "runs" / ".latents").rglob("*.safetensors"))
     before = [(f, f.stat().st_mtime_ns, f.read_bytes()) for f in files]
@@ -192,11 +167,13 @@ def test_a_folder_of_pictures(new_run: Callable[..., RunDir], tmp_path: Path) ->
     assert load_file(file)["latents"].shape == (3, 16, 4, 4)
 
 
-def test_prompts_beside_the_request_are_used(new_run: Callable[..., RunDir]) -> None:
-    run = new_run("own", epochs=1)
+def test_prompts_beside_the_request_are_used(
+    new_run: Callable[..., RunDir], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run("own", epochs=1, curve_pictures=0)
     (run.path / "prompts.txt").write_text("1girl, sad\n\n1boy, happy\n")
     lcm.main(run.path)
-    assert "20 latents of (16, 4, 4), 2 prompts" in run.tail() or run.status()["state"] == "done"
+    assert "20 latents of (16, 4, 4), 2 prompts" in capsys.readouterr().out
 
 
 def test_the_export_draws_what_the_student_drew(new_run: Callable[..., RunDir], teacher: Path) -> None:
@@ -204,15 +181,15 @@ def test_the_export_draws_what_the_student_drew(new_run: Callable[..., RunDir], 
     run = new_run("export", learning_rate=0.05)
     lcm.main(run.path)
     components = load(resolve(str(teacher), Settings()), Settings(device="cpu"))
-    z, text = torch.randn(1, 16, 4, 4), torch.randn(1, 77, 32)
+    z, words = torch.randn(1, 16, 4, 4), torch.randn(1, 77, 32)
     t = torch.tensor([499])
-    plain = components.unet(z, t, text).sample
+    plain = components.unet(z, t, words).sample
     with adapters.attached(components, [(Path(run.status()["adapter"]), 1.0)]):
-        ours = components.unet(z, t, text).sample
+        ours = components.unet(z, t, words).sample
     assert (ours - plain).abs().max() > 1e-3
     pipeline = StableDiffusionPipeline.from_pretrained(teacher, safety_checker=None)
     pipeline.load_lora_weights(run.adapter / "diffusers")
-    torch.testing.assert_close(pipeline.unet(z, t, text).sample, ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pipeline.unet(z, t, words).sample, ours, rtol=1e-4, atol=1e-4)
     spec = run.spec()
     assert isinstance(spec, LcmSpec)
     from studio.training.student import LoraStudent, restore
@@ -221,7 +198,7 @@ def test_the_export_draws_what_the_student_drew(new_run: Callable[..., RunDir], 
     best = load_file(run.path / "best" / "ema.safetensors")
     restore(student, {"lora": best, "ema": best})
     with student.drawing() as unet:
-        torch.testing.assert_close(unet(z, t, text).sample, ours, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(unet(z, t, words).sample, ours, rtol=1e-4, atol=1e-4)
     facts = json.loads((run.adapter / "studio.json").read_text())
     assert facts["fast"] == {"steps": 4, "guidance": 1.0, "sampler": "lcm"}
 
@@ -242,27 +219,62 @@ def test_a_full_student_is_a_model_of_its_own(new_run: Callable[..., RunDir]) ->
     assert weight.abs().max() > 0  # it began at zero: w was learnt
     info = resolve(str(folder), Settings())
     assert (info.sampler, info.steps, info.guidance) == ("lcm", 4, 2.5)
-    again = RunDir(run.path.with_name("again"))
-    again.path.mkdir()
-    again.write_spec(LcmSpec(**{**SMALL, "model": str(folder)}))
+    again = run_of(run.path.with_name("again"), model=str(folder))
     with pytest.raises(SystemExit) as ended:
         lcm.main(again.path)
     assert ended.value.code == 2
     assert "distilled model already" in again.status()["error"]
 
 
+@pytest.mark.parametrize(("objective", "scheduler"), [("tcd", TCDScheduler), ("pcm", DDIMScheduler)])
+def test_a_full_student_opens_with_its_own_scheduler(
+    new_run: Callable[..., RunDir], objective: str, scheduler: type
+) -> None:
+    run = new_run("full", form="full", objective=objective, epochs=1, curve_pictures=0)
+    lcm.main(run.path)
+    folder = Path(run.status()["adapter"])
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline) is StableDiffusionPipeline
+    assert type(pipeline.scheduler) is scheduler
+    with torch.no_grad():
+        pipeline.unet.time_embedding.cond_proj.weight.fill_(0.1)
+    told = []
+    pipeline.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: told.append(kwargs["timestep_cond"]), with_kwargs=True
+    )
+    noise = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    theirs = pipeline("1girl", num_inference_steps=4, guidance_scale=2.5, output_type="latent", latents=noise).images
+    assert all(len(w) == 1 for w in told)  # one branch, which is told the guidance
+    assert len(told) == 4
+    assert torch.isfinite(theirs).all()
+    if objective == "pcm":  # no noise on the way: the studio's own pixels
+        ours = load(resolve(str(folder), Settings()), Settings(device="cpu"))
+        with torch.no_grad():
+            ours.unet.time_embedding.cond_proj.weight.fill_(0.1)
+        schedule = sampling.make_scheduler(ours.info.sampler, ours.scheduler_config)
+        said = text.encode(ours, ["1girl"], [""])
+        timesteps = sampling.set_timesteps(schedule, 4)
+        drawn = sampling.denoise(ours, schedule, noise, said, 2.5, sampling.generators([0]), timesteps=timesteps)
+        torch.testing.assert_close(theirs, drawn, rtol=1e-3, atol=1e-3)
+
+
 def test_a_character_is_part_of_the_teacher(new_run: Callable[..., RunDir], home: Path) -> None:
-    first = new_run("character", epochs=1, learning_rate=0.05)
+    first = new_run("character", name="character", epochs=1, learning_rate=0.05, curve_pictures=0)
     lcm.main(first.path)
     lora = home / "models" / "loras" / "character.safetensors"
     lora.parent.mkdir(parents=True)
     shutil.copy(first.status()["adapter"], lora)
-    plain, with_character = new_run("plain", epochs=1), new_run("with", epochs=1, loras=[{"path": "character"}])
+    plain = new_run("plain", epochs=1, curve_pictures=0)
+    with_character = new_run("with", epochs=1, curve_pictures=0, loras=[{"path": "character", "weight": 0.8}])
     lcm.main(plain.path)
     lcm.main(with_character.path)
     assert with_character.status()["state"] == "done"
     assert plain.metrics()[0]["loss"] != with_character.metrics()[0]["loss"]
     assert len(list((home / "runs" / ".latents").iterdir())) == 2  # another teacher, other latents
+    # The student's LoRA begins where the teacher ends: it says what it is used beside.
+    (beside,) = json.loads((with_character.adapter / "studio.json").read_text())["with"]
+    assert (beside["title"], beside["weight"]) == ("character", 0.8)
+    assert "with" not in json.loads((plain.adapter / "studio.json").read_text())
 
 
 def test_the_benchmark_on_a_shipped_adapter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from studio.engine.weights import read_header
 from studio.settings import Settings
 from studio.specs import LoraSpec
 from studio.training import checkpoints, export
+from studio.training.changes import facts_of, what_changed
 from studio.training.optimizers import make_optimizer
 
 RANK, ALPHA = 4, 1.0
@@ -142,6 +144,27 @@ def test_kohya_keeps_the_true_alpha_and_says_what_it_is(exported: tuple[Path, to
     assert json.loads(metadata["ss_tag_frequency"]) == {"My style": {"smile": 3}}
     assert metadata["modelspec.trigger_phrase"] == "style_1, style_2"
     assert metadata["modelspec.license"] == "CC-BY-4.0"
+
+
+def test_the_hash_is_of_the_tensors_alone(exported: tuple[Path, torch.Tensor]) -> None:
+    data = exported[0].read_bytes()
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+    assert read_header(exported[0]).metadata["sshs_model_hash"] == hashlib.sha256(tensors).hexdigest()
+
+
+def test_the_base_version_is_stable_diffusions_only_where_it_is_one(model: Path) -> None:
+    sd15 = json.loads((SD15_CONFIG / "unet" / "config.json").read_text())
+    own = json.loads((model / "unet" / "config.json").read_text())
+    assert (export.base_version("x", sd15), export.base_version("Tiny", own)) == ("sd_v1", "Tiny")
+
+
+def test_a_run_from_before_an_option_was_there_is_resumed() -> None:
+    spec = LoraSpec(data="x")
+    before, now = (facts_of(spec, "model", "data", 3, 1) for _ in range(2))
+    del before["spec"]["ema"], before["spec"]["buckets"], before["processes"]
+    assert what_changed(before, now) == ["Processes: None before, 1 now; the last bits may differ."]
+    now = facts_of(spec.model_copy(update={"ema": True}), "model", "data", 3, 1)
+    assert "Changed since the checkpoint: ema was False, is True." in what_changed(before, now)
 
 
 def test_the_studios_own_list_shows_it(exported: tuple[Path, torch.Tensor]) -> None:

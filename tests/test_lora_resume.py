@@ -11,9 +11,10 @@ import pytest
 from checkpoints import tiny_sd
 from training_sets import kill_at_step, outputs, train, trainer, write_run, write_set
 
+from studio.errors import BadInput
 from studio.runs.rundir import RunDir
 from studio.specs import LoraSpec
-from studio.training import checkpoints
+from studio.training import checkpoints, rescue
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,39 @@ def test_a_damaged_checkpoint_costs_only_itself(home: Path, straight: RunDir) ->
     assert [note for note in notes if "is damaged" in note and "epoch-0006" in note]
     assert "Resumed from epoch-0002: epoch 3, step 7 is next." in notes
     assert_same(run, straight)
+
+
+def test_samples_that_a_kill_left_out_are_drawn_when_it_goes_on(home: Path, straight: RunDir) -> None:
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "undrawn"))
+    shutil.rmtree(run.checkpoints / "epoch-0006")  # killed right after epoch-0004 was saved
+    lost = run.samples / "step-000012-0.png"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert train(run) == 0, run.tail()
+    assert lost.read_bytes() == before
+    assert_same(run, straight)
+
+
+def test_the_last_good_checkpoint_of_a_run_that_failed_is_made_a_lora(
+    home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(shutil.copytree(straight.path, home / "runs" / "failed"))
+    shutil.rmtree(run.adapter)
+    run.update(state="failed", error="The loss is not a number any more.")
+    file = run.checkpoints / "epoch-0006" / "lora.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    monkeypatch.setenv("STUDIO_HOME", str(home))
+    path = rescue.rescue(run)  # epoch-0004
+    assert path.read_bytes() != (straight.adapter / path.name).read_bytes()
+    file.write_bytes(whole)
+    assert rescue.rescue(run) == path
+    assert path.read_bytes() == (straight.adapter / path.name).read_bytes()
+    assert (run.adapter / "studio.json").read_bytes() == (straight.adapter / "studio.json").read_bytes()
+    assert run.status()["state"] == "failed"
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(BadInput, match="no checkpoint yet"):
+        rescue.rescue(run)
 
 
 def test_a_finished_run_stays_what_it_is(home: Path, straight: RunDir) -> None:

@@ -8,16 +8,26 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import tiny_sd
+from diffusers import UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 from training_sets import finish, train, trainer, write_run, write_set
 
+from studio.engine import hub
+from studio.engine.pipelines import Engine
+from studio.errors import Cancelled
 from studio.runs.rundir import RunDir
-from studio.specs import LoraSpec
-from studio.training import checkpoints
+from studio.settings import Settings, settings
+from studio.specs import LoraSpec, Recipe
+from studio.training import checkpoints, estimate, lora, session
+from studio.training.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +67,18 @@ def one_step(home: Path) -> RunDir:
 
 
 def test_what_a_run_leaves(one_step: RunDir) -> None:
-    status = one_step.status()
+    status, spec = one_step.status(), one_step.spec()
     assert (status["state"], status["step"], status["steps"], status["epoch"]) == ("done", 1, 1, 1)
     assert status["seconds_left"] is None
     assert sorted(p.name for p in one_step.samples.iterdir()) == ["step-000000-0.png", "step-000001-0.png"]
-    # an untrained LoRA changes nothing, so the first sample is the base model's; B is zero until the first step
+    # An untrained LoRA changes nothing (B is zero until the first step): the first sample is the base model's.
+    recipe = Recipe(
+        model=spec.model, model_hash="", prompt="1girl", seed=spec.seed, steps=4, guidance=3.0, sampler="auto",
+        width=64, height=64,
+    )  # fmt: skip
+    [(_, drawn)] = Engine(Settings(home=one_step.path.parent.parent, device="cpu")).draw([recipe])
+    first = np.asarray(Image.open(one_step.samples / "step-000000-0.png"), dtype=float)
+    assert np.abs(first - np.asarray(drawn, dtype=float)).max() <= 2
     assert Path(status["adapter"]).parent == one_step.adapter
     assert "trainable (" in one_step.tail()
     assert not one_step.reserve_file.exists()
@@ -98,6 +115,16 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(home: Path, one_st
     notes = run.status()["notes"]
     assert [note[:21] for note in notes] == ["Not enough memory: 4 ", "Not enough memory: 2 ", "Not enough memory: 1 "]
     torch.testing.assert_close(first_moments(run), first_moments(one_step), rtol=1e-4, atol=1e-8)
+
+
+def test_an_infinite_gradient_never_reaches_the_weights(home: Path) -> None:
+    run = write_run(home, "infinite", spec(home, epochs=4))
+    assert train(run, patch="infinite") == 1
+    assert run.status()["error"].startswith("The loss is not a number any more at step 4 (epoch 2)")
+    found, _ = checkpoints.latest_good(run)
+    assert found is not None
+    assert found.step == 2
+    assert all(tensor.isfinite().all() for tensor in found.groups["lora"].values())
 
 
 def test_a_nan_stops_the_run_at_the_last_good_checkpoint(home: Path) -> None:
@@ -162,8 +189,26 @@ def test_a_time_limit_saves_before_it_is_reached(home: Path) -> None:
     assert train(run) == 0, run.tail()
     status = run.status()
     assert status["state"] == "stopped"
+    assert status["step"] < status["steps"]
     assert "The time limit is reached." in status["notes"]
     assert checkpoints.latest_good(run)[0] is not None
+
+
+def test_there_is_time_for_a_step_and_two_checkpoints_before_the_limit(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0, strftime=str))
+    trainer = Session(write_run(tmp_path, "clock", spec(home)))
+    trainer.limit_minutes = 1
+    trainer.begin(0, 100, 1)
+    now[0] += 5
+    trainer.step_done(1, 1, 0.5, 1e-4)
+    trainer.saved("epoch-0001", 10)
+    now[0] = 134.9
+    assert trainer.must_stop() == ""
+    now[0] = 135.0  # 25 s before the limit: one step of 5 s, and a checkpoint that may take twice its 10 s
+    assert trainer.must_stop() == "time"
 
 
 def test_text_encoder_v_prediction_buckets_and_bf16_in_one_run(home: Path, tmp_path: Path) -> None:
@@ -213,3 +258,51 @@ def test_what_cannot_be_met_is_one_sentence_and_exit_code_2(home: Path, changes:
     status = run.status()
     assert status["state"] == "failed"
     assert words in status["error"]
+
+
+def test_a_model_that_is_not_here_is_downloaded_with_its_progress(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = write_run(tmp_path, "fresh", spec(home)), []
+    monkeypatch.setattr(hub, "snapshot", lambda *_: home / "model" if here else None)
+    stages = []
+
+    def get(reference: str, settings: Settings, on_note: Any, **_: object) -> None:
+        on_note(f"downloading {reference}: 1 of 2 MB")
+        stages.append(run.status()["stage"])
+        here.append(reference)
+
+    monkeypatch.setattr(hub, "get", get)
+    config = Settings(home=tmp_path, device="cpu")
+    assert lora.get_model(Session(run), "some/model", config).path == home / "model"
+    assert stages == ["1. Downloading some/model: 1 of 2 MB"]
+    here.clear()
+    run.request_stop()
+    with pytest.raises(Cancelled):
+        lora.get_model(Session(run), "some/model", config)
+
+
+def test_a_measurement_trains_what_the_run_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    real, forward = estimate.make_optimizer, UNet2DConditionModel.forward
+    averaged = []
+
+    def look(spec: LoraSpec, parameters: dict[str, torch.nn.Parameter]) -> Any:
+        seen["parts"] = {name.partition(".")[0] for name in parameters}
+        seen["learnt"] = {p.dtype for p in parameters.values()}
+        return real(spec, parameters)
+
+    def watched(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen["computed"] = sample.dtype
+        return forward(self, sample, *args, **kwargs)
+
+    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
+    monkeypatch.setattr(estimate, "make_optimizer", look)
+    monkeypatch.setattr(UNet2DConditionModel, "forward", watched)
+    monkeypatch.setattr(estimate.steps, "update_average", lambda *_: averaged.append(1))
+    settings.cache_clear()
+    found = estimate.measure(spec(home, text_encoder_rate=1e-4, precision="bf16", ema=True))
+    settings.cache_clear()
+    assert seen == {"parts": {"unet", "text_encoder"}, "learnt": {torch.float32}, "computed": torch.bfloat16}
+    assert len(averaged) == estimate.STEPS
+    assert found["seconds_per_step"] > 0

@@ -178,5 +178,7 @@ def test_a_run_is_measured_before_it_starts(tmp_path: Path) -> None:
     found = runs.measure(LoraSpec(data="x", model=str(model), rank=4, batch_size=2))
     assert 0 < found["seconds_per_step"] < found["seconds_to_load"] + 60
     assert 50e6 < found["memory"] < 8e9
-    with pytest.raises(BadInput, match="can't be measured: There is no model"):
+    with pytest.raises(BadInput, match="There is no model"):
         runs.measure(LoraSpec(data="x", model="nothing-here"))
+    with pytest.raises(BadInput, match="can't be measured: Half precision"):  # as the measuring process says
+        runs.measure(LoraSpec(data="x", model=str(model), precision="fp16"))

@@ -106,6 +106,19 @@ def test_asking_whether_it_is_alive_never_stops_a_trainer_from_starting(run: Run
     held.close()
 
 
+def test_a_trainer_that_is_started_by_hand_forgets_an_earlier_stop(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.request_stop()
+    with run.lock():
+        assert not run.stop_requested()
+        run.request_stop()  # while it trains it counts
+        assert run.stop_requested()
+    monkeypatch.setenv(LOCK_INHERITED, str(run.path.resolve()))
+    with run.lock():  # of one that waited in line: it may have been asked meanwhile
+        assert run.stop_requested()
+
+
 def test_metrics_survive_a_torn_line_and_go_back_with_the_run(run: RunDir) -> None:
     for step in range(1, 6):
         run.append_metric({"step": step, "loss": 1 / step})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from training_sets import picture, write_set
 
-from studio.errors import BadInput, NotFound
+from studio.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.runs import dataset as files
 from studio.settings import Settings
 from studio.training_runs import TrainingRuns
@@ -33,7 +35,9 @@ def png(seed: int = 0, size: tuple[int, int] = (64, 64)) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png"])
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "..\\evil.png", "C:\\evil.png", "."]
+)
 def test_an_archive_that_points_outside_is_refused_whole(tmp_path: Path, name: str) -> None:
     bad = archive(tmp_path / "bad.zip", {"fine.png": png(), name: png(1)})
     with pytest.raises(BadInput, match="points outside"):
@@ -64,6 +68,40 @@ def test_what_is_not_an_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.zip").write_bytes(data)
     with pytest.raises(BadInput, match=r"x\.zip is not a ZIP"):
         files.folder_of(tmp_path / "x.zip", tmp_path / "datasets")
+
+
+def test_a_damaged_stream_in_an_archive_is_refused(tmp_path: Path) -> None:
+    bad = archive(tmp_path / "bad.zip", {"a.txt": b"red hair, long hair, " * 200})
+    data = bytearray(bad.read_bytes())
+    begin = 30 + len("a.txt")  # behind the entry's header: a block of deflate's reserved type
+    data[begin] = 0b111
+    bad.write_bytes(data)
+    with pytest.raises(BadInput, match=r"bad\.zip is not a ZIP that can be read"):
+        files.folder_of(bad, tmp_path / "datasets")
+
+
+def test_only_a_full_disk_asks_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = archive(tmp_path / "good.zip", {"a.png": png()})
+    long = archive(tmp_path / "long.zip", {f"{'a' * 300}.png": png()})
+    with pytest.raises(BadInput, match=r"long\.zip can't be unpacked"):
+        files.folder_of(long, tmp_path / "datasets")
+    with pytest.raises(NotFound):
+        files.folder_of(Path("x" * 300), tmp_path / "datasets")
+
+    def failing(code: int) -> StudioError:
+        def fail(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(files, "_unpack", fail)
+        with pytest.raises(StudioError) as caught:
+            files.folder_of(good, tmp_path / "datasets")
+        return caught.value
+
+    assert isinstance(failing(errno.ENOSPC), DiskFull)
+    assert "make room" in str(failing(errno.EDQUOT))
+    refused = failing(errno.EACCES)
+    assert type(refused) is StudioError
+    assert "make room" not in str(refused)
 
 
 def test_an_archive_is_unpacked_once_without_its_outer_folder(tmp_path: Path) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from checkpoints import tiny_sd
+from checkpoints import tiny_sd, to_single_file
+from diffusers import UNet2DConditionModel
 from fastapi.testclient import TestClient
+from peft import LoraConfig
 from safetensors.torch import save
 from training_sets import write_run, write_set
 
 from studio import api, training_runs
-from studio.errors import BadInput
+from studio.engine import hub
+from studio.engine.families import SD15
+from studio.engine.models import resolve
+from studio.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory
+from studio.runs import needs
 from studio.runs.rundir import RunDir
 from studio.runs.supervisor import Supervisor
 from studio.service import Studio
@@ -113,6 +121,81 @@ def test_a_missing_package_is_said_before_anything_starts(
     assert runs.list() == []
     monkeypatch.setattr(training_runs, "find_spec", lambda name: object())
     assert runs.start(spec).spec["optimizer"] == optimizer
+
+
+def test_what_a_run_needs_is_counted_from_its_request() -> None:
+    sd15, gb = needs.SD15, 1e9
+    lcm = LcmSpec(form="lora", epochs=1, checkpoint_epochs=1)
+    one = needs.FLOAT * needs.trained(lcm, sd15)
+    assert 4 * one == pytest.approx(1.08 * gb, rel=0.01)  # LCM-LoRA: weights, Adam, mean
+    full = LcmSpec(form="full", epochs=1, checkpoint_epochs=1, data="x")
+    more = full.model_copy(update={"epochs": 2})
+    assert needs.disk(more, sd15, 512) - needs.disk(full, sd15, 512) == pytest.approx(13.75 * gb, rel=0.01)
+    many = LcmSpec(epochs=100, checkpoint_epochs=1)
+    few = many.model_copy(update={"keep_checkpoints": 2})
+    assert needs.disk(many, sd15, 512) - needs.disk(few, sd15, 512) == 8 * 4 * one
+    lora = LoraSpec(data="x", rank=32)
+    assert needs.trained(lora, sd15) == 6_377_472
+    assert needs.trained(lora.model_copy(update={"text_encoder_rate": 1e-5}), sd15) > 6_377_472
+    assert needs.memory(full, sd15, card=False) > 3 * needs.FLOAT * sd15.unet
+    assert needs.memory(full, sd15, card=True) < needs.memory(lora, sd15, card=False) + gb
+
+
+def test_sizes_are_read_from_either_layout(tmp_path: Path) -> None:
+    folder = tiny_sd(tmp_path / "tiny", addition_embed_type=None, latent_channels=4)
+    file = to_single_file(folder, tmp_path / "tiny.safetensors")
+    settings = Settings(home=tmp_path)
+    ours, theirs = (training_runs._sizes(resolve(str(p), settings, with_hash=False)) for p in (folder, file))
+    assert (ours.unet, ours.lora, ours.lcm_lora, ours.text_lora) == (
+        theirs.unet, theirs.lora, theirs.lcm_lora, theirs.text_lora
+    )  # fmt: skip
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    assert ours.unet == sum(p.numel() for p in unet.parameters())
+    for targets, per_rank in ((SD15.lora_targets, ours.lora), (SD15.lcm_lora_targets, ours.lcm_lora)):
+        model = UNet2DConditionModel.from_config(unet.config).requires_grad_(False)
+        model.add_adapter(LoraConfig(r=3, target_modules=list(targets)))
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 3 * per_rank
+
+
+def test_too_small_a_disk_or_memory_is_said_before_anything_starts(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = TrainingRuns(settings)
+    spec = LcmSpec(model=SD15.default_model, form="full")
+    monkeypatch.setattr(hub, "snapshot", lambda *_: None)
+    disk, machine = shutil.disk_usage(tmp_path), psutil.virtual_memory()
+    monkeypatch.setattr(training_runs.shutil, "disk_usage", lambda _: disk._replace(free=40 * 10**9))
+    with pytest.raises(DiskFull, match=r"Only 40\.0 GB are free .* need about \d\d\.\d GB"):
+        runs.start(spec)
+    monkeypatch.setattr(training_runs.shutil, "disk_usage", lambda _: disk._replace(free=400 * 10**9))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine._replace(total=16 * 10**9))
+    with pytest.raises(OutOfMemory, match="or a LoRA as the result"):
+        runs.start(spec)
+    assert runs.list() == []
+    assert runs.start(spec.model_copy(update={"form": "lora"})).kind == "lcm"
+    with pytest.raises(Offline, match="not on this machine"):
+        TrainingRuns(settings.model_copy(update={"offline": True})).start(spec)
+    with pytest.raises(NotFound, match="can be measured once"):
+        runs.measure(LoraSpec(data="x", model=SD15.default_model))
+
+
+def test_checkpoints_are_listed_by_training_and_only_whole_ones(settings: Settings, tmp_path: Path) -> None:
+    run = ended(tmp_path, "mine", "stopped")
+    for name, epoch, step in (("step-00000035", 3, 35), ("epoch-0004", 4, 40), ("epoch-0002.old", 2, 20)):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "meta.json").write_text(json.dumps({"epoch": epoch, "step": step}))
+    (run.checkpoints / "epoch-0009").mkdir()
+    assert TrainingRuns(settings).get("mine").checkpoints == ("step-00000035", "epoch-0004")
+
+
+def test_a_result_is_made_only_of_what_is_there(settings: Settings, tmp_path: Path) -> None:
+    runs = TrainingRuns(settings)
+    ended(tmp_path, "whole", spec=LcmSpec(form="full"))
+    with pytest.raises(BadInput, match="makes a whole network and not a LoRA"):
+        runs.export("whole")
+    ended(tmp_path, "nothing")
+    with pytest.raises(BadInput, match="no checkpoint yet"):
+        runs.export("nothing")
 
 
 def test_an_import_never_replaces_another_lora(settings: Settings) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import REPOSITORY
@@ -12,7 +15,7 @@ from studio.runs.rundir import RunDir
 from studio.runs.supervisor import Supervisor
 from studio.settings import settings
 from studio.specs import LcmSpec
-from studio.training import lcm
+from studio.training import lcm, memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -25,6 +28,15 @@ def distill_page() -> AppTest:
 def texts(at: AppTest) -> str:
     kinds = ("success", "error", "caption", "markdown", "info", "warning")
     return " ".join(str(e.value) for kind in kinds for e in at.get(kind))
+
+
+def quick_run(model: Path, **changes: Any) -> RunDir:
+    run = RunDir(settings().runs_dir / "20260101-000000-quick")
+    run.path.mkdir(parents=True)
+    fields = {"name": "quick", "model": str(model), "epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "latents": 8,
+              "rank": 4, "checkpoint_epochs": 1, "curve_pictures": 2}  # fmt: skip
+    run.write_spec(LcmSpec(**{**fields, **changes}))
+    return run
 
 
 def test_a_request_with_a_mistake_is_a_sentence_and_starts_nothing(page_home: Path) -> None:
@@ -47,14 +59,7 @@ def test_a_request_with_a_mistake_is_a_sentence_and_starts_nothing(page_home: Pa
 
 def test_the_curve_and_the_trade_off(page_home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run = RunDir(settings().runs_dir / "20260101-000000-quick")
-    run.path.mkdir(parents=True)
-    run.write_spec(
-        LcmSpec(
-            name="quick", model=str(tiny_model), epochs=2, steps_per_epoch=1, batch_size=2, latents=8, rank=4,
-            checkpoint_epochs=1, curve_pictures=2,
-        )
-    )  # fmt: skip
+    run = quick_run(tiny_model, epochs=2)
     lcm.main(run.path)
     at = distill_page()
     at.selectbox(key="distill_lcm_run").set_value(run.id).run()
@@ -74,3 +79,51 @@ def test_the_curve_and_the_trade_off(page_home: Path, tiny_model: Path, monkeypa
     assert at.session_state["gen_steps"] == 2
     assert at.session_state["gen_loras"] == [str(run.adapter / "quick.safetensors")]
     assert at.session_state["gen_model"] == str(tiny_model)
+
+
+def test_an_unmeasured_result_is_used_with_its_character(
+    page_home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    first = quick_run(tiny_model, curve_pictures=0)
+    lcm.main(first.path)
+    place = settings().models_dir / "loras"
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(first.adapter / "quick.safetensors", place / "mika.safetensors")
+    (place / "mika.json").write_text(json.dumps({"title": "Mika"}))
+    shutil.rmtree(first.path)
+    run = quick_run(tiny_model, curve_pictures=0, loras=[{"path": "mika", "weight": 0.8}])
+    lcm.main(run.path)
+    at = distill_page()
+    at.selectbox(key="distill_lcm_run").set_value(run.id).run()
+    assert not at.exception
+    said = texts(at)
+    assert "Nothing was measured" in said
+    assert "used beside it: mika (0.8)" in said
+    assert [button.proto.label for button in at.get("download_button")] == [
+        "Download for A1111 and ComfyUI", "All formats"
+    ]  # fmt: skip
+    at.button(key="lcm_use").click().run()
+    assert not at.exception
+    assert [Path(path).stem for path in at.session_state["gen_loras"]] == ["mika", "quick"]
+    sliders = [slider.value for slider in at.slider if str(slider.key).startswith("gen_loras_weight")]
+    assert sliders == [0.8, 1.0]
+    assert at.session_state["gen_steps"] is None
+    assert "quick was made with Mika (0.8)" in texts(at)
+
+
+def test_the_memory_that_a_run_takes_is_told_before(
+    page_home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = memory.measure(LcmSpec(model=str(tiny_model), rank=4, batch_size=1))
+    assert memory.RUNTIME < said["memory"] < 2 * memory.RUNTIME
+    assert said["free"] > 0
+    figures = iter([{"memory": 3e9, "free": 2e9}])
+    monkeypatch.setattr(Supervisor, "measure", lambda *_: next(figures))
+    at = distill_page()
+    at.button(key="lcm_memory").click().run()
+    assert not at.exception
+    assert "About 3.0 GB of memory in full precision; 2.0 GB are free." in texts(at)
+    assert "That is more than is free" in texts(at)
+    at.number_input(key="lcm_batch_size").set_value(1).run()  # another run now
+    assert "in full precision" not in texts(at)

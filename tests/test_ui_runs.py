@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
 from playwright.sync_api import Page, expect
+from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 from training_sets import write_run, write_set
 
@@ -50,6 +53,45 @@ def test_a_failed_run_goes_on_with_a_lower_rate(page_home: Path, monkeypatch: py
     assert not at.exception
     assert spawned == ["mine"]
     assert (run.spec().epochs, run.spec().learning_rate) == (10, pytest.approx(5e-5))
+
+
+def checkpoint(run: RunDir, name: str = "epoch-0003", epoch: int = 3, step: int = 30) -> None:
+    (run.checkpoints / name).mkdir(parents=True)
+    (run.checkpoints / name / "meta.json").write_text(json.dumps({"epoch": epoch, "step": step}))
+
+
+def test_a_failed_runs_last_good_checkpoint_can_be_used(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[str] = []
+    monkeypatch.setattr(Supervisor, "export", lambda self, id: exported.append(id))
+    run = failed(page_home)
+    assert "train_lora_export" not in [button.key for button in train_page("mine").button]
+    checkpoint(run)
+    at = train_page("mine")
+    at.button(key="train_lora_export").click().run()
+    assert not at.exception
+    assert exported == ["mine"]
+    assert [toast.value for toast in at.toast] == ["It is in the LoRA list now."]
+
+
+def test_a_run_that_was_stopped_in_the_queue_saved_nothing(page_home: Path) -> None:
+    failed(page_home).update(state="stopped", error=None)
+    assert "Stopped before it learnt anything" in train_page("mine").selectbox(key="train_lora_run").format_func("mine")
+    checkpoint(RunDir(page_home / "runs" / "mine"))
+    assert "Stopped and saved" in train_page("mine").selectbox(key="train_lora_run").format_func("mine")
+
+
+def test_a_result_is_chosen_in_generate(page_home: Path, tiny_model: Path) -> None:
+    run = failed(page_home, model=str(tiny_model))
+    checkpoint(run)
+    run.adapter.mkdir()
+    file = run.adapter / "mine.safetensors"
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file({f"{layer}.lora_down.weight": torch.ones(2, 16), f"{layer}.lora_up.weight": torch.ones(16, 2)}, file)
+    (run.adapter / "studio.json").write_text(json.dumps({"title": "mine", "trigger_words": ["style_1"]}))
+    at = train_page("mine")
+    at.button(key="lora_use").click().run()
+    assert at.session_state["gen_loras"] == [str(file)]
+    assert (at.session_state["gen_model"], at.session_state["gen_text"]) == (str(tiny_model), "style_1")
 
 
 def test_prodigy_has_no_rate_to_choose(page_home: Path) -> None:

@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import captioner_models
 import pytest
@@ -18,7 +19,7 @@ from training_sets import write_set
 
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
-from studio.ui import text
+from studio.ui import captions, text, train_form
 from studio.ui.resources import studio
 from studio.views import JobView
 
@@ -139,6 +140,54 @@ def test_first_captions_are_written_and_can_be_edited(train_page: AppTest, tmp_p
     assert texts_of[0].read_text() == "style_1, red hair, blue eyes\n"
 
 
+def test_captions_that_were_not_saved_are_trained_with(
+    train_page: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = train_page
+    folder = write_set(tmp_path / "data", 2)
+    monkeypatch.setattr(Supervisor, "_spawn", lambda self, run: None)
+    at.text_input(key="lora_folder").set_value(str(folder)).run()
+    before = (folder / "style_1" / "1.txt").read_text()
+    # what the table gives back when somebody typed into a cell: AppTest has no data editor
+    monkeypatch.setattr(captions, "_edited", lambda report: {
+        entry.file: "typed" if entry.file.endswith("0.png") else entry.caption for entry in report.entries
+    })  # fmt: skip
+    at.button(key="lora_start").click().run()
+    assert not at.exception
+    assert len(studio().runs()) == 1
+    assert (folder / "style_1" / "0.txt").read_text() == "typed\n"
+    assert (folder / "style_1" / "1.txt").read_text() == before
+
+
+def test_captions_of_a_zip_are_edited_where_it_was_unpacked(train_page: AppTest, tmp_path: Path) -> None:
+    at = train_page
+    (tmp_path / "mine.zip").write_bytes(packed(write_set(tmp_path / "data", 2)))
+    at.text_input(key="lora_folder").set_value(str(tmp_path / "mine.zip")).run()
+    for tag in ("blue eyes", "hat"):
+        at.text_input(key="lora_bulk_tags").set_value(tag).run()
+        at.button(key="lora_bulk_go").click().run()
+        assert not at.exception
+    assert all(caption.endswith(", blue eyes, hat") for caption in at.dataframe[0].value["caption"])
+
+
+def test_an_upload_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def upload(files: list[tuple[str, bytes]]) -> str:
+        written.append(files)
+        (tmp_path / str(len(written))).mkdir()
+        return str(tmp_path / str(len(written)))
+
+    monkeypatch.setattr(train_form, "studio", lambda: SimpleNamespace(upload_dataset=upload))
+    monkeypatch.setattr(train_form, "st", SimpleNamespace(session_state={}))
+    first = [SimpleNamespace(name="a.png", file_id="1", getvalue=lambda: b"a")]
+    second = [*first, SimpleNamespace(name="b.png", file_id="2", getvalue=lambda: b"b")]
+    assert [train_form._uploaded(files)[-1] for files in (first, first, second)] == ["1", "1", "2"]
+    (tmp_path / "2").rmdir()
+    assert train_form._uploaded(second)[-1] == "3"
+    assert len(written) == 3
+
+
 def test_captions_in_the_making_are_shown_and_found_again_after_a_reload(train_page: AppTest, tmp_path: Path) -> None:
     at = train_page
     folder = write_set(tmp_path / "data", 40)
@@ -218,3 +267,5 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
         expect(page.get_by_role("heading", name="Generate")).to_be_visible(timeout=PATIENCE)
         settle(page)
         expect(page.get_by_text("More settings")).to_be_visible()
+        chosen = page.get_by_test_id("stMultiSelect").filter(has_text="LoRA").first
+        expect(chosen.get_by_text("my-style")).to_be_visible(timeout=PATIENCE)  # the run's name, and its LoRA's

@@ -64,6 +64,8 @@ def _train(path: Path, environment: dict[str, str], die_at: tuple[str, int] | No
         _die_in(*die_at)
     if patch == "nan":
         _nan_at_call(8)
+    if patch == "infinite":
+        _infinite_at_step(4)
     if patch == "audit":
         _audit(path / "held.txt")
     if patch == "memory":
@@ -83,6 +85,20 @@ def _nan_at_call(call: int) -> None:
         return real(*args) * (float("nan") if next(calls) == call else 1.0)
 
     diffusion.target = poisoned
+
+
+def _infinite_at_step(step: int) -> None:
+    """One number of the gradient is infinite at `step`, while the loss is finite."""
+    from accelerate import Accelerator
+
+    real, calls = Accelerator.clip_grad_norm_, itertools.count(1)
+
+    def poisoned(self: Any, parameters: Any, max_norm: float) -> Any:
+        if next(calls) == step:
+            parameters[0].grad.flatten()[0] = float("inf")
+        return real(self, parameters, max_norm)
+
+    Accelerator.clip_grad_norm_ = poisoned  # type: ignore[method-assign]
 
 
 def _audit(report: Path) -> None:

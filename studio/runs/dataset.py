@@ -8,14 +8,17 @@ ten repeats of the trigger word `name`. A caption is a `.txt` or `.caption` file
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -23,7 +26,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from studio.errors import BadInput, DiskFull, NotFound
+from studio.errors import BadInput, NotFound
+from studio.runs.rundir import write_failure
 from studio.views import View
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -37,6 +41,8 @@ EPOCH_LOW, EPOCH_HIGH = 200, 400  # pictures x repeats of an epoch (hollowstrawb
 _IGNORED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)")
 _KOHYA = re.compile(r"^(\d{1,3})_(.+)$")
 _COMMON = {"", "1girl", "1boy", "solo", "girl", "boy"}
+# Names that no file system takes, or a file where another entry has a folder.
+_ARCHIVES_FAULT = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
 _SAME_HASH, _SAME_COLOUR = 12, 6.0  # of 256 bits; of 255, mean over a 32 x 32 thumbnail
 
 
@@ -97,12 +103,15 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
 
     Raises NotFound, BadInput for a ZIP that can't be trusted (nothing of it is kept), DiskFull.
     """
-    if data.is_dir():
-        return data.resolve()
-    if not data.exists():
-        raise NotFound(f"There is no data set at {data}: give a folder of pictures or a ZIP of one.")
-    with open(data, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    try:
+        if data.is_dir():
+            return data.resolve()
+        with open(data, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise NotFound(f"There is no data set at {data}: give a folder of pictures or a ZIP of one.") from error
+        raise BadInput(f"{data} can't be read ({error.strerror}).") from error
     name = re.sub(r"[^a-z0-9]+", "-", data.stem.lower()).strip("-")[:40] or "data"
     target = into / f"{name}-{digest}"
     if not target.exists():
@@ -111,7 +120,9 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
             try:
                 _unpack(data, Path(fresh) / "data", max_bytes)
             except OSError as error:
-                raise DiskFull(f"{data.name} can't be unpacked ({error.strerror}): make room in {into}.") from error
+                if error.errno is None or error.errno in _ARCHIVES_FAULT:
+                    raise BadInput(f"{data.name} can't be unpacked ({error.strerror or error}).") from error
+                raise write_failure(f"{data.name} can't be unpacked", into, error) from error
             os.rename(Path(fresh) / "data", target)
     return _inner(target).resolve()
 
@@ -143,13 +154,15 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
                                 f"{archive.name} unpacks to more than {max_bytes / 2**20:.0f} MB: make it smaller."
                             )
                         copy.write(block)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+            UnicodeError) as error:  # fmt: skip
         raise BadInput(f"{archive.name} is not a ZIP that can be read ({error}).") from error
 
 
 def _safe_name(member: zipfile.ZipInfo, archive: str) -> PurePosixPath:
     name = PurePosixPath(member.filename.replace("\\", "/"))
-    escapes = name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or "\x00" in member.filename
+    escapes = name.is_absolute() or ".." in name.parts or "\x00" in member.filename
+    escapes = escapes or not name.parts or ":" in name.parts[0]
     if escapes or stat.S_ISLNK(member.external_attr >> 16):
         raise BadInput(f"{archive} has an entry that points outside of it ({member.filename!r}): it isn't unpacked.")
     return name

@@ -39,9 +39,14 @@ def _device() -> str:
     return f"cuda-{os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0].strip() or '0'}"
 
 
+def has_driver() -> bool:
+    """Whether there may be a card that torch can use; without a driver there is none."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
 def _has_card() -> bool:
     # Only torch knows whether it can use a card: it is asked in a process that ends, where a driver is there at all.
-    if not any(Path(driver).exists() for driver in _DRIVERS):
+    if not has_driver():
         return False
     question = "import torch; raise SystemExit(not torch.cuda.is_available())"
     return subprocess.run([sys.executable, "-c", question], capture_output=True).returncode == 0
@@ -57,6 +62,7 @@ def main(path: Path) -> None:
         held = take_lock(run.lock_file)
         if held is None:
             raise SystemExit(f"Run {run.id} is training already.")
+        run.clear_stop()  # started by hand: an earlier trainer obeyed it
         os.set_inheritable(held.fileno(), True)
         os.environ[LOCK_INHERITED] = str(run.path)
     if hasattr(os, "nice"):

@@ -1,6 +1,7 @@
 """One training run on disk: names of files, atomic JSON, the lock that means "alive".
 
-One writer per file. The parent (service, command line) writes `spec.json` and `stop`; the trainer writes the rest:
+One writer per file. The parent (service, command line) writes `spec.json` and `stop` (which whoever starts a trainer
+removes); the trainer writes the rest:
 `status.json metrics.jsonl log.txt run.lock checkpoints/ samples/ adapter/`. A run is alive while somebody holds the
 lock, which the kernel gives back however the process ends; "crashed" is therefore derived on reading (the status says
 running, the lock is free) and never written. Knows nothing of models, tensors or what a trainer does.
@@ -8,6 +9,7 @@ running, the lock is free) and never written. Knows nothing of models, tensors o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +21,7 @@ from typing import Any, Literal, TextIO
 
 from pydantic import ValidationError
 
-from studio.errors import BadInput, Busy, NotFound
+from studio.errors import BadInput, Busy, DiskFull, NotFound, StudioError
 from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
 
 try:
@@ -47,6 +49,22 @@ def write_json(path: Path, data: Any, sync: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(fresh, path)
+
+
+def write_failure(what: str, place: Path, error: OSError) -> StudioError:
+    """What to raise where `what` could not be written below `place`: more room helps against a full disk only."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{what} ({error.strerror}): make room in {place}.")
+    return StudioError(f"{what} ({error.strerror or error}): look whether {place} can be written to.")
+
+
+def moment(checkpoint: Path) -> tuple[int, int]:
+    """(epochs, steps) done: epochs first, because a smaller data set makes steps fewer in a later epoch."""
+    try:
+        meta = json.loads((checkpoint / "meta.json").read_text(encoding="utf-8"))
+        return int(meta["epoch"]), int(meta["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1, -1  # unreadable: the first to be forgotten, and `checkpoints.load` says what is wrong with it
 
 
 def _flock(file: TextIO, exclusive: bool) -> bool:
@@ -143,7 +161,8 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Be this run's one trainer. Raises Busy where another process is.
 
-        Where `runs.launch` took the lock before it turned into this process, it is ours already.
+        Where `runs.launch` took the lock before it turned into this process, it is ours already. Otherwise the trainer
+        was started by hand, and a request to stop is one that an earlier trainer obeyed: it is forgotten.
         """
         if os.environ.get(LOCK_INHERITED) == str(self.path.resolve()):
             yield
@@ -152,6 +171,7 @@ class RunDir:
         if held is None:
             raise Busy(f"Run {self.id} is training already, in another process.")
         try:
+            self.clear_stop()
             yield
         finally:
             held.close()
@@ -225,6 +245,13 @@ class RunDir:
             "".join(json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step), encoding="utf-8"
         )
         os.replace(fresh, self.metrics_file)
+
+    def checkpoint_names(self) -> list[str]:
+        """Complete checkpoints by name, oldest first; not verified."""
+        if not self.checkpoints.exists():
+            return []
+        there = [p for p in self.checkpoints.iterdir() if p.suffix not in (".tmp", ".old")]
+        return [name for _, name in sorted((moment(p), p.name) for p in there if (p / "meta.json").exists())]
 
     def tail(self, size: int = 8192) -> str:
         """The last `size` bytes of the log, from the start of a line."""

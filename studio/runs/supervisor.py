@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from studio.errors import BadInput, Busy, DiskFull, NotFound
-from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, RunSpec, take_lock
+from studio.errors import BadInput, Busy, NotFound
+from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, RunSpec, take_lock, write_failure
 from studio.settings import REPOSITORY, Settings
-from studio.specs import ControlRunSpec, LoraRef, LoraSpec
+from studio.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec
 
 _ENDING = 30.0  # seconds
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -57,7 +57,7 @@ class Supervisor:
             run = self._new_folder(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
             run.write_spec(spec)
         except OSError as error:
-            raise DiskFull(f"The run can't be written to {self.folder} ({error.strerror}): make room there.") from error
+            raise write_failure("The run can't be written", self.folder, error) from error
         self._spawn(run)
         return run.id
 
@@ -148,17 +148,19 @@ class Supervisor:
         run.clear_stop()
         self._spawn(run)
 
-    def measure(self, spec: LoraSpec, timeout: float = 600) -> dict[str, float]:
+    def measure(self, spec: LoraSpec | LcmSpec, timeout: float = 600) -> dict[str, float]:
         """Seconds per step, seconds to load and bytes of memory of a run like `spec`, from three real steps.
 
+        Of a distillation: bytes of memory, and bytes that are free, from the sizes of its parts.
         Takes as long as loading the model. Raises BadInput with the reason when it can't be measured.
         """
+        module = "memory" if isinstance(spec, LcmSpec) else "estimate"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "spec.json"
             file.write_text(spec.model_dump_json(), encoding="utf-8")
             try:
                 done = subprocess.run(
-                    [sys.executable, "-m", "studio.training.estimate", str(file)],
+                    [sys.executable, "-m", f"studio.training.{module}", str(file)],
                     env=os.environ | self._environment(),
                     capture_output=True,
                     text=True,
@@ -170,6 +172,30 @@ class Supervisor:
             reason = (done.stderr.strip() or "no reason given").splitlines()[-1].partition(": ")[2][:200]
             raise BadInput(f"The run can't be measured: {reason}")
         return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def export(self, run_id: str) -> None:
+        """Make the result of a run that ended without one, from its last good checkpoint.
+
+        Takes as long as reading that. Raises Busy while the run is alive, BadInput with the reason when it can't be.
+        """
+        run = self.get(run_id)
+        self._let_it_end(run)
+        if run.alive():
+            raise Busy(f"Run {run_id} is training: it makes its result itself when it ends.")
+        if getattr(run.spec(), "form", "lora") != "lora" or run.spec().kind == "control":
+            raise BadInput(
+                f"Run {run_id} makes a whole network and not a LoRA: resume it, and stop it to have its result."
+            )
+        if not run.checkpoint_names():
+            raise BadInput(f"Run {run_id} has no checkpoint yet: there is nothing to use.")
+        done = subprocess.run(
+            [sys.executable, "-m", "studio.training.rescue", str(run.path)],
+            env=os.environ | self._environment(),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BadInput((done.stderr.strip() or "No reason given.").splitlines()[-1])
 
     def delete(self, run_id: str) -> None:
         """Remove the run with its checkpoints. Raises Busy while it is alive."""

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from studio.errors import BadInput
-from studio.specs import LoraSpec
+from studio.specs import LcmSpec, LoraSpec, bounds
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 # Fields that only say when to save, what to show or where things lie: changing them changes no byte of the result.
 _HARMLESS = {
     "kind", "name", "data", "model", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
-    "time_limit_minutes", "sample_prompts", "license",
+    "time_limit_minutes", "sample_prompts", "license", "loras",
 }  # fmt: skip
 
 
-def facts_of(spec: LoraSpec, model: str, data: str, per_epoch: int, processes: int) -> dict[str, Any]:
+def facts_of(
+    spec: LoraSpec | LcmSpec, model: str, data: str, per_epoch: int, processes: int, loras: Sequence[Any] = ()
+) -> dict[str, Any]:
     """Everything that decides the bytes of a result, as JSON; kept in each checkpoint.
 
-    `model` and `data` are fingerprints of what is in the files; `per_epoch` counts optimiser steps.
+    `model` and `data` are fingerprints of what is in the files, `loras` those and the weights of what is added to the
+    model first; `per_epoch` counts optimiser steps.
     """
     return {
         "spec": spec.model_dump(mode="json"),
         "model": model,
+        "loras": list(loras),
         "data": data,
         "per_epoch": per_epoch,
         "processes": processes,
@@ -38,18 +43,23 @@ def facts_of(spec: LoraSpec, model: str, data: str, per_epoch: int, processes: i
 
 def what_changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """One sentence per difference. Raises BadInput for one with which the checkpoint can't be used at all."""
-    old, new = before["spec"], now["spec"]
+    # What the request of an older version didn't have was as its default is: a new option changes nothing by itself.
+    kind = LcmSpec if now["spec"]["kind"] == "lcm" else LoraSpec
+    absent = {name: bounds(kind, name)["default"] for name in now["spec"] if name not in before["spec"]}
+    old, new = absent | before["spec"], now["spec"]
     if before["model"] != now["model"]:
         raise BadInput("The base model is another one than the run was started with: start a new run.")
-    for field in ("rank", "optimizer"):
-        if old[field] != new[field]:
+    if before.get("loras", []) != now.get("loras", []):
+        raise BadInput("The LoRAs of the teacher, or their weights, are others than at the start: start a new run.")
+    for field in ("rank", "optimizer", "form", "objective"):  # not every kind of run has each
+        if old.get(field) != new.get(field):
             raise BadInput(f"The run was started with {field} {old[field]}, not {new[field]}: start a new run.")
-    if bool(old["text_encoder_rate"]) != bool(new["text_encoder_rate"]):
+    if bool(old.get("text_encoder_rate")) != bool(new.get("text_encoder_rate")):
         raise BadInput("The text encoder can't be added to a run or left out of it later: start a new run.")
     found = [
         f"Changed since the checkpoint: {field} was {old[field]}, is {new[field]}."
         for field in new
-        if field not in _HARMLESS and old.get(field) != new[field]
+        if field not in _HARMLESS and old[field] != new[field]
     ]
     if before["data"] != now["data"]:
         found.append("The data set has changed since the checkpoint; the run goes on with the new one.")
@@ -63,6 +73,7 @@ def what_changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
                 f"{name} was {before['versions'].get(name)} and is {number}: the result may differ in the last bits."
             )
     for field, word in (("threads", "threads"), ("device", "device"), ("processes", "processes")):
-        if before[field] != now[field]:
-            found.append(f"{word.capitalize()}: {before[field]} before, {now[field]} now; the last bits may differ.")
+        was = before.get(field)
+        if was != now[field]:
+            found.append(f"{word.capitalize()}: {was} before, {now[field]} now; the last bits may differ.")
     return found

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio.errors import DiskFull
-from studio.runs.rundir import RunDir
+from studio.runs.rundir import RunDir, moment
 
 Tensors = Mapping[str, torch.Tensor]
 _SPARE = 2**16  # bytes beyond the tensors, for headers and JSON
@@ -80,12 +80,12 @@ def save(
         for group, tensors in groups.items():
             file = fresh / f"{group}.safetensors"
             save_file({key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}, file)
-            _sync(file)
+            sync(file)
             digests[file.name] = _sha256(file)
         complete = {**meta, "step": step, "epoch": epoch, "files": digests}
         (fresh / "meta.json").write_text(json.dumps(complete, indent=1), encoding="utf-8")
-        _sync(fresh / "meta.json")
-        _sync(fresh)
+        sync(fresh / "meta.json")
+        sync(fresh)
     except Exception as error:  # safetensors has its own class for a failed write
         shutil.rmtree(fresh, ignore_errors=True)
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
@@ -97,7 +97,7 @@ def save(
         shutil.rmtree(old, ignore_errors=True)
         os.rename(final, old)
     os.rename(fresh, final)
-    _sync(run.checkpoints)
+    sync(run.checkpoints)
     _prune(run, keep, final)
     return final
 
@@ -109,7 +109,8 @@ def _disk_full(run: RunDir, size: int, free: int) -> DiskFull:
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -124,8 +125,8 @@ def _sha256(path: Path) -> str:
 
 def _prune(run: RunDir, keep: int, newest: Path) -> None:
     # Mid-epoch ones are only for resuming, so one beside the newest is enough; epoch ones are also the grid's rows.
-    now = _moment(newest)
-    newest_first = [name for name in names(run)[::-1] if _moment(run.checkpoints / name) <= now]
+    now = moment(newest)
+    newest_first = [name for name in names(run)[::-1] if moment(run.checkpoints / name) <= now]
     epochs = [name for name in newest_first if name.startswith("epoch-")]
     wanted = set(epochs[:keep]) | set(newest_first[:2])
     for path in run.checkpoints.iterdir():
@@ -135,22 +136,7 @@ def _prune(run: RunDir, keep: int, newest: Path) -> None:
 
 def names(run: RunDir) -> list[str]:
     """Complete checkpoints by name, oldest first; not verified."""
-    if not run.checkpoints.exists():
-        return []
-    found = []
-    for path in run.checkpoints.iterdir():
-        if path.suffix not in (".tmp", ".old") and (path / "meta.json").exists():
-            found.append((_moment(path), path.name))
-    return [name for _, name in sorted(found)]
-
-
-def _moment(path: Path) -> tuple[int, int]:
-    """(epochs, steps) done: epochs first, because a smaller data set makes steps fewer in a later epoch."""
-    try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        return int(meta["epoch"]), int(meta["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return -1, -1  # unreadable: the first to be forgotten, and `load` says what is wrong with it
+    return run.checkpoint_names()
 
 
 def load(path: Path) -> Checkpoint:
@@ -177,7 +163,7 @@ def latest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
         return None, notes
     folders = [p for p in run.checkpoints.iterdir() if p.suffix != ".tmp" and (p / "meta.json").exists()]
     # One whose moment can't be read may be the newest: it comes first, so that its damage is said.
-    folders.sort(key=lambda p: (_moment(p)[0] < 0, _moment(p), p.suffix != ".old", p.name), reverse=True)
+    folders.sort(key=lambda p: (moment(p)[0] < 0, moment(p), p.suffix != ".old", p.name), reverse=True)
     for path in folders:
         try:
             return load(path), notes
@@ -228,3 +214,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
             # JSON knows no tuples, and Adam's betas are one
             group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
     optimizer.load_state_dict(state)
+
+
+def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, Any]) -> None:
+    """Take over a loss scale, where the run that saved it had one: in bf16 or fp32 there is none."""
+    if saved:
+        scaler.load_state_dict(dict(saved))

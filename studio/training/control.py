@@ -109,7 +109,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
                 p.copy_(found.groups["controlnet"][name])
                 mean.copy_(found.groups["ema"][name])
         checkpoints.restore_optimizer(optimizer, found.groups["optimizer"], found.meta["optimizer"])
-        scaler.load_state_dict(found.meta["scaler"])
+        checkpoints.restore_scaler(scaler, found.meta["scaler"])
         step = found.step
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
     session.begin(step, total, spec.epochs)
@@ -161,8 +161,10 @@ def train(session: Session, spec: ControlRunSpec) -> None:
         rate = steps.learning_rate(step, total, spec.learning_rate, spec.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
         if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
+            if not scaler.is_enabled():  # which leaves such a step out by itself
+                session.check_gradient(step + 1, float(norm))
             scaler.step(optimizer)
             scaler.update()
             steps.update_average(average, parameters, spec.ema_decay, step)

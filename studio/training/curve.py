@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from studio.engine import latents as pictures
@@ -27,9 +28,11 @@ from studio.engine.components import Components
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance
 from studio.runs.rundir import write_json
+from studio.training.fitting import Fitting
 from studio.training.prompts import Asked
 
 STEPS = (1, 2, 4, 8)
+FAST_STEPS = 4  # at which checkpoints are compared and the result is used
 SHOWN = 6  # pictures of each row that are kept to look at
 THUMBNAIL = 128  # px
 _BATCH = 16
@@ -45,8 +48,8 @@ class Row:
 
     `seconds` is sampling without decoding, `decoding` the VAE's part, both per picture. `emotion` and `style` are the
     shares of pictures in which the judge saw what was asked for, `sure` its mean probability of both. `frechet` is the
-    distance to reference pictures, comparable only at equal `pictures`. `drift` is the root mean square difference, in
-    latents, to what the teacher at its best makes of the same noise.
+    distance to reference pictures, comparable only at equal `pictures`, and None for a single one. `drift` is the root
+    mean square difference, in latents, to what the teacher at its best makes of the same noise.
     """
 
     who: Who
@@ -64,39 +67,59 @@ class Row:
 
 
 class Ruler:
-    """The measuring instruments of one run: prompts, noise, judge or CLIP, the teacher's own pictures."""
+    """The measuring instruments of one run: prompts, noise, judge or CLIP, the teacher's own pictures.
 
-    def __init__(self, components: Components, asked: Sequence[Asked], folder: Path, strips: Path) -> None:
-        self.components = components
+    `pause` is called before each batch of pictures and may raise to end a measurement.
+    """
+
+    def __init__(
+        self, components: Components, asked: Sequence[Asked], folder: Path, strips: Path,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.components, self.pause = components, pause
         self.asked = asked
         self.folder, self.strips = folder, strips  # what was measured of the teacher; pictures to look at
         self.judge = Judge.load(components.info.judge) if components.info.judge is not None else None
         self.clip = _Clip.find() if self.judge is None else None
         self.reference: dict[str, torch.Tensor] = {}
+        self._drawn, self._decoded = Fitting(_BATCH), Fitting(_BATCH)
 
     def baseline(self, teacher: UNet2DConditionModel) -> list[Row]:
-        """The teacher at its best and DPM++ 2M at few steps; drawn once and read from `folder` afterwards."""
+        """The teacher at its best and DPM++ 2M at few steps; drawn once and read from `folder` afterwards.
+
+        What was measured until `pause` raised is kept there, and the next call goes on behind it.
+        """
         self.strips.mkdir(parents=True, exist_ok=True)
         rows_file, tensors_file = self.folder / "baseline.json", self.folder / "reference.safetensors"
         key = [asdict(a) for a in self.asked]
-        if rows_file.exists():
+        rows: list[Row] = []
+        try:
             held = json.loads(rows_file.read_text(encoding="utf-8"))
             if held["asked"] == key:
                 self.reference = load_file(tensors_file)
-                return [Row(**row) for row in held["rows"]]
+                rows = [Row(**row) for row in held["rows"]]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            rows = []  # none yet, or damaged: measured again
         self.folder.mkdir(parents=True, exist_ok=True)
         info = self.components.info
-        with_judge = {}
-        if self.judge is not None:
-            drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _OTHER_SEED)
-            with_judge["features"] = self.judge(self._decode(drawn)[0]).features
-        drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _SEED)
-        self.reference = {"latents": drawn.float().cpu(), **with_judge}
-        rows = [self.measure("teacher", teacher, info.sampler, info.steps, info.guidance, "teacher")]
-        for count in STEPS:
+
+        def write() -> None:
+            write_json(rows_file, {"asked": key, "rows": [asdict(row) for row in rows]}, sync=True)
+
+        if not rows:
+            rows_file.unlink(missing_ok=True)
+            with_judge = {}
+            if self.judge is not None:
+                drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _OTHER_SEED)
+                with_judge["features"] = self.judge(self._decode(drawn)[0]).features
+            drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _SEED)
+            self.reference = {"latents": drawn.float().cpu(), **with_judge}
+            save_file({name: t.contiguous() for name, t in self.reference.items()}, tensors_file)
+            rows = [self.measure("teacher", teacher, info.sampler, info.steps, info.guidance, "teacher")]
+            write()
+        for count in STEPS[len(rows) - 1 :]:
             rows.append(self.measure("dpmpp_2m", teacher, "dpmpp_2m", count, info.guidance, f"dpmpp_2m-{count}"))
-        save_file({name: t.contiguous() for name, t in self.reference.items()}, tensors_file)
-        write_json(rows_file, {"asked": key, "rows": [asdict(row) for row in rows]})
+            write()
         return rows
 
     def measure(
@@ -127,7 +150,8 @@ class Ruler:
         return {
             **right,
             "sure": float(torch.stack(sure).mean()),
-            "frechet": frechet_distance(verdict.features, self.reference["features"]),
+            # one picture has no covariance
+            "frechet": frechet_distance(verdict.features, self.reference["features"]) if len(self.asked) > 1 else None,
         }
 
     def _draw(
@@ -136,26 +160,44 @@ class Ruler:
         """Latents of every prompt, and the seconds that sampling took."""
         parts = replace(self.components, unet=unet)
         side = parts.info.native_size
-        found, seconds = [], 0.0
-        for start in range(0, len(self.asked), _BATCH):
-            prompts = [a.text for a in self.asked[start : start + _BATCH]]
+        seconds = 0.0
+
+        def draw(start: int, stop: int) -> torch.Tensor:
+            nonlocal seconds
+            self.pause()
+            prompts = [a.text for a in self.asked[start:stop]]
             conditioning = text.encode(parts, prompts, [""] * len(prompts))
-            generators = sampling.generators(range(seed + start, seed + start + len(prompts)))
+            generators = sampling.generators(range(seed + start, seed + stop))
             scheduler = sampling.make_scheduler(sampler, parts.scheduler_config)
             timesteps = sampling.set_timesteps(scheduler, steps, parts.device)
             noise = sampling.start_latents(scheduler, sampling.noise(parts, generators, side, side), timesteps)
-            began = time.monotonic()
-            found.append(
-                sampling.denoise(parts, scheduler, noise, conditioning, guidance, generators, timesteps=timesteps)
-            )
-            seconds += time.monotonic() - began
-        return torch.cat(found), seconds
+            began = _now(parts.device)
+            drawn = sampling.denoise(parts, scheduler, noise, conditioning, guidance, generators, timesteps=timesteps)
+            seconds += _now(parts.device) - began
+            return drawn
+
+        return torch.cat(self._drawn.each(0, len(self.asked), draw)), seconds
 
     def _decode(self, drawn: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Pixels (n, 3, h, w) in -1..1 on the CPU, and the seconds that it took."""
-        began = time.monotonic()
-        pixels = [pictures.decode_pixels(self.components, part).float().cpu() for part in drawn.split(_BATCH)]
-        return torch.cat(pixels).nan_to_num(0).clamp(-1, 1), time.monotonic() - began
+        seconds = 0.0
+
+        def decode(start: int, stop: int) -> torch.Tensor:
+            nonlocal seconds
+            self.pause()
+            began = _now(self.components.device)
+            pixels = pictures.decode_pixels(self.components, drawn[start:stop])
+            seconds += _now(self.components.device) - began
+            return pixels.float().cpu()
+
+        return torch.cat(self._decoded.each(0, len(drawn), decode)).nan_to_num(0).clamp(-1, 1), seconds
+
+
+def _now(device: torch.device) -> float:
+    """Seconds; a card works on after Python has gone on, so it is waited for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 class _Clip:
@@ -187,17 +229,20 @@ class _Clip:
         return float(100 * cosine.clamp(min=0).mean())
 
 
-def quality(rows: Sequence[Row], baseline: Sequence[Row], steps: int = 4) -> float:
+def quality(rows: Sequence[Row], baseline: Sequence[Row], steps: int = FAST_STEPS) -> float:
     """One number to order checkpoints by, higher is better, from the student's row at `steps`.
 
     With a judge: its mean probability of what was asked for, less the Frechet distance as a share of DPM++ 2M's at the
-    same steps, so that neither blur nor disobedience wins alone. With a CLIP: its score. Else: less drift at one step.
+    same steps, so that neither blur nor disobedience wins alone (of single pictures the probability only). With a CLIP:
+    its score. Else: less drift at one step.
     """
     row = next(r for r in rows if r.who == "student" and r.steps == steps)
     if row.sure is not None and row.frechet is not None:
         solver = next(r for r in baseline if r.who == "dpmpp_2m" and r.steps == steps)
         assert solver.frechet is not None
         return row.sure - row.frechet / max(solver.frechet, 1e-9)
+    if row.sure is not None:
+        return row.sure
     if row.clip is not None:
         return row.clip
     first = next(r for r in rows if r.who == "student" and r.steps == 1)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
 from studio.engine.components import Components
@@ -20,6 +21,8 @@ from studio.engine.loading import load_parts
 from studio.engine.models import resolve
 from studio.settings import settings
 from studio.specs import LoraSpec
+from studio.training import steps
+from studio.training.lora import TEXT_TARGETS
 from studio.training.optimizers import make_optimizer
 
 STEPS = 3
@@ -30,34 +33,48 @@ def measure(spec: LoraSpec) -> dict[str, float]:
     started = time.monotonic()
     info = resolve(spec.model, settings(), with_hash=False)
     cuda = torch.cuda.is_available() and settings().device != "cpu"
-    device, dtype = torch.device("cuda" if cuda else "cpu"), torch.float16 if cuda else torch.float32
-    model = Components(info=info, family=info.family, device=device, dtype=dtype, **load_parts(info, torch.float32))
+    device = torch.device("cuda" if cuda else "cpu")
+    _, dtype = steps.precision(spec.precision, not cuda)
+    model = Components(
+        info=info, family=info.family, device=device, dtype=torch.float32, **load_parts(info, torch.float32)
+    )
     side = (spec.resolution or info.native_size) // model.factor
-    width = model.text_encoder.config.hidden_size
-    unet = model.unet.requires_grad_(False).to(device)
-    if cuda:
-        unet.half()
+    width, length = model.text_encoder.config.hidden_size, model.tokenizer.model_max_length
+    unet, text_encoder = model.unet, model.text_encoder
     del model
-    unet.add_adapter(LoraConfig(r=spec.rank, target_modules=list(info.family.lora_targets)))
-    parameters = {f"unet.{name}": p for name, p in unet.named_parameters() if p.requires_grad}
-    for p in parameters.values():
-        p.data = p.data.float()
+    trained = {"unet": (unet, info.family.lora_targets)}
+    if spec.text_encoder_rate:
+        trained["text_encoder"] = (text_encoder, TEXT_TARGETS)
+    del text_encoder
+    parameters: dict[str, torch.nn.Parameter] = {}
+    for part, (module, targets) in trained.items():
+        module.requires_grad_(False).to(device, dtype)
+        module.add_adapter(LoraConfig(r=spec.rank, target_modules=list(targets)))
+        cast_training_params([module], dtype=torch.float32)
+        module.train()
+        parameters |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
     if spec.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     optimizer = make_optimizer(spec, parameters)
-    unet.train()
+    average = [p.detach().clone() for p in parameters.values()] if spec.ema else []
     loading, seconds = time.monotonic() - started, []
-    for _ in range(STEPS):
+    for step in range(STEPS):
         began = time.monotonic()
         for _ in range(spec.accumulation):
             x = torch.randn(spec.batch_size, unet.config.in_channels, side, side, device=device, dtype=dtype)
-            text = torch.randn(spec.batch_size, 77, width, device=device, dtype=dtype)
             t = torch.randint(1000, (spec.batch_size,), device=device)
-            with torch.autocast(device.type, dtype, enabled=cuda):
+            if "text_encoder" in trained:
+                tokens = torch.zeros(spec.batch_size, length, dtype=torch.long, device=device)
+                text = trained["text_encoder"][0](tokens)[0].to(dtype)  # (batch, 77, dim)
+            else:
+                text = torch.randn(spec.batch_size, length, width, device=device, dtype=dtype)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = unet(x, t, encoder_hidden_states=text).sample.float().square().mean()
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if average:
+            steps.update_average(average, parameters.values(), spec.ema_decay, step)
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)

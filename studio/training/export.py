@@ -158,10 +158,21 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
         "modelspec.title": card.title,
         "modelspec.trigger_phrase": ", ".join(card.trigger_words),
         "modelspec.license": card.license,
-        "sshs_model_hash": hashlib.sha256(save(dict(tensors))).hexdigest(),
+        "sshs_model_hash": hash_of(save(dict(tensors))),
         **card.metadata,
     }
     return {key: str(value) for key, value in found.items() if value not in (None, "")}
+
+
+def hash_of(file: bytes) -> str:
+    """Of a safetensors file without its header, so that it outlives other metadata (sd-scripts' addnet_hash)."""
+    return hashlib.sha256(file[8 + int.from_bytes(file[:8], "little") :]).hexdigest()
+
+
+def base_version(title: str, unet_config: Mapping[str, Any]) -> str:
+    """kohya's word for a base model: `sd_v1` for whatever has Stable Diffusion 1's inputs, else its own name."""
+    sd1 = unet_config.get("cross_attention_dim") == 768 and unet_config.get("in_channels") == 4
+    return "sd_v1" if sd1 else title
 
 
 def with_metadata(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

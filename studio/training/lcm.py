@@ -17,24 +17,22 @@ import contextlib
 import gc
 import json
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file, save_file
 
 from studio.engine import adapters
 from studio.engine.components import Components
 from studio.engine.memory import free as available
 from studio.engine.memory import resident
-from studio.engine.models import ModelInfo, find_lora, resolve
+from studio.engine.models import LoraInfo, ModelInfo, find_lora, resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput, Cancelled, NotFound
 from studio.runs import dataset as files
@@ -43,15 +41,17 @@ from studio.settings import Settings, settings
 from studio.specs import LcmSpec
 from studio.training import checkpoints, curve, export, material, memory, model_folder, prompts, steps
 from studio.training import consistency as lcd
+from studio.training.changes import facts_of, what_changed
+from studio.training.curve import FAST_STEPS
+from studio.training.fitting import Fitting, release
+from studio.training.record import Record
 from studio.training.session import Session, attend
 from studio.training.student import FullStudent, LoraStudent, Student, restore, state
 
 GRID = 50  # jumps of the teacher's solver: k = 20 of 1000 (LCM, sec. 4.3)
 # Phases end where DDIM's steps do ("trailing": 999, 749, 499, 249), which LCM's grid misses.
 PHASED_GRID = 40
-SAMPLERS: dict[str, str] = {"lcm": "lcm", "tcd": "tcd", "pcm": "ddim"}  # what each objective's student is drawn with
 RATE = {"lora": 1e-4, "full": 8e-6}
-FAST_STEPS = 4
 
 
 def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> None:
@@ -77,6 +77,11 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     info = resolve(spec.model, config)
     w_min, w_max = guidance_range(spec, info)
 
+    def pause() -> None:
+        """Between the parts of long work that is no step. Raises Cancelled where the run is to end."""
+        if session.must_stop():
+            raise Cancelled
+
     session.stage(2, f"Load {info.title}, the teacher, and freeze it")
     # Loaded on the CPU: where each part goes, and in which precision, is this file's business.
     components = load(info, config.model_copy(update={"device": "cpu"}), on_note=session.say)
@@ -98,11 +103,10 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, PHASED_GRID if spec.objective == "pcm" else GRID).to(device)
 
     session.stage(3, "Get clean latents and encode their prompts")
-    try:
-        stuff = gather_material(session, spec, config, components, about, [w for x in loras for w in x.trigger_words],
-                                rank, world, accelerator.wait_for_everyone)  # fmt: skip
-    except Cancelled:
-        session.finish("stopped")
+    triggers = [word for lora in loras for word in lora.trigger_words]
+    stuff = gather_material(session, spec, config, components, about, triggers, pause, rank, world)
+    if stuff is None:
+        end_early(session)
         return
     session.say(f"{len(stuff)} latents of {tuple(stuff.latents.shape[1:])}, {len(stuff.text)} prompts")
 
@@ -130,42 +134,114 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     total = spec.epochs * spec.steps_per_epoch
 
     session.stage(6, "Look for a checkpoint")
+    characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
+    facts = facts_of(spec, info.hash, stuff.digest, spec.steps_per_epoch, world, characters)
+    fitting = Fitting(spec.batch_size // world)  # pictures at a time
     found, damaged = checkpoints.latest_good(run)
     for sentence in damaged:
         session.say(sentence, note=True)
     step = 0
     if found is not None:
+        before = found.meta.get("facts", facts)  # none in checkpoints of earlier versions
+        for sentence in what_changed(before, facts):
+            session.say(sentence, note=True)
         restore(student, found.groups)
         checkpoints.restore_optimizer(optimizer, found.groups["optimizer"], found.meta["optimizer"])
-        scaler.load_state_dict(found.meta["scaler"])
-        step = found.step
+        checkpoints.restore_scaler(scaler, found.meta["scaler"])
+        fitting.size = min(fitting.size, found.meta.get("micro", fitting.size))
+        # An epoch of another length starts again
+        step = found.step if before["per_epoch"] == spec.steps_per_epoch else found.epoch * spec.steps_per_epoch
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
         del found
         gc.collect()
 
+    def name_now() -> str:
+        return checkpoints.name_of(step // spec.steps_per_epoch, step, step % spec.steps_per_epoch == 0)
+
+    def due() -> bool:
+        """Whether this moment is saved and measured, however the run goes."""
+        epoch, inside = divmod(step, spec.steps_per_epoch)
+        return step > 0 and not inside and (epoch % spec.checkpoint_epochs == 0 or step == total)
+
     session.stage(7, "Measure the teacher")
-    record = Record(run, spec, student, components, w_min, w_max, accelerator.is_main_process)
-    record.begin(step)
-    accelerator.wait_for_everyone()
+    record = Record(run, spec, student, components, w_min, w_max, accelerator.is_main_process, pause)
+    cancelled = False
+    try:
+        record.begin(step)
+    except Cancelled:
+        cancelled = True
+    if agreed(cancelled, world):
+        end_early(session)
+        return
     session.begin(step, total, spec.epochs)
 
-    def save() -> str:
+    def save() -> None:
         """A checkpoint of this moment."""
-        name = checkpoints.name_of(step // spec.steps_per_epoch, step, step % spec.steps_per_epoch == 0)
+        name = name_now()
         if accelerator.is_main_process:
             started = time.monotonic()
             tensors, groups = checkpoints.optimizer_state(optimizer)
-            meta = {"optimizer": groups, "scaler": scaler.state_dict(), "spec": spec.model_dump(mode="json")}
+            meta = {"facts": facts, "optimizer": groups, "scaler": scaler.state_dict(), "micro": fitting.size}
             everything = {**state(student), "optimizer": tensors}
             epoch = step // spec.steps_per_epoch
             checkpoints.save(run, name, step, epoch, everything, meta, spec.keep_checkpoints)
             session.saved(name, time.monotonic() - started)
         accelerator.wait_for_everyone()
-        return name
+
+    def measure() -> str:
+        """Draw with the checkpoint of this moment, unless that was done before; why the run ends here, if it does."""
+        session.stage(8, f"Distill: measure {name_now()}")
+        ends: list[str] = [""]
+        try:
+            if record.missing(step):
+                record.look(name_now(), step)
+            if record.fallen >= spec.patience and step < total:
+                ends = ["quality"]
+                session.say(f"Quality has fallen for {record.fallen} checkpoints: the best one is kept.", note=True)
+        except Cancelled:
+            ends = [session.must_stop() or "stop"]
+        if world > 1:
+            torch.distributed.broadcast_object_list(ends)
+        session.stage(8, "Distill")
+        session.pause()
+        return ends[0]
+
+    def learn(
+        share: float, z_0: torch.Tensor, text: torch.Tensor, noise: torch.Tensor, n: torch.Tensor, w: torch.Tensor,
+        end: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """The loss on some pictures of a step, times their share of it; its gradient is added to the parameters'."""
+        # 8.2 z_{t_{n+k}}, by the forward process
+        t, s, e = grid.times[n + 1], grid.times[n], grid.times[end]
+        z_t = lcd.add_noise(z_0, noise, t, grid)
+
+        with accelerator.autocast():
+            # 8.3 the teacher's guided step to z-hat_{t_n}: both branches in one batch, no gradient
+            both = torch.cat([text, stuff.empty.expand(len(text), -1, -1).to(text)])
+            twice = student.teacher(torch.cat([z_t, z_t]).to(dtype), t.repeat(2), both).float()
+            conditional, unconditional = twice.chunk(2)
+            z_s = lcd.teacher_step(conditional, unconditional, z_t, t, s, w, grid, kind)
+            # 8.4 the target network there, no gradient, and the student at z_{t_{n+k}}
+            aim = student.target(z_s.to(dtype), s, text, w).float()
+            said = student.student(z_t.to(dtype), t, text, w).float()
+
+        # 8.5 self-consistency: both must mean the same z_0 (LCM), the same z_e (TCD, PCM)
+        if spec.objective == "lcm":
+            prediction = lcd.consistency_function(said, z_t, t, grid, kind)
+            target = lcd.consistency_function(aim, z_s, s, grid, kind)
+        else:
+            prediction = lcd.trajectory_function(said, z_t, t, e, grid, kind)
+            target = lcd.trajectory_function(aim, z_s, s, e, grid, kind)
+        loss = lcd.distance(prediction, target, spec.loss, spec.huber_c) * share
+        scaler.scale(loss).backward()
+        return loss.detach()
 
     session.stage(8, "Distill")
     own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)
     why = ""
+    # Begun where an earlier process was ended before it had measured, or before it had ended the run itself
+    if agreed(accelerator.is_main_process and due() and run.status().get("ended") != step, world):
+        why = measure()
     while step < total and not why:
         # 8.1 a batch: z_0, its prompt c, w, n and the noise, all functions of (seed, step) alone
         rows = [
@@ -181,40 +257,33 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         noise = torch.randn(stuff.latents[rows].shape, generator=generator)
         z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
         text = stuff.text[stuff.row[rows]][own].to(device, dtype)
-        empty = stuff.empty.expand(len(text), -1, -1).to(device, dtype)
-        noise, n, w, end = noise[own].to(device), n[own].to(device), w[own].to(device), end[own].to(device)
+        batch = (z_0, text, *(each[own].to(device) for each in (noise, n, w, end)))
 
-        # 8.2 z_{t_{n+k}}, by the forward process
-        t, s, e = grid.times[n + 1], grid.times[n], grid.times[end]
-        z_t = lcd.add_noise(z_0, noise, t, grid)
-
-        with accelerator.autocast():
-            # 8.3 the teacher's guided step to z-hat_{t_n}: both branches in one batch, no gradient
-            twice = student.teacher(torch.cat([z_t, z_t]).to(dtype), t.repeat(2), torch.cat([text, empty])).float()
-            conditional, unconditional = twice.chunk(2)
-            z_s = lcd.teacher_step(conditional, unconditional, z_t, t, s, w, grid, kind)
-            # 8.4 the target network there, no gradient, and the student at z_{t_{n+k}}
-            aim = student.target(z_s.to(dtype), s, text, w).float()
-            said = student.student(z_t.to(dtype), t, text, w).float()
-
-        # 8.5 self-consistency: both must mean the same z_0 (LCM), the same z_e (TCD, PCM)
-        if spec.objective == "lcm":
-            prediction = lcd.consistency_function(said, z_t, t, grid, kind)
-            target = lcd.consistency_function(aim, z_s, s, grid, kind)
-        else:
-            prediction = lcd.trajectory_function(said, z_t, t, e, grid, kind)
-            target = lcd.trajectory_function(aim, z_s, s, e, grid, kind)
-        loss = lcd.distance(prediction, target, spec.loss, spec.huber_c)
+        # 8.2 to 8.5 above, for as many pictures at a time as there is memory for
+        while True:
+            try:
+                losses = []
+                for k in range(0, len(z_0), fitting.size):
+                    part = [each[k : k + fitting.size] for each in batch]
+                    losses.append(learn(len(part[0]) / len(z_0), *part))
+                loss = torch.stack(losses).sum()
+                break
+            except (RuntimeError, MemoryError) as error:
+                fitting.halve(error)
+            optimizer.zero_grad(set_to_none=True)
+            release()
+            session.say(f"Not enough memory: {fitting.size} pictures at a time now, with the same result.", note=True)
 
         # 8.6 theta <- theta - eta grad; theta_minus <- mu theta_minus + (1 - mu) theta
-        scaler.scale(loss).backward()
-        shown = share_gradients(parameters, loss.detach(), world)
+        shown = share_gradients(parameters, loss, world)
         scaler.unscale_(optimizer)
         rate = steps.learning_rate(step, total, peak, min(0.05, 50 / total))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
         if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
+            if not scaler.is_enabled():  # which leaves such a step out by itself
+                session.check_gradient(step + 1, float(norm))
             scaler.step(optimizer)
             scaler.update()
             student.after_step(spec.ema_decay, step)
@@ -230,31 +299,26 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         epoch, inside = divmod(step, spec.steps_per_epoch)
         if not inside:
             session.say(f"Epoch {epoch} of {spec.epochs}, step {step}: loss {float(shown):.5f}")
-        due = not inside and (epoch % spec.checkpoint_epochs == 0 or step == total)
-        if due or why or asked[1]:
-            name = save()
-            if due:
-                session.stage(8, f"Distill: measure {name}")
-                fallen = [record.look(name, step)]
-                if world > 1:
-                    torch.distributed.broadcast_object_list(fallen)
-                if fallen[0] >= spec.patience and step < total:
-                    session.say(f"Quality has fallen for {fallen[0]} checkpoints: the best one is kept.", note=True)
-                    why = "quality"
-                session.stage(8, "Distill")
+        if due() or why or asked[1]:
+            save()
+            if due() and not why:
+                why = measure()
             session.pause()
 
     session.stage(9, "Export the best checkpoint")
     if accelerator.is_main_process:
-        if not record.points:  # nothing was measured: the last weights are the result
+        if not record.best_is_measured:  # nothing was: the last weights are the result
+            if record.points:
+                session.say("The best checkpoint can't be read any more: the last weights are the result.", note=True)
             record.keep("now", step)
-        path = write_result(run, spec, info, components, student, record, w_min, w_max)
+        path = write_result(run, spec, info, components, student, record, w_min, w_max, loras)
         if why == "time":
             session.say("The time limit is reached.", note=True)
-        over = step == total or why == "quality"
+        over = why == "quality" or (step == total and not record.missing(step))
         session.finish(
-            "done" if over else "stopped", adapter=str(path), result=str(path), curve=record.summary(), best=record.best
-        )
+            "done" if over else "stopped", adapter=str(path), result=str(path), curve=record.summary(),
+            best=record.best, ended=step if over else None,
+        )  # fmt: skip
     accelerator.wait_for_everyone()
 
 
@@ -276,26 +340,27 @@ def guidance_range(spec: LcmSpec, info: ModelInfo) -> tuple[float, float]:
 
 def gather_material(
     session: Session, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str],
-    rank: int, world: int, wait: Callable[[], None],
-) -> material.Material:  # fmt: skip
-    """Latents and prompts from the data folder, or drawn by the teacher. Raises Cancelled when a stop was asked for."""
+    pause: Callable[[], None], rank: int, world: int,
+) -> material.Material | None:  # fmt: skip
+    """Latents and prompts from the data folder, or drawn by the teacher. None where `pause` raised Cancelled."""
     run, info = session.run, components.info
     cache = run.path.parent / ".latents"
 
     def report(done: int, total: int) -> None:
         if session.main:
             run.update(stage=f"3. Latents: {done} of {total}", material=[done, total])
-        if run.stop_requested():
-            raise Cancelled
+        pause()
 
+    paths: list[Path] = []
     if spec.data is not None:
         found = files.check(files.folder_of(Path(spec.data), config.datasets_dir), info.native_size)
         for problem in found.problems:
             session.say(problem.message)
         texts = [entry.prompt for entry in found.entries]
-        paths = material.from_folder(
-            components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
-        )
+        with contextlib.suppress(Cancelled):
+            paths = material.from_folder(
+                components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
+            )
     else:
         own = run.path / "prompts.txt"
         lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
@@ -305,11 +370,28 @@ def gather_material(
         )
         texts = [", ".join(filter(None, [*triggers, text])) if text else text for text in texts]
         guidance = info.guidance
-        paths = material.drawn_by_teacher(
-            components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
-        )
-    wait()
-    return material.gather(components, paths, texts)
+        with contextlib.suppress(Cancelled):
+            paths = material.drawn_by_teacher(
+                components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
+            )
+    # Each process looked at the clock and the folder by itself
+    return None if agreed(not paths, world) else material.gather(components, paths, texts)
+
+
+def agreed(said: bool, world: int) -> bool:
+    """Whether any process says so. All of them come here, and none goes on before the last."""
+    if world == 1:
+        return said
+    everybody: list[Any] = [None] * world
+    torch.distributed.all_gather_object(everybody, said)
+    return any(everybody)
+
+
+def end_early(session: Session) -> None:
+    """The run's end before its first step: all that is there already are files that the next start finds."""
+    if session.must_stop() == "time":
+        session.say("The time limit is reached.", note=True)
+    session.finish("stopped")
 
 
 def say_memory(session: Session, spec: LcmSpec, components: Components, stuff: material.Material) -> None:
@@ -345,124 +427,21 @@ def share_gradients(parameters: list[torch.nn.Parameter], loss: torch.Tensor, wo
     return flat[-1]
 
 
-@contextlib.contextmanager
-def all_cores() -> Iterator[None]:
-    """Measuring is one process's work: while it lasts it takes the cores of those that wait for it."""
-    before = torch.get_num_threads()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class Record:
-    """The curve of a run at each checkpoint and its best weights: `curve.json`, `curve/`, `samples/`, `best/`."""
-
-    def __init__(
-        self, run: RunDir, spec: LcmSpec, student: Student, components: Components, w_min: float, w_max: float,
-        main: bool,
-    ) -> None:  # fmt: skip
-        self.run, self.student, self.w_min, self.w_max = run, student, w_min, w_max
-        self.file, self.folder = run.path / "curve.json", run.path / "curve"
-        self.sampler = SAMPLERS[spec.objective]
-        # A LoRA student has learnt the guidance; a full one is told it, as the pipelines' guidance_scale = w + 1.
-        self.guidance = 1.0 if spec.form == "lora" else (w_min + w_max) / 2 + 1
-        count = spec.curve_pictures
-        if count is None:
-            count = 60 if components.info.judge is not None else 4
-        self.ruler = (
-            curve.Ruler(components, prompts.measuring(count), self.folder, run.samples) if main and count else None
-        )
-        self.baseline: list[curve.Row] = []
-        self.points: list[dict[str, Any]] = []  # {name, step, quality, rows}
-
-    def begin(self, step: int) -> None:
-        """Measure the teacher (or read what was measured before) and forget checkpoints after `step`."""
-        if self.ruler is None:
-            return
-        with all_cores(), self.student.teaching() as teacher:
-            self.baseline = self.ruler.baseline(teacher)
-        self.run.update(sample_prompts=[asked.text for asked in self.ruler.asked[: curve.SHOWN]])
-        if self.file.exists():
-            points = json.loads(self.file.read_text(encoding="utf-8"))["checkpoints"]
-            self.points = [point for point in points if point["step"] <= step]
-        if self.kept.get("step", 0) > step:  # it came after the checkpoint that the run goes on from
-            shutil.rmtree(self.run.path / "best")
-        self._write()
-
-    def look(self, name: str, step: int) -> int:
-        """Measure this checkpoint, keep it where it is the best; how many there were since the best one."""
-        if self.ruler is None:
-            return 0
-        with all_cores(), self.student.drawing() as unet:
-            rows = [
-                self.ruler.measure("student", unet, self.sampler, count, self.guidance, f"{name}-{count}")
-                for count in curve.STEPS
-            ]
-        curve.separate(self.run.samples / f"{name}-{FAST_STEPS}.png", step, self.run.samples)
-        score = curve.quality(rows, self.baseline)
-        best_before = max((point["quality"] for point in self.points), default=None) if self.kept else None
-        self.points.append({"name": name, "step": step, "quality": score, "rows": [asdict(row) for row in rows]})
-        if best_before is None or score > best_before:
-            self.keep(name, step)
-        self._write()
-        self.run.update(curve=self.summary())
-        qualities = [point["quality"] for point in self.points]
-        return len(qualities) - 1 - qualities.index(max(qualities))
-
-    def keep(self, name: str, step: int) -> None:
-        """Copy the weights that pictures are drawn with to `best/`."""
-        fresh = self.run.path / "best.tmp"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        save_file({k: t.contiguous().cpu() for k, t in state(self.student)["ema"].items()}, fresh / "ema.safetensors")
-        write_json(fresh / "meta.json", {"name": name, "step": step}, sync=True)
-        shutil.rmtree(self.run.path / "best", ignore_errors=True)
-        os.rename(fresh, self.run.path / "best")
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """Name and step of the weights in `best/`; empty before the first."""
-        file = self.run.path / "best" / "meta.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-
-    @property
-    def best(self) -> str:
-        return str(self.kept.get("name", ""))
-
-    def best_weights(self) -> dict[str, torch.Tensor]:
-        return load_file(self.run.path / "best" / "ema.safetensors")
-
-    def summary(self) -> dict[str, Any]:
-        """For the page: the teacher's rows, those of the best checkpoint, and how quality went."""
-        best = next((point for point in self.points if point["name"] == self.best), None)
-        return {
-            "rows": [asdict(row) for row in self.baseline] + (best["rows"] if best else []),
-            "best": best["name"] if best else None,
-            "checkpoints": [{key: p[key] for key in ("name", "step", "quality")} for p in self.points],
-            "sampler": self.sampler,
-            "guidance": self.guidance,
-            "range": [self.w_min, self.w_max],
-        }
-
-    def _write(self) -> None:
-        rows = [asdict(row) for row in self.baseline]
-        write_json(self.file, {"baseline": rows, "checkpoints": self.points, "best": self.best})
-
-
 def write_result(
     run: RunDir, spec: LcmSpec, info: ModelInfo, components: Components, student: Student, record: Record,
-    w_min: float, w_max: float,
+    w_min: float, w_max: float, loras: list[LoraInfo],
 ) -> Path:  # fmt: skip
-    """The best weights as a LoRA in all formats, or as a whole model folder; the path to give to Generate."""
+    """The best weights as a LoRA in all formats, or as a whole model folder; the path to give to Generate.
+
+    The LoRAs that were part of the teacher are inside a whole model; a student's LoRA is used beside them.
+    """
     weights = record.best_weights()
     settings_of = {**spec.model_dump(mode="json"), "w_min": w_min, "w_max": w_max, "best": record.best}
     if isinstance(student, LoraStudent):
         card = export.Card(
             title=spec.name,
             base=info.reference,
+            base_version=export.base_version(info.title, components.unet.config),
             kind=f"few-step LoRA ({spec.objective.upper()}, {FAST_STEPS} steps, guidance 1)",
             settings=settings_of,
             license=info.license,
@@ -475,7 +454,11 @@ def write_result(
         # How Generate should draw with it: beside what every LoRA says of itself.
         facts = json.loads((run.adapter / "studio.json").read_text(encoding="utf-8"))
         fast = {"steps": FAST_STEPS, "guidance": 1.0, "sampler": record.sampler}
-        write_json(run.adapter / "studio.json", {**facts, "fast": fast})
+        beside = [
+            {"title": lora.title, "weight": ref.weight, "hash": lora.hash}
+            for lora, ref in zip(loras, spec.loras, strict=True)
+        ]
+        write_json(run.adapter / "studio.json", {**facts, "fast": fast, **({"with": beside} if beside else {})})
         return path
     with torch.no_grad(), student.drawing() as unet:
         for name, parameter in unet.named_parameters():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import sys
 import time
@@ -25,12 +26,14 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 
+from studio.engine import hub
 from studio.engine.components import Components
+from studio.engine.families import accept
 from studio.engine.loading import load_parts
-from studio.engine.models import resolve
-from studio.errors import BadInput, NotFound
+from studio.engine.models import ModelInfo, resolve
+from studio.errors import Cancelled, NotFound
 from studio.runs import dataset as files
-from studio.settings import settings
+from studio.settings import Settings, settings
 from studio.specs import LoraSpec
 from studio.training import checkpoints, dataset, diffusion, export, steps
 from studio.training.changes import facts_of, what_changed
@@ -46,7 +49,7 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     session.stage(1, "Check the data")
     session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
-    info = resolve(spec.model, config)
+    info = get_model(session, spec.model, config)
     resolution = spec.resolution or info.native_size
     report = files.check(files.folder_of(Path(spec.data), config.datasets_dir), resolution)
     for problem in report.problems:
@@ -56,18 +59,11 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     session.stage(2, f"Load {info.title} and freeze it")
     cpu = config.device == "cpu" or not torch.cuda.is_available()
-    precision = spec.precision
-    if precision == "auto":
-        precision = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "fp16" and cpu:
-        raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
+    precision, dtype = steps.precision(spec.precision, cpu)
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=cpu)
     if not cpu:  # the same bytes on one card from run to run, as far as CUDA has such kernels
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    if info.path is None:
-        raise NotFound(f"The model {info.reference} is not on this machine: draw one picture with it first.")
     # Loaded on the CPU: where each part goes, and in which precision, is this file's business.
     parts = load_parts(info, torch.float32)
     model = Components(info=info, family=info.family, device=accelerator.device, dtype=torch.float32, **parts)
@@ -100,7 +96,8 @@ def train(session: Session, spec: LoraSpec) -> None:
         for name, p in module.named_parameters()
         if p.requires_grad
     }
-    trainable, total = sum(p.numel() for p in parameters.values()), sum(p.numel() for p in unet.parameters())
+    trainable = sum(p.numel() for p in parameters.values())
+    total = sum(p.numel() for module in trained for p in module.parameters())
     session.say(f"{total:,} parameters, {trainable:,} trainable ({trainable / total:.2%})")
     if spec.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -238,7 +235,8 @@ def train(session: Session, spec: LoraSpec) -> None:
         return loss_sum
 
     session.stage(7, "Train")
-    if step == 0:
+    # Those of a checkpoint at an epoch's end come after it: the process may have been killed in between.
+    if step == 0 or (found is not None and found.step == step and within == 0 and not sampler.drawn(step)):
         draw_samples()
     why: str = ""
     while epoch < spec.epochs and not why:
@@ -268,7 +266,8 @@ def train(session: Session, spec: LoraSpec) -> None:
                 session.say(f"Not enough memory: {micro} pictures at a time now, with the same result.", note=True)
             loss = float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), "sum"))
             norm = float(accelerator.clip_grad_norm_(list(parameters.values()), spec.max_grad_norm))
-            if not torch.isfinite(torch.tensor(loss)) or (accelerator.scaler is None and norm != norm):
+            # Clipping to an infinite norm makes inf * 0. GradScaler finds such gradients itself and skips the step.
+            if not math.isfinite(loss) or (accelerator.scaler is None and not math.isfinite(norm)):
                 raise Diverged(diverged(step + 1, epoch, run))
             optimizer.step()
             if spec.ema:
@@ -303,11 +302,33 @@ def train(session: Session, spec: LoraSpec) -> None:
                 session.say(f"The checkpoint {name} is damaged ({error}); its epoch is left out.", note=True)
                 continue
             earlier[name] = adapter_of(groups.get("ema", groups["lora"]))
-        path = export.write(run.adapter, adapter_of(tensors()), sampler.card(run.metrics(), alpha, step), earlier)
+        path = export.write(run.adapter, adapter_of(tensors()), sampler.card(alpha, step), earlier)
         if why == "time":
             session.say("The time limit is reached.", note=True)
         names = checkpoints.names(run)
         session.finish("done" if epoch == spec.epochs else "stopped", adapter=str(path), checkpoints=names, epoch=epoch)
+
+
+def get_model(session: Session, reference: str, config: Settings) -> ModelInfo:
+    """The resolved model, downloaded where it isn't on this machine, with its progress as the run's stage.
+
+    Raises Cancelled when a stop was asked for meanwhile; what was downloaded is kept.
+    """
+    info, said = resolve(reference, config), 0.0
+
+    def progress(note: str) -> None:
+        nonlocal said
+        if session.run.stop_requested():
+            raise Cancelled
+        if session.main and time.monotonic() - said > 1:
+            said = time.monotonic()
+            session.run.update(stage=f"1. {note[0].upper()}{note[1:]}")
+
+    if info.path is None:
+        session.say(f"{info.reference} is not on this machine yet and is downloaded.")
+        hub.get(info.reference, config, progress, accept=accept)
+        info = resolve(reference, config)
+    return info
 
 
 def sampler_noise(scheduler_config: dict[str, Any]) -> torch.Tensor:
@@ -333,7 +354,10 @@ def main(path: Path) -> None:
         spec = session.run.spec()
         if not isinstance(spec, LoraSpec):
             raise NotFound(f"Run {session.run.id} is not a LoRA run.")
-        train(session, spec)
+        try:
+            train(session, spec)
+        except Cancelled:
+            session.finish("stopped")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from studio.engine.components import Components
 from studio.errors import BadInput
 from studio.runs import dataset
 from studio.training import steps
+from studio.training.fitting import Fitting
 
 CHUNK = 16  # latents per file: what is lost at most when the process is killed
 VERSION = 1  # of the drawing itself: raised when the same request would give other latents
@@ -36,12 +37,14 @@ class Material:
     """Clean latents (n, channels, h, w), scaled for the UNet, and their prompts, each encoded once.
 
     The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on CPU.
+    `digest` is a fingerprint of latents and prompts.
     """
 
     latents: torch.Tensor
     text: torch.Tensor
     row: torch.Tensor
     empty: torch.Tensor
+    digest: str
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -65,13 +68,13 @@ def _chunks(
 ) -> list[Path]:
     """Files with `make(start, stop)` inside for all of `count`; those of process `rank` are made where they miss."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, fitting = [], Fitting(CHUNK)
     for index, start in enumerate(range(0, count, CHUNK)):
         path = folder / f"{start:06d}.safetensors"
         paths.append(path)
         stop = min(start + CHUNK, count)
         if index % world == rank and not _whole(path, stop - start):
-            _write(path, {"latents": make(start, stop).half()})
+            _write(path, {"latents": torch.cat(fitting.each(start, stop, make)).half()})
         report(stop, count)
     return paths
 
@@ -151,11 +154,15 @@ def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]
 
     Raises BadInput where a latent is not a number: a teacher that draws black pictures can't teach.
     """
-    latents = torch.cat([load_file(path)["latents"] for path in files]).float()
+    stored = torch.cat([load_file(path)["latents"] for path in files])
+    digest = hashlib.sha256("\0".join(prompts).encode())
+    digest.update(stored.numpy().tobytes())
+    latents = stored.float()
     if not torch.isfinite(latents).all():
         raise BadInput("The teacher draws pictures that are not numbers; its weights are damaged or overflow in fp16.")
     unique = list(dict.fromkeys(prompts))
     encoded = encode_prompts(components, unique).float().cpu()
     row = {prompt: index for index, prompt in enumerate(unique)}
     rows = torch.tensor([row[prompt] for prompt in prompts])
-    return Material(latents, encoded, rows, encode_prompts(components, [""]).float().cpu())
+    empty = encode_prompts(components, [""]).float().cpu()
+    return Material(latents, encoded, rows, empty, digest.hexdigest()[:16])

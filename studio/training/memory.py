@@ -1,4 +1,6 @@
-"""How much memory a distillation takes, from the real sizes of its weights and activations, before anything is loaded.
+"""How much memory a distillation takes, from the real sizes of its weights and activations, before it is started.
+
+`python -m studio.training.memory SPEC.json` prints one JSON object: `memory` and `free`, in bytes.
 
 The networks are built without weights and run once on PyTorch's "meta" device, which computes shapes only; what
 autograd would keep for the backward pass is counted there. Knows no data and no device.
@@ -6,6 +8,8 @@ autograd would keep for the backward pass is counted there. Knows no data and no
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,10 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from studio.engine.loading import load_parts
+from studio.engine.memory import free
+from studio.engine.models import resolve
+from studio.settings import settings
 from studio.specs import LcmSpec
 from studio.training.student import FullStudent, LoraStudent
 
@@ -74,3 +82,22 @@ def config_of(folder: Path) -> dict[str, Any]:
     """The UNet's configuration in a model folder."""
     found: dict[str, Any] = UNet2DConditionModel.load_config(folder / "unet")
     return found
+
+
+def measure(spec: LcmSpec) -> dict[str, float]:
+    """Bytes that a run of `spec` takes, and bytes that are free where it would run."""
+    info, cuda = resolve(spec.model, settings(), with_hash=False), torch.cuda.is_available()
+    there = free(torch.device("cuda" if cuda and settings().device != "cpu" else "cpu"))
+    parts = load_parts(info, torch.float32)
+    vae, text_encoder = parts["vae"], parts["text_encoder"]
+    others = sum(p.numel() * p.element_size() for part in (vae, text_encoder) for p in part.parameters())
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    said = estimate(
+        spec, dict(parts["unet"].config), info.native_size // factor, parts["tokenizer"].model_max_length,
+        info.family.lcm_lora_targets, others,
+    )  # fmt: skip
+    return {"memory": float(said.total), "free": float(there)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(LcmSpec.model_validate_json(Path(sys.argv[1]).read_text()))))

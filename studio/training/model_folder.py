@@ -1,7 +1,8 @@
 """A distilled UNet with everything else of its model, as a diffusers folder that opens anywhere and in the studio.
 
-`DiffusionPipeline.from_pretrained(folder)` finds `LatentConsistencyModelPipeline`, which reads the guidance embedding's
-size (`time_cond_proj_dim`) from the UNet's configuration. Knows the layout of such folders, not how a UNet was trained.
+`DiffusionPipeline.from_pretrained(folder)` finds a pipeline that reads the guidance embedding's size
+(`time_cond_proj_dim`) from the UNet's configuration, and the scheduler that the student is drawn with. Knows the layout
+of such folders, not how a UNet was trained.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import diffusers
-from diffusers import LCMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from studio.engine.components import Components
 from studio.engine.sampling import make_scheduler
@@ -24,7 +25,8 @@ def write(
 ) -> Path:  # fmt: skip
     """Write the model with `unet` in place of its own into `folder`, whole or not at all, and return it.
 
-    `guidance` is what `studio.json` recommends as guidance_scale. Raises OSError when the disk is full.
+    `sampler` is the one that the student is drawn with, `guidance` what `studio.json` recommends as guidance_scale.
+    Raises OSError when the disk is full.
     """
     info = components.info
     fresh = folder.with_name(folder.name + ".tmp")
@@ -33,15 +35,17 @@ def write(
     components.vae.save_pretrained(fresh / "vae", safe_serialization=True)
     components.text_encoder.save_pretrained(fresh / "text_encoder", safe_serialization=True)
     components.tokenizer.save_pretrained(fresh / "tokenizer")
-    make_scheduler("lcm", components.scheduler_config).save_pretrained(fresh / "scheduler")
+    scheduler = make_scheduler(sampler, components.scheduler_config)
+    scheduler.save_pretrained(fresh / "scheduler")
     index = {
-        "_class_name": "LatentConsistencyModelPipeline",
+        # The first takes LCM's scheduler only; the second any, and tells the UNet the guidance as well.
+        "_class_name": "LatentConsistencyModelPipeline" if sampler == "lcm" else "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
         "vae": ["diffusers", type(components.vae).__name__],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "text_encoder": ["transformers", type(components.text_encoder).__name__],
         "tokenizer": ["transformers", type(components.tokenizer).__name__],
-        "scheduler": ["diffusers", LCMScheduler.__name__],
+        "scheduler": ["diffusers", type(scheduler).__name__],
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "image_encoder": [None, None],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from accelerate import Accelerator
 from studio.engine import latents, sampling, text
 from studio.engine.components import Components
 from studio.engine.loading import load_vae
+from studio.engine.models import ModelInfo
 from studio.runs.dataset import Report, tag_counts
 from studio.runs.rundir import RunDir
 from studio.specs import LoraSpec
-from studio.training.export import Card
+from studio.training.export import Card, base_version
 from studio.training.session import is_out_of_memory
 
 _DEFAULT_PROMPTS = 3
@@ -112,25 +113,39 @@ class Sampler:
             picture = latents.decode(model, z.float())[0]
             picture.save(self.run.samples / f"step-{step:06d}-{index}.png")
 
-    def card(self, metrics: Sequence[Mapping[str, Any]], alpha: float, step: int) -> Card:
+    def drawn(self, step: int) -> bool:
+        """Whether every sample of `step` is there: a process that was killed may have saved and drawn none."""
+        return all((self.run.samples / f"step-{step:06d}-{k}.png").exists() for k in range(len(self.prompts)))
+
+    def card(self, alpha: float, step: int) -> Card:
         """What the export of this run says about itself."""
-        config = self.model.unet.config if self.model.unet is not None else {}
-        sd15 = config.get("cross_attention_dim") == 768 and config.get("in_channels") == 4
-        last = sorted(self.run.samples.glob(f"step-{step:06d}-*.png"))
-        settings = self.spec.model_dump(mode="json", exclude={"sample_prompts"})
-        return Card(
-            title=self.spec.name,
-            base=self.model.info.title if self.model.info.kind in ("folder", "embedded") else self.model.info.reference,
-            base_version="sd_v1" if sd15 else self.model.info.title,
-            trigger_words=tuple(self.report.triggers),
-            license=self.spec.license,
-            settings=settings | {"alpha": alpha, "steps": step, "resolution": self.side},
-            data={
-                "pictures": len(self.report.entries),
-                "pictures per epoch": self.per_epoch,
-                "digest": self.report.digest,
-                "tags": tag_counts(entry.prompt for entry in self.report.entries),
-            },
-            losses=[(int(line["step"]), float(line["smoothed"])) for line in metrics],
-            pictures=last,
+        return card(
+            self.run, self.spec, self.model.info, self.model.unet.config, self.report, self.per_epoch, alpha, step
         )
+
+
+def card(
+    run: RunDir, spec: LoraSpec, info: ModelInfo, unet_config: Mapping[str, Any], report: Report | None, per_epoch: int,
+    alpha: float, step: int,
+) -> Card:  # fmt: skip
+    """What an export of `run` as it was after `step` says about itself; `report` is None where the data is gone."""
+    settings = spec.model_dump(mode="json", exclude={"sample_prompts"})
+    data: dict[str, Any] = {}
+    if report is not None:
+        data = {
+            "pictures": len(report.entries),
+            "pictures per epoch": per_epoch,
+            "digest": report.digest,
+            "tags": tag_counts(entry.prompt for entry in report.entries),
+        }
+    return Card(
+        title=spec.name,
+        base=info.title if info.kind in ("folder", "embedded") else info.reference,
+        base_version=base_version(info.title, unet_config),
+        trigger_words=tuple(report.triggers) if report is not None else (),
+        license=spec.license,
+        settings=settings | {"alpha": alpha, "steps": step, "resolution": spec.resolution or info.native_size},
+        data=data,
+        losses=[(int(line["step"]), float(line["smoothed"])) for line in run.metrics() if line["step"] <= step],
+        pictures=sorted(run.samples.glob(f"step-{step:06d}-*.png")),
+    )

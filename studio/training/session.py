@@ -22,6 +22,15 @@ from typing import Any, Literal
 from studio.errors import BadInput, DiskFull, OutOfMemory, StudioError
 from studio.runs.rundir import RunDir
 
+# What there is to choose less of, by kind of run
+_TOO_LARGE = {
+    "lora": "The device has not enough memory even for single pictures: choose a lower resolution or turn on gradient "
+    "checkpointing, then resume.",
+    "lcm": "The device has not enough memory even for single pictures: start a new run that saves memory by computing "
+    "twice, that makes a LoRA and not a whole model, or on a smaller model.",
+    "control": "The device has not enough memory: start a new run with fewer pictures per step or with gradient "
+    "checkpointing.",
+}
 SMOOTHING = 0.95  # of the shown loss; single steps differ mostly by their timestep
 
 
@@ -102,6 +111,14 @@ class Session:
             **more,
         )
 
+    def check_gradient(self, step: int, norm: float) -> None:
+        """Before step `step` (from 1) is made: raises Diverged for a gradient that would spoil the weights."""
+        if not math.isfinite(norm):
+            raise Diverged(
+                f"The gradient became {norm} at step {step}. The last good checkpoint is kept; resume from it with a "
+                "lower learning rate."
+            )
+
     def pause(self) -> None:
         """Work that isn't a step (a checkpoint, samples) ends here: the time left isn't measured by it."""
         self._step_started = time.monotonic()
@@ -176,12 +193,7 @@ def explain(error: Exception, run: RunDir) -> str:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return str(DiskFull("The disk is full. The last good checkpoint is intact: make room and resume the run."))
     if is_out_of_memory(error):
-        return str(
-            OutOfMemory(
-                "The device has not enough memory even for single pictures: choose a lower resolution or turn on "
-                "gradient checkpointing, then resume."
-            )
-        )
+        return str(OutOfMemory(_TOO_LARGE.get(run.raw_spec().get("kind", ""), _TOO_LARGE["lora"])))
     return f"Something went wrong inside the studio ({type(error).__name__}); the log has the details."
 
 

@@ -12,6 +12,20 @@ from collections.abc import Iterable
 
 import torch
 
+from studio.errors import BadInput
+
+
+def precision(asked: str, cpu: bool) -> tuple[str, torch.dtype]:
+    """Name and dtype of the precision to train in; "auto" is the fastest that the device computes with.
+
+    Raises BadInput for half precision on the CPU.
+    """
+    if asked == "auto":
+        asked = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if asked == "fp16" and cpu:
+        raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
+    return asked, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
+
 
 def generator(seed: int, *place: int | str) -> torch.Generator:
     """A CPU generator for one place in a run, e.g. `generator(seed, "noise", step, sample)`.

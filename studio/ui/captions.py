@@ -24,6 +24,7 @@ from studio.views import JobView
 PAGE = "train_lora"
 JUDGE = "judge"
 THUMBNAIL = 96  # pixels
+PENDING = "lora_pending_captions"  # (folder, file -> caption) as the table shows them now
 TEXT = {
     "lead": "Name everything that is not the style itself: what is named stays changeable.",
     "bulk": "All captions",
@@ -68,6 +69,7 @@ def followed() -> JobView | None:
 
 def table(report: Report) -> None:
     """The captions of a checked set, to edit and to have made; while they are made, those that are there."""
+    st.session_state.pop(PENDING, None)
     job = followed()
     if job is not None and job.result.get("folder") != str(report.folder):
         job = None
@@ -82,6 +84,7 @@ def table(report: Report) -> None:
         new = st.text_input(TEXT["bulk_new"], key="lora_bulk_new") if what == "replace" else ""
         apply = st.button(TEXT["bulk_go"], key="lora_bulk_go", disabled=not tags.strip())
     captions = _edited(report)
+    st.session_state[PENDING] = (str(report.folder), captions)
     with first:
         if job is not None:
             _outcome(job)
@@ -123,6 +126,13 @@ def _edited(report: Report) -> dict[str, str]:
         key=f"lora_table_{report.digest[:12]}",
     )
     return dict(zip(edited["file"], edited["caption"].fillna(""), strict=True))
+
+
+def save_pending(report: Report) -> None:
+    """Write what was typed into the table and not saved: whoever starts a training means what is seen there."""
+    folder, captions = st.session_state.get(PENDING, ("", {}))
+    if folder == str(report.folder):
+        _save(report, captions)
 
 
 def _save(report: Report, captions: dict[str, str]) -> None:

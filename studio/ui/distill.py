@@ -13,8 +13,9 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from studio.specs import LcmSpec
-from studio.ui import text, widgets
+from studio.errors import StudioError
+from studio.specs import LcmSpec, LoraRef
+from studio.ui import download, text, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 from studio.views import RunView
@@ -52,6 +53,12 @@ TEXT = {
     "limit": "Stop after … minutes",
     "precision": "Precision",
     "checkpointing": "Save memory by computing twice",
+    "measure_memory": "How much memory?",
+    "measuring": "Loading the model to count",
+    "memory": "About {needed} of memory in full precision; {free} are free.",
+    "memory_most": "At most {needed} of memory in full precision, less where it is saved; {free} are free.",
+    "too_much": "That is more than is free: choose fewer pictures per step, save memory by computing twice, or make a "
+    "LoRA.",
     "start": "Start distilling",
     "about": "{steps} steps in all. Quality is measured every {every}.",
     "curve": "Quality against speed",
@@ -68,7 +75,12 @@ TEXT = {
     "loses": "DPM++ 2M is as good at this many steps: distil longer, or use it.",
     "guidance_lora": "Drawn at guidance 1, where negative prompts don't count. Up to 2 is safe; above, colours burn.",
     "guidance_full": "This model is told the guidance: {low:g} to {high:g} is what it learnt.",
+    "unmeasured": "Nothing was measured, so there is no curve to choose from: it draws in 4 steps.",
     "use": "Use in Generate",
+    "character": "Part of its teacher, and used beside it: {names}.",
+    "download": "Download for A1111 and ComfyUI",
+    "all": "All formats",
+    "folder_is": "The whole model is a folder, for the studio and for `DiffusionPipeline.from_pretrained`:",
     "quality": "Quality by checkpoint",
     "best": "Kept: {name}",
 }
@@ -131,8 +143,27 @@ def request() -> str | None:
     total = f"{spec.epochs * spec.steps_per_epoch:,}"
     st.caption(TEXT["about"].format(steps=total, every=text.plural(spec.checkpoint_epochs, "epoch")))
     missing = source == "folder" and "data" not in fields
-    pressed = st.button(TEXT["start"], type="primary", icon=":material/bolt:", key="lcm_start", disabled=missing)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button(TEXT["start"], type="primary", icon=":material/bolt:", key="lcm_start", disabled=missing)
+        asked = st.button(TEXT["measure_memory"], icon=":material/memory:", key="lcm_memory")
+    _memory(spec, asked)
     return studio().start_run(spec, owner()).id if pressed else None
+
+
+def _memory(spec: LcmSpec, asked: bool) -> None:
+    """What the run will take, once asked for and until the form describes another run."""
+    of_now = [spec.model, spec.form, spec.rank, spec.batch_size, spec.gradient_checkpointing]
+    if asked:
+        with st.spinner(TEXT["measuring"]):
+            st.session_state["lcm_measured"] = (of_now, studio().measure_run(spec))
+    of, found = st.session_state.get("lcm_measured", (None, None))
+    if found is None or of != of_now:
+        return
+    needed, free = int(found["memory"]), int(found["free"])
+    words = TEXT["memory_most" if spec.gradient_checkpointing else "memory"]
+    st.caption(words.format(needed=text.size(needed), free=text.size(free)))
+    if needed > free and not spec.gradient_checkpointing:
+        st.warning(TEXT["too_much"], icon=":material/warning:")
 
 
 def _more() -> dict[str, Any]:
@@ -257,14 +288,54 @@ def pictures(run: RunView, rows: list[dict[str, Any]], best: str) -> None:
 # --- afterwards -----------------------------------------------------------------------------------------------------
 
 
-def trade_off(run: RunView) -> None:
-    """The slider that sets the steps in Generate, with what they cost and what they give."""
+def after(run: RunView) -> None:
+    """What can be done with a result."""
+    assert run.adapter is not None
+    adapter, whole = run.adapter, run.spec.get("form") == "full"
+    steps = trade_off(run)
+    if steps is None:
+        st.caption(TEXT["unmeasured"])
+    low, high = (run.extra.get("curve") or {}).get("range") or (0.0, 0.0)
+    if not whole:
+        st.caption(TEXT["guidance_lora"])
+    elif high:
+        st.caption(TEXT["guidance_full"].format(low=low + 1, high=high + 1))
+    # A whole model holds its teacher's LoRAs; a LoRA is made to be used beside them.
+    beside = [] if whole else [LoraRef(**ref) for ref in run.spec.get("loras") or ()]
+    if beside:
+        names = ", ".join(f"{text.escape(Path(ref.path).stem)} ({ref.weight:g})" for ref in beside)
+        st.caption(TEXT["character"].format(names=names))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(TEXT["use"], type="primary", icon=":material/auto_awesome:", key="lcm_use"):
+            refs = [] if whole else [*beside, LoraRef(path=str(adapter))]
+            try:
+                widgets.put_loras("gen_loras", refs)
+            except StudioError as problem:  # a character that was deleted since
+                st.error(str(problem), icon=":material/link_off:")
+                return
+            st.session_state.update(
+                {"gen_model": str(adapter) if whole else run.model, "gen_steps": steps, "gen_guidance": None,
+                 "gen_sampler": "auto"}
+            )  # fmt: skip
+            widgets.go("generate")
+        if not whole:
+            st.download_button(TEXT["download"], adapter.read_bytes, adapter.name, key="lcm_download",
+                               icon=":material/download:", on_click="ignore")  # fmt: skip
+            st.download_button(TEXT["all"], lambda: download.archive(adapter.parent), f"{run.name}.zip", key="lcm_all",
+                               icon=":material/folder_zip:", on_click="ignore")  # fmt: skip
+    if whole:  # gigabytes, which a browser would first have to be handed from memory
+        st.caption(TEXT["folder_is"])
+        st.code(str(adapter), language=None)
+
+
+def trade_off(run: RunView) -> int | None:
+    """The slider that sets the steps in Generate, with what they cost and give; None where nothing was measured."""
     said = run.extra.get("curve") or {}
     rows = {(row["who"], row["steps"]): row for row in said.get("rows") or []}
     students = {steps: row for (who, steps), row in rows.items() if who == "student"}
     if not students:
-        return
-    steps = st.select_slider(TEXT["pick"], sorted(students), value=4 if 4 in students else None, key="lcm_steps")
+        return None
+    steps = int(st.select_slider(TEXT["pick"], sorted(students), value=4 if 4 in students else None, key="lcm_steps"))
     row, solver = students[steps], rows.get(("dpmpp_2m", steps))
     teacher = next(row for (who, _), row in rows.items() if who == "teacher")
     total = row["seconds"] + row["decoding"]
@@ -272,15 +343,9 @@ def trade_off(run: RunView) -> None:
     st.markdown(TEXT["picked"].format(time=f"{total:.2f} s", faster=faster))
     if row["emotion"] is not None and solver is not None:
         st.markdown(TEXT["sees"].format(emotion=row["emotion"], teacher=teacher["emotion"], solver=solver["emotion"]))
-        if solver["emotion"] >= row["emotion"] and solver["frechet"] <= row["frechet"]:
+        near = row["frechet"] is None or solver["frechet"] <= row["frechet"]  # None: of single pictures
+        if solver["emotion"] >= row["emotion"] and near:
             st.warning(TEXT["loses"], icon=":material/info:")
     if path := strips(run).get(strip_of(row, said.get("best") or "")):
         st.image(path.read_bytes(), alt=f"Student, {text.plural(steps, 'step')}")
-    whole = run.spec.get("form") == "full"
-    low, high = said.get("range") or (0.0, 0.0)
-    st.caption(TEXT["guidance_full"].format(low=low + 1, high=high + 1) if whole else TEXT["guidance_lora"])
-    if st.button(TEXT["use"], type="primary", icon=":material/auto_awesome:", key="lcm_use"):
-        result = str(run.extra.get("result") or run.adapter)
-        chosen = {"gen_model": result, "gen_loras": []} if whole else {"gen_model": run.model, "gen_loras": [result]}
-        st.session_state.update({**chosen, "gen_steps": int(steps), "gen_guidance": None, "gen_sampler": "auto"})
-        widgets.go("generate")
+    return steps

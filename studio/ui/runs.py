@@ -26,6 +26,7 @@ TEXT = {
     "running": "Training",
     "done": "Finished",
     "stopped": "Stopped and saved",
+    "stopped_unsaved": "Stopped before it learnt anything",
     "failed": "Failed",
     "crashed": "Cut off: its process was ended from outside",
     "unreadable": "Can't be read",
@@ -36,6 +37,10 @@ TEXT = {
     "resume": "Resume",
     "resume_help": "Goes on exactly where the last checkpoint is.",
     "more": "Epochs in all",
+    "export": "Use the last good checkpoint",
+    "export_help": "Makes the LoRA of what was learnt until then. The run can still be resumed.",
+    "exporting": "Reading the checkpoint",
+    "exported": "It is in the LoRA list now.",
     "delete": "Delete",
     "delete_sure": "Delete this run with its checkpoints and its result?",
     "delete_yes": "Yes, delete it",
@@ -63,6 +68,11 @@ ICONS = {
 }
 
 
+def _state(run: RunView) -> str:
+    """The run's state in words."""
+    return TEXT["stopped_unsaved" if run.state == "stopped" and not run.checkpoints else run.state]
+
+
 def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
     """Which run the page shows; None for a new one. In the address, so that a reload or a link finds it again."""
     runs = {run.id: run for run in studio().runs() if run.kind == kind}
@@ -80,7 +90,7 @@ def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
         return None
 
     def named(run_id: str | None) -> str:
-        return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {TEXT[runs[run_id].state]} · {run_id}"
+        return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {_state(runs[run_id])} · {run_id}"
 
     chosen: str | None = st.selectbox(TEXT["run"], [None, *runs], format_func=named, key=key)
     st.session_state[f"run:{page}"] = chosen
@@ -127,7 +137,7 @@ def _live(run_id: str, page: str) -> None:
 def draw(run: RunView, page: str) -> None:
     """State, controls, curves, samples and log."""
     with st.container(horizontal=True, vertical_alignment="center", key="run_line"):
-        st.badge(TEXT[run.state], icon=ICONS[run.state], color="green" if run.state == "done" else "violet")
+        st.badge(_state(run), icon=ICONS[run.state], color="green" if run.state == "done" else "violet")
         if run.steps:
             st.caption(TEXT["epoch"].format(epoch=run.epoch, epochs=run.epochs, step=run.step, steps=run.steps))
         _controls(run, page)
@@ -164,6 +174,7 @@ def _controls(run: RunView, page: str) -> None:
     st.session_state.pop(f"run_stop:{run.id}", None)
     if run.state != "unreadable":
         _resume(run, page)
+        _export(run, page)
     with st.popover(TEXT["delete"], icon=":material/delete:", key=f"{page}_delete"):
         st.write(TEXT["delete_sure"])
         if st.button(TEXT["delete_yes"], key=f"{page}_delete_yes", type="primary"):
@@ -191,6 +202,18 @@ def _resume(run: RunView, page: str) -> None:
     if st.button(TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", help=TEXT["resume_help"]):
         studio().resume_run(run.id, **changes)
         follow(run.id, page)
+        st.rerun()
+
+
+def _export(run: RunView, page: str) -> None:
+    # A run that ended as it should has made its LoRA itself; a whole model can't be made from a checkpoint.
+    ended_well = run.state in ("done", "stopped") and run.adapter is not None
+    if ended_well or not run.checkpoints or run.kind == "control" or run.spec.get("form") == "full":
+        return
+    if st.button(TEXT["export"], key=f"{page}_export", icon=":material/save:", help=TEXT["export_help"]):
+        with st.spinner(TEXT["exporting"]):
+            studio().export_run(run.id)
+        st.toast(TEXT["exported"], icon=":material/check:")
         st.rerun()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from studio.errors import StudioError
+from studio.presets import EMBEDDED, LORA
 from studio.settings import ASSETS
 from studio.specs import LoraSpec
 from studio.ui import captions, text, widgets
@@ -72,20 +74,6 @@ TEXT = {
     "start": "Start training",
     "need_data": "Choose pictures first.",
 }
-PRESETS: dict[str, dict[str, Any]] = {
-    "Laptop, embedded model": {
-        "model": "embedded", "rank": 32, "learning_rate": 5e-4, "batch_size": 4, "accumulation": 1,
-        "gradient_checkpointing": False, "epochs": 20, "text_encoder_rate": 0.0, "resolution": None,
-    },
-    "T4, character": {
-        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 2,
-        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 5e-5, "resolution": 512,
-    },
-    "T4, style": {
-        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 4,
-        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 0.0, "resolution": 512,
-    },
-}  # fmt: skip
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -112,7 +100,7 @@ def data(model: str, resolution: int | None) -> Any | None:
                       args=({"lora_folder": str(EXAMPLE)},), icon=":material/palette:")  # fmt: skip
     try:
         if files:
-            folder = studio().upload_dataset([(file.name, file.getvalue()) for file in files])
+            folder = _uploaded(files)
         elif typed := st.session_state.get("lora_folder"):
             folder = typed
         else:
@@ -148,11 +136,30 @@ def _report(folder: str, model: str, resolution: int | None, changed: float) -> 
     return studio().check_dataset(folder, model, resolution)
 
 
+@st.cache_data(max_entries=20, show_spinner="Unpacking", ttl=3600)
+def _unpacked(archive: str, changed: float, size: int) -> str:
+    return studio().dataset_folder(archive)
+
+
 def _checked(folder: str, model: str, resolution: int | None) -> Any:
     # as long as nothing in the folder changes, the check of every picture isn't repeated at each click
-    path = Path(folder)
-    changed = max((p.stat().st_mtime for p in [path, *path.rglob("*")]), default=0.0) if path.is_dir() else 0.0
+    path = os.path.expanduser(folder)
+    if os.path.isfile(path):  # captions are edited where it was unpacked, the archive stays as it is
+        path = folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
+    changed = 0.0
+    if os.path.isdir(path):
+        changed = max(p.stat().st_mtime for p in [Path(path), *Path(path).rglob("*")])
     return _report(folder, model, resolution, changed)
+
+
+def _uploaded(files: list[Any]) -> str:
+    """The folder of uploaded files, written once and not at every click."""
+    ids = [file.file_id for file in files]
+    before, folder = st.session_state.get("lora_uploaded", (None, ""))
+    if ids != before or not Path(folder).is_dir():
+        folder = studio().upload_dataset([(file.name, file.getvalue()) for file in files])
+        st.session_state["lora_uploaded"] = (ids, folder)
+    return str(folder)
 
 
 def per_epoch(report: Any, repeats: int) -> int:
@@ -165,7 +172,7 @@ def per_epoch(report: Any, repeats: int) -> int:
 
 def _preset() -> None:
     chosen = st.session_state.get("lora_preset")
-    for field, value in PRESETS.get(chosen or "", {}).items():
+    for field, value in LORA.get(chosen or "", {}).items():
         st.session_state[f"lora_{field}"] = value
 
 
@@ -177,9 +184,9 @@ def settings() -> dict[str, Any]:
     """The fields of `LoraSpec` that the form has, data left out."""
     st.markdown(f"#### {TEXT['settings']}")
     if "lora_preset" not in st.session_state and studio().settings.model == "embedded":
-        st.session_state["lora_preset"] = next(iter(PRESETS))
+        st.session_state["lora_preset"] = EMBEDDED
         _preset()
-    st.segmented_control(TEXT["preset"], list(PRESETS), key="lora_preset", on_change=_preset, persist_state="session")
+    st.segmented_control(TEXT["preset"], list(LORA), key="lora_preset", on_change=_preset, persist_state="session")
     found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
     found["name"] = st.text_input(TEXT["name"], "my-style", max_chars=64, key="lora_name", persist_state="session")
     with st.container(horizontal=True):
@@ -237,7 +244,7 @@ def _more() -> dict[str, Any]:
 def _measured_by(spec: LoraSpec) -> list[Any]:
     """Everything that a measurement depends on; data, epochs and rates aren't among it."""
     fields = ("model", "resolution", "rank", "batch_size", "accumulation", "optimizer", "precision",
-              "gradient_checkpointing")  # fmt: skip
+              "gradient_checkpointing", "ema")  # fmt: skip
     return [*(getattr(spec, field) for field in fields), spec.text_encoder_rate > 0]
 
 
@@ -269,4 +276,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         memory = text.size(int(found["memory"]))
         step = f"{found['seconds_per_step']:.2f} s"
         st.caption(TEXT["measured"].format(time=text.duration(seconds), step=step, memory=memory))
-    return studio().start_run(spec, owner()).id if pressed else None
+    if not pressed:
+        return None
+    captions.save_pending(report)
+    return studio().start_run(spec, owner()).id

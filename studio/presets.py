@@ -1,0 +1,32 @@
+"""Settings that suit a model and a machine, for whoever starts a LoRA run: the page, the command line, benchmarks.
+
+Data only: each entry is some fields of a `LoraSpec`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+EMBEDDED = "Laptop, embedded model"
+LORA: dict[str, dict[str, Any]] = {
+    EMBEDDED: {
+        "model": "embedded", "rank": 32, "learning_rate": 5e-4, "batch_size": 4, "accumulation": 1,
+        "gradient_checkpointing": False, "epochs": 20, "text_encoder_rate": 0.0, "resolution": None,
+    },
+    "T4, character": {
+        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 2,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 5e-5, "resolution": 512,
+    },
+    "T4, style": {
+        "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 4,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 0.0, "resolution": 512,
+    },
+}  # fmt: skip
+
+
+def lora_defaults(model: str) -> dict[str, Any]:
+    """What a LoRA run on `model` begins with where nothing else is said: the spec's defaults but for the embedded one.
+
+    (On other models a preset depends on the machine and the aim, which nobody said.)
+    """
+    return LORA[EMBEDDED] if model == "embedded" else {"model": model}
