@@ -22,7 +22,8 @@ from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance, wilson_interval
-from studio.pretraining.unet import HELD_OUT
+from studio.pretraining import HELD_OUT
+from studio.pretraining.vae import to_tensor
 from studio.prompting.writers import OfflineWriter, PromptRequest
 from studio.settings import EMBEDDED_MODEL, Settings
 from studio.specs import EMOTIONS, STYLES, LoraRef, Recipe
@@ -120,7 +121,7 @@ def nearest_training(judge: Judge, pictures: list[Image.Image], data: Path) -> d
     trained, held = [], []
     for path in sorted(data.glob("p*.npy")):
         painted = np.load(path, mmap_mode="r")
-        found = torch.cat([judge(pixels(painted[i : i + 100])).features for i in range(0, len(painted), 100)])
+        found = torch.cat([judge(to_tensor(painted[i : i + 100])).features for i in range(0, len(painted), 100)])
         trained.append(found[:-HELD_OUT])
         held.append(found[-HELD_OUT:][: -(-len(pictures) // len(list(data.glob("p*.npy"))))])
     seen = torch.cat(trained)
@@ -129,11 +130,6 @@ def nearest_training(judge: Judge, pictures: list[Image.Image], data: Path) -> d
         near = torch.cdist(features, seen).min(1).values
         figures |= {f"{name}_smallest": float(near.min()), f"{name}_median": float(near.median())}
     return figures
-
-
-def pixels(painted: np.ndarray) -> torch.Tensor:
-    """Painted (n, h, w, 3) uint8 as the judge reads it: (n, 3, h, w) in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(painted)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def sheet(pictures: list[Image.Image], columns: int, side: int = 128) -> Image.Image:

@@ -66,7 +66,7 @@ def test_plain_diffusers_opens_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fast", [False, True])
 def test_it_draws_what_is_asked(engine: Engine, fast: bool) -> None:
     if fast and resolve("embedded", engine.settings).fast is None:
-        pytest.skip("no few-step adapter ships")
+        pytest.skip("no few-step adapter ships: in four steps DPM++ 2M drew better than the distilled ones")
     pictures = [picture for _, picture in sorted(engine.draw(recipes(engine, fast)), key=lambda drawn: drawn[0])]
     asked = [(emotion, style) for emotion in EMOTIONS for style in STYLES]
     # far below what is measured on many pictures, far above chance: a fifth, a quarter, a thirteenth

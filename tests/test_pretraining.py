@@ -1,7 +1,9 @@
 """The steps that make the embedded model, each on a few numbers that can be worked out by hand."""
 
+import argparse
 import json
 import random
+import sys
 
 import pytest
 import torch
@@ -144,6 +146,107 @@ def test_a_longer_unet_does_not_make_the_autoencoder_anew(tmp_path) -> None:
     assert {name for name in short if short[name] != long[name]} >= {"unet", "assemble"}
     assert all(short[name] == long[name] for name in ("corpus", "judge", "vae", "latents", "text_tower"))
     assert json.dumps(short) == json.dumps(stamps(1))
+
+
+STUBS = {
+    # each keeps what is there, as the real ones do: a corpus, an autoencoder, its latents, a UNet that resumes
+    "corpus": "write(out, 'painted')",
+    "vae": "write(out / 'vae', 'vae 1')",
+    "latents": "from studio.pretraining.vae import QUALITY\nwrite(out / 'z', (state / 'vae/vae').read_text())",
+    "unet": "write(out / 'state', 'unet of ' + (state / 'latents/z').read_text())\n"
+    "sys.exit((state / 'broken').exists())",
+}
+WRITE = """
+import sys
+from pathlib import Path
+QUALITY = 1
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (state / 'log').open('a') as log:
+        log.write(path.name + (' kept ' if path.exists() else ' made '))
+    path.exists() or path.write_text(text)
+state, out = (Path(word) for word in sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """A recipe of small scripts; returns what makes it and tells what the steps did."""
+    code, state = tmp_path / "code", tmp_path / "state"
+    code.mkdir()
+    for name, text in STUBS.items():
+        lines = text.replace("from studio.pretraining.vae import QUALITY", "if False:\n    from .vae import QUALITY")
+        (code / f"{name}.py").write_text(WRITE + lines)
+    monkeypatch.setattr(build, "CODE", code)
+    monkeypatch.setattr(
+        build, "command", lambda step: [sys.executable, "-S", str(code / f"{step.module}.py"), *step.options]
+    )
+
+    def recipe(state, out, hours):
+        def step(name: str, *after: str) -> build.Step:
+            return build.Step(name, name, (str(state), str(state / name)), after, (name,))
+
+        return [step("corpus"), step("vae", "corpus"), step("latents", "vae"), step("unet", "latents")]
+
+    monkeypatch.setattr(build, "steps", recipe)
+
+    def make() -> tuple[int, str]:
+        state.mkdir(exist_ok=True)
+        (state / "log").write_text("")
+        done = build.main(argparse.Namespace(state=state, out=tmp_path / "out", hours=1, dry_run=False))
+        return done, (state / "log").read_text().strip()
+
+    return make, code, state
+
+
+def test_a_changed_autoencoder_makes_latents_and_unet_anew_for_real(stubs) -> None:
+    make, code, state = stubs
+    assert make() == (0, "corpus made vae made z made state made")
+    assert make() == (0, "")
+    vae = code / "vae.py"
+    vae.write_text("# said differently\n" + vae.read_text())
+    assert make() == (0, ""), "a comment makes no other picture"
+    vae.write_text(vae.read_text().replace("vae 1", "vae 2"))
+    assert make() == (0, "vae made z made state made")
+    assert (state / "unet" / "state").read_text() == "unet of vae 2"
+
+
+def test_code_that_a_step_imports_counts_as_its_own(stubs) -> None:
+    _, code, _ = stubs
+    (code / "latents.py").write_text((code / "latents.py").read_text() + "\nfrom studio.pretraining import shared\n")
+    assert [path.name for path in build.sources("latents")] == ["latents.py", "vae.py"]
+    (code / "shared.py").write_text("from .deep.inner import x")
+    (code / "deep").mkdir()
+    (code / "deep" / "__init__.py").write_text("")
+    (code / "deep" / "inner.py").write_text("from . import beside\nfrom ..vae import QUALITY")
+    (code / "deep" / "beside.py").write_text("")
+    found = {str(path.relative_to(code)) for path in build.sources("latents")}
+    assert found == {"latents.py", "vae.py", "shared.py", "deep/__init__.py", "deep/inner.py", "deep/beside.py"}
+
+
+def test_an_interrupted_step_goes_on_and_is_not_begun_anew(stubs) -> None:
+    make, _, state = stubs
+    state.mkdir()
+    (state / "broken").write_text("")
+    assert make() == (1, "corpus made vae made z made state made")
+    (state / "broken").unlink()
+    assert make() == (0, "state kept")
+    assert make() == (0, "")
+
+
+def test_the_recipe_names_what_each_step_leaves(tmp_path) -> None:
+    recipe = build.steps(tmp_path, tmp_path / "out", 3)
+    assert recipe[-1].options[-2:] == ("--control-gain", "1.5")
+    (tmp_path / "data").mkdir()
+    for name in ("p000.npy", "m000.json", "p100.npy", "m100.json"):
+        (tmp_path / "data" / name).write_text("")
+    build.clear(tmp_path, recipe[0])
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["m100.json", "p100.npy"]
+    without = [step.name for step in recipe if not step.leaves]
+    assert without == ["assemble", "assemble-parts"], "they replace the parts of the model that ships"
+    assert {"unet.py", "judge.py", "painter/__init__.py"} <= {
+        str(path.relative_to(build.CODE)) for step in recipe for path in build.sources(step.module)
+    }
 
 
 def test_models_are_averaged_by_their_shares() -> None:

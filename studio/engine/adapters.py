@@ -19,22 +19,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from studio.engine.weights import fingerprint, read_header
+from studio.engine.models import LORA_DOWN, lora_header
+from studio.engine.weights import fingerprint
 from studio.errors import BadInput
 
 if TYPE_CHECKING:
     from studio.engine.components import Components
 
-_DOWN = (
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
+# the second halves, in the order of `models.LORA_DOWN`
 _UP = (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight", ".lora_linear_layer.up.weight")
-_UNSUPPORTED = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
-                "lora_mid": "CP-decomposed LoCon", "oft_": "OFT"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,7 @@ def read(path: Path, components: Components) -> Adapter:
 
     Raises BadInput when it is no LoRA, damaged, of a kind that isn't supported, or made for another architecture.
     """
-    header = read_header(path)
-    for sign, kind in _UNSUPPORTED.items():
-        if any(sign in key for key in header.tensors):
-            raise BadInput(f"{path.name} is a {kind} adapter, which the studio can't apply; use a plain LoRA.")
+    header = lora_header(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -73,11 +63,11 @@ def read(path: Path, components: Components) -> Adapter:
     text_names = _names(components.text_encoder)
     found: dict[str, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
     for key, down in tensors.items():
-        end = next((suffix for suffix in _DOWN if key.endswith(suffix)), None)
+        end = next((suffix for suffix in LORA_DOWN if key.endswith(suffix)), None)
         if end is None:
             continue
         stem = key.removesuffix(end)
-        up = tensors.get(stem + _UP[_DOWN.index(end)])
+        up = tensors.get(stem + _UP[LORA_DOWN.index(end)])
         if up is None:
             raise BadInput(f"{path.name} is incomplete: the second half of a layer is missing; download it again.")
         part, layer = _layer(stem, end, unet_names, text_names)

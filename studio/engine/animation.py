@@ -16,8 +16,8 @@ from PIL import Image
 from studio.engine import latents as pictures
 from studio.engine import sampling, text
 from studio.engine.attention import anchored
-from studio.engine.frames import Pinned, SharedNoise, Track, advance, side_by_side
-from studio.engine.morph import NOISE_OFFSET, Borrower
+from studio.engine.frames import Borrower, Pinned, SharedNoise, Track, advance, side_by_side
+from studio.engine.morph import NOISE_OFFSET
 from studio.engine.timing import Still
 from studio.specs import MAX_SEED, Emotion, Recipe
 
@@ -59,10 +59,19 @@ class Animation(Borrower):
         self.negative = conditioning.negative
         self.texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
         self.clean = pictures.encode(components, [pictures.fit(source, width, height)])
-        self.batch = batch or side_by_side(components, width, height, recipe.guidance > 1)
+        # frames that share nothing are drawn one by one anyway
+        self.batch = batch or (side_by_side(components, width, height, recipe.guidance > 1) if consistent else 1)
 
-    def draw(self, chunk: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
-        """(index, picture) of these frames, drawn side by side; nothing is attached to the model when one comes."""
+    def draw(self, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
+        """(index, picture) of these frames, as they are made; nothing is attached to the model when one comes."""
+        order = iter(wanted)
+        for clean in self.in_batches(wanted, self._latents):
+            for one in clean.split(1):
+                image = pictures.decode(self.components, one)[0]
+                yield next(order), pictures.cut(image, self.recipe.width, self.recipe.height)
+
+    def _latents(self, chunk: Sequence[int]) -> torch.Tensor:
+        """Clean latents (frames, c, h, w) of these frames, drawn side by side."""
         components, recipe = self.components, self.recipe
         shared = self._noise(0)
         noises = [shared if self.consistent else self._noise(index) for index in chunk]
@@ -79,9 +88,7 @@ class Animation(Borrower):
         else:
             for track, noise in zip(tracks, noises, strict=True):
                 advance(components, [track], self.negative, recipe.guidance, noise, on_step=self.on_step)
-        for index, track in zip(chunk, tracks, strict=True):
-            image = pictures.decode(components, track.latents)[0]
-            yield index, pictures.cut(image, recipe.width, recipe.height)
+        return torch.cat([track.latents for track in tracks])
 
     def _noise(self, index: int) -> SharedNoise:
         # made anew for each batch, the same each time: it holds the model, which may be given back in between
@@ -94,26 +101,6 @@ class Animation(Borrower):
         latents = sampling.start_latents(scheduler, noise.first, timesteps, self.clean)
         mixed = pictures.lerp(self.texts[still.mix.source], self.texts[still.mix.target], still.mix.amount)
         return Track(scheduler, timesteps, latents, mixed)
-
-
-def animate(
-    components: Components,
-    recipes: Mapping[Emotion, Recipe],
-    stills: Sequence[Still],
-    source: Image.Image,
-    consistent: bool = True,
-    wanted: Sequence[int] | None = None,
-    batch: int | None = None,
-    on_step: Callable[[int], None] | None = None,
-) -> Iterator[tuple[int, Image.Image]]:
-    """(index, picture) of all frames, or of those with an index in `wanted`, in order, as they are made.
-
-    See `Animation`; this keeps the model from the first frame to the last.
-    """
-    made = Animation(components, recipes, stills, source, consistent, batch, on_step)
-    order = range(len(stills)) if wanted is None else sorted(wanted)
-    for start in range(0, len(order), made.batch):
-        yield from made.draw(order[start : start + made.batch])
 
 
 def _later(noise: SharedNoise, offset: int) -> Callable[[int], torch.Tensor]:

@@ -5,6 +5,7 @@ Every choice is a `views.Choice` with its reason, for the System page.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,27 @@ if TYPE_CHECKING:
 RESERVE = 1_500_000_000  # bytes
 
 
+def _xformers_problem() -> str | None:
+    """Why xformers can't be used, or None. Asked before diffusers is loaded, which imports whatever is installed."""
+    if importlib.util.find_spec("xformers") is None:
+        return "It is not installed; torch's own attention is as fast."
+    try:
+        importlib.import_module("xformers.ops")
+    except Exception as error:  # made for another torch or CUDA, it may fail in any way
+        from diffusers.utils import import_utils
+
+        import_utils._xformers_available = False  # or no network could be imported from diffusers
+        return f"It is installed but can't be imported ({_first_line(error)}); torch's own attention is as fast."
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:120]
+
+
+XFORMERS_PROBLEM = _xformers_problem()
+
+
 @dataclass(frozen=True)
 class Plan:
     """What was decided before a model is loaded."""
@@ -36,10 +58,18 @@ class Plan:
     choices: tuple[Choice, ...]
 
 
-def plan(settings: Settings, weight_bytes: int) -> Plan:
-    """Decide for this machine and a model of `weight_bytes` bytes of 32-bit weights.
+def kind_of(settings: Settings) -> str:
+    """`cuda`, `mps` or `cpu`: what STUDIO_DEVICE asks for, there or not; for `auto` the best that is there."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
-    Raises BadInput when the settings ask for a device that isn't there.
+
+def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0) -> Plan:
+    """Decide for this machine and a model whose weights would be `weight_bytes` bytes in 32 bits.
+
+    `control_bytes`: likewise of the ControlNet that sketches may need beside it. Raises BadInput when the settings ask
+    for a device that isn't there.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     asked = settings.device
@@ -47,7 +77,7 @@ def plan(settings: Settings, weight_bytes: int) -> Plan:
         raise BadInput("STUDIO_DEVICE is cuda, but torch finds no CUDA device; set it to auto or cpu.")
     if asked == "mps" and not mps:
         raise BadInput("STUDIO_DEVICE is mps, but torch finds no Apple GPU; set it to auto or cpu.")
-    kind = asked if asked != "auto" else "cuda" if cuda else "mps" if mps else "cpu"
+    kind = kind_of(settings)
     device = torch.device(kind)
     found = {"cuda": "a CUDA device was found", "mps": "an Apple GPU was found", "cpu": "no GPU was found"}
     why = f"STUDIO_DEVICE is {asked}" if asked != "auto" else found[kind]
@@ -63,17 +93,12 @@ def plan(settings: Settings, weight_bytes: int) -> Plan:
             else "Only CUDA is faster with it; here it would be slower or less exact.",
         ),
     ]
-    importable = importlib.util.find_spec("xformers") is not None
-    xformers = importable and kind == "cuda"
+    xformers = XFORMERS_PROBLEM is None and kind == "cuda"
     choices.append(
         Choice(
             name="xformers",
             on=xformers,
-            reason="It is installed and CUDA is there."
-            if xformers
-            else "It needs CUDA."
-            if importable
-            else "It is not installed; torch's own attention is as fast.",
+            reason=XFORMERS_PROBLEM or ("It is installed and CUDA is there." if xformers else "It needs CUDA."),
         )
     )
     choices.append(
@@ -84,13 +109,15 @@ def plan(settings: Settings, weight_bytes: int) -> Plan:
         )
     )
     choices.append(Choice(name="channels_last", on=True, reason="Convolutions are faster in this memory layout."))
-    need = weight_bytes // (2 if half else 1)
-    offload = kind == "cuda" and memory.free(device) < need + RESERVE
+    need = (weight_bytes + control_bytes) // (2 if half else 1)
+    free = memory.free(device)
+    offload = kind == "cuda" and free < need + RESERVE
+    what = "the model and its ControlNet need" if control_bytes else "the model needs"
     choices.append(
         Choice(
             name="CPU offload",
             on=offload,
-            reason=f"The card has {memory.free(device) / 1e9:.1f} GB free and the model needs {need / 1e9:.1f} GB."
+            reason=f"The card has {free / 1e9:.1f} GB free and {what} {need / 1e9:.1f} GB and room to work."
             if offload
             else "There is no card to spare."
             if kind != "cuda"
@@ -126,12 +153,23 @@ def apply(components: Components, plan: Plan) -> None:
     else:
         for part in parts:
             part.to(plan.device)
+    components.choices = plan.choices
     if plan.xformers:
-        components.unet.enable_xformers_memory_efficient_attention()
-    components.vae.enable_slicing()
+        try:
+            components.unet.enable_xformers_memory_efficient_attention()  # tries it once on the card
+        except Exception as error:
+            _fall_back(components, f"It is installed but doesn't work on this card ({_first_line(error)}).")
     if plan.compile:
         components.unet.compile()
-    components.choices = plan.choices
+
+
+def _fall_back(components: Components, reason: str) -> None:
+    """Say that torch's own attention does what xformers should have done."""
+    new = {
+        "xformers": {"on": False, "reason": reason},
+        "SDPA attention": {"on": True, "reason": "torch's fused attention: fast, and little memory."},
+    }
+    components.choices = tuple(each.model_copy(update=new.get(each.name, {})) for each in components.choices)
 
 
 def tiling(components: Components, width: int, height: int) -> None:

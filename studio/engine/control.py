@@ -61,24 +61,13 @@ def see(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = No
 def chosen(path: Path, spec: ControlSpec, size: tuple[int, int], known: Mapping[str, str]) -> str:
     """Which of the ControlNets that a model knows by name a stored drawing will get: `Seen.kind` of it.
 
-    Looks only where there is a choice. What can't be followed counts as lines: whoever draws it says what is wrong.
+    Raises BadInput, as `see` does: a request whose drawing can't be followed is refused before it waits in line.
     """
-    if spec.kind == "canny" or "scribble" not in known:
-        return spec.kind
     try:
         with Image.open(path) as drawing:
             return see(drawing, spec, size).kind(known)
-    except (BadInput, OSError):
-        return spec.kind
-
-
-def has_drawing(image: Image.Image) -> bool:
-    """Whether anything worth following is on it: not for an empty canvas, one colour, or a dot. Quick."""
-    try:
-        grey = _grey(image, 512)
-    except BadInput:
-        return False
-    return _length(ink(grey) > 0.5) >= LEAST * max(grey.shape)
+    except OSError:
+        return spec.kind  # the file is gone: whoever draws it says so
 
 
 def suggest(image: Image.Image) -> ControlKind:
@@ -125,9 +114,9 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
 
 
-def _grey(image: Image.Image, side: int = MAX_SIDE) -> np.ndarray:
+def _grey(image: Image.Image) -> np.ndarray:
     """(height, width) uint8. Raises BadInput for a picture of a single tone."""
-    grey = np.asarray(_small(_flat(image), side).convert("L"))
+    grey = np.asarray(_small(_flat(image), MAX_SIDE).convert("L"))
     if int(grey.max()) - int(grey.min()) < 12:
         tone = "black" if grey.mean() < 30 else "empty" if grey.mean() > 225 else "one flat colour"
         raise BadInput(f"The drawing is {tone}; draw a few lines first, or choose another picture.")
@@ -233,10 +222,6 @@ def _lines(grey: np.ndarray, width: int, height: int) -> Seen:
     lines = cv2.resize(soft, (w, h), interpolation=cv2.INTER_AREA)
     lines = np.clip(lines * 1.25, 0, 255).astype(np.uint8)
     return Seen(_on_black(lines, left, top, width, height), stroke=stroke)
-
-
-def _length(mask: np.ndarray) -> int:
-    return int(np.count_nonzero(thinned(mask.astype(np.uint8))))
 
 
 def _without_specks(mask: np.ndarray, length: float) -> np.ndarray:

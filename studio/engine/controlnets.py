@@ -90,7 +90,7 @@ def controlnet(
 
     if on_note is not None:
         on_note("loading the ControlNet")
-    _drop(components)  # before the next one is loaded: two may not fit
+    drop(components)  # before the next one is loaded: two may not fit
     net = load_controlnet(path, components.dtype).eval().requires_grad_(False)
     ours, theirs = components.unet.config, net.config
     if (theirs.in_channels, theirs.cross_attention_dim) != (ours.in_channels, ours.cross_attention_dim) or tuple(
@@ -137,7 +137,7 @@ def _offload(components: Components, net: ControlNetModel) -> None:
     decoder.prev_module_hook.hook.net = net
 
 
-def _drop(components: Components) -> None:
+def drop(components: Components) -> None:
     """Free the ControlNet from before."""
     if not components.controls:
         return

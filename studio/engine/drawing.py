@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from studio.engine import choices, memory, sampling, text
+from studio.engine import choices, controlnets, memory, sampling, text
 from studio.engine import latents as pictures
 from studio.engine.adapters import attached
 from studio.engine.components import Components
-from studio.engine.controlnets import controlnet
-from studio.engine.models import find_lora
+from studio.engine.models import FAST_STEPS, find_lora
 from studio.engine.progress import Progress, Step
 from studio.errors import BadInput, OutOfMemory
 from studio.settings import Settings
@@ -44,7 +44,7 @@ def uses_fast(components: Components, recipe: Recipe) -> bool:
     fast = components.info.fast
     if fast is None:
         raise BadInput(f"{components.info.title} has no fast path on this machine; ask for its normal steps instead.")
-    return recipe.steps <= 2 * fast.steps
+    return recipe.steps <= FAST_STEPS * fast.steps
 
 
 def sampler_of(components: Components, recipe: Recipe) -> str:
@@ -56,6 +56,23 @@ def sampler_of(components: Components, recipe: Recipe) -> str:
     return components.info.sampler
 
 
+def drawn_size(components: Components, recipe: Recipe) -> tuple[int, int]:
+    """Width and height in whole latent cells: what is drawn before it is cut to the size of the recipe."""
+    width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+    return width, height
+
+
+def make_room(components: Components, recipe: Recipe, wanted: int) -> None:
+    """Free the ControlNet of an earlier sketch before `wanted` plain pictures that would be short of memory beside it.
+
+    While there is enough of it the next sketch finds its ControlNet loaded.
+    """
+    if recipe.control is not None and recipe.control.weight != 0:
+        return
+    if components.controls and memory.short(components, *drawn_size(components, recipe), recipe.guidance > 1, wanted):
+        controlnets.drop(components)
+
+
 def draw(
     components: Components,
     recipes: Sequence[Recipe],
@@ -65,8 +82,9 @@ def draw(
 ) -> Iterator[tuple[int, Image.Image]]:
     """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut."""
     recipe = recipes[0]
-    width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+    width, height = drawn_size(components, recipe)
     guided = recipe.guidance > 1
+    make_room(components, recipe, len(recipes))
     control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
     size = memory.batch_size(components, width, height, guided, len(recipes))  # the control network counts
     choices.tiling(components, width, height)
@@ -84,7 +102,14 @@ def draw(
             # attached for one batch only: between pictures the consumer has the control, and may never come back
             with attached(components, loras, fast):
                 clean = _sample(components, recipes[start : start + count], source, control, width, height, report)
-            decoded = [pictures.decode_pixels(components, clean[k : k + 1]) for k in range(count)]
+            if not torch.isfinite(clean).all() and components.dtype != torch.float32:
+                # 16 bits end at 65504, which some models and strong LoRAs pass
+                with in_full_precision(components), attached(components, loras, fast):
+                    clean = _sample(components, recipes[start : start + count], source, control, width, height, report)
+            decoded = [
+                sampling.finite(pictures.decode_pixels(components, sampling.finite(clean[k : k + 1])))
+                for k in range(count)
+            ]
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -104,6 +129,25 @@ def draw(
             image = pictures.to_images(pixels)[0]
             yield start + offset, pictures.cut(image, recipe.width, recipe.height)
         start += count
+
+
+@contextmanager
+def in_full_precision(components: Components) -> Iterator[None]:
+    """Text encoder, UNet and ControlNets in 32 bits inside the block, exactly as before after it.
+
+    The autoencoder looks after itself (`latents.decode_pixels`).
+    """
+    parts = [components.text_encoder, components.unet, *components.controls.values()]
+    before, text_key = components.dtype, components.text_key
+    try:
+        for part in parts:
+            part.to(torch.float32)
+        components.dtype, components.text_key = torch.float32, (*text_key, "fp32")
+        yield
+    finally:
+        for part in parts:
+            part.to(before)  # exact: these numbers came from 16 bits
+        components.dtype, components.text_key = before, text_key
 
 
 def _fits(components: Components, first: Recipe, other: Recipe) -> bool:
@@ -207,6 +251,6 @@ def _control(
     from studio.engine import control
 
     seen = control.see(open_picture(files(spec.image)), spec, (width, height))
-    net = controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
+    net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
     image = pictures.to_tensor([seen.image]) / 2 + 0.5
     return sampling.Control(net, image, spec.weight, spec.start, spec.end, spec.favour)

@@ -31,6 +31,7 @@ class Family:
     name: str
     title: str
     default_model: str
+    download_bytes: int  # of the default model, as `hub.get` would fetch it in 32 bits; for CUDA it is half of that
     default_size: int
     steps: int
     guidance: float
@@ -48,6 +49,7 @@ SD15 = Family(
     name="sd15",
     title="Stable Diffusion 1.5",
     default_model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    download_bytes=4_270_000_000,
     default_size=512,
     steps=20,
     guidance=7.0,

@@ -8,19 +8,27 @@ joined. One frame alone comes out as from `denoise` (tested).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from studio.engine import memory, sampling
 from studio.engine.attention import Anchors
+from studio.errors import OutOfMemory
 
 if TYPE_CHECKING:
     from studio.engine.components import Components
 
 Noise = Callable[[int], torch.Tensor]
+T = TypeVar("T")
+R = TypeVar("R")
+
+# On a CPU frames share the cost of small layers: four embedded-sized ones take a third less time than one by one, more
+# save nothing. Large layers fill it alone. What isn't finished is lost by a cancel and shown late, so it is kept small.
+CPU_BATCH = 4
+CPU_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -73,15 +81,68 @@ class SharedNoise:
         return self._later[index]
 
 
-def side_by_side(components: Components, width: int, height: int, guided: bool) -> int:
-    """How many frames fit into memory at once, 1 to `memory.MAX_BATCH`; also on the CPU, where it saves time.
+class Borrower:
+    """Draws with a loaded model that it can give back between two batches.
+
+    Who waits in between may draw with another model, and the memory has room for one of them. `batch` is how many
+    frames are drawn at once; it shrinks where the memory turns out too small.
+    """
+
+    batch: int
+    size: tuple[int, int]  # width, height in pixels
+
+    def __init__(self, components: Components) -> None:
+        self._components: Components | None = components
+
+    @property
+    def components(self) -> Components:
+        assert self._components is not None, "drawing without a model"
+        return self._components
+
+    def lend(self, components: Components | None) -> None:
+        """Draw with `components`, the same model as before, from now on. None: let go of the one that was lent."""
+        self._components = components
+
+    def fitting(self, work: Callable[[int], T], most: int) -> T:
+        """`work(n)` with `batch` rows at once but no more than `most`; with half of them each time the memory is full.
+
+        Raises OutOfMemory where not even one fits.
+        """
+        count = max(1, min(self.batch, most))
+        while True:
+            try:
+                return work(count)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                error.__traceback__ = None  # its frames hold the tensors that are in the way
+            if self.components.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if count == 1:
+                native, (width, height) = self.components.info.native_size, self.size
+                raise OutOfMemory(
+                    f"There was not enough memory for {width} x {height}; choose {native} x {native} or smaller."
+                )
+            self.batch = count = count // 2
+
+    def in_batches(self, rows: Sequence[R], draw: Callable[[Sequence[R]], torch.Tensor]) -> Iterator[torch.Tensor]:
+        """`draw(some)` (some, ...) of all `rows`, in order, as many at once as fit."""
+        while rows:
+            made = self.fitting(lambda count, rows=rows: draw(rows[:count]), len(rows))  # type: ignore[misc]
+            yield made
+            rows = rows[len(made) :]
+
+
+def side_by_side(components: Components, width: int, height: int, guided: bool, anchors: int = 1) -> int:
+    """How many frames are drawn at once: on a CPU a few, elsewhere what fits into memory, 1 to `memory.MAX_BATCH`.
 
     Frames aren't promised to the last bit, as single pictures are: their company may round them differently. Attention
-    to an anchor doubles what the keys take, and the anchor is one more row.
+    to an anchor doubles what the keys take, and each of the `anchors` is one more row.
     """
-    room = int(memory.free(components.device) * memory.SHARE)
-    step = memory.step_bytes(components, width, height, guided)
-    return max(1, min(memory.MAX_BATCH, room // max(1, 2 * step) - 1))
+    step = max(1, memory.step_bytes(components, width, height, guided))
+    most = min(CPU_BATCH, CPU_BYTES // step) if components.device.type == "cpu" else memory.MAX_BATCH
+    room = int(memory.free(components.device) * memory.SHARE) - memory.waiting_bytes(components)
+    return max(1, min(most, room // (2 * step) - anchors))
 
 
 @torch.no_grad()
@@ -168,6 +229,7 @@ def advance(
             )  # fmt: skip
         if on_step is not None:
             on_step(len(moving))
+    sampling.finite(torch.cat([track.latents for track in tracks]))
 
 
 def _noised(scheduler: Any, pinned: Pinned, levels: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ Knows nothing of what a model means; loads no torch.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from studio.settings import Settings
 WEIGHTED = ("unet", "vae", "text_encoder")
 MODEL = (*WEIGHTED, "tokenizer", "scheduler")
 _SMALL = (".json", ".txt", ".model")
+_TOKENIZERS = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either of them is enough
 _TELLING = ("model_index.json", "unet/config.json")  # what kind of model it is
 
 
@@ -27,16 +29,29 @@ def cache() -> Path:
     return Path(HF_HUB_CACHE)
 
 
-def snapshot(reference: str, components: Sequence[str] = WEIGHTED) -> Path | None:
-    """The folder of a complete copy of the hub repository `reference` on this machine, or None."""
-    repository = cache() / ("models--" + reference.replace("/", "--"))
+def snapshot(reference: str, components: Sequence[str] = MODEL) -> Path | None:
+    """The folder of a complete copy of the hub repository `reference` on this machine, or None.
+
+    Complete are all of `components`, "" standing for a network that is the whole repository.
+    """
+    repository = _repository(reference)
     for place in sorted(repository.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
         if all(_complete(place / name) for name in components):
             return place
     return None
 
 
+def _repository(reference: str) -> Path:
+    return cache() / ("models--" + reference.replace("/", "--"))
+
+
 def _complete(folder: Path) -> bool:
+    if folder.name == "tokenizer":
+        return any(all((folder / name).exists() for name in files) for files in _TOKENIZERS)
+    if folder.name == "scheduler":
+        return (folder / "scheduler_config.json").exists()
+    if not (folder / "config.json").exists():
+        return False
     # a model saved in shards, by diffusers or by transformers, lists them
     for index in (folder / f"{name}.safetensors.index.json" for name in ("diffusion_pytorch_model", "model")):
         if index.is_file():
@@ -57,7 +72,7 @@ def cached_models() -> list[str]:
 
 def cached_file(reference: str, name: str) -> Path | None:
     """One file of a hub repository, if it is on this machine."""
-    for place in (cache() / ("models--" + reference.replace("/", "--"))).glob(f"snapshots/*/{name}"):
+    for place in _repository(reference).glob(f"snapshots/*/{name}"):
         if place.exists():
             return place
     return None
@@ -104,8 +119,7 @@ def get(
     model in one part, `model_index.json` and then `unet/config.json` of one in several. Raises Offline, NotFound,
     BadInput (pickles only) and DiskFull.
     """
-    weighted = tuple(name for name in components if name in WEIGHTED or not name)
-    here = snapshot(reference, weighted)
+    here = snapshot(reference, components)
     if here is not None:
         return here
     if settings.offline:
@@ -144,6 +158,7 @@ def get(
             raise BadInput(
                 f"{reference} has no .safetensors weights for every part, and pickles are refused; choose another."
             )
+        _check_room(reference, str(listing.sha), files)
         return fetch(sorted(files), _Meter(reference, sum(files.values()), on_note))
     except GatedRepoError:
         raise NotFound(
@@ -164,6 +179,18 @@ def get(
         if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3"):
             raise _offline(reference) from error
         raise
+
+
+def _check_room(reference: str, revision: str, files: Mapping[str, int]) -> None:
+    """Raise DiskFull when what is still missing of `files` is larger than the room on the disk of the Hub's cache."""
+    here = _repository(reference) / "snapshots" / revision
+    missing = sum(size for name, size in files.items() if not (here / name).exists())
+    place = next(folder for folder in (cache(), *cache().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if missing > free:
+        raise DiskFull(
+            f"{reference} needs {missing / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room in {place}."
+        )
 
 
 def _json(path: Path, reference: str) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def replay(
             x = region * x + (1 - region) * inversion.path[index + 1]
         if on_step is not None:
             on_step(count)
-    return x
+    return sampling.finite(x)
 
 
 @torch.no_grad()
@@ -134,6 +134,7 @@ def changed_region(
     face: Box | None = None,
     threshold: float = 0.35,
     looks: int = 4,
+    batch: int = 16,
 ) -> torch.Tensor:
     """Where another emotion changes the picture: (1, 1, h, w) in 0..1 with soft edges.
 
@@ -144,8 +145,9 @@ def changed_region(
     steps = len(inversion.timesteps)
     chosen = torch.linspace(0.25 * (steps - 1), 0.75 * (steps - 1), min(looks, steps)).round().long()
     x, times = inversion.path[chosen], inversion.timesteps[chosen.to(inversion.timesteps.device)]
+    parts = list(zip(x.split(batch), times.split(batch), strict=True))
     said = [
-        predict(components, x, times, text[None].expand(len(x), -1, -1), negative, 1.0)
+        torch.cat([predict(components, a, t, text[None].expand(len(a), -1, -1), negative, 1.0) for a, t in parts])
         for text in (source[0], *targets)
     ]
     change = torch.stack([(other - said[0]).abs().mean((0, 1)) for other in said[1:]]).amax(0)[None, None]

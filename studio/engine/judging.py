@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from studio.evaluation.judge import Judge
+from studio.evaluation.judge import Judge, Verdict
 
 BACKGROUNDS = {  # the judge's words -> the tags that the model was trained with
     "plain": "simple background", "gradient": "gradient background", "circle": "circle background",
@@ -50,6 +50,30 @@ def _judge(folder: Path) -> Judge:
     return Judge.load(folder)
 
 
+@dataclass(frozen=True)
+class Description:
+    """One picture for a prompt: a guess at its emotion and style, and tags for what else the judge is sure of."""
+
+    emotion: str
+    style: str
+    tags: list[str]
+
+
+def describe(folder: Path, picture: Image.Image) -> Description:
+    """What the judge in `folder` sees, in words. Raises FileNotFoundError where there is none.
+
+    Emotion, style and gender are guessed where the judge isn't sure: every prompt names them, and a default is a worse
+    guess.
+    """
+    judge = _judge(folder)
+    verdict = judge([picture])
+    guessed = {name: labels[0] for name, labels in verdict.labels.items()}
+    rest = [name for name in TAGS if name in judge.values and name not in ("emotion", "style", "gender")]
+    who = [TAGS["gender"](guessed["gender"])] if "gender" in guessed else []
+    (tags,) = _sure(verdict, rest, None)
+    return Description(guessed["emotion"], guessed["style"], [*who, *tags])
+
+
 def look(folder: Path, pictures: Sequence[Image.Image]) -> list[Look]:
     """Judge `pictures` with the judge in `folder`, in order. Raises FileNotFoundError where there is none."""
     judge = _judge(folder)
@@ -70,9 +94,12 @@ def tags(
     FileNotFoundError where there is no judge.
     """
     judge = _judge(folder)
-    verdict = judge(pictures)
     factors = [name for name in TAGS if name in judge.values and (style or name != "style")]
-    found: list[list[str]] = [[] for _ in pictures]
+    return _sure(judge(pictures), factors, threshold)
+
+
+def _sure(verdict: Verdict, factors: Sequence[str], threshold: float | None) -> list[list[str]]:
+    found: list[list[str]] = [[] for _ in next(iter(verdict.labels.values()))]
     for name in factors:
         least = SURE[name] if threshold is None else threshold
         for row, label, sure in zip(

@@ -95,6 +95,24 @@ def lerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
     return torch.lerp(a, b, amount)
 
 
+def slerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
+    """The great arc from `a` (0) to `b` (1), (n, ...) each, row by row (Shoemake, 1985). Keeps the length on its way.
+
+    Right for noise: the mean of two samples has too little variance. Rows that point (nearly) the same way or away from
+    each other have no arc of their own; those take the straight line.
+    """
+    flat_a, flat_b = a.flatten(1).float(), b.flatten(1).float()
+    lengths = (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp_min(1e-12)
+    cosine = ((flat_a * flat_b).sum(1) / lengths).clamp(-1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = cosine.abs() > 0.9995
+    sine = torch.where(straight, torch.ones_like(sine), sine)
+    first = torch.where(straight, torch.full_like(sine, 1 - amount), ((1 - amount) * angle).sin() / sine)
+    second = torch.where(straight, torch.full_like(sine, amount), (amount * angle).sin() / sine)
+    return (first[:, None] * flat_a + second[:, None] * flat_b).view_as(a).to(a.dtype)
+
+
 def direction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """From emotion a to emotion b: the difference of the means of two sets of latents (n, c, h, w) and (m, c, h, w).
 

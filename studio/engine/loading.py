@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from studio.engine import choices as choices  # isort: skip - before diffusers: it looks whether xformers is sound
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open

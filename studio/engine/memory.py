@@ -30,6 +30,19 @@ def total(device: torch.device) -> int:
     return int(psutil.virtual_memory().total)
 
 
+def card(device: torch.device) -> dict[str, Any]:
+    """Name and memory (bytes) of a card, as `SystemStatus` has them; nothing for other devices."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return {}
+    left, whole = free(device), total(device)
+    return {
+        "device_name": torch.cuda.get_device_name(device),
+        "device_memory_free": left,
+        "device_memory_used": whole - left,
+        "device_memory_total": whole,
+    }
+
+
 def resident() -> int:
     """Bytes of main memory that this process holds."""
     return int(psutil.Process().memory_info().rss)
@@ -137,6 +150,15 @@ def batch_size(components: Components, width: int, height: int, guided: bool, wa
     if alone:
         return 1
     return max(1, min(MAX_BATCH, wanted, (room - weights) // max(1, step)))
+
+
+def short(components: Components, width: int, height: int, guided: bool, wanted: int) -> bool:
+    """Whether `wanted` pictures at once (on a CPU one at a time) may be short of memory beside all that is loaded."""
+    if components.device.type == "cpu":
+        return not surely_fits(components, width, height)
+    room = int(free(components.device) * SHARE) - waiting_bytes(components)
+    step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
+    return max(step * min(wanted, MAX_BATCH), decode) > room
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """What can be loaded and from where: one reference string becomes a `ModelInfo`, a LoRA name a `LoraInfo`.
 
-Reads file names, small JSON files and headers only. Knows no torch, no device and nothing of drawing.
+Reads file names, small JSON files and headers, and whole files only for a hash. Knows no torch, no device and nothing
+of drawing.
 """
 
 from __future__ import annotations
@@ -14,17 +15,32 @@ from typing import Any, Literal
 
 from studio.engine import hub
 from studio.engine.families import FAMILIES, SD15, Family, family_of
-from studio.engine.weights import PICKLES, Header, fingerprint, read_header, remembered
+from studio.engine.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
 from studio.errors import BadInput, NotFound
 from studio.settings import EMBEDDED_MODEL, Settings
 
-__all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "resolve"]
+__all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "refused_loras",
+           "resolve"]  # fmt: skip
 
 # References that stood in many guides and are gone from the hub.
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
+
+FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
+
+# What the first half of a low-rank pair is called: kohya, PEFT, and diffusers from its first form to its last.
+LORA_DOWN = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora.down.weight",
+    "_lora.down.weight",
+    ".lora_linear_layer.down.weight",
+)
+# What is called a LoRA in many places and is none, or more than one, by a part of its keys.
+_OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
+                   "lora_mid": "CP-decomposed LoCon", "oft_": "OFT"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,8 @@ class ModelInfo:
     family: Family
     kind: Literal["embedded", "hub", "folder", "file"]
     path: Path | None
-    size_bytes: int = 0
+    size_bytes: int = 0  # on the disk, or to be downloaded; 0: unknown
+    parameters: int = 0  # of the parts that are loaded to draw, without a ControlNet
     state: Literal["ready", "download", "missing"] = "ready"
     note: str = ""
     native_size: int = 512
@@ -74,6 +91,7 @@ class LoraInfo:
     weight: float = 1.0
     base: str = ""
     fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
+    beside: tuple[tuple[str, float], ...] = ()  # title and weight of LoRAs that were part of its teacher: use them too
 
 
 def resolve(reference: str, settings: Settings, with_hash: bool = True) -> ModelInfo:
@@ -83,6 +101,7 @@ def resolve(reference: str, settings: Settings, with_hash: bool = True) -> Model
     pickle, a damaged file, another architecture). A hub model that isn't on this machine resolves with state
     "download". Hashing gigabytes for the first time takes seconds: `with_hash=False` leaves `hash` empty.
     """
+    keep_in(settings.hashes)
     asked = reference.strip()
     note = ""
     if asked in MOVED:
@@ -157,8 +176,8 @@ def _folder(reference: str, path: Path) -> ModelInfo:
     unet, vae = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
     facts = _json(path / "studio.json") if (path / "studio.json").is_file() else {}
     family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
-    for component in ("unet", "vae", *family.text_encoders):
-        component_weights(path, component)
+    parts = ("unet", "vae", *family.text_encoders)
+    parameters = sum(read_header(file).parameters() for part in parts for file in component_weights(path, part))
     size = sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
     factor = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
     sample = unet.get("sample_size")
@@ -185,6 +204,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             kind="folder",
             path=path,
             size_bytes=size,
+            parameters=parameters,
             native_size=int(facts.get("native_size", native)),
             steps=int(facts.get("steps", family.steps)),
             guidance=float(facts.get("guidance", family.guidance)),
@@ -212,6 +232,8 @@ def _file(reference: str, path: Path) -> ModelInfo:
         kind="file",
         path=path,
         size_bytes=path.stat().st_size,
+        # many files also hold the averages of a training, or an optimiser, which nobody loads
+        parameters=header.parameters("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
         note="A single file: its configuration and tokenizer come with the studio.",
         native_size=family.default_size,
         steps=family.steps,
@@ -235,6 +257,7 @@ def _file_family(path: Path, header: Header) -> Family:
         raise BadInput(
             f"{path.name} is an SDXL model, which the studio can't draw with yet; choose a Stable Diffusion 1.5 one."
         )
+    _refuse_other_adapter(path, tensors)
     if _lora_keys(tensors):
         raise BadInput(f"{path.name} is a LoRA, not a model; put it into the LoRA folder and choose it beside a model.")
     for family in FAMILIES.values():
@@ -261,6 +284,7 @@ def _hub(reference: str, settings: Settings) -> ModelInfo:
         family=family,
         kind="hub",
         path=None,
+        size_bytes=family.download_bytes if reference == family.default_model else 0,
         state="download",
         note="Not on this machine yet; it is downloaded when it is used first.",
         native_size=family.default_size,
@@ -271,10 +295,11 @@ def _hub(reference: str, settings: Settings) -> ModelInfo:
     )
 
 
-def catalogue(settings: Settings) -> list[ModelInfo]:
+def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
     """Every model that can be chosen: the embedded one, those in `models/`, those in the Hub's cache, the default.
 
-    What can't be used is listed too, with state "missing" and the reason as its note. Hashes only where they are known.
+    What can't be used is listed too, with state "missing" and the reason as its note. Hashes only where they are known
+    already, or `with_hash`: seconds for every model that was never used here.
     """
     references = ["embedded"]
     if settings.models_dir.is_dir():
@@ -288,8 +313,8 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
     for reference in references:
         try:
             info = resolve(reference, settings, with_hash=False)
-            if info.path is not None and (info.path.is_dir() or remembered(info.path)):
-                info = replace(info, hash=fingerprint(info.path)) if info.kind == "embedded" else info
+            if info.path is not None and (with_hash or info.kind == "embedded" or remembered(info.path)):
+                info = replace(info, hash=fingerprint(info.path))
             found.append(info)
         except (BadInput, NotFound) as error:
             found.append(ModelInfo(reference, reference, SD15, "folder", None, state="missing", note=str(error)))
@@ -300,15 +325,28 @@ def catalogue(settings: Settings) -> list[ModelInfo]:
 
 
 def _lora_keys(tensors: Mapping[str, object]) -> bool:
-    return any(key.endswith((".lora_down.weight", ".lora_A.weight", ".lora.down.weight")) for key in tensors)
+    return any(key.endswith(LORA_DOWN) for key in tensors)
+
+
+def _refuse_other_adapter(path: Path, tensors: Mapping[str, object]) -> None:
+    for sign, kind in _OTHER_ADAPTERS.items():
+        if any(sign in key for key in tensors):
+            raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
 
 
 def _lora_places(settings: Settings) -> list[Path]:
     return [*settings.models_dir.glob("loras/**/*.safetensors"), *settings.runs_dir.glob("*/adapter/*.safetensors")]
 
 
-def _lora(path: Path) -> LoraInfo:
+def lora_header(path: Path) -> Header:
+    """The header of a LoRA file. Raises BadInput for a damaged file and for kinds of adapters that aren't supported."""
     header = read_header(path)
+    _refuse_other_adapter(path, header.tensors)
+    return header
+
+
+def _lora(path: Path) -> LoraInfo:
+    header = lora_header(path)
     if not _lora_keys(header.tensors):
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
     said: dict[str, Any] = {}
@@ -329,6 +367,10 @@ def _lora(path: Path) -> LoraInfo:
             fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
         except (KeyError, TypeError, ValueError):
             fast = None  # a note beside the file that somebody edited: the LoRA itself is sound
+    try:
+        beside = tuple((str(one["title"]), float(one["weight"])) for one in said.get("with", ()))
+    except (KeyError, TypeError, ValueError):
+        beside = ()
     return LoraInfo(
         path=path,
         title=str(
@@ -338,12 +380,14 @@ def _lora(path: Path) -> LoraInfo:
         trigger_words=tuple(str(word) for word in words) if isinstance(words, list | tuple) else (str(words),),
         weight=weight,
         fast=fast,
+        beside=beside,
         base=str(said.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
     )
 
 
 def find_lora(reference: str, settings: Settings) -> LoraInfo:
     """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
+    keep_in(settings.hashes)
     asked = Path(reference).expanduser()
     if asked.suffix.lower() in PICKLES:
         raise BadInput(
@@ -365,11 +409,21 @@ def find_lora(reference: str, settings: Settings) -> LoraInfo:
 
 
 def loras(settings: Settings) -> list[LoraInfo]:
-    """Every usable LoRA in `models/loras/` and in finished runs, by title. Damaged files are left out."""
-    found = []
+    """Every usable LoRA in `models/loras/` and in finished runs, by title; for the others see `refused_loras`."""
+    return sorted(_read_loras(settings)[0], key=lambda info: info.title.lower())
+
+
+def refused_loras(settings: Settings) -> list[tuple[str, str]]:
+    """File name and reason of everything that stands where LoRAs do and can't be used, by name."""
+    return sorted(_read_loras(settings)[1])
+
+
+def _read_loras(settings: Settings) -> tuple[list[LoraInfo], list[tuple[str, str]]]:
+    keep_in(settings.hashes)
+    found, refused = [], []
     for path in _lora_places(settings):
         try:
             found.append(_lora(path))
-        except BadInput:
-            continue  # listed nowhere else, and `find_lora` says what is wrong with it
-    return sorted(found, key=lambda info: info.title.lower())
+        except BadInput as error:
+            refused.append((path.name, str(error)))
+    return found, refused

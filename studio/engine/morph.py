@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageFilter
 
-from studio.engine import inversion, judging, sampling, text, timing
+from studio.engine import inversion, sampling, text, timing
 from studio.engine import latents as pictures
 from studio.engine.attention import anchored
-from studio.engine.frames import SharedNoise, Track, advance, side_by_side
+from studio.engine.frames import Borrower, SharedNoise, Track, advance, side_by_side
 from studio.engine.models import ModelInfo
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
@@ -44,25 +44,6 @@ MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB 
 TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean again
 # Added to the seed: a picture drawn from the same seed would get its own noise back, which leads to it at any strength.
 NOISE_OFFSET = 1_000_003
-
-
-class Borrower:
-    """Draws with a loaded model that it can give back between two batches.
-
-    Who waits in between may draw with another model, and the memory has room for one of them.
-    """
-
-    def __init__(self, components: Components) -> None:
-        self._components: Components | None = components
-
-    @property
-    def components(self) -> Components:
-        assert self._components is not None, "drawing without a model"
-        return self._components
-
-    def lend(self, components: Components | None) -> None:
-        """Draw with `components`, the same model as before, from now on. None: let go of the one that was lent."""
-        self._components = components
 
 
 class _Chain(Borrower):
@@ -95,10 +76,6 @@ class _Chain(Borrower):
         self.before, self.texts = conditioning.positive[:1], self.reach(conditioning.positive[1:])
         self.negative = conditioning.negative
         self.legs = len(recipes) - 1
-
-    def _batches(self, places: Sequence[float]) -> Iterator[Sequence[float]]:
-        """`places` in the portions that are drawn side by side."""
-        return (places[start : start + self.batch] for start in range(0, len(places), self.batch))
 
     def reach(self, ends: torch.Tensor) -> torch.Tensor:
         """(emotions, ...) with the last one moved to `amount` of the way from the one before."""
@@ -142,13 +119,19 @@ class PromptMorph(_Chain):
         super().__init__(components, recipes, easing, amount, on_step, batch)
         self.attention = attention
         recipe = self.recipe
+        if attention and batch is None:
+            self.batch = side_by_side(components, *self.size, recipe.guidance > 1, anchors=2)
         self.noise = SharedNoise(components, recipe.seed, *self.size)
         scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
         timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
         begin = sampling.start_latents(scheduler, self.noise.first, timesteps)
         self.held = min(int(held * len(timesteps)), len(timesteps) - 1)
         self.trunk = Track(scheduler, timesteps, begin, self.texts.mean(0, keepdim=True))
-        advance(components, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held, on_step=on_step)
+        self.fitting(
+            lambda _: advance(
+                components, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held, on_step=on_step
+            ), 1,
+        )  # fmt: skip
 
     def lend(self, components: Components | None) -> None:
         super().lend(components)
@@ -164,10 +147,13 @@ class PromptMorph(_Chain):
         if not self.attention:
             advance(self.components, tracks, self.negative, self.recipe.guidance, self.noise, **go)  # type: ignore[arg-type]
         else:
-            for track, place in zip(tracks, places, strict=True):
-                leg, share = self.leg(place)
-                track.ends = (len(places) + leg, len(places) + leg + 1, share)
-            tracks += [self.trunk.fork(end[None]) for end in self.texts]
+            legs = [self.leg(place) for place in places]
+            # only the ends of these legs: those of a long chain would take the memory of the frames
+            used = sorted({end for leg, _ in legs for end in (leg, leg + 1)})
+            row = {end: len(places) + number for number, end in enumerate(used)}
+            for track, (leg, share) in zip(tracks, legs, strict=True):
+                track.ends = (row[leg], row[leg + 1], share)
+            tracks += [self.trunk.fork(self.texts[end : end + 1]) for end in used]
             with anchored(self.components.unet, cross=True) as anchors:
                 advance(
                     self.components,
@@ -181,15 +167,16 @@ class PromptMorph(_Chain):
         return torch.cat([track.latents for track in tracks[: len(places)]])
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for some in self._batches(places):
-            for clean in self.latents(some).split(1):
-                yield from self.cut(pictures.decode(self.components, clean))
+        for clean in self.in_batches(places, self.latents):
+            for one in clean.split(1):
+                yield from self.cut(pictures.decode(self.components, one))
 
 
 class LatentMorph(_Chain):
-    """A straight line between the latents of one finished picture per emotion: quick, and it shows both faces at once.
+    """A way between the latents of one finished picture per emotion: quick, and it shows both faces at once.
 
-    The pictures are drawn from the same noise. `first` (RGB, any size) replaces the first of them.
+    The pictures are drawn from the same noise. `first` (RGB, any size) replaces the first of them. The way is a
+    straight line, or with `spherical` an arc, which keeps the contrast of the middle.
     """
 
     def __init__(
@@ -201,19 +188,26 @@ class LatentMorph(_Chain):
         on_step: OnStep | None = None,
         *,
         first: Image.Image | None = None,
+        spherical: bool = False,
         batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, 1.0, on_step, batch)
+        self.spherical = spherical
         whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
-        ends = whole.latents(timing.positions(len(recipes)))
-        if first is not None:
-            ends[:1] = pictures.encode(components, [pictures.fit(first, *self.size)])
+        given = [] if first is None else [pictures.encode(components, [pictures.fit(first, *self.size)])]
+        places = timing.positions(len(recipes))[len(given) :]
         self.amount = amount
-        self.ends = self.reach(ends)
+        self.ends = self.reach(torch.cat([*given, *whole.in_batches(places, whole.latents)]))
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
         for place in places:
             yield from self.cut(pictures.decode(self.components, self.between(self.ends, place)))
+
+    def between(self, ends: torch.Tensor, place: float) -> torch.Tensor:
+        if not self.spherical:
+            return super().between(ends, place)
+        leg, share = self.leg(place)
+        return pictures.slerp(ends[leg : leg + 1], ends[leg + 1 : leg + 2], share)
 
 
 class PictureMorph(_Chain):
@@ -241,23 +235,33 @@ class PictureMorph(_Chain):
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
         info = components.info
         self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
-        self.inversion = inversion.invert(
-            components, clean, self.before, self.negative, self.guidance, max(recipe.steps, MIN_STEPS), strength,
-            recipe.seed, self.batch, on_step,
+        steps = max(recipe.steps, MIN_STEPS)
+        self.inversion = self.fitting(
+            lambda batch: inversion.invert(
+                components, clean, self.before, self.negative, self.guidance, steps, strength, recipe.seed, batch,
+                on_step,
+            ), steps,
         )  # fmt: skip
         other = self.texts if self.prompts[0] != self.prompts[1] else self.texts[1:]
-        self.region = inversion.changed_region(components, self.inversion, self.before, other, self.negative, info.face)
+        self.region = self.fitting(
+            lambda batch: inversion.changed_region(
+                components, self.inversion, self.before, other, self.negative, info.face, batch=batch
+            ), steps,
+        )  # fmt: skip
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for some in self._batches(places):
-            texts = torch.cat([self.between(self.texts, place) for place in some])
-            clean = inversion.replay(
-                self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
-            )
-            mask = self.mask()
+        mask = self.mask()
+        for clean in self.in_batches(places, self.latents):
             for one in clean.split(1):
                 drawn = pictures.decode(self.components, one)[0]
                 yield from self.cut([Image.composite(drawn, self.image, mask)])
+
+    def latents(self, places: Sequence[float]) -> torch.Tensor:
+        """Clean latents (places, c, h, w)."""
+        texts = torch.cat([self.between(self.texts, place) for place in places])
+        return inversion.replay(
+            self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
+        )
 
     def mask(self) -> Image.Image:
         """The region in pixels, soft at its edge: 255 where the picture is drawn anew."""
@@ -306,25 +310,23 @@ class DirectionMorph(_Chain):
         kept: OrderedDict[str, torch.Tensor] = vars(components).setdefault("emotion_means", OrderedDict())
         if key not in kept:
             words = text.encode(components, [prompt], [recipe.negative])
-            parts = []
-            for start in range(0, MEAN_OF, self.batch):
-                each = sampling.generators(range(start, min(start + self.batch, MEAN_OF)))
+
+            def draw(seeds: Sequence[int]) -> torch.Tensor:
+                each, count = sampling.generators(seeds), len(seeds)
                 scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
                 timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
                 noise = sampling.noise(components, each, *self.size)
-                count = len(each)
                 rows = sampling.Conditioning(
                     words.positive.expand(count, -1, -1),
                     None if words.negative is None else words.negative.expand(count, -1, -1),
                 )
                 begin = sampling.start_latents(scheduler, noise, timesteps)
-                parts.append(
-                    sampling.denoise(
-                        components, scheduler, begin, rows, recipe.guidance, each, timesteps=timesteps,
-                        on_step=lambda done, of, clean, count=count: self._did(count),
-                    )
+                return sampling.denoise(
+                    components, scheduler, begin, rows, recipe.guidance, each, timesteps=timesteps,
+                    on_step=lambda done, of, clean: self._did(count),
                 )  # fmt: skip
-            kept[key] = torch.cat(parts).mean(0, keepdim=True)
+
+            kept[key] = torch.cat(list(self.in_batches(range(MEAN_OF), draw))).mean(0, keepdim=True)
         kept.move_to_end(key)
         mean = kept[key]
         while len(kept) > MEANS_KEPT:
@@ -359,9 +361,9 @@ class DirectionMorph(_Chain):
         return torch.cat([tracks[index].latents if index in tracks else found[index] for index in range(len(places))])
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for some in self._batches(places):
-            for clean in self.latents(some).split(1):
-                yield from self.cut(pictures.decode(self.components, clean))
+        for clean in self.in_batches(places, self.latents):
+            for one in clean.split(1):
+                yield from self.cut(pictures.decode(self.components, one))
 
 
 def closer(
@@ -387,23 +389,35 @@ def closer(
     return [place if place in anchors else round(place, 4) for place in moved]
 
 
-def even(
-    morph: _Chain, count: int, distance: Distance, rounds: int = ROUNDS, good: float = 0.08
-) -> list[tuple[float, Image.Image]]:
-    """`count` frames whose perceptual steps are equal: (place, picture) in order.
+def turns(
+    count: int,
+    legs: int,
+    known: Callable[[], Mapping[float, Image.Image]],
+    distance: Callable[[], Distance] | None,
+) -> Iterator[list[float]]:
+    """The places of `count` frames, to be drawn before the next ones are asked for; the last ones are those to show.
 
-    Draws, measures, moves the places (`closer`) and draws again, at most `rounds` times.
+    Without `distance` these are (nearly) equal steps of the interpolation. With it places are moved (`closer`) until
+    the frames look equally far apart, at most `ROUNDS` times. `known` gives the pictures of all places so far.
     """
-    places = timing.spread(count, morph.legs)
+    places = timing.spread(count, legs)
+    yield places
+    for _ in range(ROUNDS if distance is not None else 0):
+        assert distance is not None
+        moved = closer(places, known(), distance(), timing.positions(legs + 1)[1:-1])
+        if moved == places:
+            return
+        places = moved
+        yield places
+
+
+def strip(morph: _Chain, count: int, distance: Distance | None = None) -> list[tuple[float, Image.Image]]:
+    """(place, picture) of `count` frames in order, chosen by `turns` as a job does, but kept in memory."""
     known: dict[float, Image.Image] = {}
-    for turn in range(rounds + 1):
+    places: list[float] = []
+    for places in turns(count, morph.legs, lambda: known, None if distance is None else lambda: distance):
         missing = [place for place in places if place not in known]
-        known |= dict(zip(missing, morph.draw(missing), strict=True))
-        if turn < rounds:
-            moved = closer(places, known, distance, timing.positions(morph.legs + 1)[1:-1], good)
-            if moved == places:
-                break
-            places = moved
+        known.update(zip(missing, morph.draw(missing), strict=True))
     return [(place, known[place]) for place in places]
 
 
@@ -418,6 +432,7 @@ def make(
     attention: bool = False,
     on_step: OnStep | None = None,
     shown: Recipe | None = None,
+    spherical: bool = False,
 ) -> _Chain:
     """The morph of a request. `recipes` are one per emotion and differ in the prompt only.
 
@@ -430,7 +445,7 @@ def make(
     if method == "direction":
         return DirectionMorph(components, recipes, easing, amount, on_step, first=image, shown=shown)
     if method == "latent":
-        return LatentMorph(components, recipes, easing, amount, on_step, first=image)
+        return LatentMorph(components, recipes, easing, amount, on_step, first=image, spherical=spherical)
     share = HELD if held is None else held
     return PromptMorph(components, recipes, easing, amount, on_step, held=share, attention=attention)
 
@@ -438,23 +453,6 @@ def make(
 def distance_of(info: ModelInfo) -> Distance:
     """How different two pictures look, as the model's judge sees it; `look` where the model has none."""
     return Judge.load(info.judge).distance if info.judge else look
-
-
-def describe(info: ModelInfo, image: Image.Image) -> dict[str, Any]:
-    """What the model's judge sees: {"emotion", "style", "tags": words for a prompt}; {} without a judge."""
-    if info.judge is None:
-        return {}
-    judge = Judge.load(info.judge)
-    seen = {factor: labels[0] for factor, labels in judge([image]).labels.items()}
-    own = {name: tag for name, tag in judging.TAGS.items() if name not in ("emotion", "style")}
-    tags = [tag(seen[name]) for name, tag in own.items() if seen.get(name, judging.UNSEEN) != judging.UNSEEN]
-    return {"emotion": seen["emotion"], "style": seen["style"], "tags": tags}
-
-
-def plain(morph: _Chain, count: int) -> list[tuple[float, Image.Image]]:
-    """Frames at (nearly) equal steps of the interpolation, as `even` gives them."""
-    places = timing.spread(count, morph.legs)
-    return list(zip(places, morph.draw(places), strict=True))
 
 
 def look(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:

@@ -35,6 +35,7 @@ MEDIA_TYPES: dict[AnimationFormat, str] = {
     "zip": "application/zip",
 }
 RECIPE_KEY = "studio"
+GIF_FPS = 50  # browsers show a delay below 20 ms as one of 100 ms
 
 # The labels of GoEmotions (2005.00547, table 1), which chat front ends use as file names, and the emotion that shows
 # each. None: none of the five faces says it honestly.
@@ -85,7 +86,8 @@ def write(
     """Write an endless loop of `frames` (pictures or PNG files of one size) to `path`, and return it.
 
     `holds[k]` is for how many frames' time frame k stays (1 each where it is empty). `recipe` is stored inside: as a
-    comment (GIF, MP4), a text chunk (APNG), EXIF (WebP) or `recipe.json` (ZIP).
+    comment (GIF, MP4), a text chunk (APNG), EXIF (WebP) or `recipe.json` (ZIP). PNG files go into a ZIP as they are,
+    each with the recipe of its own. A GIF plays at `GIF_FPS` at most: leave out in-betweens beyond that (`arrange`).
     Raises BadInput for no frames or mixed sizes, DiskFull where there is no room.
     """
     if not frames:
@@ -115,12 +117,14 @@ def arrange(
     """The order in which frames are shown, and for how many frames' time each.
 
     `inbetweens` pictures are put between two frames by optical flow; play the result `inbetweens + 1` times as fast.
+    The frames themselves stay what they are, files files.
     `loop_back` shows everything again backwards, without doubled ends.
     """
     shown: list[Frame] = list(frames)
     times = list(holds) or [1] * len(shown)
     if inbetweens:
         shown = list(fill([open_frame(frame) for frame in frames], inbetweens))
+        shown[:: inbetweens + 1] = frames
         # a frame that is held for n frames' time keeps its n; its in-betweens take the time of one
         spread = [1] * len(shown)
         for index, hold in enumerate(times):
@@ -162,17 +166,18 @@ def filmstrip(frames: Sequence[Frame], height: int = 128, gap: int = 4) -> Image
     return strip
 
 
-def sprites(pictures: Mapping[Emotion, Frame], path: Path, recipe: str = "") -> Path:
+def sprites(pictures: Mapping[Emotion, Frame], path: Path) -> Path:
     """Write the emotion sprite set: one PNG per GoEmotions label that `pictures` can show, in a ZIP.
 
-    `sprites.json` inside names the emotion behind every file and the labels without one.
+    PNG files go in as they are, each with the recipe of its own. `sprites.json` inside names the emotion behind every
+    file and the labels without one.
     """
     if not pictures:
         raise BadInput("There are no pictures for a sprite set; choose at least one emotion.")
     shown = {label: emotion for label, emotion in GOEMOTIONS.items() if emotion in pictures}
     missing = [label for label in GOEMOTIONS if label not in shown]
-    encoded = {emotion: png(open_frame(frame), recipe) for emotion, frame in pictures.items()}
-    about = {"files": shown, "without_a_picture": missing, "recipe": _parsed(recipe)}
+    encoded = {emotion: _as_png(frame) for emotion, frame in pictures.items()}
+    about = {"files": shown, "without_a_picture": missing}
     partial = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(partial, "w") as archive:
@@ -182,6 +187,12 @@ def sprites(pictures: Mapping[Emotion, Frame], path: Path, recipe: str = "") -> 
         archive.writestr(_entry("sprites.json"), json.dumps(about, indent=1, ensure_ascii=False))
     os.replace(partial, path)
     return path
+
+
+def _as_png(frame: Frame) -> bytes:
+    if isinstance(frame, Path) and frame.suffix == ".png":
+        return frame.read_bytes()
+    return png(open_frame(frame))
 
 
 def _size(frame: Frame) -> tuple[int, int]:
@@ -255,7 +266,7 @@ def _gif(frames: Sequence[Frame], path: Path, fps: int, holds: Sequence[int], re
         "GIF",
         save_all=True,
         append_images=rest,
-        duration=durations(len(frames), fps, holds),
+        duration=durations(len(frames), min(fps, GIF_FPS), holds),
         loop=0,
         optimize=False,  # would reorder the palette of every frame
         comment=recipe.encode(),
@@ -336,6 +347,6 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _zip(frames: Sequence[Frame], path: Path, fps: int, holds: Sequence[int], recipe: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for k, frame in enumerate(frames):
-            archive.writestr(_entry(f"frame-{k + 1:03d}.png"), png(open_frame(frame), recipe))
+            archive.writestr(_entry(f"frame-{k + 1:03d}.png"), _as_png(frame))
         timing = {"fps": fps, "holds": list(holds), "recipe": _parsed(recipe)}
         archive.writestr(_entry("recipe.json"), json.dumps(timing, indent=1, ensure_ascii=False))

@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from studio.engine import choices, drawing, hub, memory
+from studio.engine import choices, controlnets, drawing, hub, memory
 from studio.engine.components import Components
 from studio.engine.families import accept
 from studio.engine.loading import load_parts
-from studio.engine.models import ModelInfo, resolve
+from studio.engine.models import ModelInfo, component_weights, resolve
 from studio.engine.progress import Progress
-from studio.errors import BadInput
+from studio.engine.weights import read_header
+from studio.errors import BadInput, Cancelled, StudioError
 from studio.settings import Settings
 from studio.specs import Recipe
 
@@ -33,17 +36,34 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
     before its weights are downloaded) and OutOfMemory when it doesn't fit.
     """
     if info.path is None:
-        half = choices.plan(settings, 0).dtype == torch.float16
-        hub.get(info.reference, settings, on_note, half=half, accept=accept)
+        fetch(info.reference, settings, on_note)
         info = resolve(info.reference, settings)
     if on_note is not None:
         on_note(f"loading {info.title}")
-    decided = choices.plan(settings, info.size_bytes)
+    decided = choices.plan(settings, 4 * info.parameters, 4 * _control_parameters(info, settings))
     components = Components(
         info=info, family=info.family, device=decided.device, dtype=decided.dtype, **load_parts(info, decided.dtype)
     )
     choices.apply(components, decided)
     return components
+
+
+def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | None = None) -> None:
+    """Download a model of the hub in the precision that it will be loaded in. Raises as `hub.get`."""
+    half = choices.plan(settings, 0).dtype == torch.float16
+    hub.get(reference, settings, on_note, half=half, accept=accept)
+
+
+def _control_parameters(info: ModelInfo, settings: Settings) -> int:
+    """Parameters of the largest ControlNet of this model that is on this machine: one at a time is loaded."""
+    sizes = [0]
+    for reference in set(info.controlnets.values()):
+        with suppress(StudioError):  # a damaged one is refused when it is asked for
+            path = controlnets.find(reference, settings)
+            if path is not None:
+                files = [path] if path.is_file() else component_weights(path.parent, path.name)
+                sizes.append(sum(read_header(file).parameters() for file in files))
+    return max(sizes)
 
 
 class Engine:
@@ -64,6 +84,39 @@ class Engine:
         self._components = load(info, self.settings, on_note)
         return self._components
 
+    def fetched(self, reference: str, on_note: Callable[[str], None]) -> Iterator[None]:
+        """Download a model that isn't here yet; yields several times a second, so that others may draw meanwhile.
+
+        `on_note` may raise, and closing the iterator ends the download. Raises as `hub.get`.
+        """
+        if resolve(reference, self.settings, with_hash=False).path is not None:
+            return
+        notes, over = [""], threading.Event()
+        failed: list[BaseException] = []
+
+        def note(text: str) -> None:
+            if over.is_set():
+                raise Cancelled
+            notes[0] = text
+
+        def work() -> None:
+            try:
+                fetch(reference, self.settings, note)
+            except BaseException as error:  # raised again where somebody hears it
+                failed.append(error)
+
+        thread = threading.Thread(target=work, name="studio-download", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.2)
+                on_note(notes[0])
+                yield
+        finally:
+            over.set()
+        if failed:
+            raise failed[0]
+
     def free(self) -> None:
         """Give the memory of the loaded model back."""
         if self._components is None:
@@ -80,7 +133,8 @@ class Engine:
         """
         recipe = recipes[0]
         components = self.components(recipe.model, on_note)
-        width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+        drawing.make_room(components, recipe, len(recipes))
+        width, height = drawing.drawn_size(components, recipe)
         return memory.batch_size(components, width, height, recipe.guidance > 1, len(recipes))
 
     def draw(
@@ -103,13 +157,18 @@ class Engine:
         yield from drawing.draw(components, recipes, self.settings, on_step, files)
 
     def status(self) -> dict[str, Any]:
-        """Device, precision, model, choices and memory, as plain data for the System page."""
+        """Device, precision, model, choices and memory, as plain data for the System page.
+
+        Without a model: the device that one would be loaded onto.
+        """
         held = self._components
+        device = held.device if held else torch.device(choices.kind_of(self.settings))
         return {
             "loaded": held is not None,
-            "device": str(held.device) if held else "",
+            "device": str(device),
             "dtype": str(held.dtype).removeprefix("torch.") if held else "",
             "model": held.info.reference if held else None,
             "choices": list(held.choices) if held else [],
             "memory_used": memory.resident(),
+            **memory.card(device),
         }

@@ -20,7 +20,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from studio.errors import BadInput
+from studio.errors import BadInput, StudioError
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -113,6 +113,17 @@ class Control:
     end: float = 1.0
     favour: str = "both"
 
+    def steps(self, count: int) -> range:
+        """Which of `count` steps are steered: those that lie whole between `start` and `end`.
+
+        Where none does (a short span, few steps), the one in which the middle of the span lies: a drawing that was
+        asked for isn't left out in silence.
+        """
+        inside = [i for i in range(count) if self.start <= i / count and (i + 1) / count <= self.end]
+        if not inside:
+            inside = [min(count - 1, int((self.start + self.end) / 2 * count))]
+        return range(inside[0], inside[-1] + 1)
+
 
 # done steps, total steps, and a function that gives the present estimate of the clean latents. It may raise.
 StepCallback = Callable[[int, int, Callable[[], torch.Tensor]], None]
@@ -170,8 +181,9 @@ def denoise(
     if embeds_guidance:
         scale = torch.full((count,), guidance - 1, device=latents.device)
         guidance_embedding = embed_guidance(scale, unet.config.time_cond_proj_dim).to(latents.dtype)
-    drawing = None
+    drawing, steered = None, range(0)
     if control is not None:
+        steered = control.steps(len(steps))
         drawing = control.image.to(latents.device, control.net.dtype)
         drawing = drawing.expand(count, -1, -1, -1)
         drawing = torch.cat([drawing] * 2) if guided else drawing
@@ -180,7 +192,7 @@ def denoise(
         model_input = torch.cat([latents] * 2) if guided else latents
         model_input = scheduler.scale_model_input(model_input, t)
         residuals: dict[str, Any] = {}
-        if control is not None and control.start <= index / len(steps) and (index + 1) / len(steps) <= control.end:
+        if control is not None and index in steered:
             down, middle = steer(control, model_input, t, text, drawing, guided)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         output = unet(
@@ -198,6 +210,16 @@ def denoise(
             latents = after_step(index, latents)
         if on_step is not None:
             on_step(index + 1, len(steps), lambda x=before, o=output, t=t: clean_estimate(scheduler, o, t, x))  # type: ignore[misc]
+    return latents
+
+
+def finite(latents: torch.Tensor) -> torch.Tensor:
+    """`latents` as they are. Raises StudioError when they overflowed or aren't numbers: decoded they would be grey."""
+    if not torch.isfinite(latents).all():
+        raise StudioError(
+            "The model's numbers overflowed, so there is no picture; lower the guidance or a LoRA's weight, "
+            "or choose another sampler or model."
+        )
     return latents
 
 

@@ -1,14 +1,19 @@
 """What a weight file is, read from its first bytes: safetensors or not, which tensors, which fingerprint.
 
-Nothing is ever unpickled and no tensor is loaded: only headers and bytes are read. Loads no torch, knows no model.
+Nothing is ever unpickled and no tensor is loaded: only headers and bytes are read. Digests of large files are kept in
+one JSON file, because reading gigabytes takes seconds. Loads no torch, knows no model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +38,10 @@ class Header:
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+
+    def parameters(self, *prefixes: str) -> int:
+        """How many numbers there are in all tensors, or in those whose names begin with one of `prefixes`."""
+        return sum(math.prod(t.shape) for name, t in self.tensors.items() if name.startswith(prefixes or ""))
 
 
 def read_header(path: Path) -> Header:
@@ -80,8 +89,55 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata)
 
 
-_known: dict[tuple[str, int, int], str] = {}
+_Key = tuple[str, int, int]  # absolute path, bytes, time of the last change in ns
+_KEPT_FROM = 100_000  # bytes: what is smaller is read faster than looked up
+_known: dict[_Key, str] = {}
+_kept: Path | None = None
 _lock = threading.Lock()
+
+
+def keep_in(path: Path) -> None:
+    """Remember digests in this file from now on, for the next process too. A damaged one is made anew."""
+    global _kept
+    with _lock:
+        if path != _kept:
+            _kept = path
+            _known.update(_read(path))
+
+
+def _read(path: Path) -> dict[_Key, str]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            (str(name), int(size), int(changed)): digest
+            for name, size, changed, digest in rows
+            if re.fullmatch(r"[0-9a-f]{64}", digest)
+        }
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _write() -> None:
+    """Everything that is known of large files and still true; other processes' entries stay."""
+    if _kept is None or not _kept.parent.is_dir():
+        return
+    rows = [[*key, digest] for key, digest in (_read(_kept) | _known).items() if key[1] >= _KEPT_FROM and _true(key)]
+    part = _kept.with_name(f"{_kept.name}.{os.getpid()}.part")
+    with suppress(OSError):  # without it files are read again, no more
+        part.write_text(json.dumps(rows, indent=0), encoding="utf-8")
+        os.replace(part, _kept)
+
+
+def _true(key: _Key) -> bool:
+    try:
+        return _key(Path(key[0])) == key
+    except OSError:
+        return False
+
+
+def _key(real: Path) -> _Key:
+    stat = real.stat()
+    return str(real), stat.st_size, stat.st_mtime_ns
 
 
 def _digest(path: Path) -> str:
@@ -89,8 +145,7 @@ def _digest(path: Path) -> str:
     real = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
-    stat = real.stat()
-    key = (str(real), stat.st_size, stat.st_mtime_ns)
+    key = _key(real)
     with _lock:
         found = _known.get(key)
     if found is None:
@@ -98,14 +153,27 @@ def _digest(path: Path) -> str:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         with _lock:
             _known[key] = found
+            if key[1] >= _KEPT_FROM:
+                _write()
     return found
 
 
 def remembered(path: Path) -> bool:
     """Whether `fingerprint(path)` answers at once; gigabytes take seconds to read."""
-    real = path.resolve()
-    stat = real.stat()
-    return bool(re.fullmatch(r"[0-9a-f]{64}", real.name)) or (str(real), stat.st_size, stat.st_mtime_ns) in _known
+    for file in [path] if path.is_file() else (file for _, file in _deciding(path)):
+        real = file.resolve()
+        key = _key(real)
+        if not (key[1] < _KEPT_FROM or re.fullmatch(r"[0-9a-f]{64}", real.name) or key in _known):
+            return False
+    return True
+
+
+def _deciding(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Every file of a model folder that decides its pixels: its path inside, and its path."""
+    for file in sorted(folder.glob("*/**/*")):
+        inside = file.relative_to(folder)
+        if file.suffix in _HASHED and inside.parts[0] != "judge" and not inside.name.startswith(".") and file.is_file():
+            yield inside, file
 
 
 def fingerprint(path: Path) -> str:
@@ -116,8 +184,6 @@ def fingerprint(path: Path) -> str:
     if path.is_file():
         return _digest(path)
     total = hashlib.sha256()
-    for file in sorted(path.glob("*/**/*")):
-        inside = file.relative_to(path)
-        if file.suffix in _HASHED and inside.parts[0] != "judge" and not inside.name.startswith(".") and file.is_file():
-            total.update(f"{inside.as_posix()}\0{_digest(file)}\n".encode())
+    for inside, file in _deciding(path):
+        total.update(f"{inside.as_posix()}\0{_digest(file)}\n".encode())
     return total.hexdigest()

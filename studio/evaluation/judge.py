@@ -134,13 +134,13 @@ class Judge:
     def _batches(self, pictures: Sequence[Image.Image] | torch.Tensor, batch: int) -> Iterable[torch.Tensor]:
         for i in range(0, len(pictures), batch):
             part = pictures[i : i + batch]
-            x = part if isinstance(part, torch.Tensor) else to_tensor(part)
+            x = part if isinstance(part, torch.Tensor) else reduced(part)
             if x.shape[-1] != SIDE or x.shape[-2] != SIDE:
                 x = F.interpolate(x, (SIDE, SIDE), mode="area")
             yield x.contiguous(memory_format=torch.channels_last)
 
 
-def to_tensor(pictures: Sequence[Image.Image]) -> torch.Tensor:
+def reduced(pictures: Sequence[Image.Image]) -> torch.Tensor:
     """PIL pictures of any sizes to (n, 3, 128, 128) in -1..1, reduced by area averaging."""
     rows = []
     for picture in pictures:

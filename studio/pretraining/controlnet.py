@@ -25,10 +25,11 @@ from safetensors.torch import load_file
 
 from studio.engine.control import control_image, thresholds
 from studio.errors import BadInput
+from studio.pretraining import HELD_OUT
 from studio.pretraining.captions import caption
 from studio.pretraining.painter import CharacterSpec, hand_lines, line_art
 from studio.pretraining.parallel import train_run
-from studio.pretraining.unet import HELD_OUT, face_weights
+from studio.pretraining.unet import face_weights
 from studio.specs import ControlRunSpec, ControlSpec
 from studio.training import drawings
 

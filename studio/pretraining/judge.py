@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from studio.evaluation.judge import Judge, JudgeNetwork
+from studio.pretraining import HELD_OUT
 
-HELD_OUT = 100  # drawings at the end of every shard, for the accuracy only
 WEIGHTS = {"emotion": 3.0, "style": 2.0, "hair_color": 2.0, "eye_color": 2.0}
 
 

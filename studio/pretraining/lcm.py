@@ -24,7 +24,8 @@ from studio.pretraining.captions import caption
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT
 from studio.specs import LcmSpec
-from studio.training.lcm import FAST_STEPS, SAMPLERS
+from studio.training.curve import FAST_STEPS
+from studio.training.record import SAMPLERS
 
 FILE = "pytorch_lora_weights.safetensors"
 

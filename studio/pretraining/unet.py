@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from studio.evaluation.judge import Judge
+from studio.pretraining import HELD_OUT  # their captions are the evaluation's prompts
 from studio.pretraining import latents as latent_files
 from studio.pretraining.captions import caption
 from studio.pretraining.judge import factors
@@ -29,7 +30,6 @@ from studio.pretraining.state import load_state, optimizer_tensors, restore_opti
 from studio.pretraining.text_tower import WIDTH, tokens
 
 CHANNELS = (64, 128, 192)
-HELD_OUT = 100  # drawings at the end of each shard, never trained on: their captions are the evaluation's prompts
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 FACE_WEIGHT, IRIS_WEIGHT = 3.0, 8.0  # of brows, eyes and mouth, and of the irises: few cells that must be right
 GUIDANCE, STEPS = 3.0, 15  # of the pictures drawn for evaluation

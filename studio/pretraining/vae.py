@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from studio.pretraining import HELD_OUT
 from studio.pretraining.linear_start import start
 from studio.pretraining.parallel import agree, average_gradients, launch
 from studio.pretraining.state import load_state, optimizer_tensors, restore_optimizer, save_state
 
 CHANNELS = (16, 24, 48, 112, 160)  # 256, 128, 64, 32, 16 px: the cheap deep levels carry the capacity
 LATENT_CHANNELS = 16
-HELD_OUT = 40  # drawings at the end of the first shard of each kind, never trained on
+MEASURED = 40  # of the held-out drawings of the first and of the last shard
 
 
 def new_vae() -> AutoencoderKL:
@@ -102,7 +103,7 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
 def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 1. data: memory-mapped shards (n, 256, 256, 3) uint8
     shards = [np.load(p, mmap_mode="r") for p in sorted(args.data.glob("p*.npy"))]
-    held = np.concatenate([s[-HELD_OUT:] for s in (shards[0], shards[-1])])
+    held = np.concatenate([s[-MEASURED:] for s in (shards[0], shards[-1])])
     rng = np.random.default_rng(args.seed * 1000 + rank)
     torch.manual_seed(args.seed * 1000 + rank)
 
