@@ -19,7 +19,7 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from studio.engine import animation, latents, memory, morph, output, timing
+from studio.engine import animation, judging, latents, memory, morph, output, timing
 from studio.engine.components import Components
 from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
@@ -137,11 +137,11 @@ def morphs(bench: Bench, count: int) -> dict[str, Any]:
         for name, options in METHODS.items():
             image = source if options["method"] in ("picture", "direction") else None
             made = morph.make(components=bench.components, recipes=recipes, image=image, **options)
-            images = [picture for _, picture in morph.plain(made, FRAMES)]
+            images = [picture for _, picture in morph.strip(made, FRAMES)]
             table.setdefault(name, []).append(bench.measure(images, pair))
             bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}", images)
             if name in ("b_prompt", "c_picture"):
-                images = [picture for _, picture in morph.even(made, FRAMES, bench.judge.distance)]
+                images = [picture for _, picture in morph.strip(made, FRAMES, bench.judge.distance)]
                 table.setdefault(f"{name}_retimed", []).append(bench.measure(images, pair))
                 bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}-retimed", images)
     return {name: mean(rows) for name, rows in table.items()}
@@ -165,8 +165,10 @@ def uploaded(bench: Bench, count: int) -> dict[str, Any]:
             background_color=rng.choice(("aqua", "pink", "green")),
         )  # fmt: skip
         picture = paint(spec, bench.info.native_size, number)
-        seen = morph.describe(bench.info, picture)
-        shown, *recipes = bench.recipes(number, (seen["emotion"], *pair), ", ".join(seen["tags"]), seen["style"])
+        assert bench.info.judge is not None
+        seen = judging.describe(bench.info.judge, picture)
+        emotion: Any = seen.emotion
+        shown, *recipes = bench.recipes(number, (emotion, *pair), ", ".join(seen.tags), seen.style)
         made = morph.make("picture", bench.components, recipes, picture, shown=shown)
         images = list(made.draw(timing.positions(5)))
         bench.keep(f"uploaded-{number:02d}-{now}-{pair[0]}-{pair[1]}", [picture, *images])
@@ -197,8 +199,8 @@ def animations(bench: Bench, count: int) -> dict[str, Any]:
         stills = timing.stills(pair, 12, 0.3, 0.7)
         strips = {}
         for consistent in (True, False):
-            made = animation.animate(bench.components, recipes, stills, source, consistent)
-            strips[consistent] = [image for _, image in made]
+            made = animation.Animation(bench.components, recipes, stills, source, consistent)
+            strips[consistent] = [image for _, image in made.draw(range(len(stills)))]
             bench.keep(f"animation-{number:02d}-{pair[0]}-{pair[1]}-{consistent}", [source, *strips[consistent]])
         steps = {k: float(bench.judge.distance(s[:-1], s[1:]).mean()) for k, s in strips.items()}
         other = bench.drawn(bench.recipes(number + 500, pair[:1])[0])
@@ -247,7 +249,7 @@ def speed(bench: Bench, frames: int = 16) -> dict[str, Any]:
             )  # fmt: skip
 
     def ours() -> None:
-        for _ in animation.animate(bench.components, recipes, stills, source):
+        for _ in animation.Animation(bench.components, recipes, stills, source).draw(range(frames)):
             pass
 
     ours()  # warm
@@ -270,7 +272,8 @@ def memory_use(bench: Bench) -> dict[str, float]:
     for frames in (16, 16, 64):  # the first round fills the allocator's pools
         gc.collect()
         before = peak = memory.resident()
-        for _ in animation.animate(bench.components, recipes, timing.stills(pair, frames, 0.3, 0.7), source):
+        stills = timing.stills(pair, frames, 0.3, 0.7)
+        for _ in animation.Animation(bench.components, recipes, stills, source).draw(range(frames)):
             peak = max(peak, memory.resident())
         figures[f"frames_{frames}_mb"] = (peak - before) / 1e6
     return figures

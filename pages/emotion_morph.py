@@ -26,6 +26,9 @@ TEXT = {
     "amount_help": "1 is the last emotion as asked for; above 1 goes beyond it.",
     "held": "Shared start",
     "held_help": "How much of the drawing all frames share: more keeps the character, less lets the face move.",
+    "held_blank": "automatic",
+    "spherical": "Along an arc",
+    "spherical_help": "Spherical instead of straight interpolation: keeps the contrast of the middle.",
     "draw": "Morph",
     "empty": "Choose emotions and press Morph.",
 }
@@ -72,16 +75,20 @@ with side:
                 TEXT["attention"], help=TEXT["attention_help"], key="morph_attention", persist_state="session"
             )
             held = widgets.number_from(
-                MorphSpec, "held", TEXT["held"], help=TEXT["held_help"], key="morph_held", persist_state="session"
-            )
+                MorphSpec, "held", TEXT["held"], help=TEXT["held_help"], key="morph_held", step=0.05,
+                placeholder=TEXT["held_blank"], persist_state="session",
+            )  # fmt: skip
+        spherical = method == "latent" and st.toggle(
+            TEXT["spherical"], help=TEXT["spherical_help"], key="morph_spherical", persist_state="session"
+        )
         loop = motion.loop_fields(MorphSpec, "morph")
-        rest = motion.model("morph")
+        rest = motion.model("morph", image)
     pressed = motion.pressed(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")
 
 if pressed:
     motion.start(
         MorphSpec, PAGE, words | rest, chain, frames=frames, method=method, image=image, attention=attention,
-        amount=amount, held=held, retime=retime, easing=easing, **loop,
+        amount=amount, held=held, retime=retime, easing=easing, spherical=spherical, **loop,
     )  # fmt: skip
 
 with stage:

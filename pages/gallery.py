@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import frame, results, text, widgets
+from studio.ui import frame, results, text, trash, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 from studio.views import GALLERY_KINDS, Picture
@@ -24,12 +24,8 @@ TEXT = {
     "first": "Draw the first picture",
     "details": "Picture",
     "delete": "Delete",
-    "deleted": "{pictures} deleted.",
-    "undo": "Undo",
-    "back": "{pictures} brought back.",
     "select": "Select",
     "delete_selected": "Delete {pictures}",
-    "pages": "Page",
 }
 
 
@@ -38,27 +34,12 @@ def details(picture: Picture) -> None:
     """One picture, large, with its recipe and what can be done with it."""
     results.large(studio().picture(picture.id, owner()))
     if st.button(TEXT["delete"], key=f"gallery_delete_{picture.id}", icon=":material/delete:", type="tertiary"):
-        remove([picture.id])
+        trash.remove([picture.id])
         st.rerun()
 
 
-def remove(ids: list[str]) -> None:
-    """Delete, and offer to undo it."""
-    st.session_state["gallery_deleted"] = studio().delete(ids, owner())
-
-
-def bring_back() -> None:
-    """Undo the last delete."""
-    count = studio().undo_delete(owner())
-    st.session_state["gallery_deleted"] = 0
-    st.toast(TEXT["back"].format(pictures=text.plural(count, "picture")))
-
-
 st.title(TEXT["title"], anchor=False)
-if deleted := st.session_state.get("gallery_deleted"):
-    with st.container(horizontal=True, vertical_alignment="center", border=True, key="gallery_undo_bar"):
-        st.markdown(TEXT["deleted"].format(pictures=text.plural(deleted, "picture")))
-        st.button(TEXT["undo"], key="gallery_undo", icon=":material/undo:", on_click=bring_back)
+trash.offer()
 
 with st.container(horizontal=True, vertical_alignment="bottom", key="gallery_filters"):
     query = st.text_input(
@@ -68,6 +49,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", key="gallery_fil
         type="search",
         live=True,
         icon=":material/search:",
+        on_change=trash.forget,
         persist_state="session",
     )
     kind = st.selectbox(
@@ -75,11 +57,14 @@ with st.container(horizontal=True, vertical_alignment="bottom", key="gallery_fil
         (None, *GALLERY_KINDS),
         format_func=lambda kind: text.KIND_NAMES[kind] if kind else TEXT["all"],
         key="gallery_kind",
+        on_change=trash.forget,
         persist_state="session",
         width=180,
     )
-    favourites = st.toggle(TEXT["favourites"], key="gallery_favourites", persist_state="session")
-    selecting = st.toggle(TEXT["select"], key="gallery_select")
+    favourites = st.toggle(
+        TEXT["favourites"], key="gallery_favourites", on_change=trash.forget, persist_state="session"
+    )
+    selecting = st.toggle(TEXT["select"], key="gallery_select", on_change=trash.forget)
 
 search = {"query": query or "", "favourites": favourites, "kind": kind}
 total = studio().gallery_count(owner(), **search)
@@ -99,7 +84,7 @@ place = st.container()
 number = 1
 if pages > 1:
     with st.container(horizontal_alignment="center"):
-        number = st.pagination(pages, key="gallery_page")
+        number = st.pagination(pages, key="gallery_page", on_change=trash.forget)
 pictures = studio().gallery(owner(), **search, offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
 selected: list[str] = []
 with place:
@@ -113,4 +98,4 @@ with place:
                 selected.append(picture.id)
 if selected:
     label = TEXT["delete_selected"].format(pictures=text.plural(len(selected), "picture"))
-    st.button(label, key="gallery_delete_selected", icon=":material/delete:", on_click=remove, args=(selected,))
+    st.button(label, key="gallery_delete_selected", icon=":material/delete:", on_click=trash.remove, args=(selected,))

@@ -18,7 +18,8 @@ TEXT = {
     "consistent": "Same character in all frames",
     "consistent_help": "All frames share their noise and look at the picture. Off: each is drawn alone, and flickers.",
     "inbetweens": "Pictures in between",
-    "inbetweens_help": "Put between two frames by following what moves; costs no drawing.",
+    "inbetweens_help": "Put between two frames by following what moves; costs no drawing. "
+    "A GIF has as many as fit into 50 frames a second.",
     "keyframes": "Set keyframes by hand",
     "keyframes_help": "Replaces the sequence: an emotion and, if you like, a strength and a pause at chosen frames.",
     "draw": "Animate",
@@ -48,7 +49,9 @@ with side:
             persist_state="session",
         )  # fmt: skip
         loop = motion.loop_fields(AnimateSpec, "anim")
-        rest = motion.model("anim")
+        rest = motion.model("anim", image)
+    if marks:  # they replace the sequence
+        sequence = tuple(dict.fromkeys(mark.emotion for mark in marks))
     pressed = motion.pressed(AnimateSpec, TEXT, sequence, "anim", ":material/animation:")
 
 if pressed:

@@ -15,11 +15,12 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from studio.characters import one_character, settled
 from studio.engine import controlnets
-from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
+from studio.engine.models import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
 from studio.errors import BadInput, NotFound, StudioError
 from studio.prompting.confidence import settle
-from studio.prompting.syntax import segments
+from studio.prompting.exchange import exchange
 from studio.prompting.triggers import request_for
 from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
 from studio.settings import Settings
@@ -45,9 +46,8 @@ from studio.store.metadata import Read, known_loras
 from studio.views import FoundRecipe, Picture
 
 MAX_PICTURES = 4000  # of one job
-# The fast path is taken by itself up to this multiple of its steps, and up to this guidance.
-FAST_STEPS = 2
-FAST_GUIDANCE = 2.0
+CONSISTENCY = ("lcm", "tcd")  # samplers that draw with a few-step adapter only
+FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
 
 GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
 DrawnWith = Callable[[str], str | None]  # the reference under which pictures were drawn with weights of this hash
@@ -89,15 +89,14 @@ class Files:
     def net(self, info: ModelInfo, spec: ControlSpec, drawing: Picture, size: tuple[int, int]) -> str:
         """Fingerprint of the ControlNet that will follow this drawing; "" for none, and for one not downloaded yet.
 
-        Raises `NotFound` and `BadInput`.
+        Raises `NotFound` and `BadInput`, also for a drawing in which there is nothing to follow.
         """
         key = (info.reference, spec, size)
         if key not in self._nets:
-            wanted = spec.model
-            if wanted is None:
-                from studio.engine import control  # OpenCV: only where something is drawn
+            from studio.engine import control  # OpenCV: only where something is drawn
 
-                wanted = control.chosen(drawing.path, spec, size, info.controlnets)
+            fitting = control.chosen(drawing.path, spec, size, info.controlnets)
+            wanted = spec.model or fitting
             self._nets[key] = controlnets.fingerprint_of(info.controlnets, wanted, self._settings)
         return self._nets[key] if spec.weight else ""
 
@@ -128,18 +127,17 @@ class Resolver:
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.
 
-        An edited prompt stays as it is but for the tags of the old emotion and style, which are exchanged where they
-        stand; where they were edited away, the new ones go to the end.
+        An edited prompt stays as it is but for all tags that say the old emotion and style, whoever wrote them: they
+        are exchanged where they stand; where they were edited away, the new ones go to the end.
         """
         changed = spec.model_copy(update={"emotion": emotion, "style": style})
         if spec.prompt is None:
             return changed
-        before, after = self.written(spec, fixed=False).layers, self.written(changed, fixed=False).layers
-        prompt = spec.prompt
+        layers, prompt = self.written(changed, fixed=False).layers, spec.prompt
         if emotion != spec.emotion:
-            prompt = _exchange(prompt, before.emotion, after.emotion)
+            prompt = exchange(prompt, "emotion", spec.emotion, emotion, layers.emotion)
         if style != spec.style:
-            prompt = _exchange(prompt, before.style, after.style)
+            prompt = exchange(prompt, "style", spec.style, style, layers.style)
         return changed.model_copy(update={"prompt": prompt})
 
     # --- one request of one prompt ----------------------------------------------------------------------------------
@@ -287,7 +285,7 @@ class Resolver:
 
         `digest` is a hash or its beginning.
         """
-        models = catalogue(self._settings)
+        models = catalogue(self._settings, with_hash=len(digest) >= 10)
         found = [wanted] if not listed or wanted in {info.reference for info in models} else []
         if len(digest) >= 10:
             by_hash = [drawn_with(digest), *(info.reference for info in models if info.hash.startswith(digest))]
@@ -324,7 +322,7 @@ class Resolver:
         elif isinstance(spec, SketchSpec):
             requests = [base.model_copy(update={"control": spec.control})]
         elif isinstance(spec, SheetSpec):
-            base = base.model_copy(update={"count": 1})
+            base = one_character(base.model_copy(update={"count": 1}), self, notes)
             requests = [
                 self.prompted(base, emotion, style)
                 for style in spec.styles or (base.style,)
@@ -332,6 +330,8 @@ class Resolver:
             ]
         elif isinstance(spec, GridSpec):
             base = base.model_copy(update={"count": 1})
+            if {"emotion", "style"} & {axis.name for axis in (spec.x, spec.y) if axis is not None}:
+                base = one_character(base, self, notes)
             for y in spec.y.values if spec.y else (None,):
                 for x in spec.x.values:
                     cell = self._set(base, spec.x, x)
@@ -339,10 +339,14 @@ class Resolver:
         elif isinstance(spec, BatchSpec):
             requests = [self._row(base, spec, number) for number in range(len(spec.rows))]
         else:
+            image = getattr(spec, "image", None)
+            known = self._picture(image, owner).recipe if image is not None else None
+            if known is not None:
+                base = settled(spec.base, known, self, self._settings, notes)
+            elif image is None and not isinstance(spec, ExperimentSpec):
+                base = one_character(base, self, notes)
             requests = [base.model_copy(update={"count": 1})]
-            for id in {getattr(spec, "image", None)} - {None}:
-                self._picture(str(id), owner)
-        fixed = self._agreed(spec, base, requests, owner, notes)
+        fixed = self._agreed(spec, base, requests, notes)
         if sum(request.count for request in requests) > MAX_PICTURES:
             raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
         files = Files(self._settings)
@@ -357,22 +361,20 @@ class Resolver:
         )
 
     def _agreed(
-        self, spec: DrawSpec, base: GenerateSpec, requests: Sequence[GenerateSpec], owner: str, notes: list[str]
+        self, spec: DrawSpec, base: GenerateSpec, requests: Sequence[GenerateSpec], notes: list[str]
     ) -> bool | None:
         """How all prompts of this job are written (see `written`); None: each for itself.
 
         One character in several emotions has one wording: where only one of its prompts came from the template, the
         words around the emotion would change with it, and the character too. Decided before anything is drawn.
         """
-        if base.on_low_confidence == "run" or base.prompt is not None:
+        if base.on_low_confidence == "run" or base.prompt is not None:  # a picture drawn here has brought its words
             return None
         if isinstance(spec, GenerateSpec | SketchSpec | BatchSpec):
             return None
         if isinstance(spec, ExperimentSpec):
             return False  # it compares prompts of its own
         if not isinstance(spec, SheetSpec | GridSpec):
-            if spec.image is not None and self._picture(spec.image, owner).recipe is not None:
-                return False  # the words of that picture's recipe are taken
             emotions = [mark.emotion for mark in getattr(spec, "keyframes", ())] or spec.emotions
             requests = [self.prompted(base, emotion, base.style) for emotion in emotions]
         # The offline writer is as sure of one wording as of another: what isn't fixed now is its first one.
@@ -423,26 +425,29 @@ def default_size(native: int, shape: float) -> tuple[int, int]:
 def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()) -> tuple[int, float, str, bool]:
     """Steps, guidance, sampler, and whether the model's own few-step adapter is attached.
 
-    A chosen LoRA that is a few-step adapter itself takes its place: two of them at once would draw mud.
+    Where nothing else is said the few-step path is taken, except for high quality, which is the model at its best. A
+    chosen LoRA that is a few-step adapter itself takes the model's place: two of them at once would draw mud.
     """
     chosen = next((lora.fast for lora in loras if lora.fast is not None), None)
     fast = chosen or info.fast
-    if fast is None:
-        use = False
-    elif spec.sampler == "auto":
-        few = spec.steps is None or spec.steps <= FAST_STEPS * fast.steps
-        use = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
+    few = fast is not None and (spec.steps is None or spec.steps <= FAST_STEPS * fast.steps)
+    if spec.sampler == "auto":
+        few = few and (spec.quality != "high" or spec.steps is not None or chosen is not None)
+        few = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
     else:
-        use = spec.sampler in ("lcm", "tcd") and (spec.steps is None or spec.steps <= FAST_STEPS * fast.steps)
-    if fast is not None and use:
-        default: tuple[int, float, str] = (fast.steps, fast.guidance, fast.sampler)
+        few = few and spec.sampler in CONSISTENCY
+    if fast is not None and few:
+        # A solver's steps begin at their own levels of noise only: from a picture it takes more of them to meet one.
+        finer = FAST_STEPS if spec.source is not None and fast.sampler not in CONSISTENCY else 1
+        default: tuple[int, float, str] = (finer * fast.steps, fast.guidance, fast.sampler)
     else:
-        default = (info.steps, info.guidance, info.sampler)
+        steps = -(-info.steps // 2) if spec.quality == "draft" else info.steps
+        default = (steps, info.guidance, info.sampler)
     return (
         default[0] if spec.steps is None else spec.steps,
         default[1] if spec.guidance is None else spec.guidance,
         default[2] if spec.sampler == "auto" else spec.sampler,
-        use and chosen is None,
+        few and chosen is None,
     )
 
 
@@ -458,20 +463,6 @@ def explain(error: ValidationError) -> str:
     if place and message.startswith("input should"):
         return f"{place} {message.removeprefix('input ')}{shown}."
     return f"{place}: {message}{shown}." if place else f"{message[:1].upper()}{message[1:]}{shown}."
-
-
-def _exchange(prompt: str, old: tuple[str, ...], new: tuple[str, ...]) -> str:
-    gone = {word.lower() for word in old}
-    kept: list[str] = []
-    place: int | None = None
-    for part in prompt.split(","):
-        plain = [segment.text.strip().lower() for segment in segments(part)]
-        if plain and all(word in gone for word in plain):
-            place = len(kept) if place is None else place
-        else:
-            kept.append(part.strip())
-    place = len(kept) if place is None else place
-    return ", ".join(part for part in [*kept[:place], *new, *kept[place:]] if part)
 
 
 def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:

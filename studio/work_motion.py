@@ -17,13 +17,14 @@ import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from studio.characters import Character, character, in_place
+from studio.characters import method as fitting
 from studio.engine import output, timing
 from studio.engine.models import resolve
 from studio.engine.progress import Step
@@ -36,38 +37,34 @@ from studio.specs import (
     AnimationFormat,
     Emotion,
     GenerateSpec,
-    MorphMethod,
     MorphSpec,
     Recipe,
     SpritesSpec,
 )
-from studio.store.metadata import request_of
+from studio.store.layout import grid_picture
+from studio.store.metadata import portable
 
 TEXT = {
-    "uploaded": "An uploaded picture has no noise to draw it again from, so its expression is changed in place.",
-    "not_redrawn": "This picture came from more than noise and words (a drawing, another picture or a morph), which "
-    "can't be drawn again with another expression; so its expression is changed in place.",
-    "described": "The picture was read as: {}.",
-    "unread": "{} has no judge to read the picture with; say in the text field what it shows (hair, eyes, clothes), so "
-    "that it is kept better.",
     "frame": "frame {} of {}",
     "even": "finding frames that look equally far apart",
     "source": "drawing the character",
     "found": "{} of {} frames were there already.",
+    "gif": "A GIF shows 50 frames a second at most, so it has {} pictures between two frames and not {}; "
+    "the other formats have all of them.",
     "plan": "One frame of this can't be written down ({}); use fewer emotions or shorter words.",
 }
 
 
 def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
     """Frames from emotion to emotion, then the file of them."""
-    who = _character(engine, job, spec.base, spec.image)
-    method = _method(job, who, spec.method)
-    in_place = method in ("picture", "direction")
-    source = spec.image if in_place else None
-    recipes = _recipes(job, who.base, spec.emotions, source)
+    who = character(engine, job, spec.base, spec.image)
+    method = fitting(job, who, spec.method)
+    source = spec.image if method in ("picture", "direction") else None
+    base = in_place(engine, job, who.base) if method == "picture" else who.base
+    recipes = _recipes(job, base, spec.emotions, source)
     shown = None
-    if in_place and who.shown not in (None, spec.emotions[0]):
-        shown = _as_shown(job, who, recipes[0])
+    if source is not None and who.shown not in (None, spec.emotions[0]):
+        shown = _as_shown(job, base, who, recipes[0])
     plan: dict[str, Any] = {
         "morph": method, "prompts": [recipe.prompt for recipe in recipes], "amount": spec.amount, "easing": spec.easing,
     }  # fmt: skip
@@ -75,48 +72,61 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
         plan |= {"held": spec.held, "attention": spec.attention}
     if method == "latent" and spec.image is not None:
         plan |= {"first": spec.image}
+    if method == "latent" and spec.spherical:
+        plan |= {"spherical": True}
     if shown is not None:
         plan |= {"shown": shown.prompt}
-    legs = len(recipes) - 1
-    places = timing.spread(spec.frames, legs)
+    start = None  # what is drawn to begin with
+    if method == "picture" and spec.image is None:
+        start = _recipes(job, who.base, spec.emotions[:1], None)[0]
+        plan |= {"source": start.key}
+    by_emotion = dict(zip(spec.emotions, recipes, strict=True))
     from studio.engine import morph as morphs
 
-    rounds = morphs.ROUNDS if spec.retime else 0
     first = recipes[0]
     drawing = _Drawing(engine, job, first)
     made: Any = None
     ids: dict[float, str] = {}  # of every place drawn or found so far
-    for turn in range(rounds + 1):
-        frames = [_frame(recipes[round(place * legs)], plan | {"place": round(place, 6)}) for place in places]
+
+    def known() -> dict[float, Any]:
+        return {place: job.image(id) for place, id in ids.items()}
+
+    def distance() -> morphs.Distance:
+        job.say(TEXT["even"])
+        return morphs.distance_of(resolve(first.model, engine.settings, with_hash=False))
+
+    for places in morphs.turns(spec.frames, len(recipes) - 1, known, distance if spec.retime else None):
+        shows = [timing.along(spec.emotions, place, spec.easing).emotion for place in places]
+        frames = [
+            _frame(by_emotion[emotion], plan | {"place": round(place, 6)})
+            for emotion, place in zip(shows, places, strict=True)
+        ]
         missing = _missing(job, frames, set(ids.values()))
+        yield
         if missing and made is None:
-            if method == "picture" and spec.image is None:
-                yield from _drawn(engine, job, first.model_copy(update={"source": None, "strength": None}), "source")
+            if start is not None:
+                yield from _drawn(engine, job, start, "source")
             picked = job.result.get("source", spec.image)
             image = job.image(picked) if picked else None
             before = morphs.MEAN_OF * len(recipes) if method == "direction" else 1
-            each = max(first.steps, morphs.MIN_STEPS) * morphs.INVERTED if method == "picture" else first.steps
-            drawing.begin(round((len(missing) * (rounds + 1) + before) * each))
+            each = first.steps * morphs.INVERTED if method == "picture" else first.steps
+            rounds = morphs.ROUNDS + 1 if spec.retime else 1
+            drawing.begin(round((len(missing) * rounds + before) * each))
             make = partial(
                 morphs.make, method, recipes=recipes, image=image, easing=spec.easing, amount=spec.amount,
-                held=spec.held, attention=spec.attention, on_step=drawing.did, shown=shown,
+                held=spec.held, attention=spec.attention, on_step=drawing.did, shown=shown, spherical=spec.spherical,
             )  # fmt: skip
             made = drawing.make(make)
             yield
         for some in _portions(made, missing):
             with drawing.borrowed(made):
                 for index, picture in zip(some, made.draw([places[index] for index in some]), strict=True):
-                    drawing.note = TEXT["even"] if rounds else TEXT["frame"].format(index + 1, spec.frames)
+                    drawing.note = TEXT["even"] if spec.retime else TEXT["frame"].format(index + 1, spec.frames)
                     job.save(picture, frames[index], index, kind="frame", details={"place": places[index]})
             yield
         ids |= {place: frame.key for place, frame in zip(places, frames, strict=True)}
-        if turn < rounds:
-            moved = _evener(engine, job, first, places, ids, legs)
-            yield
-            if moved == places:
-                break
-            places = moved
-    yield from _finish(job, first, len(places), spec.fps, spec.format, pingpong=spec.pingpong)
+    drawn = tuple(ids.values())
+    yield from _finish(job, first, spec.frames, spec.fps, spec.format, pingpong=spec.pingpong, drawn=drawn)
 
 
 def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
@@ -125,7 +135,7 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
         spec.emotions, spec.frames, spec.strength_from, spec.strength_to, spec.keyframes, spec.easing
     )
     emotions = tuple(dict.fromkeys(e for still in stills for e in (still.mix.source, still.mix.target)))
-    base = _character(engine, job, spec.base, spec.image).base
+    base = character(engine, job, spec.base, spec.image).base
     source = spec.image
     if source is None:
         yield from _drawn(engine, job, _recipes(job, base, emotions[:1], None)[0], "source")
@@ -168,9 +178,10 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
 def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
     """One picture per emotion of one character, and the ZIP with the file names of chat front ends."""
     emotions = spec.emotions
-    who = _character(engine, job, spec.base, spec.image)
-    method = _method(job, who, "prompt", note_uploads=False)
-    base, chain = who.base, emotions
+    who = character(engine, job, spec.base, spec.image)
+    method = fitting(job, who, "prompt", note_uploads=False)
+    base = in_place(engine, job, who.base) if method == "picture" else who.base
+    chain = emotions
     if method == "picture":  # it is first inverted with what it shows now
         now = who.shown or base.emotion
         chain = (now, *(emotion for emotion in emotions if emotion != now))
@@ -197,10 +208,14 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
     ids = [job.ids[index] for index in range(len(frames))]
     with tempfile.TemporaryDirectory() as folder:
         pictures = {emotion: job.files(id) for emotion, id in zip(emotions, ids, strict=True)}
-        path = output.sprites(pictures, Path(folder) / "sprites.zip", recipes[0].model_dump_json())
+        path = output.sprites(pictures, Path(folder) / "sprites.zip")
         packed = job.save_file(
             path.read_bytes(), ".zip", job.image(ids[0]).size, len(ids), kind="frame", recipe=recipes[0]
         )
+    # In the gallery the set is one sheet: found, shown and deleted there, and its files with it.
+    shown = grid_picture([job.image(id) for id in ids], emotions)
+    layout = {"tiles": ids, "columns": list(emotions), "rows": []}
+    job.save(shown, recipes[0], len(ids) + 1, id=job.key("sprites", *ids), kind="sheet", details=layout)
     job.result |= {"frames": ids, "emotions": list(emotions), "sprites": packed}
 
 
@@ -266,67 +281,6 @@ class _Drawing:
             yield components
 
 
-@dataclass(frozen=True)
-class _Character:
-    """Who is to be shown: the request for them, and what is known about a picture of them.
-
-    `shown` is the emotion in the picture; None: there is no picture, or nobody knows. `redrawn`: noise and words alone
-    lead to it again, so that they can be changed; without a picture so too.
-    """
-
-    base: GenerateSpec
-    shown: Emotion | None = None
-    redrawn: bool = True
-    uploaded: bool = False
-
-
-def _character(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> _Character:
-    """Read the picture: its recipe where it has one, else the model's judge; where that is missing, ask for words.
-
-    What the person wrote goes before what was read.
-    """
-    if image is None:
-        return _Character(base)
-    known = job.picture(image).recipe
-    if known is not None:
-        redrawn = known.control is None and known.source is None and not known.frame
-        request = request_of(known)
-        return _Character(_as_known(base, request), request.emotion if "emotion" in known.labels else None, redrawn)
-    from studio.engine import morph as morphs
-
-    info = resolve(base.model, engine.settings, with_hash=False)
-    seen = morphs.describe(info, job.image(image))
-    told = base.prompt is not None or bool(base.text)
-    if not seen:
-        if not told:
-            job.note(TEXT["unread"].format(info.title))
-        return _Character(base, None, False, True)
-    if not told:
-        words = ", ".join(seen["tags"])
-        job.note(TEXT["described"].format(words))
-        base = base.model_copy(update={"text": words, "emotion": seen["emotion"], "style": seen["style"]})
-    return _Character(base, seen["emotion"], False, True)
-
-
-def _as_known(base: GenerateSpec, known: GenerateSpec) -> GenerateSpec:
-    """The request that a stored picture came from; the words of `base` go first where there are any."""
-    changes: dict[str, Any] = {"count": 1, "control": None, "source": None}
-    if base.prompt is not None:
-        changes |= {"prompt": base.prompt, "emotion": base.emotion, "style": base.style}
-    return known.model_copy(update=changes)
-
-
-def _method(job: Job, who: _Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
-    """The method that fits the picture: what noise and words don't lead to again can only be changed in place."""
-    if who.redrawn or asked in ("picture", "direction") or (who.uploaded and asked == "latent"):
-        return asked
-    if not who.uploaded:
-        job.note(TEXT["not_redrawn"])
-    elif note_uploads:
-        job.note(TEXT["uploaded"])
-    return "picture"
-
-
 def _recipes(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: str | None) -> list[Recipe]:
     """One recipe per emotion, alike but for the prompt."""
     base = base.model_copy(update={"count": 1, "source": source} if source else {"count": 1})
@@ -335,10 +289,10 @@ def _recipes(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: 
     return [recipe.model_copy(update={"negative": first.negative, "seed": first.seed}) for recipe in found]
 
 
-def _as_shown(job: Job, who: _Character, like: Recipe) -> Recipe:
+def _as_shown(job: Job, base: GenerateSpec, who: Character, like: Recipe) -> Recipe:
     """The recipe that describes the picture with the emotion that it shows now; all else is that of `like`."""
     assert who.shown is not None
-    (recipe,) = _recipes(job, who.base, [who.shown], like.source)
+    (recipe,) = _recipes(job, base, [who.shown], like.source)
     return like.model_copy(update={"prompt": recipe.prompt, "labels": recipe.labels})
 
 
@@ -379,20 +333,11 @@ def _missing(job: Job, frames: Sequence[Recipe], own: Collection[str] = ()) -> l
 
 
 def _portions(made: Any, missing: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The missing frames in portions that are drawn side by side."""
-    return (missing[start : start + made.batch] for start in range(0, len(missing), made.batch if missing else 1))
-
-
-def _evener(
-    engine: Any, job: Job, recipe: Recipe, places: list[float], ids: dict[float, str], legs: int
-) -> list[float]:
-    """Places whose pictures look more equally far apart; the same ones when they do. `ids` are all pictures so far."""
-    from studio.engine import morph as morphs
-
-    job.say(TEXT["even"])
-    distance = morphs.distance_of(resolve(recipe.model, engine.settings, with_hash=False))
-    known = {place: job.image(id) for place, id in ids.items()}
-    return morphs.closer(places, known, distance, timing.positions(legs + 1)[1:-1])
+    """The missing frames in portions that are drawn side by side: as many at once as `made` finds memory for."""
+    while missing:
+        some = missing[: made.batch]
+        yield some
+        missing = missing[len(some) :]
 
 
 def _drawn(engine: Any, job: Job, recipe: Recipe, name: str) -> Iterator[None]:
@@ -410,9 +355,12 @@ def _drawn(engine: Any, job: Job, recipe: Recipe, name: str) -> Iterator[None]:
 
 def _finish(
     job: Job, recipe: Recipe, count: int, fps: int, form: AnimationFormat, *, pingpong: bool,
-    holds: Sequence[int] = (), inbetweens: int = 0,
+    holds: Sequence[int] = (), inbetweens: int = 0, drawn: Sequence[str] = (),
 ) -> Iterator[None]:  # fmt: skip
-    """The file in the format that was asked for and, where that is no picture, a GIF beside it for the gallery."""
+    """The file in the format that was asked for and, where that is no picture, a GIF beside it for the gallery.
+
+    `drawn`: ids of all frames, also of those that aren't shown in the end; they are deleted with the animation.
+    """
     ids = [job.ids[index] for index in range(count)]
     details: dict[str, Any] = {
         "frames": ids,
@@ -420,13 +368,16 @@ def _finish(
         "holds": list(holds),
         "pingpong": pingpong,
         "inbetweens": inbetweens,
+        "spare": sorted(set(drawn) - set(ids)),
     }
     shown: AnimationFormat = form if form in ("gif", "apng", "webp") else "gif"
     files = [job.files(id) for id in ids]
     size = job.image(ids[0]).size
+    if form == "gif" and (most := _at_most(form, fps, inbetweens)) < inbetweens:
+        job.note(TEXT["gif"].format(most, inbetweens))
     saved = {}
     for index, wanted in enumerate(dict.fromkeys((shown, form))):
-        data = encode(files, wanted, recipe.model_dump_json(), **details)
+        data = encode(files, wanted, recipe, **details)
         saved[wanted] = job.save_file(
             data, output.SUFFIXES[wanted], size, count + index, recipe=recipe,
             kind="animation" if wanted == shown else "frame", details={**details, "format": wanted},
@@ -436,14 +387,30 @@ def _finish(
 
 
 def encode(
-    files: Sequence[Path], form: AnimationFormat, recipe: str, *, fps: int = 8, holds: Sequence[int] = (),
+    files: Sequence[Path], form: AnimationFormat, recipe: Recipe | None, *, fps: int = 8, holds: Sequence[int] = (),
     pingpong: bool = False, inbetweens: int = 0, **ignored: Any,
 ) -> bytes:  # fmt: skip
     """The bytes of an animation of stored frames. Raises BadInput when one of them is gone."""
     if not all(path.is_file() for path in files):
         raise BadInput("Some of the frames were deleted; make the animation again.")
+    inbetweens = _at_most(form, fps, inbetweens)
     with tempfile.TemporaryDirectory() as folder:
         frames, shown_for = output.arrange(files, holds, pingpong and form != "zip", inbetweens)
         rate = fps * (inbetweens + 1)
-        path = output.write(frames, Path(folder) / f"a{output.SUFFIXES[form]}", form, rate, shown_for, recipe)
+        path = output.write(frames, Path(folder) / f"a{output.SUFFIXES[form]}", form, rate, shown_for, _inside(recipe))
         return path.read_bytes()
+
+
+def filmstrip(files: Sequence[Path], recipe: Recipe | None) -> bytes:
+    """Stored frames side by side as one PNG."""
+    return output.png(output.filmstrip(files), _inside(recipe))
+
+
+def _inside(recipe: Recipe | None) -> str:
+    """A recipe as it goes into a file: without the folders of this machine."""
+    return portable(recipe).model_dump_json() if recipe is not None else ""
+
+
+def _at_most(form: AnimationFormat, fps: int, inbetweens: int) -> int:
+    """How many of the in-betweens this format has the time to show."""
+    return min(inbetweens, max(0, output.GIF_FPS // fps - 1)) if form == "gif" else inbetweens

@@ -14,6 +14,7 @@ from checkpoints import tiny_sd
 from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
 
+from studio import work_motion
 from studio.__main__ import main
 from studio.errors import BadInput
 from studio.service import Studio, parse_spec
@@ -51,13 +52,50 @@ def test_five_frames_of_a_morph_and_their_loop(studio: Studio) -> None:
     job = done(studio, MorphSpec(base=BASE, emotions=("happy", "sad")))
     frames = [studio.picture(id, "me") for id in job.result["frames"]]
     assert [frame.details["place"] for frame in frames] == [0, 0.25, 0.5, 0.75, 1]
-    assert [frame.recipe.labels["emotion"] for frame in frames] == ["happy", "happy", "happy", "sad", "sad"]
+    assert [frame.recipe.labels["emotion"] for frame in frames] == ["happy", "happy", "sad", "sad", "sad"]
     assert len({frame.id for frame in frames}) == 5
     with Image.open(io.BytesIO(studio.picture_bytes(job.result["animation"], "me"))) as loop:
         assert (loop.format, loop.n_frames, loop.info["loop"]) == ("GIF", 8, 0)
     assert [picture.kind for picture in studio.gallery("me", kind="animation")] == ["animation"]
     for form, beginning in (("mp4", b"ftyp"), ("webp", b"RIFF"), ("apng", b"PNG"), ("zip", b"PK")):
         assert beginning in studio.animation(job.result["animation"], "me", form)[:12]
+
+
+def recipe_in(data: bytes) -> dict:
+    with Image.open(io.BytesIO(data)) as picture:
+        return json.loads(picture.info["studio"])
+
+
+def test_files_carry_recipes_without_folders_and_every_frame_its_own(studio: Studio, tmp_path: Path) -> None:
+    model = tiny_sd(tmp_path / "secret" / "model")
+    base = BASE.model_copy(update={"model": str(model), "seed": 6})
+    job = done(studio, MorphSpec(base=base, frames=3, format="zip"))
+    made = job.result["animation"]
+    for form in ("gif", "apng", "webp", "mp4", "zip"):
+        assert b"secret" not in studio.animation(made, "me", form)
+    frames = [studio.picture(id, "me") for id in job.result["frames"]]
+    assert b"secret" not in work_motion.filmstrip([frame.path for frame in frames], frames[0].recipe)
+    with zipfile.ZipFile(io.BytesIO(studio.picture_bytes(made, "me"))) as archive:
+        inside = [recipe_in(archive.read(f"frame-{number:03d}.png")) for number in (1, 2, 3)]
+        assert "secret" not in archive.read("recipe.json").decode()
+    assert [json.loads(recipe["frame"])["place"] for recipe in inside] == [0, 0.5, 1]
+    packed = done(studio, SpritesSpec(base=base, emotions=("sad",))).result["sprites"]
+    with zipfile.ZipFile(io.BytesIO(studio.picture_bytes(packed, "me"))) as archive:
+        assert not any(b"secret" in archive.read(name) for name in archive.namelist())
+
+
+def test_a_gif_leaves_out_what_it_has_no_time_for_and_says_so(studio: Studio) -> None:
+    spec = AnimateSpec(base=BASE, frames=2, fps=20, inbetweens=3)
+    job = done(studio, spec)
+    assert any("50 frames a second" in note for note in job.notes)
+
+    def frames_in(form: str) -> int:
+        with Image.open(io.BytesIO(studio.animation(job.result["animation"], "me", form))) as loop:
+            return loop.n_frames
+
+    assert (frames_in("gif"), frames_in("webp")) == (3, 5)
+    slower = done(studio, spec.model_copy(update={"fps": 12}))
+    assert not any("50 frames a second" in note for note in slower.notes)
 
 
 def test_a_repeated_request_draws_nothing_and_half_a_one_goes_on(studio: Studio) -> None:
@@ -76,7 +114,7 @@ def test_a_repeated_request_draws_nothing_and_half_a_one_goes_on(studio: Studio)
 
 
 def test_cancel_keeps_the_frames_that_are_done_and_a_retry_takes_them_over(studio: Studio) -> None:
-    spec = AnimateSpec(base=BASE.model_copy(update={"steps": 20, "seed": 9}), frames=24, emotions=("happy", "sad"))
+    spec = AnimateSpec(base=BASE.model_copy(update={"steps": 40, "seed": 9}), frames=12, emotions=("happy", "sad"))
     job = studio.submit(spec, "me")
     for view in studio.watch(job.id, "me"):
         if len(view.pictures) >= 3:
@@ -85,7 +123,7 @@ def test_cancel_keeps_the_frames_that_are_done_and_a_retry_takes_them_over(studi
     view = studio.wait(job.id, "me", 120)
     assert view.state == "cancelled"
     kept = [id for id in view.pictures if studio.picture(id, "me").kind == "frame"]
-    assert kept
+    assert 1 < len(kept) < 12, "frames are there before all of them are drawn"
     again = studio.again(job.id, "me")
     for view in studio.watch(again.id, "me"):
         if set(kept) <= set(view.pictures):
@@ -119,8 +157,9 @@ def test_a_picture_drawn_here_keeps_its_seed_and_words(studio: Studio) -> None:
     drawn = done(
         studio, GenerateSpec(model="tiny", steps=4, seed=77, prompt="1girl, happy, blue hair", emotion="happy")
     )
+    base = GenerateSpec(model="tiny")
     job = done(
-        studio, MorphSpec(base=BASE, image=drawn.pictures[0], emotions=("happy", "angry"), frames=3, method="prompt")
+        studio, MorphSpec(base=base, image=drawn.pictures[0], emotions=("happy", "angry"), frames=3, method="prompt")
     )
     recipe = studio.picture(job.result["frames"][2], "me").recipe
     assert (recipe.seed, recipe.steps, recipe.model) == (77, 4, "tiny")
@@ -143,6 +182,8 @@ def test_the_sprite_set_has_a_file_for_every_label_it_can_show(studio: Studio) -
             names = set(archive.namelist())
             assert {"joy.png", "anger.png", "sadness.png", "surprise.png", "neutral.png"} <= names
             assert "fear" in json.loads(archive.read("sprites.json"))["without_a_picture"]
+            for name, emotion in (("joy.png", "happy"), ("anger.png", "angry"), ("grief.png", "sad")):
+                assert recipe_in(archive.read(name))["labels"]["emotion"] == emotion
     one = done(studio, SpritesSpec(base=BASE, emotions=("sad",)))
     assert len(one.result["frames"]) == 1
 

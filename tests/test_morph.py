@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from checkpoints import tiny_sd
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 
-from studio.engine import inversion, latents, morph, sampling, text, timing
+from studio.engine import inversion, judging, latents, morph, sampling, text, timing
 from studio.engine.attention import anchored
 from studio.engine.components import Components
-from studio.engine.frames import SharedNoise, Track, advance, predict
-from studio.engine.models import resolve
+from studio.engine.frames import CPU_BATCH, SharedNoise, Track, advance, predict, side_by_side
 from studio.engine.pipelines import Engine
+from studio.errors import OutOfMemory
+from studio.evaluation.judge import Verdict
 from studio.evaluation.metrics import gini
 from studio.settings import Settings
 from studio.specs import Recipe
@@ -143,7 +145,7 @@ def test_a_chain_passes_through_every_emotion(components: Components) -> None:
     alone = Track(*_start(components, three[1]), whole.texts[1:2])
     advance(components, [alone], whole.negative, 3.0, whole.noise)
     assert torch.allclose(middle, alone.latents, atol=1e-4)
-    frames = list(morph.plain(whole, 4))
+    frames = list(morph.strip(whole, 4))
     assert frames[0][0] == 0
     assert 0.5 in [place for place, _ in frames]
 
@@ -271,10 +273,10 @@ class Steep:
 
 def test_retimed_frames_look_equally_far_apart() -> None:
     steep = Steep()
-    final = [image for _, image in morph.even(steep, 9, morph.look)]
+    final = [image for _, image in morph.strip(steep, 9, morph.look)]
     assert len(final) == 9
     assert gini(morph.look(final[:-1], final[1:])) < 0.15
-    plain = [image for _, image in morph.plain(Steep(), 9)]
+    plain = [image for _, image in morph.strip(Steep(), 9)]
     assert gini(morph.look(plain[:-1], plain[1:])) > 0.7
     assert steep.drawn <= 4 * 9
     assert final[0].getpixel((0, 0)) == (0, 0, 0)
@@ -286,18 +288,148 @@ def test_a_direction_is_the_difference_of_means() -> None:
     assert torch.equal(latents.direction(a, b), torch.ones(1, 1, 2, 2))
 
 
-def test_round_trip_through_the_vae_scales_rightly(components: Components) -> None:
-    vae = components.vae
-    clean = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))
-    image = latents.decode_pixels(components, clean)
-    assert torch.allclose(image, vae.decode(clean / vae.config.scaling_factor).sample)
-    picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60)
-    encoded = latents.encode(components, [picture])
-    assert torch.allclose(
-        encoded, vae.encode(latents.to_tensor([picture])).latent_dist.mode() * vae.config.scaling_factor
-    )
+def test_slerp_goes_along_the_great_arc_and_keeps_the_length_of_noise() -> None:
+    x, y = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert torch.allclose(latents.slerp(x, y, 0.5), torch.full((1, 2), 2**0.5), atol=1e-6)
+    assert torch.allclose(latents.slerp(x, y, 1 / 3), torch.tensor([[3**0.5, 1.0]]), atol=1e-6)
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 16, 16, 16, generator=draw)
+    assert torch.allclose(latents.slerp(a, b, 0.0), a, atol=1e-5)
+    assert torch.allclose(latents.slerp(a, b, 1.0), b, atol=1e-5)
+    assert latents.slerp(a, b, 0.5).std() == pytest.approx(1, abs=0.02)
+    assert latents.lerp(a, b, 0.5).std() < 0.75
+    b[1] = a[1]  # each row has an angle of its own
+    assert torch.allclose(latents.slerp(a, b, 0.3)[1], a[1], atol=1e-5)
+    assert torch.isfinite(latents.slerp(a, -a, 0.5)).all()
 
 
-def test_components_are_as_before(engine: Engine, components: Components) -> None:
-    assert resolve("tiny", engine.settings).hash == components.info.hash
+def test_a_spherical_cross_fade_has_the_same_ends_and_another_middle(components: Components) -> None:
+    places = [0.0, 0.5, 1.0]
+    straight, arc = (morph.LatentMorph(components, recipes(), spherical=yes) for yes in (False, True))
+    a, b = (torch.cat([made.between(made.ends, place) for place in places]) for made in (straight, arc))
+    assert torch.allclose(a[[0, 2]], b[[0, 2]], atol=1e-4)
+    assert b[1].norm() > a[1].norm()
+
+
+class Identity:
+    """An autoencoder whose latents are its pixels, half as large: what is lost comes from the code around it."""
+
+    dtype = torch.float32
+
+    config = SimpleNamespace(scaling_factor=0.18215)
+
+    def encode(self, pixels):
+        return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: pixels / 2))
+
+    def decode(self, latents, return_dict=True):
+        return (latents * 2,)
+
+
+def test_a_picture_comes_back_from_its_latents() -> None:
+    alone = SimpleNamespace(vae=Identity(), device=torch.device("cpu"), dtype=torch.float32)
+    picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    clean = latents.encode(alone, [picture])
+    assert torch.allclose(clean, latents.to_tensor([picture]) / 2 * 0.18215)
+    assert np.array_equal(pixels(latents.decode(alone, clean)), pixels([picture]))
+
+
+def test_a_description_names_only_what_the_judge_is_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {
+        "gender": ("boy", 0.6), "emotion": ("sad", 0.3), "style": ("formal", 0.4), "hair_color": ("red", 0.95),
+        "hair_length": ("long", 0.7), "eye_color": ("hidden", 1.0), "background": ("sky", 0.92),
+    }  # fmt: skip
+
+    class Doubtful:
+        values = said
+
+        def __call__(self, images):
+            labels = {name: [label] for name, (label, _) in said.items()}
+            sure = {name: torch.tensor([[share, 1 - share]]) for name, (_, share) in said.items()}
+            return Verdict(labels, sure, torch.zeros(1, 1))
+
+    monkeypatch.setattr(judging, "_judge", lambda folder: Doubtful())
+    seen = judging.describe(Path(), Image.new("RGB", (8, 8)))
+    assert (seen.emotion, seen.style) == ("sad", "formal"), "a prompt needs both: the best guess"
+    assert seen.tags == ["1boy", "red hair", "sky, clouds"]
+    assert judging.tags(Path(), [Image.new("RGB", (8, 8))]) == [["red hair", "sky, clouds"]]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cramped(monkeypatch: pytest.MonkeyPatch):
+    """UNet calls with more rows than `most` are out of memory; gives the numbers of rows of those that weren't."""
+    rows: list[int] = []
+
+    def limit(components: Components, most: int) -> list[int]:
+        original = components.unet.forward
+
+        def forward(sample, *rest, **options):
+            if len(sample) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            rows.append(len(sample))
+            return original(sample, *rest, **options)
+
+        monkeypatch.setattr(components.unet, "forward", forward)
+        return rows
+
+    return limit
+
+
+@pytest.mark.parametrize("method", ["prompt", "latent", "picture", "direction"])
+def test_a_full_memory_halves_the_batch(components: Components, cramped, method) -> None:
+    places = timing.positions(5)
+    image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    chain = recipes(prompts=(*PROMPTS, "1girl, angry, red hair, blue eyes"), seed=31)
+    wanted = pixels(morph.make(method, components, chain, image if method == "picture" else None).draw(places))
+    vars(components).pop("emotion_means", None)
+    cramped(components, 4)  # two frames with guidance
+    made = morph.make(method, components, chain, image if method == "picture" else None)
+    made.batch = 16
+    assert np.abs(pixels(made.draw(places)) - wanted).max() <= 1
+    if method != "latent":
+        assert made.batch == 2
+    cramped(components, 0)
+    with pytest.raises(OutOfMemory, match="64 x 64"):
+        list(morph.make("prompt", components, chain).draw(places))
+
+
+def test_only_the_ends_of_a_leg_are_drawn_beside_its_frames(components: Components, cramped) -> None:
+    chain = recipes(prompts=tuple(f"1girl, {word}, red hair" for word in ("happy", "sad", "angry", "calm", "cat")))
+    made = morph.PromptMorph(components, chain, attention=True, held=0, batch=2)
+    rows = cramped(components, 99)
+    made.latents([0.05, 0.1])
+    assert set(rows) == {2 * (2 + 2)}
+
+
+def test_a_cross_fade_draws_no_more_pictures_at_once_than_its_batch(components: Components, cramped) -> None:
+    rows = cramped(components, 99)
+    chain = recipes(prompts=(*PROMPTS, "1girl, angry, red hair", "1girl, calm, red hair"))
+    morph.LatentMorph(components, chain, batch=2)
+    assert max(rows) == 2 * 2
+    rows.clear()
+    given = Image.new("RGB", (64, 64))
+    morph.LatentMorph(components, recipes(), first=given, batch=2)
+    assert max(rows) == 2 * 1, "the given picture's place isn't drawn"
+
+
+def test_frames_come_in_small_portions_on_a_cpu_and_large_pictures_alone(components: Components) -> None:
+    assert side_by_side(components, 64, 64, True) == CPU_BATCH <= 4
+    assert side_by_side(components, 2048, 2048, True) == 1
+
+
+def test_nothing_is_left_on_the_model(engine: Engine) -> None:
+    """All methods one after another leave weights, attention and text as they were, to the bit."""
+    components = engine.components("tiny")
+    before = {name: value.clone() for part in components.modules.values() for name, value in part.state_dict().items()}
+    processors = dict(components.unet.attn_processors)
+    image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
+    for method in ("prompt", "latent", "picture", "direction"):
+        list(morph.make(method, components, recipes(), image, attention=True).draw([0.0, 0.6]))
+    after = {name: value for part in components.modules.values() for name, value in part.state_dict().items()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(components.unet.attn_processors[name] is processor for name, processor in processors.items())
+    assert components.text_key == ()
     assert not any(parameter.requires_grad for parameter in components.unet.parameters())

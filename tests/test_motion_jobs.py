@@ -7,6 +7,7 @@ import json
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from checkpoints import tiny_sd
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from studio.engine import morph
+from studio import characters
+from studio.engine import adapters, animation, judging, morph
+from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
 from studio.evaluation.judge import Judge
 from studio.pretraining.painter.picture import paint
@@ -37,7 +40,7 @@ from studio.specs import (
 )
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
-SEEN = {"emotion": "angry", "style": "casual", "tags": ["1girl", "red hair"]}
+SEEN = judging.Description("angry", "casual", ["1girl", "red hair"])
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +48,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("motion")
     tiny_sd(home / "models" / "tiny", controlnet=True)
     tiny_sd(home / "models" / "other", seed=1)
+    fast = {"adapter": "fast.safetensors", "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    tiny_sd(home / "models" / "quick", studio={"fast": fast, "steps": 20})
     draw = torch.Generator().manual_seed(0)
     (home / "models" / "loras").mkdir()
-    save_file(
-        {
-            f"{LAYER}.lora_down.weight": torch.randn(2, 32, generator=draw),
-            f"{LAYER}.lora_up.weight": torch.randn(32, 2, generator=draw),
-            f"{LAYER}.alpha": torch.tensor(2.0),
-        },
-        home / "models" / "loras" / "look.safetensors",
-    )
+    for file in ("loras/look.safetensors", "loras/few.safetensors", "quick/fast.safetensors"):
+        save_file(
+            {
+                f"{LAYER}.lora_down.weight": torch.randn(2, 32, generator=draw),
+                f"{LAYER}.lora_up.weight": torch.randn(32, 2, generator=draw),
+                f"{LAYER}.alpha": torch.tensor(2.0),
+            },
+            home / "models" / file,
+        )
+    (home / "models" / "loras" / "few.json").write_text(json.dumps({"fast": fast}))
     return home
 
 
@@ -205,7 +212,7 @@ def test_a_plain_picture_is_drawn_again_without_a_note(studio: Studio) -> None:
 
 @pytest.mark.parametrize("words", ["", "blue eyes"])
 def test_an_upload_is_inverted_with_the_emotion_that_it_shows(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch, words: str
+    studio: Studio, home: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     """Whether or not somebody says what else is to be seen: the person's words don't name the emotion."""
     described: list[str] = []
@@ -217,14 +224,15 @@ def test_an_upload_is_inverted_with_the_emotion_that_it_shows(
         original(self, components, recipes, *rest, **options)
 
     monkeypatch.setattr(morph.PictureMorph, "__init__", init)
-    monkeypatch.setattr(morph, "describe", lambda info, image: SEEN)
+    monkeypatch.setattr(judging, "describe", lambda folder, image: SEEN)
+    monkeypatch.setattr(characters, "resolve", lambda *rest, **options: replace(resolve(*rest, **options), judge=home))
     upload = studio.upload(picture(), "me").id
     asked = base(text=words, seed=70 + len(words))
     job = done(studio, MorphSpec(base=asked, image=upload, emotions=("happy", "sad"), frames=3))
     frames = [recipe(studio, id) for id in job.result["frames"]]
     assert "angry" in described[0]
     assert "angry" in plan(studio, job.result["frames"][0])["shown"]
-    assert [frame.labels["emotion"] for frame in frames] == ["happy", "happy", "sad"]
+    assert [frame.labels["emotion"] for frame in frames] == ["happy", "sad", "sad"]
     assert not any("angry" in frame.prompt for frame in frames)
     done(studio, SpritesSpec(base=asked, image=upload, emotions=("happy", "sad")))
     assert "angry" in described[1]
@@ -256,6 +264,113 @@ def test_a_direction_is_a_method_with_a_slider(studio: Studio, given: bool) -> N
     first = pixels(studio, jobs[0].result["frames"][0], "me")
     if not given:  # the character as `generate` draws it, up to the order of words
         assert np.array_equal(first, pixels(studio, jobs[1].result["frames"][0], "me"))
+
+
+@pytest.fixture
+def adapters_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """(LoRAs, whether the few-step adapter too) of everything that is attached."""
+    seen: list[tuple[int, bool]] = []
+    original = adapters.attached
+
+    def attached(components, loras, fast=None):
+        seen.append((len(loras), fast is not None))
+        return original(components, loras, fast)
+
+    monkeypatch.setattr(adapters, "attached", attached)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["morph", "sprites"])
+def test_a_picture_is_changed_in_place_without_few_step_adapters(
+    studio: Studio, adapters_seen: list[tuple[int, bool]], kind: str
+) -> None:
+    upload = studio.upload(picture(), "me").id
+    loras = (LoraRef(path="few"), LoraRef(path="look"))
+    asked = GenerateSpec(model="quick", seed=90 + len(kind), text="red hair", loras=loras)
+    job = done(studio, MorphSpec(base=asked.model_copy(update={"loras": ()}), frames=3))
+    assert recipe(studio, job.result["frames"][0]).fast
+    assert set(adapters_seen) == {(0, True)}, "words and noise: the fast path"
+    adapters_seen.clear()
+    spec: MorphSpec | SpritesSpec = MorphSpec(base=asked, image=upload, frames=3)
+    if kind == "sprites":
+        spec = SpritesSpec(base=asked, image=upload, emotions=("happy", "sad"))
+    job = done(studio, spec)
+    assert set(adapters_seen) == {(1, False)}
+    assert any("few-step LoRA" in note for note in job.notes)
+    frame = recipe(studio, job.result["frames"][1])
+    assert [Path(ref.path).stem for ref in frame.loras] == ["look"]
+    assert not frame.fast
+    assert (frame.steps, frame.sampler, frame.guidance) == (morph.MIN_STEPS, "ddim", 3.0)
+    assert frame.strength == morph.INVERTED
+
+
+def test_a_picture_that_is_drawn_for_it_takes_the_fast_path(studio: Studio) -> None:
+    asked = GenerateSpec(model="quick", seed=89, text="red hair")
+    job = done(studio, MorphSpec(base=asked, frames=3, method="picture"))
+    source, frame = (recipe(studio, id) for id in (job.result["source"], job.result["frames"][1]))
+    assert (source.fast, source.steps) == (True, 4)
+    assert (frame.fast, frame.steps) == (False, morph.MIN_STEPS)
+    assert json.loads(frame.frame)["source"] == job.result["source"]
+
+
+# --- what is asked for beside a picture that was drawn here -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hers(studio: Studio) -> str:
+    """A picture that was drawn here."""
+    asked = GenerateSpec(model="tiny", steps=4, seed=77, prompt="1girl, happy, casual style, blue hair", quality="high")
+    return done(studio, asked).pictures[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, {"seed": 77, "steps": 4, "model": "tiny", "loras": ()}),
+        ({"seed": 5}, {"seed": 5, "steps": 4}),
+        ({"steps": 6}, {"seed": 77, "steps": 6}),
+        ({"model": "other"}, {"seed": 77, "model": "other"}),
+        ({"negative": "hat"}, {"negative": "hat", "seed": 77}),
+        ({"width": 96, "height": 64}, {"width": 96, "height": 64}),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_beside_a_picture_is_done_and_said(
+    studio: Studio, hers: str, asked: dict, wanted: dict
+) -> None:
+    job = done(studio, MorphSpec(base=GenerateSpec(**asked), image=hers, frames=3))
+    for id in job.result["frames"]:
+        found = recipe(studio, id)
+        assert {name: getattr(found, name) for name in wanted} == wanted
+        assert "blue hair" in found.prompt
+    assert any("drawn anew" in note for note in job.notes) == bool(asked)
+    again = studio.wait(studio.again(job.id, "me").id, "me", 120)
+    assert again.result["frames"] == job.result["frames"], "settled once: a repeated job is the same one"
+
+
+def test_words_style_and_loras_are_applied_and_defaults_are_said(studio: Studio, hers: str) -> None:
+    asked = GenerateSpec(text="red hat", style="formal", loras=LOOK, quality="draft", model="embedded")
+    job = done(studio, AnimateSpec(base=asked, image=hers, frames=2))
+    for id in job.result["frames"]:
+        found = recipe(studio, id)
+        assert {"blue hair", "red hat", "formal style"} <= set(found.prompt.split(", "))
+        assert "casual style" not in found.prompt
+        assert [Path(ref.path).stem for ref in found.loras] == ["look"]
+        assert found.model == "tiny"
+    assert any("own model (tiny)" in note for note in job.notes)
+    assert any("quality" in note for note in job.notes)
+    dressed = done(studio, GenerateSpec(model="tiny", steps=4, seed=78, style="formal")).pictures[0]
+    job = done(studio, AnimateSpec(base=GenerateSpec(style="casual"), image=dressed, frames=2))
+    assert any("own style (formal)" in note for note in job.notes)
+    assert "formal style" in recipe(studio, job.result["frames"][0]).prompt
+
+
+def test_few_steps_and_their_settings_belong_together(studio: Studio) -> None:
+    quick = done(studio, GenerateSpec(model="quick", seed=79)).pictures[0]
+    assert recipe(studio, quick).fast
+    asked = MorphSpec(base=GenerateSpec(steps=12), image=quick, frames=3)
+    found = recipe(studio, done(studio, asked).result["frames"][1])
+    assert (found.steps, found.fast, found.sampler, found.guidance) == (12, False, "dpmpp_2m", 3.0)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -305,6 +420,34 @@ def test_a_retimed_morph_keeps_every_picture_that_it_drew(
     repeated = done(studio, spec)
     assert (repeated.result["frames"], drawn) == (again.result["frames"], [])
     assert set(repeated.cached) == set(again.result["frames"])
+
+
+@pytest.mark.parametrize("kind", ["morph", "animate"])
+def test_a_cancel_keeps_every_portion_that_is_done(studio: Studio, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """On a CPU a portion is a few frames: far fewer than a job has."""
+    calls: list[int] = []
+    drawer = morph.PromptMorph if kind == "morph" else animation.Animation
+    original = drawer.draw
+    running: list[str] = []
+    started = threading.Event()
+
+    def draw(self, wanted):
+        started.wait(60)
+        calls.append(len(wanted))
+        if len(calls) == 2:
+            studio.cancel(running[0], "me")
+        yield from original(self, wanted)
+
+    monkeypatch.setattr(drawer, "draw", draw)
+    asked = base(seed=95)
+    spec = MorphSpec(base=asked, frames=9) if kind == "morph" else AnimateSpec(base=asked, frames=9)
+    running.append(studio.submit(spec, "me").id)
+    started.set()
+    view = studio.wait(running[0], "me", 60)
+    assert view.state == "cancelled"
+    assert calls == [4, 4]
+    frames = [id for id in view.pictures if studio.picture(id, "me").kind == "frame"]
+    assert len(frames) == 4
 
 
 @pytest.mark.parametrize("kind", ["morph", "animate", "sprites"])

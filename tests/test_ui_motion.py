@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +16,11 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 
 from studio.__main__ import main
+from studio.engine import animation
 from studio.errors import BadInput
 from studio.service import Studio
-from studio.specs import EMOTIONS, AnimateSpec, MorphMethod, MorphSpec
-from studio.ui import motion
+from studio.specs import EMOTIONS, AnimateSpec, GenerateSpec, MorphMethod, MorphSpec
+from studio.ui import motion, widgets
 from studio.ui.resources import studio
 
 
@@ -45,6 +47,11 @@ def add(at: AppTest, key: str, *emotions: str) -> None:
 
 def chain(at: AppTest, key: str) -> list[str]:
     return [link.split()[0] for link in at.pills(key=key).value]
+
+
+def expander(at: AppTest, label: str) -> Any:
+    [found] = [one for one in at.expander if one.label == label]
+    return found
 
 
 def sentences(at: AppTest) -> list[str]:
@@ -201,17 +208,138 @@ def test_every_method_of_the_spec_is_offered_with_a_line(page_home: Path) -> Non
 
 
 def test_the_amount_stands_beside_the_method_that_is_about_it(page_home: Path) -> None:
-    if "direction" not in get_args(MorphMethod):
-        pytest.skip("the spec doesn't have it yet")
     at = app("emotion_morph")
     at.segmented_control(key="morph_method").set_value("direction").run()
     assert any("the slider says how much" in said for said in sentences(at))
-    assert "morph_amount" not in [slider.key for slider in at.expander[1].slider]
+    assert "morph_amount" not in [slider.key for slider in expander(at, motion.TEXT["more"]).slider]
     at.slider(key="morph_amount").set_value(1.5).run()
     at.button(key="morph_draw").click().run()
     spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")
     assert isinstance(spec, MorphSpec)
     assert (spec.method, spec.amount) == ("direction", 1.5)
+    studio().cancel(at.session_state["job:emotion_morph"], "me")
+    at.segmented_control(key="morph_method").set_value("prompt").run()
+    assert "morph_amount" in [slider.key for slider in expander(at, motion.TEXT["more"]).slider]
+
+
+def test_shared_start_can_be_any_share(page_home: Path) -> None:
+    at = app("emotion_morph", morph_frames=3, morph_steps=2)
+    field = at.number_input(key="morph_held")
+    assert (field.min, field.max, field.step, field.value) == (0, 0.9, 0.05, None)
+    field.set_value(0.35).run()
+    at.button(key="morph_draw").click().run()
+    assert not at.exception
+    spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")
+    assert isinstance(spec, MorphSpec)
+    assert spec.held == 0.35
+    studio().cancel(at.session_state["job:emotion_morph"], "me")
+
+
+def test_a_cross_fade_can_follow_an_arc(page_home: Path) -> None:
+    at = app("emotion_morph", morph_frames=3, morph_steps=2)
+    assert "morph_spherical" not in [toggle.key for toggle in at.toggle]
+    at.segmented_control(key="morph_method").set_value("latent").run()
+    at.toggle(key="morph_spherical").set_value(True).run()
+    at.button(key="morph_draw").click().run()
+    job = studio().wait(at.session_state["job:emotion_morph"], "me", 120)
+    assert job.state == "done", job.error
+    recipe = studio().picture(job.result["frames"][1], "me").recipe
+    assert recipe is not None
+    assert json.loads(recipe.frame)["spherical"] is True
+
+
+# --- what is made -----------------------------------------------------------------------------------------------------
+
+
+def test_frames_appear_while_the_job_is_at_work(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are asked for by a fragment of their own, again and again, as the progress is."""
+    polled: list[str] = []
+    monkeypatch.setattr(motion, "_frames_so_far", lambda job_id: polled.append(job_id))
+    intervals: list[Any] = []
+    original = motion.st.fragment
+
+    def fragment(function: Any, run_every: Any = None) -> Any:
+        intervals.append(run_every)
+        return original(function, run_every=run_every)
+
+    monkeypatch.setattr(motion.st, "fragment", fragment)
+    go = threading.Event()
+    draw = animation.Animation.draw
+
+    def waiting(self: Any, wanted: Any) -> Any:
+        go.wait(60)
+        yield from draw(self, wanted)
+
+    monkeypatch.setattr(animation.Animation, "draw", waiting)
+    at = app("img2img_animation", anim_frames=3, anim_steps=2)
+    at.button(key="anim_draw").click().run()
+    assert not at.exception
+    job = at.session_state["job:img2img_animation"]
+    go.set()
+    assert polled
+    assert set(polled) == {job}
+    assert widgets.POLL in intervals
+    studio().wait(job, "me", 60)
+
+
+def test_the_frames_so_far_are_those_of_the_job(page_home: Path) -> None:
+    made = studio().submit(MorphSpec(base=GenerateSpec(model=studio().settings.model, steps=2, seed=8), frames=3), "me")
+    studio().wait(made.id, "me", 120)
+
+    def page(job_id: str) -> None:
+        from studio.ui import motion
+
+        motion.st.session_state["owner"] = "me"
+        motion._frames_so_far(job_id)
+        motion._frames_so_far("gone")
+
+    at = AppTest.from_function(page, kwargs={"job_id": made.id}, default_timeout=60).run()
+    assert not at.exception
+    assert next(image.alt for group in at.get("image") for image in group.proto.imgs) == "Frame 1, happy"
+
+
+@pytest.mark.parametrize("how", ["sprites", "failed"])
+def test_notes_are_shown_whatever_became_of_the_job(page_home: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    def work(engine: Any, job: Any, spec: Any) -> Any:
+        job.note("A note of *this* job.")
+        yield
+        if how == "failed":
+            raise BadInput("Broken.")
+        job.result |= {"frames": [], "emotions": [], "sprites": "none"}
+
+    kind = "sprites" if how == "sprites" else "morph"
+    monkeypatch.setitem(studio()._jobs._kinds, kind, work)
+    at = app("emotion_morph", morph_frames=3)
+    at.button(key="morph_sprites" if how == "sprites" else "morph_draw").click().run()
+    studio().wait(at.session_state["job:emotion_morph"], "me", 60)
+    at.run()
+    assert not at.exception
+    assert sum("A note of" in said for said in sentences(at)) == 1
+
+
+def test_keyframes_need_no_sequence(page_home: Path) -> None:
+    at = app("img2img_animation", anim_by_hand=True, anim_frames=6, anim_steps=2, anim_sequence_order=[])
+    assert not at.button(key="anim_draw").disabled
+    assert keyframes_of(at) == [("happy", 1, None, 1), ("sad", 6, None, 2)]
+    at.toggle(key="anim_by_hand").set_value(False).run()
+    assert at.button(key="anim_draw").disabled
+
+
+def test_a_picture_brings_its_model_and_another_choice_counts(page_home: Path) -> None:
+    model = studio().settings.model
+    made = studio().submit(GenerateSpec(model=model, steps=2, seed=5), "me")
+    picture = studio().wait(made.id, "me", 60).pictures[0]
+    at = app("emotion_morph", morph_picture=picture, morph_model="embedded", morph_frames=3)
+    assert at.selectbox(key="morph_model").value == model
+    assert at.number_input(key="morph_seed").placeholder == motion.TEXT["as_drawn"]
+    at.number_input(key="morph_seed").set_value(6).run()
+    at.number_input(key="morph_steps").set_value(3).run()
+    at.button(key="morph_draw").click().run()
+    assert not at.exception
+    spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")
+    assert isinstance(spec, MorphSpec)
+    assert (spec.base.model, spec.base.seed, spec.base.steps) == (model, 6, 3)
+    studio().cancel(at.session_state["job:emotion_morph"], "me")
 
 
 def test_the_help_promises_a_judge_only_where_there_is_one(page_home: Path) -> None:
@@ -256,13 +384,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_morph_by_all_its_options(run: Callable[..., tuple[int, str, str]], asked: list[Any]) -> None:
     run(
         "morph", "--emotions", "happy, sad,happy", "--text", "red hair", "--easing", "ease_in", "--amount", 1.5,
-        "--held", 0.3, "--retime", "--attention", "--pingpong", "--fps", 12, "--frames", 7, "--method", "prompt",
+        "--held", 0.3, "--retime", "--attention", "--spherical", "--pingpong", "--fps", 12, "--frames", 7,
+        "--method", "prompt",
     )  # fmt: skip
     spec = asked.pop()
     assert isinstance(spec, MorphSpec)
     assert spec.emotions == ("happy", "sad", "happy")
     assert (spec.base.text, spec.base.emotion) == ("red hair", "happy")
     assert (spec.easing, spec.amount, spec.held, spec.retime, spec.attention) == ("ease_in", 1.5, 0.3, True, True)
+    assert spec.spherical
     assert (spec.pingpong, spec.fps, spec.frames) == (True, 12, 7)
     run("morph", "--to", "angry", "--once")
     assert (asked[-1].emotions, asked[-1].pingpong) == (("happy", "angry"), False)

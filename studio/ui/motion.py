@@ -6,7 +6,7 @@ page's widgets begin with; `said` are the page's own texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
@@ -47,6 +47,8 @@ TEXT = {
     "style": "Style",
     "seed": "Seed",
     "steps": "Steps",
+    "automatic": "automatic",
+    "as_drawn": "as in the picture",
     "add": "Add an emotion",
     "clear": "Clear",
     "no_chain": "No emotion yet: add the first one below.",
@@ -172,7 +174,7 @@ def loop_fields(spec: type[MotionSpec], prefix: str) -> dict[str, Any]:
     return {"pingpong": back, "fps": fps, "format": form}
 
 
-def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: tuple[Emotion, ...], prefix: str, icon: str) -> bool:
+def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emotion], prefix: str, icon: str) -> bool:
     """The button that starts it; it can't be pressed, and says why, while the emotions make no sequence."""
     why = None
     if len(chosen) < bounds(spec, "emotions")["min_length"]:
@@ -252,14 +254,24 @@ def words(prefix: str, image: str | None) -> dict[str, Any]:
     return {"text": said, "style": style}
 
 
-def model(prefix: str) -> dict[str, Any]:
-    """Model, LoRAs, seed and steps."""
+def model(prefix: str, image: str | None) -> dict[str, Any]:
+    """Model, LoRAs, seed and steps. Model and LoRAs of a picture that was drawn here are chosen with it."""
+    picture = _picture(image)
+    recipe = picture.recipe if picture is not None else None
+    if recipe is not None and st.session_state.get(f"{prefix}_model_of") != image:
+        st.session_state[f"{prefix}_model"] = recipe.model
+        try:
+            widgets.put_loras(f"{prefix}_loras", recipe.loras)
+        except StudioError:  # the picker names those that aren't here
+            st.session_state[f"{prefix}_loras"] = [ref.path for ref in recipe.loras]
+    st.session_state[f"{prefix}_model_of"] = image
     fields: dict[str, Any] = {"model": widgets.model_picker(f"{prefix}_model")}
     fields["loras"] = [ref.model_dump() for ref in widgets.lora_picker(f"{prefix}_loras")]
     for name in ("seed", "steps"):
         fields[name] = widgets.number_from(
-            GenerateSpec, name, TEXT[name], key=f"{prefix}_{name}", placeholder="automatic", persist_state="session"
-        )
+            GenerateSpec, name, TEXT[name], key=f"{prefix}_{name}", persist_state="session",
+            placeholder=TEXT["automatic" if recipe is None else "as_drawn"],
+        )  # fmt: skip
     return fields
 
 
@@ -324,14 +336,17 @@ def stage(page: str, empty: str) -> None:
     """The page's job while it works, and its loop, strip and files afterwards."""
     job_id = widgets.current_job(page)
     job = widgets.job_panel(job_id, page) if job_id else None
+    if job is not None and not job.active:
+        for note in job.notes:
+            st.caption(text.escape(note))
     if job is None and not job_id:
         with st.container(key=f"stage_{page}_empty", horizontal_alignment="center"):
             st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")
             st.markdown(f"#### {empty}", text_alignment="center")
             st.caption(TEXT["empty_more"], text_alignment="center")
-    elif job_id and job is None:
-        strip_of(job_id)
-    elif job is not None and (job.active or job.state != "done"):
+    elif job is not None and job.active:
+        st.fragment(_frames_so_far, run_every=widgets.POLL)(job.id)
+    elif job is not None and job.state != "done":
         strip(job)
     elif job is not None and "sprites" in job.result:
         strip(job)
@@ -341,8 +356,8 @@ def stage(page: str, empty: str) -> None:
         filmstrip(job)
 
 
-def strip_of(job_id: str) -> None:
-    """The frames of a job that is drawn elsewhere on the page."""
+def _frames_so_far(job_id: str) -> None:
+    """The frames of a job that is still at work; asked for again and again, like its progress."""
     try:
         strip(studio().job(job_id, owner()))
     except StudioError:
@@ -380,9 +395,7 @@ def filmstrip(job: JobView) -> None:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _filmstrip(ids: tuple[str, ...], _shown: list[Picture]) -> bytes:
-    recipe = _shown[0].recipe
-    whole = work_motion.output.filmstrip([picture.path for picture in _shown])
-    return work_motion.output.png(whole, recipe.model_dump_json() if recipe else "")
+    return work_motion.filmstrip([picture.path for picture in _shown], _shown[0].recipe)
 
 
 def _frames(job: JobView) -> list[Picture]:
@@ -420,8 +433,6 @@ def loop(job: JobView) -> None:
                 on_click="ignore",
             )
         widgets.favourite_button(preview, f"loop_{job.id}")
-    for note in job.notes:
-        st.caption(text.escape(note))
 
 
 def sprites(prefix: str, image: str | None, base: Callable[[], GenerateSpec], page: str) -> None:
