@@ -7,8 +7,12 @@ RUN pip install --no-cache-dir -r requirements.txt -c requirements.lock
 COPY . .
 RUN useradd --create-home studio && mkdir /data && chown studio /data
 USER studio
-ENV STUDIO_HOME=/data STUDIO_HOST=0.0.0.0
+# Models from the Hub are gigabytes: on the volume, they survive the container.
+ENV STUDIO_HOME=/data HF_HOME=/data/hub STUDIO_HOST=0.0.0.0 STUDIO_PORT=8501
 VOLUME /data
 EXPOSE 8501
+# Answered without the password. Python, because the image has no curl.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", \
+    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['STUDIO_PORT'] + '/_stcore/health', timeout=4)"]
 # Beyond this computer the studio asks for a password, and refuses to start without one: pass -e STUDIO_PASSWORD=...
 CMD ["python", "-m", "studio.ui.start", "--server.headless", "true"]

@@ -1,7 +1,8 @@
 """The HTTP API: the same service, as routes of three lines each: parse, call, map.
 
 Bearer keys (`STUDIO_API_KEY`, several separated by commas) say who an owner is; beyond this machine there is no serving
-without one. Routes are plain `def`: nothing here may block the event loop. Knows no torch and no page.
+without one. Clients name data sets by their names in `datasets/`, and where files lie on the server is not told. Routes
+are plain `def`: nothing here may block the event loop. Knows no torch and no page.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,20 +21,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio import __version__
-from studio.errors import BadInput, Busy, DiskFull, NotAllowed, NotFound, Offline, OutOfMemory, StudioError
+from studio.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError
+from studio.network import is_loopback, passed_on
 from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
 from studio.settings import Settings
+from studio.specs import CaptionSpec
 from studio.views import FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 
 log = logging.getLogger(__name__)
 
 STATUS = (  # the first that fits
     (NotFound, 404),
-    (NotAllowed, 403),
     (BadInput, 422),
     (Busy, 429),
     (DiskFull, 507),
@@ -52,6 +55,7 @@ MEDIA = {
 }
 POLL = 0.2  # seconds between looks at a job that somebody watches
 HEARTBEAT = 15.0  # seconds after which a silent stream says that it lives
+BODY_ROOM = 8 * 2**20  # bytes that a request may have beside a file: the largest batch of prompts fits
 bearer = HTTPBearer(auto_error=False)
 
 
@@ -64,17 +68,26 @@ class ResumeChanges(BaseModel):
 
 
 def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
-    """The app. Without a key it answers to the names of this machine only: no web page elsewhere can reach it."""
+    """The app. Without a key it answers this machine only, and no web page from elsewhere: see `ThisMachine`."""
     keys = api_keys(settings)
+    tell = _teller(settings)
+
+    class PortableJSON(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            return super().render(tell(content))
+
     app = FastAPI(
         title="Anime Character Studio",
         version=__version__,
+        default_response_class=PortableJSON,
         description="Jobs, pictures, models, runs, prompts. Send the key as `Authorization: Bearer KEY`.",
     )
     app.state.studio = studio or Studio(settings)
     app.state.keys = keys
+    app.state.tell = tell
+    app.add_middleware(SmallBody, limit=settings.max_upload_mb * 2**20 + BODY_ROOM)
     if not keys:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "testserver"])
+        app.add_middleware(ThisMachine)
     for error_class, status in STATUS:
         app.add_exception_handler(error_class, _sentence(status))
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -96,11 +109,7 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
 
 def check_address(settings: Settings, host: str) -> None:
     """Raises `BadInput` when `host` is reachable from elsewhere and there is no key."""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local and not api_keys(settings):
+    if not is_loopback(host) and not api_keys(settings):
         raise BadInput(f"Serving on {host} needs a key: set STUDIO_API_KEY, or serve on 127.0.0.1.")
 
 
@@ -125,6 +134,54 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
 
 # --- who asks -------------------------------------------------------------------------------------------------------
+
+
+class ThisMachine:
+    """Where there is no key: answers programs and pages of this machine, and refuses everything else with 403.
+
+    The name that was asked for (a foreign page may point its own at 127.0.0.1), the headers of tunnels and proxies, and
+    what browsers say of the page that asks: one from elsewhere could send forms here, though it can't read the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (problem := self._problem(Headers(scope=scope))):
+            await JSONResponse({"error": problem}, 403)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _problem(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if passed_on(headers.keys()) or not is_loopback(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
+            return "Without STUDIO_API_KEY the API answers its own computer only; set a key to open it to others."
+        origin = headers.get("origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
+        return None
+
+
+class SmallBody:
+    """Refuses bodies of more than `limit` bytes, with 413, whatever their length says."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = self.limit
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"The request is larger than the {self.limit // 2**20} MB that are accepted.")
+            return message
+
+        await self.app(scope, counted if scope["type"] == "http" else receive, send)
 
 
 def _owner(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
@@ -153,7 +210,7 @@ TheStudio = Annotated[Studio, Depends(_studio)]
 
 def _sentence(status: int) -> Any:
     def handler(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": _sendable(str(error))}, status)
+        return JSONResponse(request.app.state.tell({"error": _sendable(str(error))}), status)
 
     return handler
 
@@ -180,6 +237,60 @@ def _bug(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "Something went wrong inside the studio; its log says more."}, 500)
 
 
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+# Fields that may hold a path, and fields with sentences that may quote one.
+_PATHS = {"adapter", "captioner", "data", "folder", "home", "image", "init", "judge", "model", "path", "samples"}
+_SENTENCES = {"error", "log", "note", "notes", "message"}
+
+
+def _teller(settings: Settings) -> Callable[[Any], Any]:
+    """What turns an answer (plain JSON) into one without the folders of this machine.
+
+    A data set, a model and a LoRA get the names under which a request finds them; other files below the home folder
+    their place in it; everything else its last part.
+    """
+    home = settings.home.resolve()
+    places = [folder.resolve() for folder in (settings.datasets_dir, settings.models_dir / "loras")]
+    places += [settings.models_dir.resolve(), home]
+
+    def path(text: str) -> str:
+        given = Path(text)
+        if not given.is_absolute() and not text.startswith("~"):
+            return text  # a hub id, a name, or a path that tells nothing of this machine
+        return next(
+            (given.relative_to(place).as_posix() for place in places if given.is_relative_to(place)), given.name
+        )
+
+    def tell(value: Any, field: str = "") -> Any:
+        if isinstance(value, dict):
+            return {key: tell(inner, str(key)) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [tell(inner, field) for inner in value]
+        if isinstance(value, str) and field in _PATHS:
+            return path(value)
+        if isinstance(value, str) and field in _SENTENCES:
+            return value.replace(f"{home}/", "").replace(str(home), home.name)
+        return value
+
+    return tell
+
+
+def _data_set(settings: Settings, name: str) -> str:
+    """The folder or ZIP of a data set by its name in `datasets/`. Raises `NotFound` for everything that lies elsewhere.
+
+    A key may read pictures and write captions there, and nowhere else on the server.
+    """
+    folder = settings.datasets_dir.resolve()
+    try:
+        found = (folder / name).resolve()
+        if found != folder and found.is_relative_to(folder) and found.exists():
+            return str(found)
+    except (OSError, ValueError):  # too long, a NUL in it
+        pass
+    raise NotFound(f"There is no data set {name[:80]!r} in the studio's folder datasets/; give the name of one there.")
+
+
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +298,10 @@ def _routes(app: FastAPI) -> None:
     @app.post("/jobs", status_code=202)
     def submit(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> JobView:
         """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
-        return studio.submit(parse_spec(body), owner)
+        spec = parse_spec(body)
+        if isinstance(spec, CaptionSpec):
+            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
+        return studio.submit(spec, owner)
 
     @app.get("/jobs")
     def jobs(owner: Owner, studio: TheStudio, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[JobView]:
@@ -203,7 +317,9 @@ def _routes(app: FastAPI) -> None:
     def events(id: str, owner: Owner, studio: TheStudio) -> StreamingResponse:
         """Server-sent events: a `job` event at every change, the last one when it is over."""
         studio.job(id, owner)
-        return StreamingResponse(_events(studio, id, owner), media_type="text/event-stream", headers=_UNBUFFERED)
+        return StreamingResponse(
+            _events(studio, id, owner, app.state.tell), media_type="text/event-stream", headers=_UNBUFFERED
+        )
 
     @app.get("/jobs/{id}/preview", responses={200: {"content": {"image/jpeg": {}}}})
     def preview(id: str, owner: Owner, studio: TheStudio) -> Response:
@@ -287,8 +403,11 @@ def _routes(app: FastAPI) -> None:
 
     @app.post("/runs", status_code=202)
     def start_run(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> RunView:
-        """Start a training run: a LoRA (`"kind": "lora"`) or a distillation (`"lcm"`)."""
-        return studio.start_run(parse_run(body), owner)
+        """Start a training run: a LoRA (`"kind": "lora"`), a distillation (`"lcm"`) or a ControlNet (`"control"`)."""
+        spec = parse_run(body)
+        if spec.data is not None:
+            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
+        return studio.start_run(spec, owner)
 
     @app.get("/runs/{id}")
     def run(id: str, owner: Owner, studio: TheStudio) -> RunView:
@@ -324,16 +443,16 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
-async def _events(studio: Studio, id: str, owner: str) -> AsyncIterator[str]:
-    """The job at every change. Asks now and then: a look takes microseconds, a thread for each watcher would not."""
+async def _events(studio: Studio, id: str, owner: str, tell: Callable[[Any], Any]) -> AsyncIterator[str]:
+    """The job at every change. Asks now and then, in a thread: a look may wait for the queue's lock or the disk."""
     last, silent = "", 0.0
     while True:
         try:
-            view = studio.job(id, owner)
+            view = await run_in_threadpool(studio.job, id, owner)
         except StudioError as error:
             yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"
             return
-        text = view.model_dump_json()
+        text = json.dumps(tell(view.model_dump(mode="json")), ensure_ascii=False)
         if text != last:
             yield f"event: job\ndata: {text}\n\n"
             last, silent = text, 0.0

@@ -18,11 +18,7 @@ class BadInput(StudioError):
 
 
 class NotFound(BadInput):
-    """A picture, job, run, model or file that isn't there (404 in the API)."""
-
-
-class NotAllowed(BadInput):
-    """The thing exists but belongs to somebody else (403 in the API; pages treat it like `NotFound`)."""
+    """A picture, job, run, model or file that isn't there, or is somebody else's (404 in the API)."""
 
 
 class Offline(StudioError):

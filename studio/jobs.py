@@ -29,6 +29,7 @@ WRITE_SECONDS = 1.0  # progress goes to the disk at most this often: other proce
 LOOK_SECONDS = 0.5  # and so often the worker looks for a cancel from another process
 WORKER_NICE = 5  # drawing on all cores must not keep a page from opening
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
+FEW = 4  # jobs that an owner may have waiting however much the others have, as long as the queue isn't full
 BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
 
 
@@ -57,12 +58,19 @@ class Jobs:
         self._closing = False
 
     def submit(self, job: Job) -> JobView:
-        """Queue the job. Raises `Busy` when too many wait and another `StudioError` when it can't be written down."""
+        """Queue the job. Raises `Busy` when too many wait and another `StudioError` when it can't be written down.
+
+        An owner may take half of the places that the others leave: there is always room for one more owner, until
+        owners are so many that `FEW` jobs of each fill the queue.
+        """
         with self._changed:
             if self._closing:
                 raise Busy("The studio is shutting down.")
-            if self.waiting >= self._limit:
-                raise Busy(f"{self.waiting} jobs are waiting already; try again when some are done.")
+            waiting, own = self.waiting, self._waiting(job.owner)
+            if waiting >= self._limit:
+                raise Busy(f"{waiting} jobs are waiting already; try again when some are done.")
+            if own >= max(FEW, (self._limit - (waiting - own)) // 2):
+                raise Busy(f"{own} of your jobs are waiting already; try again when some are done.")
             self._log.write(job.view(), job.owner, job.spec.model_dump_json())
             job.changed = self._progress
             self._jobs[job.id] = job
@@ -139,7 +147,10 @@ class Jobs:
     def waiting(self) -> int:
         """Jobs that wait for their turn."""
         with self._changed:
-            return sum(job.state == "queued" for queue in self._queues.values() for job in queue)
+            return sum(self._waiting(owner) for owner in self._queues)
+
+    def _waiting(self, owner: str) -> int:
+        return sum(job.state == "queued" for job in self._queues.get(owner, ()))
 
     @property
     def running(self) -> int:

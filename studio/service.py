@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
@@ -21,9 +23,10 @@ from pydantic import TypeAdapter, ValidationError
 from studio import work_motion
 from studio.engine import captioners
 from studio.engine.captioners import CaptionerInfo
-from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, resolve
+from studio.engine.devices import expected
+from studio.engine.models import LoraInfo, ModelInfo, catalogue, find_lora, refused_loras, resolve
 from studio.engine.models import loras as lora_catalogue
-from studio.errors import BadInput, StudioError
+from studio.errors import BadInput, NotFound, StudioError
 from studio.job import Job
 from studio.jobs import Jobs
 from studio.prompting.desk import PromptDesk
@@ -51,11 +54,12 @@ from studio.store.database import Database
 from studio.store.joblog import JobLog
 from studio.store.pictures import Pictures, pixel_key
 from studio.training_runs import TrainingRuns
-from studio.views import Choice, ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.work import KINDS
 
-# For pages, which import no other room: prompt requests and verdicts, and what edits a caption.
+# For pages, which import no other room: models, prompt requests and verdicts, and what edits a caption.
 __all__ = [
+    "ModelInfo",
     "PromptRequest",
     "PromptResult",
     "Report",
@@ -87,6 +91,7 @@ class Studio(PromptDesk):
         self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
         self._runs = TrainingRuns(settings)
         self._canvases = Canvases(settings.home / "canvases")
+        self._loras: tuple[list[tuple[str, int, int]], list[LoraInfo]] | None = None  # as the files were, what they are
         self._pictures.purge()
         self._log.forget()
 
@@ -196,11 +201,20 @@ class Studio(PromptDesk):
         if stored.details.get("format") == form:
             return self._pictures.read(id, owner)
         files = [self._pictures.get(frame, owner).path for frame in stored.details["frames"]]
-        recipe = stored.recipe.model_dump_json() if stored.recipe else ""
-        return work_motion.encode(files, form, recipe, **stored.details)
+        return work_motion.encode(files, form, stored.recipe, **stored.details)
 
     def picture_path(self, id: str, owner: str) -> Path:
         return self._pictures.get(id, owner).path
+
+    def archive(self, ids: Sequence[str], owner: str) -> bytes:
+        """A ZIP of these pictures as files numbered from 1, with their recipes in them; deleted ones leave a gap."""
+        buffer, digits = BytesIO(), len(str(len(ids)))
+        with zipfile.ZipFile(buffer, "w") as bundle:  # stored: PNGs don't get smaller
+            for number, id in enumerate(ids, 1):
+                with suppress(NotFound):
+                    suffix = self._pictures.get(id, owner).path.suffix
+                    bundle.writestr(f"{number:0{digits}}{suffix}", self._pictures.read(id, owner))
+        return buffer.getvalue()
 
     def gallery(
         self,
@@ -293,7 +307,10 @@ class Studio(PromptDesk):
         """As `read_recipe` for a stored picture: its notes say what isn't here any more. Raises `BadInput`."""
         spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
         assert recipe is not None
-        found = metadata.Read(spec=spec, origin="studio", lora_hashes=recipe.lora_hashes, model_hash=recipe.model_hash)
+        found = metadata.Read(
+            spec=spec, origin="studio", notes=metadata.left_out(recipe), lora_hashes=recipe.lora_hashes,
+            model_hash=recipe.model_hash,
+        )  # fmt: skip
         return self._resolver.with_known_files(found, self._pictures.model_with, own=True)
 
     def spec_of(self, id: str, owner: str) -> GenerateSpec:
@@ -309,9 +326,9 @@ class Studio(PromptDesk):
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
         return self._resolver.written(spec)
 
-    def parse_rows(self, text: str) -> tuple[BatchRow, ...]:
-        """A pasted or uploaded list of prompts. Raises `BadInput` that names every bad line."""
-        return prompt_list.parse(text)
+    def parse_rows(self, data: str | bytes) -> tuple[BatchRow, ...]:
+        """A pasted list of prompts, or a file of them. Raises `BadInput` that names every bad line, or its encoding."""
+        return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data)
 
     # --- training runs --------------------------------------------------------------------------------------------
 
@@ -323,6 +340,10 @@ class Studio(PromptDesk):
     def upload_dataset(self, files: Sequence[tuple[str, bytes]]) -> str:
         """Keep uploaded (name, content) files, one ZIP or pictures with captions, as a data set; its folder."""
         return str(self._runs.upload(files))
+
+    def dataset_folder(self, path: str) -> str:
+        """The folder of a data set given as one or as a ZIP, which is unpacked once. Raises `NotFound`, `BadInput`."""
+        return str(self._runs.folder(path))
 
     def captioners(self) -> list[CaptionerInfo]:
         """Who can write first captions (a `CaptionSpec` job) without a download: the judge first, then taggers."""
@@ -341,8 +362,11 @@ class Studio(PromptDesk):
         """Write captions (picture -> text) beside the pictures of a data set. Raises `NotFound` before any is."""
         write_captions(Path(folder), captions)
 
-    def measure_run(self, spec: LoraSpec) -> dict[str, float]:
-        """`seconds_per_step`, `seconds_to_load`, `memory` (bytes), from three real steps. Takes as long as loading."""
+    def measure_run(self, spec: LoraSpec | LcmSpec) -> dict[str, float]:
+        """`seconds_per_step`, `seconds_to_load`, `memory` (bytes), from three real steps. Takes as long as loading.
+
+        Of a distillation: `memory` and `free` (bytes).
+        """
         return self._runs.measure(spec)
 
     def publish_run(self, id: str, repository: str, private: bool = True) -> str:
@@ -373,6 +397,10 @@ class Studio(PromptDesk):
         """Go on exactly where the last good checkpoint is; `changes` may be a larger `epochs`, for instance."""
         return self._runs.resume(id, **changes)
 
+    def export_run(self, id: str) -> RunView:
+        """Make the LoRA of a run that ended without one from its last good checkpoint. Raises `Busy`, `BadInput`."""
+        return self._runs.export(id)
+
     def delete_run(self, id: str) -> None:
         """Remove a run with its checkpoints and its adapter. Raises `Busy` while it trains."""
         self._runs.delete(id)
@@ -384,7 +412,21 @@ class Studio(PromptDesk):
         return catalogue(self.settings)
 
     def loras(self) -> list[LoraInfo]:
-        return lora_catalogue(self.settings)
+        """Every LoRA that can be used. Files are read again only when one of them has changed: pages ask often."""
+        folders = self.settings.models_dir.glob("loras/**/*"), self.settings.runs_dir.glob("*/adapter/*")
+        stamps = []
+        for file in (file for found in folders for file in found if file.suffix in (".safetensors", ".json")):
+            with suppress(OSError):  # deleted since it was listed
+                stat = file.stat()
+                stamps.append((str(file), stat.st_mtime_ns, stat.st_size))
+        known = self._loras
+        if known is None or known[0] != stamps:
+            self._loras = known = (stamps, lora_catalogue(self.settings))
+        return list(known[1])
+
+    def refused_loras(self) -> list[tuple[str, str]]:
+        """File name and reason of every file that lies where LoRAs do and can't be used."""
+        return refused_loras(self.settings)
 
     def lora(self, reference: str) -> LoraInfo:
         """A LoRA by path, file name or title, in the list or not. Raises `NotFound` and `BadInput`."""
@@ -395,13 +437,15 @@ class Studio(PromptDesk):
         engine = self._jobs.engine
         status: dict[str, Any] = engine.status() if engine is not None else {}
         count, size = self._pictures.usage()
+        device = status.get("device") or expected(self.settings)
+        processor = platform.processor() or platform.machine() if device == "cpu" else ""
         return SystemStatus(
             loaded=bool(status.get("loaded")),
-            device=status.get("device") or self.settings.device,
-            device_name=status.get("device_name", "") or platform.processor() or platform.machine(),
+            device=device,
+            device_name=status.get("device_name") or processor,
             dtype=status.get("dtype", ""),
             model=status.get("model"),
-            choices=tuple(_choice(choice) for choice in status.get("choices", ())),
+            choices=tuple(status.get("choices", ())),
             memory_used=psutil.Process().memory_info().rss,
             memory_total=psutil.virtual_memory().total,
             device_memory_used=status.get("device_memory_used"),
@@ -443,13 +487,6 @@ def parse_run(fields: dict[str, Any]) -> RunSpec:
 
 
 _SPECS: tuple[Any, ...] = JobSpec.__args__
-
-
-def _choice(choice: Any) -> Choice:
-    if isinstance(choice, Choice):
-        return choice
-    get = choice.get if isinstance(choice, dict) else lambda name: getattr(choice, name)
-    return Choice(name=get("name"), on=get("on"), reason=get("reason"))
 
 
 def _versions() -> dict[str, str]:

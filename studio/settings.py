@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(2048 * 2048, ge=64 * 64, description="Largest picture that may be asked for.")
     max_upload_mb: int = Field(20, ge=1, le=2048, description="Largest file that pages and API accept.")
     queue_limit: int = Field(64, ge=1, description="Jobs that may wait at once.")
-    cache_mb: int = Field(4096, ge=0, description="Disk for pictures kept only as cache entries; favourites stay.")
+    cache_mb: int = Field(4096, ge=0, description="Disk for deleted pictures, which can be brought back for a day.")
 
     host: str = Field("127.0.0.1", description="Address that `make run` and the API bind to.")
     port: int = Field(8501, ge=1, le=65535, description="Port that `make run` binds to; the API has an option.")
@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     @property
     def models_dir(self) -> Path:
         return self.home / "models"
+
+    @property
+    def hashes(self) -> Path:
+        """What large files were found to be, so that gigabytes are read once."""
+        return self.home / "hashes.json"
 
     @property
     def database(self) -> Path:

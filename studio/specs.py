@@ -194,6 +194,7 @@ class MorphSpec(Spec):
     held: Annotated[float, Field(ge=0, le=0.9)] | None = (
         None  # share of the steps that all frames share; None: the method's
     )
+    spherical: bool = False  # method latent: along an arc (slerp) instead of a straight line (lerp)
     retime: bool = False  # move the frames so that each step is perceptually equal
     easing: Easing = "linear"
     pingpong: bool = True

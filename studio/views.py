@@ -19,6 +19,7 @@ ACTIVE: tuple[JobState, ...] = ("queued", "running")
 # What a file in the store is. Uploads, control images and frames have rows of their own but don't crowd the gallery.
 PictureKind = Literal["picture", "sheet", "grid", "sketch", "animation", "report", "frame", "control", "upload"]
 GALLERY_KINDS: tuple[PictureKind, ...] = ("picture", "sheet", "grid", "sketch", "animation", "report")
+PARTS: tuple[PictureKind, ...] = ("frame", "control")  # go with the last animation, sheet or picture they belong to
 
 
 class View(BaseModel):

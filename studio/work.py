@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image
 
 from studio import work_motion
-from studio.engine.models import find_lora
+from studio.engine.models import find_lora, resolve
 from studio.engine.progress import Step
 from studio.errors import BadInput, Cancelled, NotFound, StudioError
 from studio.job import Job
@@ -112,7 +112,9 @@ def sketch(engine: Any, job: Job, spec: SketchSpec) -> Iterator[None]:
     with Image.open(job.files(spec.control.image)) as drawing:
         seen = control.see(drawing, spec.control, (first.width, first.height))
     key = job.key("control", spec.control.model_dump_json(), f"{first.width} {first.height}")
-    job.result["control_image"] = job.save(seen.image, None, len(job.recipes), id=key, kind="control")
+    job.result["control_image"] = job.save(
+        seen.image, None, len(job.recipes), id=key, kind="control", details={"drawing": spec.control.image}
+    )
     job.result |= {"low": seen.low, "high": seen.high}
     yield from draw(engine, job, job.recipes)
 
@@ -296,7 +298,19 @@ def _upright(folder: Path, file: str) -> Image.Image:
         raise BadInput(f"{file} can't be read any more; look at the folder and try again.") from error
 
 
-KINDS: dict[str, Work] = {
+def _with_models(work: Work) -> Work:
+    """The same work, but models that aren't here yet are downloaded first, and others go on meanwhile."""
+
+    def run(engine: Any, job: Job, spec: Any) -> Iterator[None]:
+        for reference in dict.fromkeys(recipe.model for recipe in job.recipes):
+            if resolve(reference, engine.settings, with_hash=False).path is None:
+                yield from engine.fetched(reference, job.say)
+        yield from work(engine, job, spec) or ()
+
+    return run
+
+
+_WORK: dict[str, Work] = {
     "generate": generate,
     "sheet": sheet,
     "grid": grid,
@@ -306,6 +320,7 @@ KINDS: dict[str, Work] = {
     "caption": caption,
     **work_motion.KINDS,
 }
+KINDS = {kind: _with_models(work) for kind, work in _WORK.items()}
 
 
 def _together(recipe: Recipe) -> str:

@@ -152,10 +152,23 @@ def test_uploads_favourites_and_undo(client: TestClient) -> None:
     assert client.get(f"/images/{id}").status_code == 404
     assert client.post("/images/undo").json() == {"restored": 1}
     assert client.get(f"/images/{id}").status_code == 200
-    for data in (b"", b"nonsense", b"x" * (2 * 2**20)):
+    for data, status in ((b"", 422), (b"nonsense", 422), (b"x" * (2 * 2**20), 422), (b"x" * (10 * 2**20), 413)):
         refused = client.post("/images", files={"file": ("x.png", data)})
-        assert refused.status_code == 422
+        assert refused.status_code == status
         assert set(refused.json()) == {"error"}
+
+
+def test_a_body_that_never_ends_is_refused(client: TestClient) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(64):
+            sent.append(1)
+            yield b" " * 2**20
+
+    answer = client.post("/jobs", content=endless(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "9 MB" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -253,13 +266,116 @@ def test_routes_are_plain_functions_of_a_few_lines(client: TestClient) -> None:
             assert len([line for line in body if line.strip()]) <= 18, route.path
 
 
-def test_on_loopback_without_a_key_other_names_are_refused(tmp_path: Path) -> None:
-    app = api.create(Settings(home=tmp_path, _env_file=None))
-    with TestClient(app, base_url="http://localhost:8000") as client:
-        assert client.get("/status").status_code == 200
-    with TestClient(app, base_url="http://evil.example:8000") as client:  # DNS rebinding
-        assert client.get("/status").status_code == 400
+@pytest.fixture(scope="module")
+def open_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The API without a key."""
+    app = api.create(Settings(home=tmp_path_factory.mktemp("open"), _env_file=None))
+    yield app
     app.state.studio.close()
+
+
+def test_on_loopback_without_a_key_other_names_are_refused(open_app: Any) -> None:
+    for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000", "localhost"):
+        with TestClient(open_app, base_url=f"http://{host}") as client:
+            assert client.get("/status").status_code == 200
+    for host in ("evil.example:8000", "testserver", "localhost.evil.example"):  # DNS rebinding
+        with TestClient(open_app, base_url=f"http://{host}") as client:
+            assert client.get("/status").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:8001"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"X-Forwarded-For": "203.0.113.9"}, 403),
+        ({"CF-Ray": "1"}, 403),
+    ],
+)
+def test_without_a_key_no_page_from_elsewhere_and_no_tunnel_is_served(
+    open_app: Any, headers: dict[str, str], status: int
+) -> None:
+    with TestClient(open_app, base_url="http://localhost:8000", headers=headers) as client:
+        assert client.post("/images/undo").status_code == status
+        form = client.post("/images", files={"file": ("x.png", png())})  # what a form of another site could send
+        assert form.status_code == (201 if status == 200 else 403)
+
+
+def test_data_sets_are_named_and_lie_in_one_folder_only(client: TestClient, studio: Studio, tmp_path: Path) -> None:
+    inside = studio.settings.datasets_dir / "mine"
+    inside.mkdir(parents=True)
+    (inside / "a.png").write_bytes(png())
+    outside = tmp_path / "others"
+    outside.mkdir()
+    (outside / "a.png").write_bytes(png())
+    (outside / "a.txt").write_text("theirs")
+    (studio.settings.datasets_dir / "link").symlink_to(outside)
+    for data in (str(outside), "../datasets/../../others", "link", ".", "", "nothing", "x" * 4000, "~"):
+        for url, body in (("/jobs", {"kind": "caption", "every": True}), ("/runs", {"kind": "lora"})):
+            answer = client.post(url, json=body | {"data": data})
+            assert answer.status_code in (404, 422), data
+            assert str(tmp_path) not in answer.json()["error"].replace(data or "-", "")
+    assert (outside / "a.txt").read_text() == "theirs"
+    for data in ("mine", str(inside)):
+        assert client.post("/runs", json={"kind": "lora", "data": data, "model": "/nowhere/x"}).status_code == 404
+    job = client.post("/jobs", json={"kind": "caption", "data": "mine"}).json()
+    assert job["result"]["folder"] == "mine"  # as a request names it
+    client.post(f"/jobs/{job['id']}/cancel")
+
+
+def test_answers_tell_no_folders_of_the_server(tmp_path: Path) -> None:
+    tell = api._teller(Settings(home=tmp_path, _env_file=None))
+    said = tell(
+        {
+            "home": str(tmp_path),
+            "recipe": {"model": "/srv/models/anything.safetensors", "prompt": "/srv/is a prompt", "steps": 4,
+                       "loras": [{"path": f"{tmp_path}/models/loras/ink.safetensors", "weight": 1.0}]},
+            "spec": {"data": f"{tmp_path}/datasets/mine", "model": f"{tmp_path}/models/own"},
+            "samples": [f"{tmp_path}/runs/1/samples/a.png"],
+            "model": "org/name",
+            "log": f"reading {tmp_path}/datasets/mine",
+        }
+    )  # fmt: skip
+    assert said == {
+        "home": ".",
+        "recipe": {"model": "anything.safetensors", "prompt": "/srv/is a prompt", "steps": 4,
+                   "loras": [{"path": "ink.safetensors", "weight": 1.0}]},
+        "spec": {"data": "mine", "model": "own"},
+        "samples": ["runs/1/samples/a.png"],
+        "model": "org/name",
+        "log": "reading datasets/mine",
+    }  # fmt: skip
+
+
+def test_no_route_tells_where_the_server_keeps_its_files(client: TestClient, studio: Studio, model: str) -> None:
+    job = finished(client, client.post("/jobs", json={"model": model, "prompt": "paths", "steps": 1}).json()["id"])
+    for url in ("/status", "/runs", "/jobs", "/images", f"/images/{job['pictures'][0]}/info"):
+        answer = client.get(url).text
+        assert str(studio.settings.home) not in answer, url
+        assert str(Path(model).parent) not in answer, url
+
+
+def test_a_watcher_does_not_hold_up_the_others(client: TestClient, studio: Studio) -> None:
+    import asyncio
+
+    class Waiting:
+        def job(self, id: str, owner: str) -> Any:
+            threads.append(threading.get_ident())
+            raise BadInput("It is gone.")
+
+    threads: list[int] = []
+
+    async def watch() -> list[str]:
+        return [event async for event in api._events(Waiting(), "1", "me", lambda value: value)]  # type: ignore[arg-type]
+
+    assert "It is gone." in asyncio.run(watch())[0]
+    assert threads[0] != threading.get_ident()
 
 
 def test_keys_and_addresses(tmp_path: Path) -> None:

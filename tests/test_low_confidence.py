@@ -238,7 +238,9 @@ def test_the_frames_of_a_morph_are_drawn_with_what_was_decided(studio: Studio, m
 def test_a_picture_that_was_drawn_here_brings_its_words(studio: Studio, model: str) -> None:
     view = studio.wait(studio.submit(GenerateSpec(model=model, prompt="x", steps=1, seed=2), "me").id, "me", 120)
     spec = MorphSpec(base=base(model, "fail"), image=view.pictures[0], emotions=("sad", "happy"))
-    assert studio._resolver.plan(spec, "me").fixed is False
+    plan = studio._resolver.plan(spec, "me")
+    assert not plan.fixed
+    assert all("x" in recipe.prompt for recipe in plan.recipes)
     stream = BytesIO()
     Image.linear_gradient("L").resize((64, 64)).save(stream, "PNG")
     upload = studio.upload(stream.getvalue(), "me", Path("x.png").name)

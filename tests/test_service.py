@@ -126,7 +126,7 @@ def test_a_picture_can_start_from_another(studio: Studio, model: str) -> None:
 
 
 def test_a_sheet_and_its_tiles(studio: Studio, model: str) -> None:
-    base = GenerateSpec(model=model, steps=1, seed=9, text="red hair")
+    base = GenerateSpec(model=model, steps=1, seed=9, text="red hair, long hair, blue eyes, fair skin")
     view = drawn(studio, SheetSpec(base=base, emotions=("happy", "sad"), styles=("casual", "formal")))
     assert (len(view.pictures), view.result["columns"], view.result["rows"]) == (
         5,
@@ -289,6 +289,14 @@ def test_steps_and_sampler_come_from_the_fast_path_until_somebody_wants_more(tmp
     own = LoraInfo(tmp_path / "x.safetensors", "x", "h", fast=FastPath(tmp_path / "x.safetensors", 2, 1.0, "tcd"))
     assert sampling(auto, fast, [own]) == (2, 1.0, "tcd", False)  # never two few-step adapters at once
     assert sampling(auto, slow, [own]) == (2, 1.0, "tcd", False)
+    assert sampling(GenerateSpec(quality="high"), fast) == (20, 3.0, "dpmpp_2m", False)  # the model at its best
+    assert sampling(GenerateSpec(quality="high", steps=4), fast) == (4, 1.0, "lcm", True)
+    assert sampling(GenerateSpec(quality="high"), fast, [own]) == (2, 1.0, "tcd", False)
+    assert sampling(GenerateSpec(quality="draft"), slow) == (10, 3.0, "dpmpp_2m", False)
+    phased = replace(slow, fast=FastPath(tmp_path / "pcm.safetensors", 4, 1.0, "ddim"))
+    assert sampling(auto, phased) == (4, 1.0, "ddim", True)
+    assert sampling(GenerateSpec(source="a" * 64), phased) == (8, 1.0, "ddim", True)  # more levels to begin at
+    assert sampling(GenerateSpec(sampler="ddim"), phased) == (20, 3.0, "ddim", False)
 
 
 # --- wrong requests -------------------------------------------------------------------------------------------------
@@ -416,7 +424,8 @@ def test_weights_with_nan_do_not_end_the_worker(studio: Studio, tmp_path: Path, 
     weights = {name: torch.full_like(tensor, math.nan) for name, tensor in load_file(path).items()}
     save_file(weights, path, {"format": "pt"})
     view = studio.wait(studio.submit(GenerateSpec(model=str(broken), prompt="x", steps=1, seed=1), "me").id, "me", WAIT)
-    assert view.state in ("failed", "done")
+    assert view.state == "failed"
+    assert "numbers overflowed" in (view.error or "")
     assert drawn(studio, GenerateSpec(model=model, prompt="x", steps=1, seed=123)).state == "done"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +18,16 @@ import torch
 from browser import REPOSITORY
 from checkpoints import tiny_sd
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
+from benchmarks import sketch as benchmark
+from studio import api
 from studio.engine import control, sampling, text
 from studio.engine.controlnets import controlnet
 from studio.engine.pipelines import Engine
-from studio.errors import BadInput
+from studio.errors import BadInput, DiskFull, NotFound
 from studio.service import Studio
 from studio.settings import Settings
 from studio.specs import ControlSpec, GenerateSpec, LoraRef, Recipe, SketchSpec
@@ -31,6 +36,9 @@ BASE = Recipe(
     model="tiny", model_hash="", prompt="1girl, happy", negative="sad", seed=1, steps=3, guidance=3.0,
     sampler="dpmpp_2m", width=64, height=64,
 )  # fmt: skip
+
+
+BLANK = GenerateSpec(model="tiny")
 
 
 def drawing(side: int = 128) -> Image.Image:
@@ -125,7 +133,17 @@ def test_weight_and_span_say_how_much_and_when(engine: Engine, home: Path) -> No
     assert np.array_equal(pixels(engine, steered(home, weight=0)), plain)
     assert not np.array_equal(pixels(engine, steered(home, weight=0.5)), full)
     assert not np.array_equal(pixels(engine, steered(home, end=0.5)), full)
-    assert np.array_equal(pixels(engine, steered(home, start=0.9)), plain)  # no step lies in the last tenth
+    late = pixels(engine, steered(home, start=0.9))  # a span shorter than a step
+    assert not np.array_equal(late, plain)
+    assert np.array_equal(late, pixels(engine, steered(home, start=0.6)))  # the last of three steps
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "steps"),
+    [(0, 1, [0, 1, 2, 3]), (0.25, 0.8, [1, 2]), (0, 0.1, [0]), (0.9, 1, [3]), (0.3, 0.4, [1]), (0.45, 0.55, [2])],
+)
+def test_a_span_has_at_least_one_step(start: float, end: float, steps: list[int]) -> None:
+    assert list(sampling.Control(None, torch.zeros(1), start=start, end=end).steps(4)) == steps  # type: ignore[arg-type]
 
 
 def test_what_matters_more(engine: Engine, home: Path) -> None:
@@ -148,6 +166,19 @@ def test_what_matters_more(engine: Engine, home: Path) -> None:
     assert torch.equal(soft[1], plain[1])
     shares = [float(b.norm() / a.norm()) for a, b in zip(plain[0], soft[0], strict=True)]
     assert shares == sorted(shares)  # the finest layer weighs least
+
+
+def test_the_benchmark_is_not_won_by_noise() -> None:
+    lines = Image.new("L", (128, 128))
+    ImageDraw.Draw(lines).ellipse((30, 30, 100, 100), outline=255)
+    follows, noise = Image.new("RGB", (128, 128), "white"), np.random.default_rng(0).integers(0, 255, (128, 128, 3))
+    ImageDraw.Draw(follows).ellipse((30, 30, 100, 100), fill="navy")
+    found = benchmark.closer([lines], [follows], [Image.fromarray(noise.astype(np.uint8))])
+    assert found["chamfer_pixels"] < found["chamfer_without_pixels"] < 1  # an edge of the noise is near every line
+    assert found["chamfer_result_to_drawing_pixels"] < 1
+    assert found["chamfer_without_result_to_drawing_pixels"] > 10
+    assert found["chamfer_without_symmetric_pixels"] > 5
+    assert found["times_closer_symmetric"] > 10
 
 
 def test_with_a_lora_and_on_the_fast_path(engine: Engine, home: Path) -> None:
@@ -191,20 +222,36 @@ def test_a_job_draws_several_and_keeps_what_the_model_saw(studio: Studio) -> Non
     with Image.open(io.BytesIO(live.png)) as shown, Image.open(stored.path) as kept:
         assert np.array_equal(np.asarray(shown), np.asarray(kept))  # what was shown is what was used
     assert stored.id not in {picture.id for picture in studio.gallery("me")}
+    assert stored.details == {"drawing": image}
     again = studio.wait(studio.submit(spec, "me").id, "me", 120)
     assert set(again.pictures) == set(done.pictures)
     assert set(again.cached) == set(drawn)
+    assert studio.delete(drawn[:2], "me") == 2
+    assert studio.picture(stored.id, "me")
+    studio.delete(drawn[2:], "me")  # the last one that follows this drawing
+    with pytest.raises(NotFound):
+        studio.picture(stored.id, "me")
+    assert studio.undo_delete("me") == 1
+    assert studio.picture(stored.id, "me")
 
 
-def test_an_empty_drawing_fails_with_a_sentence(studio: Studio) -> None:
+def test_an_empty_drawing_is_refused_before_it_waits(studio: Studio) -> None:
     white = png(Image.new("RGB", (64, 64), "white"))
     with pytest.raises(BadInput, match="The drawing is empty"):
         studio.control_image(white, ControlSpec(image="live"), "tiny")
     image = studio.upload(white, "me").id
-    job = studio.submit(SketchSpec(base=GenerateSpec(model="tiny"), control=ControlSpec(image=image)), "me")
-    done = studio.wait(job.id, "me", 120)
-    assert (done.state, done.bad_input) == ("failed", True)
-    assert done.error == "The drawing is empty; draw a few lines first, or choose another picture."
+    before = len(studio.jobs("me"))
+    sentence = "The drawing is empty; draw a few lines first, or choose another picture."
+    for net in (None, str(studio.settings.home / "models" / "tiny" / "controlnet")):
+        control = ControlSpec(image=image, model=net)
+        for spec in (SketchSpec(base=BLANK, control=control), BLANK.model_copy(update={"control": control})):
+            with pytest.raises(BadInput, match=sentence):
+                studio.submit(spec, "me")
+    assert len(studio.jobs("me")) == before
+    client = TestClient(api.create(studio.settings, studio), "http://localhost")
+    sent = client.post("/images", files={"file": ("white.png", white, "image/png")}).json()["id"]
+    answer = client.post("/jobs", json={"kind": "sketch", "base": {"model": "tiny"}, "control": {"image": sent}})
+    assert (answer.status_code, answer.json()["error"]) == (422, sentence)
 
 
 def test_a_canvas_is_kept_for_its_owner(studio: Studio) -> None:
@@ -215,6 +262,37 @@ def test_a_canvas_is_kept_for_its_owner(studio: Studio) -> None:
     with pytest.raises(BadInput, match="too many strokes"):
         studio.save_canvas({"strokes": "x" * 9_000_000}, "me/../you")
     assert studio.canvas("me/../you") == {"strokes": {"objects": [1]}}
+
+
+def test_a_canvas_on_a_full_disk_is_one_sentence(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    studio.save_canvas({"strokes": 1}, "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(DiskFull):
+            studio.save_canvas({"strokes": 2}, "full")
+    assert studio.canvas("full") == {"strokes": 1}
+
+
+def test_two_tabs_may_keep_one_canvas_at_once(studio: Studio) -> None:
+    faults: list[Exception] = []
+
+    def keep(tab: int) -> None:
+        try:
+            for number in range(40):
+                studio.save_canvas({"strokes": [tab, number]}, "tabs")
+        except Exception as fault:
+            faults.append(fault)
+
+    tabs = [threading.Thread(target=keep, args=(tab,)) for tab in range(4)]
+    for tab in tabs:
+        tab.start()
+    for tab in tabs:
+        tab.join()
+    assert not faults
+    assert studio.canvas("tabs")["strokes"][1] == 39
 
 
 def test_the_verb(home: Path) -> None:
@@ -229,13 +307,17 @@ def test_the_verb(home: Path) -> None:
         return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
     done = run("--image", str(home / "drawing.png"), "--prompt", "1girl", "--seed", "7", "--steps", "2", "--count", "2",
-               "--control", "canny", "--weight", "0.8", "--out", str(out))  # fmt: skip
+               "--control", "canny", "--weight", "0.8", "--guidance", "3", "--negative", "hat",
+               "--out", str(out))  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert [image["seed"] for image in answer["images"]] == [7, 8]
     with Image.open(answer["control_image"]) as lines:
         assert lines.size == (64, 64)
         assert Path(answer["control_image"]).parent == out.resolve()
+    with Image.open(answer["images"][0]["path"]) as drawn:
+        recipe = json.loads(drawn.info["studio"])
+    assert (recipe["guidance"], recipe["negative"]) == (3, "hat")
 
     Image.new("RGB", (64, 64), "black").save(home / "black.png")
     bad = run("--image", str(home / "black.png"))

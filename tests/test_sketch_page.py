@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -16,7 +17,8 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from studio.specs import SketchSpec
+from studio.specs import GenerateSpec, SketchSpec
+from studio.ui import canvas
 from studio.ui.resources import studio
 
 MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
@@ -81,8 +83,21 @@ def test_an_example_fills_the_page_and_is_drawn(page_home: Path, no_canvas: None
     trace = next(button for button in at.button if button.label == "Trace over this")
     trace.click().run()
     assert at.session_state["sk_seed"] == spec.base.seed  # the same seed for the next try
-    assert studio().canvas("me")["paper"]["drawn"] is False
-    assert at.button(key="sk_draw").disabled  # a traced picture is no drawing yet
+    assert not at.exception
+    paper = studio().canvas("me")["paper"]
+    assert paper["drawn"] is False
+    assert paper["lines"] is not None
+    again = drawn(at)  # the example's lines are the drawing still: the same request, the same picture
+    assert again.base.seed == spec.base.seed
+    assert again.control.image == spec.control.image
+    assert set(studio().jobs("me")[0].cached) == {paper["picture"]}
+    at.button(key="sk_without").click().run()
+    assert (studio().canvas("me")["paper"]["picture"], at.button(key="sk_draw").disabled) == (paper["lines"], False)
+    at.button(key="sk_without").click().run()
+    assert at.button(key="sk_draw").disabled
+    next(button for button in at.button if button.label == "Trace over this").click().run()
+    assert studio().canvas("me")["paper"]["lines"] == spec.control.image  # an empty canvas gets what it followed
+    assert not at.button(key="sk_draw").disabled
 
 
 def test_an_uploaded_picture_is_followed_by_its_edges(page_home: Path, no_canvas: None) -> None:
@@ -98,6 +113,66 @@ def test_an_uploaded_picture_is_followed_by_its_edges(page_home: Path, no_canvas
     assert high.placeholder.startswith("Automatic: ")
     at.number_input(key="sk_low").set_value(254).run()
     assert not at.exception
+    at.number_input(key="sk_low").set_value(255).run()
+    at.number_input(key="sk_high").set_value(255).run()
+    assert not at.exception
+    assert at.session_state["sk_ready"][2]["low"] < at.session_state["sk_ready"][2]["high"]
+
+
+def test_an_uploaded_picture_stays_the_drawing_under_which_a_result_is_laid(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
+        stream = io.BytesIO()
+        picture.save(stream, "PNG")
+    at.file_uploader(key="sk_upload").set_value(("face.png", stream.getvalue(), "image/png")).run()
+    spec = drawn(at)
+    at.run()
+    next(button for button in at.button if button.label == "Trace over this").click().run()
+    paper = studio().canvas("me")["paper"]
+    assert (paper["drawn"], paper["shown"]) == (False, False)  # a photo would hide what lies under it
+    again = drawn(at)
+    assert (again.control, again.base.seed) == (spec.control, spec.base.seed)
+
+
+def test_a_file_that_is_no_picture_leaves_the_page_whole(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.file_uploader(key="sk_upload").set_value(("face.png", b"nothing", "image/png")).run()
+    assert not at.exception
+    assert any("isn't a picture that can be read" in error.value for error in at.error)
+    assert at.button(key="sk_draw").disabled
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    assert not at.button(key="sk_draw").disabled
+
+
+def test_a_picture_from_another_page_brings_its_look(page_home: Path, no_canvas: None) -> None:
+    spec = GenerateSpec(model=studio().settings.model, style="formal", emotion="sad", text="red hair", seed=8, steps=1,
+                        guidance=4.5)  # fmt: skip
+    job = studio().wait(studio().submit(spec, "me").id, "me", 120)
+    at = AppTest.from_file(MAIN, default_timeout=90)
+    at.session_state["owner"] = "me"
+    at.session_state["send"] = {"page": "sketch_to_character", "picture": job.pictures[0]}
+    at.run()
+    at.switch_page(PAGE).run()
+    assert not at.exception
+    base = at.session_state["sk_ready"][1]
+    for name in ("model", "style", "emotion", "seed", "steps", "guidance"):
+        assert base[name] == getattr(spec, name), name
+    assert at.session_state["sk_text"] == "red hair"
+    assert at.button(key="sk_draw").disabled  # a traced picture is no drawing yet
+
+
+def test_strokes_stay_as_they_are_on_a_canvas_of_another_shape() -> None:
+    strokes = Image.new("RGBA", (512, 512))
+    ImageDraw.Draw(strokes).ellipse((100, 100, 200, 200), fill="black")
+    stream = io.BytesIO()
+    strokes.save(stream, "PNG")
+    png = base64.b64encode(stream.getvalue()).decode()
+    square = Image.open(io.BytesIO(canvas.composed(png, None, (512, 512)) or b""))
+    for size in ((512, 300), (256, 512)):
+        other = Image.open(io.BytesIO(canvas.composed(png, None, size) or b""))
+        assert other.size == size
+        assert np.array_equal(np.asarray(other), np.asarray(square.crop((0, 0, *size))))
+    assert canvas.composed(None, None, (512, 512)) is None
 
 
 def test_what_can_not_be_followed_is_said(page_home: Path, no_canvas: None) -> None:

@@ -65,6 +65,15 @@ def test_owners_share_files_and_nothing_else(pictures: Pictures) -> None:
     assert pictures.adopt(RECIPE, "ann") is None
 
 
+def test_a_frame_of_another_owner_stays_a_frame(pictures: Pictures) -> None:
+    pictures.save(image(), RECIPE, "ann", kind="frame", title="Ann's", job="1", details={"place": 0.5})
+    adopted = pictures.adopt(RECIPE, "bob", title="Bob's")
+    assert adopted is not None
+    assert (adopted.kind, adopted.details) == ("frame", {"place": 0.5})
+    assert (adopted.title, adopted.job) == ("Bob's", None)
+    assert pictures.gallery("bob") == []
+
+
 def test_labels_do_not_make_another_picture(pictures: Pictures) -> None:
     pictures.save(image(), RECIPE, "ann")
     assert pictures.adopt(RECIPE.model_copy(update={"labels": {"emotion": "sad"}}), "ann") is not None
@@ -84,6 +93,57 @@ def test_delete_and_undo(pictures: Pictures) -> None:
     assert pictures.count("ann") == 4
     assert [p.id for p in pictures.gallery("ann", favourites=True)] == [ids[1]]
     assert pictures.count("ann", "red") == 4  # still found by words
+
+
+def frame(pictures: Pictures, seed: int, job: str, owner: str = "ann") -> str:
+    recipe = RECIPE.model_copy(update={"seed": seed, "frame": "{}"})
+    return pictures.save(image(), recipe, owner, kind="frame", job=job).id
+
+
+def there(pictures: Pictures, ids: list[str], owner: str = "ann") -> list[bool]:
+    found = []
+    for id in ids:
+        try:
+            found.append(bool(pictures.get(id, owner)))
+        except NotFound:
+            found.append(False)
+    return found
+
+
+def test_frames_go_with_the_last_animation_they_belong_to(pictures: Pictures) -> None:
+    source = pictures.save(image(), RECIPE, "ann", job="1").id  # drawn for the animation, and a picture of its own
+    own, shared, moved = (frame(pictures, seed, "1") for seed in (1, 2, 3))  # the last one was timed away
+    theirs = frame(pictures, 1, "9", "bob")
+    size = (16, 16)
+    first = pictures.save_file(b"gif", ".gif", "ann", size=size, job="1", details={"frames": [own, shared]}).id
+    video = pictures.save_file(b"mp4", ".mp4", "ann", size=size, kind="frame", job="1").id
+    second = pictures.save_file(b"gif 2", ".gif", "ann", size=size, job="2", details={"frames": [shared]}).id
+    files = [own, moved, video]
+    assert pictures.delete([first], "ann") == 1
+    assert there(pictures, files) == [False] * 3
+    assert there(pictures, [source, shared, second]) == [True] * 3
+    assert pictures.get(theirs, "bob")
+    assert pictures.delete([second], "ann") == 1
+    assert there(pictures, [shared, source]) == [False, True]
+    assert pictures.undo_delete("ann") == 1  # with its frame, which isn't counted
+    assert there(pictures, [second, shared, own]) == [True, True, False]
+    assert pictures.undo_delete("ann") == 1
+    assert there(pictures, [first, shared, *files]) == [True] * 5
+    pictures.delete([first, second], "ann")
+    assert pictures.purge(older_than=-1) == 5  # `own` is a file of Bob's too
+    assert there(pictures, [source]) == [True]
+
+
+def test_a_sheet_of_sprites_takes_its_files_along(pictures: Pictures) -> None:
+    tiles = [frame(pictures, seed, "1") for seed in (1, 2)]
+    packed = pictures.save_file(b"zip", ".zip", "ann", size=(16, 16), kind="frame", job="1").id
+    sheet = pictures.save(image("blue"), RECIPE, "ann", id="s" * 32, kind="sheet", job="1", details={"tiles": tiles})
+    pictures.delete([sheet.id], "ann")
+    assert there(pictures, [*tiles, packed]) == [False] * 3
+    assert pictures.undo_delete("ann") == 1
+    assert there(pictures, [*tiles, packed]) == [True] * 3
+    assert pictures.delete([packed], "ann") == 1  # one file alone
+    assert pictures.undo_delete("ann") == 1
 
 
 def test_the_trash_is_bounded(tmp_path: Path) -> None:

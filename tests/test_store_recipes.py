@@ -57,6 +57,13 @@ def test_our_own_recipe_comes_back_exactly_but_for_folders() -> None:
     assert spec.loras == (LoraRef(path="ink style.safetensors", weight=0.8),)
 
 
+def test_a_frame_says_that_its_recipe_alone_draws_another_picture() -> None:
+    found = metadata.read(metadata.png(image(), RECIPE.model_copy(update={"frame": '{"morph": "prompt"}'})))
+    assert found.recipe is None
+    assert found.notes == (metadata.FRAME,)
+    assert metadata.read(metadata.png(image(), RECIPE)).notes == ()
+
+
 def test_no_folder_of_this_machine_is_in_the_file() -> None:
     recipe = LORA.model_copy(update={"model": "/home/someone/models/x.safetensors"})
     data = metadata.png(image(), recipe)

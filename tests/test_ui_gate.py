@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import subprocess
@@ -20,6 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from studio import network
 from studio.settings import Settings
 from studio.ui import gate, identity
 
@@ -68,12 +70,12 @@ def login(visitor: TestClient, password: str = PASSWORD, target: str = "/gallery
     "host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]", "studio.localhost", "LOCALHOST."]
 )
 def test_these_names_are_this_computer(host: str) -> None:
-    assert gate.is_loopback(host)
+    assert network.is_loopback(host)
 
 
 @pytest.mark.parametrize("host", [None, "", "0.0.0.0", "::", "192.168.0.7", "example.com", "127.0.0.1.example.com"])
 def test_these_are_not(host: str | None) -> None:
-    assert not gate.is_loopback(host)
+    assert not network.is_loopback(host)
 
 
 def test_beyond_loopback_a_password_is_needed(tmp_path: Path) -> None:
@@ -187,23 +189,93 @@ def test_a_login_ends_with_a_new_password_or_a_forged_cookie(closed: TestClient)
             assert visitor.get("/").status_code == 401
 
 
-def test_guessing_is_slowed_down(closed: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr(gate.time, "monotonic", lambda: clock[0])
-    for _ in range(gate.WRONG_TRIES):
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that tries had to wait; the clock stands still and nobody really waits."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(gate.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(gate.asyncio, "sleep", sleep)
+    return slept
+
+
+IN_LINE = gate.FREE_TRIES + int(gate.LONGEST_WAIT / gate.PAUSE)
+
+
+def test_guessing_is_slowed_down_and_nobody_is_locked_out(
+    closed: TestClient, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(gate.FREE_TRIES):
         assert login(closed, "guess") == 401
-    assert login(closed, PASSWORD) == 429  # the right one too: a guesser must not learn which it was
-    clock[0] += gate.WINDOW + 1
-    assert login(closed, PASSWORD) == 303
+    assert pauses == []
+    assert login(closed, PASSWORD) == 303  # it only waits
+    assert pauses == [gate.PAUSE]
+    monkeypatch.setattr(gate.time, "monotonic", lambda: 1000.0 + (gate.FREE_TRIES + 1) * gate.PAUSE)
+    closed.cookies.clear()
+    assert login(closed, "guess") == 401
+    assert pauses == [gate.PAUSE]
 
 
-def test_a_crowd_of_guessers_is_slowed_down_too() -> None:
-    attempts = gate.Attempts()
-    for number in range(gate.WRONG_TRIES_ALL):
-        assert attempts.wait(f"10.0.0.{number}", 5.0) == 0
-        attempts.failed(f"10.0.0.{number}", 5.0)
-    assert attempts.wait("10.1.1.1", 6.0) > 0
-    assert attempts.wait("10.1.1.1", 6.0 + gate.WINDOW) == 0
+def test_a_browser_that_has_been_in_does_not_wait_behind_strangers(closed: TestClient, pauses: list[float]) -> None:
+    assert login(closed) == 303
+    del closed.cookies[identity.cookie_name("login", KEY)]  # logged out, or run out
+    with TestClient(closed.app, base_url="https://studio.example", follow_redirects=False) as stranger:
+        for _ in range(IN_LINE - 1):
+            assert login(stranger, "guess") == 401
+        answer = stranger.post(gate.LOGIN, data={"password": PASSWORD})
+        assert answer.status_code == 429  # the right one too: a guesser mustn't learn which it was
+        assert int(answer.headers["retry-after"]) > 0
+        stranger.cookies.set(identity.cookie_name("known", KEY), "made up")
+        assert login(stranger, PASSWORD) == 429
+    before = len(pauses)
+    assert login(closed) == 303
+    assert len(pauses) == before
+
+
+def test_forms_that_are_held_back_do_not_share_one_try(pauses: list[float]) -> None:
+    door = gate.Gate(Starlette(), KEY, PASSWORD)
+    scope = {"type": "http", "method": "POST", "path": gate.LOGIN, "query_string": b"", "headers": [],
+             "client": ("127.0.0.1", 1), "scheme": "http", "server": ("127.0.0.1", 8501)}  # fmt: skip
+    statuses: list[int] = []
+
+    async def all_at_once() -> None:
+        rest = asyncio.Event()
+
+        async def receive() -> dict[str, object]:
+            await rest.wait()
+            return {"type": "http.request", "body": b"password=guess", "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(int(str(message["status"])))
+
+        tries = [asyncio.ensure_future(door(dict(scope), receive, send)) for _ in range(100)]  # type: ignore[arg-type]
+        for _ in range(5):
+            await _tick()
+        rest.set()
+        await asyncio.gather(*tries)
+
+    asyncio.run(all_at_once())
+    assert (statuses.count(401), statuses.count(429)) == (IN_LINE, 100 - IN_LINE)
+    assert max(pauses) == gate.LONGEST_WAIT
+
+
+async def _tick() -> None:
+    passed = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(passed.set_result, None)
+    await passed
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "CF-Connecting-IP", "CF-Ray", "Via", "X-Real-IP"]
+)
+def test_a_tunnel_that_rewrites_the_host_finds_the_door_shut(name: str) -> None:
+    with client(None, "http://localhost:8501") as visitor:
+        assert visitor.get("/", headers=HTML).status_code == 200
+        assert visitor.get("/", headers=HTML | {name: "203.0.113.9"}).status_code == 403
 
 
 def test_a_huge_login_form_is_not_read(closed: TestClient) -> None:

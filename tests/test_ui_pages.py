@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
+from studio import service
+from studio.errors import BadInput
 from studio.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef, SheetSpec, SketchSpec
-from studio.ui import text, widgets
+from studio.ui import text, trash, widgets
 from studio.ui.resources import studio
 from studio.views import JobView
 
@@ -175,7 +178,19 @@ def test_a_sheet_shows_the_whole_and_its_tiles(page_home: Path) -> None:
     assert len([button for button in at.button if button.key and button.key.startswith("open_")]) == len(EMOTIONS)
 
 
-def test_a_failed_job_says_why_and_a_missing_one_is_forgotten(page_home: Path) -> None:
+def test_a_failed_job_says_why_and_a_missing_one_is_forgotten(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise BadInput("The LoRA doesn't fit this model.")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(studio()._jobs._kinds, "generate", fails)
+        job = studio().submit(GenerateSpec(model=studio().settings.model, steps=STEPS, seed=40), "me")
+        assert studio().wait(job.id, "me", 60).state == "failed"
+    at = app(**{"job:generate": job.id})
+    assert [part.value for part in at.error] == ["The LoRA doesn't fit this model."]
+    at.button(key=f"again_{job.id}").click().run()
+    assert finish(at).state == "done"
+    assert not at.error
     at = app(**{"job:generate": "0123456789abcdef"})
     assert "not here any more" in sentences(at)
     at.run()
@@ -207,8 +222,39 @@ def test_the_gallery_finds_deletes_and_brings_back(page_home: Path) -> None:
     at.button(key="gallery_delete_selected").click().run()
     assert "1 picture deleted" in sentences(at)
     assert [b.key for b in at.button if b.key and b.key.startswith("open_")] == [f"open_{blue}"]
-    at.button(key="gallery_undo").click().run()
+    at.button(key="undo").click().run()
     assert len([b for b in at.button if b.key and b.key.startswith("open_")]) == 2
+    assert "deleted" not in sentences(at)
+
+
+def test_the_offer_to_undo_goes_away(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [draw("me", seed=seed) for seed in (7, 8, 9)]
+    at = app("gallery")
+
+    def delete(picture: str) -> None:
+        at.toggle(key="gallery_select").set_value(True).run()
+        at.checkbox(key=f"gallery_pick_{picture}").check().run()
+        at.button(key="gallery_delete_selected").click().run()
+        assert "1 picture deleted" in sentences(at)
+
+    delete(pictures[0])
+    at.text_input(key="gallery_query").set_value("seed 8").run()  # what is done next
+    assert "deleted" not in sentences(at)
+    at.text_input(key="gallery_query").set_value("").run()
+    delete(pictures[1])
+    now = trash.time.time() + trash.OFFER_SECONDS + 1
+    monkeypatch.setattr(trash.time, "time", lambda: now)  # or after some time
+    at.run()
+    assert "deleted" not in sentences(at)
+    assert studio().undo_delete("me") == 1  # which only ends the offer
+
+
+def test_the_gallery_s_own_example_finds_a_seed(page_home: Path) -> None:
+    one, other = draw("me", text="red hair", seed=918273645), draw("me", text="red hair", seed=5)
+    assert "seed 42" in app("gallery").text_input(key="gallery_query").placeholder
+    for query in ("seed 918273645", "red hair, Seed: 918273645", "seed=918273645"):
+        assert [picture.id for picture in studio().gallery("me", query)] == [one], query
+    assert {picture.id for picture in studio().gallery("me", "red")} == {one, other}
 
 
 def test_favourites_are_kept(page_home: Path) -> None:
@@ -234,11 +280,30 @@ def test_the_system_page_says_what_runs_where(page_home: Path) -> None:
     at = app("system")
     said = sentences(at)
     assert "loaded for the first picture" in said
+    assert "expects to draw on the CPU: in full precision" in said
     assert str(page_home) in said
     draw("me", seed=9)
     at.run()
     assert "loaded for the first picture" not in sentences(at)
     assert at.metric[0].value == "CPU"
+
+
+def test_the_system_page_names_the_card_and_its_memory(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Engine:
+        def status(self) -> dict[str, Any]:
+            return {"loaded": True, "device": "cuda:0", "dtype": "float16", "model": "embedded", "choices": [],
+                    "device_name": "A Fine Card", "device_memory_used": 2 * 10**9, "device_memory_free": 6 * 10**9,
+                    "device_memory_total": 8 * 10**9}  # fmt: skip
+
+    monkeypatch.setattr(studio()._jobs, "_engine", Engine())
+    tiles = {tile.label: (tile.value, tile.delta) for tile in app("system").metric}
+    assert tiles["Device"] == ("CUDA:0", "A Fine Card")
+    assert tiles["Memory of the device"] == ("2.0 GB", "of 8.0 GB")
+    monkeypatch.setattr(studio()._jobs, "_engine", None)
+    monkeypatch.setattr(service, "expected", lambda settings: "cuda")
+    at = app("system")
+    assert "in half precision" in sentences(at)
+    assert at.metric[0].delta == ""  # and not the processor's name
 
 
 def test_a_page_is_drawn_without_torch(page_home: Path) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from studio.errors import BadInput
+from studio.store.pictures import write_file
 
 MAX_BYTES = 8 * 2**20  # some thousands of strokes
 
@@ -26,15 +26,11 @@ class Canvases:
         return self._folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"
 
     def save(self, data: dict[str, Any], owner: str) -> None:
-        """Raises BadInput for more than 8 MB; what was kept before stays then."""
+        """Raises BadInput for more than 8 MB, DiskFull and its kin; what was kept before stays then."""
         text = json.dumps(data)
         if len(text) > MAX_BYTES:
             raise BadInput("The drawing has too many strokes to be kept; clear a part of it.")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(owner)
-        fresh = path.with_suffix(f".{os.getpid()}.part")
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)
+        write_file(self._path(owner), text.encode())
 
     def load(self, owner: str) -> dict[str, Any]:
         """What was saved last; empty where there is nothing (or nothing readable)."""

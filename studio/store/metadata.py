@@ -36,6 +36,10 @@ A1111_SAMPLERS: dict[str, tuple[str, str]] = {
     "tcd": ("TCD", "Uniform"),
 }
 MAX_LORAS = 8  # of one request
+FRAME = (
+    "It is part of a morph or an animation, and only its words and settings can be taken over: drawn from them alone "
+    "it is another picture."
+)
 
 
 class Read(FoundRecipe):
@@ -164,8 +168,13 @@ def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[L
     return tuple(known.values())
 
 
+def left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Sentences about what `request_of` can't say, so that its picture is another one."""
+    return (FRAME,) if recipe.frame else ()
+
+
 def request_of(recipe: Recipe) -> GenerateSpec:
-    """The request that leads to this recipe again."""
+    """The request that leads to this recipe again, but for what `left_out` says."""
     labels = recipe.labels
     chosen: dict[str, Any] = {
         name: labels[name]
@@ -235,6 +244,7 @@ def _ours(text: str) -> Read:
     return Read(
         spec=spec,
         origin="studio",
+        notes=left_out(recipe),
         model_hash=recipe.model_hash,
         lora_hashes=recipe.lora_hashes,
         recipe=recipe if details is None and not recipe.frame else None,

@@ -25,10 +25,26 @@ from studio.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.specs import Recipe
 from studio.store import metadata
 from studio.store.database import FULL, Database
-from studio.views import GALLERY_KINDS, Picture, PictureKind
+from studio.views import GALLERY_KINDS, PARTS, Picture, PictureKind
 
 LOW = 100 * 2**20  # bytes free: below it deleting is final
 TRASH_SECONDS = 24 * 3600  # how long a deleted picture can be brought back
+# Whether `part` (a frame, the MP4 beside a GIF, a ZIP of sprites, a control image) belongs to `whole`: it is listed
+# there, or the same job made both, or both come from the same drawing. One frame may belong to several animations.
+_BELONGS = """
+    whole.owner = part.owner AND (
+        whole.kind IN ('animation', 'sheet') AND part.kind = 'frame' AND (
+            part.job = whole.job
+            OR part.id IN (SELECT value FROM json_each(whole.details, '$.frames'))
+            OR part.id IN (SELECT value FROM json_each(whole.details, '$.spare'))
+            OR part.id IN (SELECT value FROM json_each(whole.details, '$.tiles'))
+        )
+        OR part.kind = 'control' AND whole.kind = 'picture' AND (
+            part.job = whole.job
+            OR json_extract(part.details, '$.drawing') = json_extract(whole.recipe, '$.control.image')
+        )
+    )
+"""
 
 
 class Pictures:
@@ -81,16 +97,17 @@ class Pictures:
         id = id or hashlib.sha256(data).hexdigest()[:32]
         details = details or {}
         with self._database.transaction() as connection:
-            _write(self._path(id, suffix), data)
+            write_file(self._path(id, suffix), data)
             number = self._put(
                 connection, id, owner, recipe, kind, title, job, details, suffix, size, len(data), time.time()
             )
         return self._picture(self._database.rows("SELECT * FROM pictures WHERE number = ?", number)[0])
 
-    def adopt(self, recipe: Recipe, owner: str, *, kind: PictureKind = "picture", title: str = "") -> Picture | None:
+    def adopt(self, recipe: Recipe, owner: str, *, title: str = "") -> Picture | None:
         """The image cache: the picture of this recipe if anybody has it, now also `owner`'s; else None.
 
-        The newest place in the gallery is its own again, and a deleted one comes back.
+        The newest place in the gallery is its own again, and a deleted one comes back. A frame stays a frame, whoever
+        had it drawn; title and job of another owner stay theirs.
         """
         rows = self._database.rows(
             "SELECT * FROM pictures WHERE id = ? ORDER BY owner = ? DESC, deleted IS NULL DESC LIMIT 1",
@@ -110,10 +127,10 @@ class Pictures:
                 recipe.key,
                 owner,
                 recipe,
-                known["kind"] if own else kind,
+                known["kind"],
                 title or (known["title"] if own else ""),
                 known["job"] if own else None,
-                json.loads(known["details"]) if own else {},
+                json.loads(known["details"]),
                 known["suffix"],
                 (known["width"], known["height"]),
                 known["size_bytes"],
@@ -166,8 +183,9 @@ class Pictures:
         return self.get(id, owner)
 
     def delete(self, ids: Iterable[str], owner: str) -> int:
-        """Hide these pictures; `undo_delete` brings the last lot back for a day. Returns how many there were.
+        """Hide these pictures; `undo_delete` brings the last lot back for a day. Returns how many of them there were.
 
+        With the last animation, sheet or picture that a frame, another file or a control image belongs to, it goes too.
         On a disk that is nearly full they go at once and for good: who deletes there needs the room.
         """
         wanted = list(dict.fromkeys(ids))
@@ -189,17 +207,25 @@ class Pictures:
                 count += connection.execute(
                     "UPDATE pictures SET deleted = ? WHERE id = ? AND owner = ? AND deleted IS NULL", (now, id, owner)
                 ).rowcount
+            connection.execute(
+                "UPDATE pictures AS part SET deleted = :now "
+                "WHERE owner = :owner AND deleted IS NULL AND kind IN ('frame', 'control') "
+                f"AND EXISTS (SELECT 1 FROM pictures AS whole WHERE whole.deleted = :now AND {_BELONGS}) "
+                f"AND NOT EXISTS (SELECT 1 FROM pictures AS whole WHERE whole.deleted IS NULL AND {_BELONGS})",
+                {"now": now, "owner": owner},
+            )
         return count
 
     def undo_delete(self, owner: str) -> int:
-        """Bring back what this owner deleted last. Returns how many pictures came back."""
+        """Bring back what this owner deleted last. Returns how many pictures came back, their frames not counted."""
         with self._database.transaction() as connection:
             last = connection.execute("SELECT max(deleted) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0]
             if last is None:
                 return 0
-            return connection.execute(
-                "UPDATE pictures SET deleted = NULL WHERE owner = ? AND deleted = ?", (owner, last)
-            ).rowcount
+            back = connection.execute(
+                "UPDATE pictures SET deleted = NULL WHERE owner = ? AND deleted = ? RETURNING kind", (owner, last)
+            ).fetchall()
+        return sum(row["kind"] not in PARTS for row in back) or len(back)
 
     def purge(self, older_than: float = TRASH_SECONDS) -> int:
         """Really remove what was deleted more than `older_than` seconds ago, and the oldest beyond the trash's size.
@@ -210,7 +236,10 @@ class Pictures:
         with self._database.transaction() as connection:
             room = self._trash_bytes
             doomed = []
-            for row in connection.execute("SELECT * FROM pictures WHERE deleted IS NOT NULL ORDER BY deleted DESC"):
+            for row in connection.execute(
+                "SELECT * FROM pictures WHERE deleted IS NOT NULL "
+                "ORDER BY deleted DESC, kind IN ('frame', 'control')"  # an animation outlives its frames
+            ):
                 room -= row["size_bytes"]
                 if row["deleted"] < time.time() - older_than or room < 0:
                     doomed.append(row)
@@ -327,6 +356,7 @@ def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) 
     if favourites:
         where.append("favourite = 1")
     if query.strip():
+        query = re.sub(r"\bseed\s*[:=]?\s*(?=\d)", "", query, flags=re.IGNORECASE)  # only its number is a word there
         # Each word quoted, so that nothing in it is FTS5 syntax.
         words = re.findall(r"\w+", query.replace("_", " "))[:32]
         where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)" if words else "0")
@@ -335,8 +365,8 @@ def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) 
     return " AND ".join(where), values
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Appear whole or not at all: temporary file, fsync, rename."""
+def write_file(path: Path, data: bytes) -> None:
+    """Appear whole or not at all: temporary file of this call's own, fsync, rename. Raises `StudioError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")

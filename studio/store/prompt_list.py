@@ -15,6 +15,19 @@ COLUMNS = ("prompt", "seed", "emotion")
 SHOWN = 5  # bad lines that the sentence names
 
 
+def decoded(data: bytes) -> str:
+    """A file of prompts as text: UTF-8 with or without its mark, else Shift-JIS as Windows writes it (cp932).
+
+    Raises `BadInput` for other encodings: a guess would draw what nobody wrote.
+    """
+    for encoding in ("utf-8-sig", "cp932"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise BadInput("The list is neither UTF-8 nor Shift-JIS; save it as UTF-8 and try again.")
+
+
 def parse(text: str) -> tuple[BatchRow, ...]:
     """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageChops
 
 from studio.errors import StudioError
 from studio.ui.identity import owner
@@ -38,11 +38,26 @@ _STATE = "_canvas"
 
 @dataclass(frozen=True)
 class Paper:
-    """What lies under the strokes: a stored picture, and whether it is part of the drawing or only traced."""
+    """What lies under the strokes: a stored picture, and whether it is part of the drawing or only traced.
+
+    `lines` is a stored picture that is the drawing as long as `picture` is only traced; `shown` says whether it is seen
+    over that one (a photo would hide it).
+    """
 
     picture: str
     drawn: bool
     opacity: float = 0.4
+    lines: str | None = None
+    shown: bool = True
+
+    @property
+    def drawing(self) -> str | None:
+        """The stored picture that is part of the drawing, and stays so when another one is laid under it."""
+        return self.picture if self.drawn else self.lines
+
+    def without(self) -> Paper | None:
+        """What is left when the picture is taken away: the lines that it was laid under."""
+        return Paper(self.lines, drawn=True) if self.lines else None
 
 
 def kept() -> dict[str, Any]:
@@ -65,16 +80,31 @@ def _keep() -> None:
 
 
 def paper() -> Paper | None:
-    """What lies under the strokes, if anything and if it is still in the store."""
+    """What lies under the strokes, if anything and as far as it is still in the store."""
     state = kept()
     if not state["paper"]:
         return None
+    under: Paper | None = Paper(**state["paper"])
+    if under and under.lines and not _stored(under.lines):
+        under = replace(under, lines=None)
+    if under and not _stored(under.picture):
+        under = under.without()
+    state["paper"] = asdict(under) if under else None
+    return under
+
+
+def _stored(id: str) -> bool:
     try:
-        studio().picture(state["paper"]["picture"], owner())
+        studio().picture(id, owner())
     except StudioError:
-        state["paper"] = None
-        return None
-    return Paper(**state["paper"])
+        return False
+    return True
+
+
+def strokes() -> bool:
+    """Whether anything was drawn by hand."""
+    state = kept()
+    return bool(state["strokes"] and state["strokes"].get("objects") and state["png"])
 
 
 def put(under: Paper | None, keep_strokes: bool = False) -> None:
@@ -144,18 +174,20 @@ def canvas() -> bytes | None:
 
     state, under = kept(), paper()
     tool, width, color = tools()
-    picture = _picture(under)
-    size = size_of(picture)
+    picture, drawing = _picture(under.picture if under else None), _picture(under.drawing if under else None)
+    size = size_of(drawing or picture)  # strokes stay where they are on the lines that they were added to
     # What the component begins with is fixed while it stays on the page: it would take any change as an order.
     if st.session_state.get("_arrived") or "base" not in state:
         state["base"] = state["strokes"]
-    faint = under.opacity if under is not None and not under.drawn else 1.0
+    laid = on_white(picture, size, under.opacity if under is not None and not under.drawn else 1.0)
+    if under is not None and under.shown:
+        laid = ImageChops.darker(laid, on_white(drawing, size))
     with st.container(key="canvas_frame"):
         result = st_canvas(
             fill_color="rgba(255, 255, 255, 0)",
             stroke_width=width * (4 if tool == "eraser" else 1),
             stroke_color="#ffffff" if tool == "eraser" else color,
-            background_image=on_white(picture, size, faint),
+            background_image=laid,
             initial_drawing=state["base"],
             drawing_mode=TOOLS[tool][1],
             width=size[0],
@@ -164,33 +196,35 @@ def canvas() -> bytes | None:
             key=f"canvas_{state['number']}",
         )
     st.caption(TEXT["hint"])
-    strokes = result.json_data
-    if strokes is not None and strokes.get("objects") != (state["strokes"] or {}).get("objects", []):
-        state["strokes"] = strokes
+    drawn = result.json_data
+    if drawn is not None and drawn.get("objects") != (state["strokes"] or {}).get("objects", []):
+        state["strokes"] = drawn
         # back on the page the strokes are there before their picture is: then the last one stands for them
         state["png"] = base64.b64encode(result.image_bytes).decode() if result.image_bytes else state["png"]
         _keep()
-    return composed(state, under, picture, size)
+    return composed(state["png"] if strokes() else None, drawing, size)
 
 
-def _picture(under: Paper | None) -> Image.Image | None:
-    if under is None:
+def _picture(id: str | None) -> Image.Image | None:
+    if id is None:
         return None
-    with Image.open(io.BytesIO(studio().picture_bytes(under.picture, owner()))) as opened:
+    with Image.open(io.BytesIO(studio().picture_bytes(id, owner()))) as opened:
         return opened.convert("RGB")
 
 
-def composed(
-    state: dict[str, Any], under: Paper | None, picture: Image.Image | None, size: tuple[int, int]
-) -> bytes | None:
-    """Paper (where it is part of the drawing) and strokes as one PNG on white; None when there is neither."""
-    drawn = bool(state["strokes"] and state["strokes"].get("objects") and state["png"])
-    if not drawn and not (under and under.drawn):
+def composed(png: str | None, drawing: Image.Image | None, size: tuple[int, int]) -> bytes | None:
+    """The picture that is part of the drawing and the strokes (`png`, base64) as one PNG on white; None for neither.
+
+    Strokes stand where they were drawn, from the upper left corner, as the canvas itself has them in every shape.
+    """
+    if png is None and drawing is None:
         return None
-    whole = on_white(picture if under and under.drawn else None, size).convert("RGBA")
-    if drawn:
-        with Image.open(io.BytesIO(base64.b64decode(state["png"]))) as strokes:
-            whole.alpha_composite(strokes.convert("RGBA").resize(size))
+    whole = on_white(drawing, size).convert("RGBA")
+    if png is not None:
+        with Image.open(io.BytesIO(base64.b64decode(png))) as drawn:
+            field = Image.new("RGBA", size)
+            field.paste(drawn.convert("RGBA"))
+        whole.alpha_composite(field)
     stream = io.BytesIO()
     whole.convert("RGB").save(stream, "PNG")
     return stream.getvalue()

@@ -51,7 +51,7 @@ TEXT = {
     "waiting": "Waiting",
     "leave": "Log out",
     "run_done": "{name} is finished.",
-    "run_stopped": "{name} is stopped and saved.",
+    "run_stopped": "{name} is stopped.",
     "run_failed": "{name} failed: {error}",
     "run_crashed": "{name} was cut off: its process was ended from outside.",
     "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",

@@ -1,20 +1,24 @@
 """The front door: an ASGI middleware before everything that Streamlit serves (pages, WebSocket, uploads, media).
 
 Without a password the studio answers this computer only: by the address it is bound to (checked at start), by the
-address a connection came in on, and by the name the browser asked for (so a tunnel, or a foreign web page that points
-its own name at 127.0.0.1, finds the door shut). With one, nothing but the login page, its fonts and the health check
-is given out before the password was typed. Gives each browser its owner cookie. Knows nothing of the pages.
+address a connection came in on, by the name the browser asked for (so a foreign web page that points its own name at
+127.0.0.1 finds the door shut), and by no header that tunnels and proxies add (so does a tunnel that rewrites the name).
+With one, nothing but the login page, its fonts and the health check is given out before the password was typed. Gives
+each browser its owner cookie. Knows nothing of the pages.
+
+Guesses at the password are slowed down and nobody is locked out: see `Line`. Addresses don't count, because behind a
+tunnel or a proxy everybody has the same one, and the header that names another can be made up.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
-import ipaddress
 import math
+import secrets
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote
 
@@ -26,16 +30,18 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 
+from studio.network import is_loopback, passed_on
 from studio.settings import Settings, settings
 from studio.ui.identity import OWNER_DAYS, cookie_age, cookie_name, new_owner, read_owner, signer, signing_key
 
 LOGIN, LOGOUT = "/studio-login", "/studio-logout"
 HEALTH = "/_stcore/health"
 HOME = "/generate"  # the first page: Streamlit gives it the address "/" and doesn't know it by its name
-LOGIN_DAYS = 30
+LOGIN_DAYS, KNOWN_DAYS = 30, 365
 MAX_BODY = 4096  # bytes of a login form
-WINDOW = 60.0  # seconds
-WRONG_TRIES, WRONG_TRIES_ALL = 5, 60  # per window: of one address, and of all together
+PAUSE = 2.0  # seconds between two answers to guesses: 43,200 a day, from everybody together
+FREE_TRIES = 5  # that are answered at once after a quiet time
+LONGEST_WAIT = 20.0  # seconds that a try waits for its turn; one that would wait longer is sent away
 
 TEXT = {
     "beyond": (
@@ -50,22 +56,9 @@ TEXT = {
         "Set STUDIO_PASSWORD and start it again to open it at this address."
     ),
     "wrong": "That is not the password.",
-    "wait": "Too many wrong passwords. Try again in {seconds} seconds.",
+    "wait": "Many passwords are being tried just now. Try again in {seconds} seconds.",
     "locked": "Log in first.",
 }
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address means this computer. An empty one means every address, and so does not."""
-    if not host:
-        return False
-    name = host.strip("[]").lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost") or name.startswith("unix://"):
-        return True
-    try:
-        return ipaddress.ip_address(name.split("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def front_door() -> Middleware:
@@ -98,27 +91,28 @@ def _refuse(sentence: str) -> SystemExit:
     return SystemExit(2)
 
 
-class Attempts:
-    """Wrong passwords in the last minute, per address and all together."""
+class Line:
+    """Tries at the password wait for their turn: the first few none, then one each `PAUSE` seconds.
+
+    Taking a place is what counts a try, before its answer is known and right ones too, so that tries which come at the
+    same moment don't share one place. Strangers share a line. A browser that knew the password once has a line of its
+    own (OWASP's device cookies), so that however many strangers guess, they don't keep the owner out.
+    """
 
     def __init__(self) -> None:
-        self._wrong: dict[str, deque[float]] = {}
+        self._free = 0.0  # when everybody who is in the line has had their turn
 
-    def wait(self, address: str, now: float) -> int:
-        """Seconds until this address may try again; 0: now."""
-        recent = {who: [moment for moment in tries if moment > now - WINDOW] for who, tries in self._wrong.items()}
-        self._wrong = {who: deque(tries, WRONG_TRIES) for who, tries in recent.items() if tries}
-        own = self._wrong.get(address, deque())
-        everybody = sorted(moment for tries in self._wrong.values() for moment in tries)
-        left = 0.0
-        if len(own) >= WRONG_TRIES:
-            left = own[-WRONG_TRIES] + WINDOW - now
-        if len(everybody) >= WRONG_TRIES_ALL:
-            left = max(left, everybody[-WRONG_TRIES_ALL] + WINDOW - now)
-        return math.ceil(max(0.0, left))
+    def join(self, now: float) -> float | None:
+        """Seconds until this try's turn; None when the line is too long, and then no place is taken."""
+        wait = self.wait(now)
+        if wait > LONGEST_WAIT:
+            return None
+        self._free = max(self._free, now) + PAUSE
+        return wait
 
-    def failed(self, address: str, now: float) -> None:
-        self._wrong.setdefault(address, deque(maxlen=WRONG_TRIES)).append(now)
+    def wait(self, now: float) -> float:
+        """Seconds that a try would wait which came now."""
+        return max(0.0, self._free - now - (FREE_TRIES - 1) * PAUSE)
 
 
 class Gate:
@@ -128,12 +122,14 @@ class Gate:
         self.app = app
         self.key = key
         self.password = password
-        self.attempts = Attempts()
+        self.lines: dict[str, Line] = {"": Line()}  # of strangers, and one for each browser that has been in
         self.owner_cookie = cookie_name("owner", key)
         self.login_cookie = cookie_name("login", key)
+        self.known_cookie = cookie_name("known", key)
         # A new password ends every login that was made with the old one.
         context = hashlib.sha256((password or "").encode()).hexdigest()
         self.login_signer = signer("login", key, context)
+        self.known_signer = signer("known", key, context)
         self.page = (Path(__file__).parent / "login.html").read_text(encoding="utf-8")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,6 +174,8 @@ class Gate:
             await response(scope, receive, send)
 
     def _is_local(self, connection: HTTPConnection) -> bool:
+        if passed_on(connection.headers.keys()):
+            return False
         arrived = connection.scope.get("server")
         if arrived and arrived[1] is not None and not is_loopback(arrived[0]):
             return False
@@ -194,25 +192,40 @@ class Gate:
         target = _local_target(request.query_params.get("next", "/"))
         if request.method != "POST":
             return self._form(target)
-        address, now = request.client.host if request.client else "", time.monotonic()
-        wait = self.attempts.wait(address, now)
-        if wait:
-            return self._form(target, TEXT["wait"].format(seconds=wait), 429, {"Retry-After": str(wait)})
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
                 return self._form(target, TEXT["wrong"], 413)
         typed = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
+        # Only now, with all of it here: else who holds back the end of many forms had as many tries for one place.
+        known = self._known(request)
+        line = self.lines.setdefault(known, Line())
+        turn = line.join(time.monotonic())
+        if turn is None:
+            wait = str(max(1, math.ceil(line.wait(time.monotonic()) - LONGEST_WAIT)))
+            return self._form(target, TEXT["wait"].format(seconds=wait), 429, {"Retry-After": wait})
+        if turn:
+            await asyncio.sleep(turn)
         if not hmac.compare_digest(typed.encode(), (self.password or "").encode()):
-            self.attempts.failed(address, now)
             return self._form(target, TEXT["wrong"], 401)
         response = RedirectResponse(target, 303)
-        value = self.login_signer.sign("in").decode()
-        response.set_cookie(
-            self.login_cookie, value, LOGIN_DAYS * 86400, httponly=True, samesite="lax", secure=_is_https(request)
-        )
+        for name, value, days in (
+            (self.login_cookie, self.login_signer.sign("in"), LOGIN_DAYS),
+            (self.known_cookie, self.known_signer.sign(known or secrets.token_hex(8)), KNOWN_DAYS),
+        ):
+            response.set_cookie(
+                name, value.decode(), days * 86400, httponly=True, samesite="lax", secure=_is_https(request)
+            )
         return response
+
+    def _known(self, request: Request) -> str:
+        """The id of a browser that has typed the right password before; "" for everybody else."""
+        try:
+            signed = request.cookies.get(self.known_cookie, "")
+            return self.known_signer.unsign(signed, max_age=KNOWN_DAYS * 86400).decode()
+        except BadSignature:
+            return ""
 
     def _form(
         self, target: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None

@@ -5,7 +5,18 @@ from __future__ import annotations
 import streamlit as st
 
 from studio.errors import StudioError
-from studio.specs import EMOTIONS, SAMPLERS, STYLES, Axis, BatchSpec, GenerateSpec, GridAxis, GridSpec, SheetSpec
+from studio.specs import (
+    EMOTIONS,
+    SAMPLERS,
+    STYLES,
+    Axis,
+    BatchSpec,
+    GenerateSpec,
+    GridAxis,
+    GridSpec,
+    SheetSpec,
+    bounds,
+)
 from studio.ui import text, widgets
 from studio.ui.resources import studio
 
@@ -25,11 +36,13 @@ TEXT = {
     "values_help": "Separate values by commas.",
     "draw": "Draw {pictures}",
     "nothing": "Give at least one value.",
+    "too_many": "Only the first {most} values are drawn: {left} left out.",
     "batch_title": "A list of prompts",
     "batch_lead": "One prompt a line, or CSV with the columns prompt, seed, emotion. One job, which can be continued.",
     "paste": "Prompts",
     "paste_hint": "1girl, red hair, happy\n1boy, glasses, sad",
     "file": "or a file",
+    "first": "The first one: {prompt}",
 }
 AXES: dict[GridAxis, tuple[str, str]] = {
     "seed": ("Seed", "1, 2, 3, 4"),
@@ -97,11 +110,14 @@ def axis(label: str, names: tuple[GridAxis | None, ...], default: GridAxis, key:
     typed = st.text_input(
         f"{TEXT['values']}: {AXES[name][0]}", AXES[name][1], help=TEXT["values_help"], key=f"{key}_{name}"
     )
-    values = tuple(part.strip() for part in (typed or "").split(",") if part.strip())[:16]
+    values = tuple(part.strip() for part in (typed or "").split(",") if part.strip())
     if not values:
         st.caption(TEXT["nothing"])
         return None
-    return Axis(name=name, values=values)
+    most = bounds(Axis, "values")["max_length"]
+    if len(values) > most:
+        st.warning(TEXT["too_many"].format(most=most, left=text.plural(len(values) - most, "value")))
+    return Axis(name=name, values=values[:most])
 
 
 @st.dialog(TEXT["batch_title"], width="medium", icon=":material/list:")
@@ -110,12 +126,14 @@ def batch_dialog(base: GenerateSpec) -> None:
     st.caption(TEXT["batch_lead"])
     pasted = st.text_area(TEXT["paste"], key="gen_batch_text", height=180, placeholder=TEXT["paste_hint"])
     file = st.file_uploader(TEXT["file"], ["txt", "csv"], key="gen_batch_file", max_upload_size=2)
-    listed = file.getvalue().decode("utf-8-sig", "replace") if file else pasted or ""
+    listed = file.getvalue() if file else pasted or ""
     try:
         rows = studio().parse_rows(listed) if listed.strip() else ()
     except StudioError as problem:
         st.error(str(problem))
         rows = ()
+    if rows:  # an encoding that was taken for another is seen here, before anything is drawn
+        st.caption(TEXT["first"].format(prompt=text.escape(rows[0].prompt[:200])))
     label = TEXT["draw"].format(pictures=text.plural(len(rows), "picture"))
     if st.button(label, type="primary", icon=":material/auto_awesome:", disabled=not rows, key="gen_batch_draw"):
         try:

@@ -6,6 +6,7 @@ Every field lives in the session under a `gen_` key and survives a change of pag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import streamlit as st
@@ -64,7 +65,7 @@ class Fields:
     rest: dict[str, Any]  # the optional fields of GenerateSpec
     loras: tuple[LoraRef, ...]
 
-    @property
+    @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Trigger words of the chosen LoRAs: never touched by the spelling help."""
         known = {str(lora.path): lora.trigger_words for lora in studio().loras()}
@@ -201,8 +202,9 @@ def choices() -> tuple[str, str, str, int]:
 
 def more() -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     """The fields behind "More settings"."""
-    model = widgets.model_picker("gen_model")
-    about = {info.reference: info for info in studio().models()}.get(model)
+    models = studio().models()
+    model = widgets.model_picker("gen_model", models=models)
+    about = {info.reference: info for info in models}.get(model)
     fast = about.fast if about else None
     automatic = {
         "steps": fast.steps if fast else about.steps if about else 20,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 
 import streamlit as st
 
@@ -14,6 +16,7 @@ from studio.ui.resources import studio
 from studio.views import JobView, Picture
 
 VARIATION = 0.45  # how much of the picture a variation may change
+PAGE_SIZE = 24  # pictures side by side
 TEXT = {
     "vary": "Variation",
     "vary_help": "Same character, small changes.",
@@ -24,6 +27,8 @@ TEXT = {
     "prompt": "Prompt",
     "negative": "Negative prompt",
     "took": "Drawn in {seconds:.1f} s",
+    "all": "Download all as ZIP",
+    "all_help": "{pictures} as numbered files, each with its recipe inside.",
 }
 
 
@@ -32,24 +37,31 @@ def show(job: JobView) -> None:
     if job.kind == "experiment":
         lab.report(job)
         return
-    pictures = []
-    for picture_id in job.pictures:
-        try:
-            pictures.append(studio().picture(picture_id, owner()))
-        except StudioError:
-            continue  # deleted since
-    if not pictures:
-        return
-    whole = pictures[-1] if pictures[-1].kind in ("sheet", "grid") else None
-    tiles = pictures[:-1] if whole else pictures
-    if whole or len(tiles) == 1:
-        large(whole or tiles[0])
-    else:
+    last = _loaded(job.pictures[-1:])
+    whole = last[0] if last and last[0].kind in ("sheet", "grid") else None
+    tiles = job.pictures[:-1] if whole else job.pictures
+    if whole:
+        large(whole)
+    elif len(tiles) == 1:
+        for picture in last:
+            large(picture)
+    elif tiles:
         several(tiles, job.id, lab.captions(job))
+    if not job.pictures:
+        return
     says(job)
     if whole and tiles:
         with st.expander(TEXT["tiles"], icon=":material/grid_view:"):
             several(tiles, f"{job.id}_tiles")
+
+
+def _loaded(ids: Sequence[str]) -> list[Picture]:
+    """These pictures, without those that were deleted since."""
+    found = []
+    for picture_id in ids:
+        with suppress(StudioError):
+            found.append(studio().picture(picture_id, owner()))
+    return found
 
 
 def says(job: JobView) -> None:
@@ -105,20 +117,38 @@ def recipe(picture: Picture) -> None:
         st.caption(f"{text.escape(made.model)} · {made.model_hash[:10]} · {picture.id}")
 
 
-def several(pictures: list[Picture], key: str, captions: list[str] | None = None) -> None:
-    """Pictures side by side; a click shows one of them large."""
+def several(ids: Sequence[str], key: str, captions: list[str] | None = None) -> None:
+    """Pictures side by side, a page at a time; a click shows one of them large. All of them can be had as a ZIP."""
+    pages = -(-len(ids) // PAGE_SIZE)
+    first = (min(st.session_state.get(f"page_{key}", 1), pages) - 1) * PAGE_SIZE
+    shown = _loaded(ids[first : first + PAGE_SIZE])
+    said = dict(zip(ids, captions, strict=False)) if captions else {}
     chosen = st.session_state.get(f"shown_{key}")
-    for picture in pictures:
+    for picture in shown:
         if picture.id == chosen:
             large(picture)
-    grid = st.grid("auto", min_column_width=150 if len(pictures) > 4 else 210, gap="small")
-    for index, picture in enumerate(pictures):
+    grid = st.grid("auto", min_column_width=150 if len(ids) > 4 else 210, gap="small")
+    for index, picture in enumerate(shown, first):
         with grid.cell():
             seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
-            caption = captions[index] if captions and index < len(captions) else text.escape(picture.title) or seed
+            caption = said.get(picture.id) or text.escape(picture.title) or seed
             if widgets.picture_card(picture, f"{key}_{index}", caption):
                 st.session_state[f"shown_{key}"] = picture.id
                 st.rerun()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if pages > 1:
+            st.pagination(pages, key=f"page_{key}")
+        service, mine = studio(), owner()  # the file is asked for later, by a thread that knows no session
+        st.download_button(
+            TEXT["all"],
+            data=lambda: service.archive(ids, mine),
+            file_name=f"{key}.zip",
+            mime="application/zip",
+            key=f"all_{key}",
+            icon=":material/folder_zip:",
+            help=TEXT["all_help"].format(pictures=text.plural(len(ids), "picture")),
+            on_click="ignore",
+        )
 
 
 def _draw(picture: Picture, **changes: object) -> None:

@@ -5,6 +5,7 @@ Knows widgets and the service; the canvas itself is `canvas`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -47,6 +48,13 @@ TEXT = {
     "fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
     "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
     "model": "Model and seed",
+    "seed": "Seed",
+    "each": "New each time",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "guidance_help": "How closely the picture follows the words. Above 2 the model's own steps are taken "
+    "and not the 4-step fast path.",
+    "by_itself": "Automatic",
     "trace": "Trace over this",
     "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
     "seen": "It followed these lines",
@@ -71,21 +79,26 @@ def under() -> None:
             if not part:
                 opacity = st.slider(TEXT["opacity"], 0.1, 1.0, lying.opacity, 0.1, key=f"sk_opacity_{lying.picture}")
             if (part, opacity) != (lying.drawn, lying.opacity):
-                canvas.put(Paper(lying.picture, part, opacity), keep_strokes=True)
+                canvas.put(replace(lying, drawn=part, opacity=opacity), keep_strokes=True)
                 st.rerun()
             st.button(
-                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put, args=(None, True)
-            )
+                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put,
+                args=(lying.without(), True),
+            )  # fmt: skip
         file = st.file_uploader(
             TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key="sk_upload", help=TEXT["upload_help"]
         )
         if file is not None and st.session_state.get("sk_taken") != file.file_id:
             st.session_state["sk_taken"] = file.file_id
-            picture = studio().upload(file.getvalue(), owner(), file.name)
-            for note in picture.details.get("notes", ()):
-                st.toast(note)
-            _lay(file.getvalue(), picture)
-            st.rerun()
+            try:
+                picture = studio().upload(file.getvalue(), owner(), file.name)
+                _lay(file.getvalue(), picture)
+            except StudioError as error:
+                st.error(str(error), icon=":material/broken_image:")
+            else:
+                for note in picture.details.get("notes", ()):
+                    st.toast(note)
+                st.rerun()
     st.caption(TEXT["examples"])
     with st.container(horizontal=True, gap="small", key="sk_examples"):
         for path in sorted(EXAMPLES.glob("*.png")):
@@ -102,8 +115,12 @@ def _lay(data: bytes, picture: Picture) -> None:
 
 
 def _example(stem: str) -> None:
-    data = (EXAMPLES / f"{stem}.png").read_bytes()
-    canvas.put(Paper(studio().upload(data, owner(), f"{stem}.png").id, drawn=True))
+    try:
+        picture = studio().upload((EXAMPLES / f"{stem}.png").read_bytes(), owner(), f"{stem}.png")
+    except StudioError as problem:
+        st.session_state["sk_problem"] = str(problem)
+        return
+    canvas.put(Paper(picture.id, drawn=True))
     words = (EXAMPLES / f"{stem}.txt").read_text(encoding="utf-8").strip()
     tags = [tag.strip() for tag in words.split(",")]
     emotion = next((tag for tag in tags if tag in EMOTIONS), EMOTIONS[0])
@@ -130,28 +147,43 @@ def draw_again(picture_id: str) -> bool:
         canvas.put(Paper(studio().picture(control.image, owner()).id, drawn=True))
     except StudioError:
         return False
-    found = studio().recipe_of(picture_id, owner())
     for name in ("kind", "low", "high", "weight", "favour"):
         state[f"sk_{name}"] = getattr(control, name)
     state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
-    state["sk_model"], state["sk_seed"], state["sk_steps"] = recipe.model, recipe.seed, recipe.steps
-    state["sk_text"], state["sk_emotion"], state["sk_style"] = found.spec.text, found.spec.emotion, found.spec.style
-    widgets.put_loras("sk_loras", found.spec.loras)
-    if found.notes:
-        state["sk_problem"] = " ".join(found.notes)
+    _fill(picture_id)
     return True
 
 
+def _fill(picture_id: str) -> None:
+    """Put the recipe of a picture into the fields that aren't about the drawing; what isn't here is said."""
+    found, state = studio().recipe_of(picture_id, owner()), st.session_state
+    for name in ("model", "seed", "steps", "guidance", "text", "emotion", "style"):
+        state[f"sk_{name}"] = getattr(found.spec, name)
+    widgets.put_loras("sk_loras", found.spec.loras)
+    if found.notes:
+        state["sk_problem"] = " ".join(found.notes)
+
+
 def trace(picture_id: str, keep_strokes: bool = True) -> None:
-    """Lay a picture under the canvas; one drawn here brings its seed, and a new page its words."""
-    picture = studio().picture(picture_id, owner())
-    canvas.put(Paper(picture_id, drawn=False), keep_strokes)
-    if picture.recipe is not None:
-        st.session_state["sk_seed"] = picture.recipe.seed
-        labels = picture.recipe.labels
-        if not keep_strokes and labels.get("emotion") in EMOTIONS:
-            st.session_state["sk_emotion"] = labels["emotion"]
-            st.session_state["sk_text"] = labels.get("text", "")
+    """Lay a picture under what was drawn, which stays the drawing, and keep its seed.
+
+    On an empty canvas the lines that the picture followed are the drawing again. Without `keep_strokes` it is a new
+    page: nothing of the old one stays, and all that the form has of the picture's recipe is put into it.
+    """
+    recipe = studio().picture(picture_id, owner()).recipe
+    lying, lines, shown = canvas.paper(), None, True
+    if keep_strokes and lying is not None and lying.drawing:
+        lines = lying.drawing
+        shown = st.session_state.get("sk_kind", "lines") == "lines" if lying.drawn else lying.shown
+    elif keep_strokes and not canvas.strokes() and recipe is not None and recipe.control is not None:
+        lines, shown = recipe.control.image, recipe.control.kind == "lines"
+    canvas.put(Paper(picture_id, drawn=False, lines=lines, shown=shown), keep_strokes)
+    if recipe is None:
+        return
+    if keep_strokes:
+        st.session_state["sk_seed"] = recipe.seed
+    else:
+        _fill(picture_id)
 
 
 # --- how the drawing is followed ------------------------------------------------------------------------------------
@@ -182,7 +214,8 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
     if drawing is not None:
         try:
             if fields.get("low") is not None and fields.get("high") is not None and fields["low"] >= fields["high"]:
-                fields["high"] = min(255, fields["low"] + 1)
+                fields["low"] = min(254, fields["low"])
+                fields["high"] = fields["low"] + 1
             chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
             place.image(chosen.png, width=256, alt=TEXT["sees"])
         except StudioError as problem:
@@ -222,16 +255,18 @@ def strictness() -> dict[str, Any]:
 
 
 def rest() -> dict[str, Any]:
-    """Model, seed, steps and LoRAs."""
+    """Model, seed, steps, guidance and LoRAs."""
     with st.expander(TEXT["model"], icon=":material/memory:"):
         fields: dict[str, Any] = {"model": widgets.model_picker("sk_model")}
         with st.container(horizontal=True):
             fields["seed"] = widgets.number_from(
-                GenerateSpec, "seed", "Seed", key="sk_seed", placeholder="New each time", persist_state="session"
+                GenerateSpec, "seed", TEXT["seed"], key="sk_seed", placeholder=TEXT["each"], persist_state="session"
             )
-            fields["steps"] = widgets.number_from(
-                GenerateSpec, "steps", "Steps", key="sk_steps", placeholder="Automatic", persist_state="session"
-            )
+            for name in ("steps", "guidance"):
+                fields[name] = widgets.number_from(
+                    GenerateSpec, name, TEXT[name], key=f"sk_{name}", placeholder=TEXT["by_itself"],
+                    persist_state="session", help=TEXT.get(f"{name}_help"), step=0.5 if name == "guidance" else 1,
+                )  # fmt: skip
         fields["loras"] = widgets.lora_picker("sk_loras")
     return fields
 

@@ -13,6 +13,7 @@ import streamlit as st
 from PIL import Image
 
 from studio.errors import StudioError
+from studio.service import ModelInfo
 from studio.specs import JobSpec, LoraRef, Spec, bounds
 from studio.ui import frame, text
 from studio.ui.identity import owner
@@ -45,6 +46,7 @@ TEXT = {
     "lora_gone": "Not here, so not used: {names}. Without it the picture is another.",
     "lora_weight": "{name}: weight",
     "trigger": "Trigger words: {words}",
+    "beside": "{name} was made with {names}: use it together with that.",
 }
 SEND_TO = {
     "emotion_morph": "Emotion morph",
@@ -276,9 +278,9 @@ def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = Fals
     return st.number_input(label, **limits, step=convert(step), **options)
 
 
-def model_picker(key: str, label: str = TEXT["model"]) -> str:
-    """A model by reference: one of the list, or typed."""
-    known = {model.reference: model for model in studio().models()}
+def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
+    """A model by reference: one of the list, or typed. `models`: the list, where the page has read it already."""
+    known = {model.reference: model for model in (studio().models() if models is None else models)}
 
     def named(reference: str) -> str:
         model = known.get(reference)
@@ -360,5 +362,8 @@ def lora_picker(key: str) -> tuple[LoraRef, ...]:
         )
         if lora.trigger_words:
             st.caption(TEXT["trigger"].format(words=text.escape(", ".join(lora.trigger_words))))
+        if lora.beside:
+            names = ", ".join(f"{text.escape(title)} ({weight:g})" for title, weight in lora.beside)
+            st.caption(TEXT["beside"].format(name=text.escape(lora.title), names=names))
         picked.append(LoraRef(path=path, weight=weight))
     return tuple(picked)
