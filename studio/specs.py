@@ -349,6 +349,7 @@ class LcmSpec(Spec):
     data: str | None = None  # None: the teacher draws its own latents
     form: Literal["lora", "full"] = "lora"
     objective: Literal["lcm", "tcd", "pcm"] = "lcm"
+    finish: Annotated[float, Field(ge=0, lt=1)] = 0.25  # pcm: share of the steps in which the teacher goes all the way
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 50
     rank: Annotated[int, Field(ge=1, le=256)] = 64

@@ -176,7 +176,9 @@ def test_a_doubtful_prompt_of_a_list_a_sketch_and_a_set_of_sprites(run: Callable
     ):
         failed = run(*verb, "--steps", 1, "--on-low-confidence", "fail", "--json")
         assert failed.code == 2
-        assert f"The prompt for happy, casual with '{UNSURE}' is only 55% sure" in one_sentence(failed)
+        said = one_sentence(failed)
+        assert f"The prompt for happy, casual with '{UNSURE}" in said  # sprites show what was decided, too
+        assert "is only 55% sure" in said
     done = run("sprites", "--text", UNSURE, "--steps", 1, "--seed", 1, "--on-low-confidence", "fixed", "--json")
     assert done.code == 0, done.err
     with Image.open(done.json["frames"][2]) as sad:

@@ -267,5 +267,8 @@ def test_phases_end_where_the_steps_of_drawing_do() -> None:
     assert [int(t) for t in scheduler.timesteps] == [999, 749, 499, 249]
     assert torch.all(ends <= n)
     assert torch.equal(ends[[0, 10, 20, 30]], n[[0, 10, 20, 30]])  # there the target is z_s itself
+    asked = lcd.drawn_from(n, grid, 4)
+    assert sorted({int(grid.times[place + 1]) for place in asked}) == [124, 249, 374, 499, 624, 749, 874, 999]
+    assert torch.equal(lcd.phase_end(asked, grid, 4), ends)  # nobody changes phase
     with pytest.raises(ValueError, match="equal phases"):
         lcd.phase_end(n, grid, 3)

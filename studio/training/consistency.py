@@ -87,6 +87,16 @@ def phase_end(n: Tensor, grid: SolverGrid, phases: int) -> Tensor:
     return n // each * each
 
 
+def drawn_from(n: Tensor, grid: SolverGrid, phases: int) -> Tensor:
+    """Every `n` moved within its phase, so that times[n+1] is a time at which drawing asks the student.
+
+    That is the top of the phase (in `phases` steps), for three in ten its middle (in twice as many).
+    """
+    each = grid.points // phases
+    middle = n % each < round(0.3 * each)
+    return n // each * each + torch.where(middle, each // 2, each) - 1
+
+
 def add_noise(z_0: Tensor, noise: Tensor, t: Tensor, grid: SolverGrid) -> Tensor:
     """z_t = alpha_t z_0 + sigma_t epsilon (DDPM, eq. 4)."""
     return spread(grid.alpha[t], z_0) * z_0 + spread(grid.sigma[t], z_0) * noise

@@ -51,6 +51,8 @@ from studio.training.student import FullStudent, LoraStudent, Student, restore, 
 GRID = 50  # jumps of the teacher's solver: k = 20 of 1000 (LCM, sec. 4.3)
 # Phases end where DDIM's steps do ("trailing": 999, 749, 499, 249), which LCM's grid misses.
 PHASED_GRID = 40
+SOLVED = 5  # jumps in which the teacher goes to the end of a phase by itself
+FINISH_RATE = 1.5  # times the learning rate: targets that don't move allow larger steps
 RATE = {"lora": 1e-4, "full": 8e-6}
 
 
@@ -132,6 +134,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     total = spec.epochs * spec.steps_per_epoch
+    turn = total - round(spec.finish * total) if spec.objective == "pcm" else total
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
@@ -206,6 +209,10 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         session.pause()
         return ends[0]
 
+    def finishing() -> bool:
+        """Whether the teacher shows the whole way now, instead of one step of it."""
+        return step >= turn
+
     def learn(
         share: float, z_0: torch.Tensor, text: torch.Tensor, noise: torch.Tensor, n: torch.Tensor, w: torch.Tensor,
         end: torch.Tensor,
@@ -216,13 +223,19 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         z_t = lcd.add_noise(z_0, noise, t, grid)
 
         with accelerator.autocast():
-            # 8.3 the teacher's guided step to z-hat_{t_n}: both branches in one batch, no gradient
+            # 8.3 the teacher's guided step to z-hat_{t_n}: both branches in one batch, no gradient; at last several
+            # steps, to the end of the phase (progressive distillation, 2202.00512, in one round)
             both = torch.cat([text, stuff.empty.expand(len(text), -1, -1).to(text)])
-            twice = student.teacher(torch.cat([z_t, z_t]).to(dtype), t.repeat(2), both).float()
-            conditional, unconditional = twice.chunk(2)
-            z_s = lcd.teacher_step(conditional, unconditional, z_t, t, s, w, grid, kind)
+            z_s, place = z_t, n + 1
+            for left in range(SOLVED if finishing() else 1, 0, -1):
+                here, place = place, place - (place - end) // left if finishing() else n
+                twice = student.teacher(torch.cat([z_s, z_s]).to(dtype), grid.times[here].repeat(2), both).float()
+                conditional, unconditional = twice.chunk(2)
+                z_s = lcd.teacher_step(
+                    conditional, unconditional, z_s, grid.times[here], grid.times[place], w, grid, kind
+                )
             # 8.4 the target network there, no gradient, and the student at z_{t_{n+k}}
-            aim = student.target(z_s.to(dtype), s, text, w).float()
+            aim = z_s if finishing() else student.target(z_s.to(dtype), s, text, w).float()
             said = student.student(z_t.to(dtype), t, text, w).float()
 
         # 8.5 self-consistency: both must mean the same z_0 (LCM), the same z_e (TCD, PCM)
@@ -231,7 +244,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             target = lcd.consistency_function(aim, z_s, s, grid, kind)
         else:
             prediction = lcd.trajectory_function(said, z_t, t, e, grid, kind)
-            target = lcd.trajectory_function(aim, z_s, s, e, grid, kind)
+            target = aim if finishing() else lcd.trajectory_function(aim, z_s, s, e, grid, kind)
         loss = lcd.distance(prediction, target, spec.loss, spec.huber_c) * share
         scaler.scale(loss).backward()
         return loss.detach()
@@ -253,6 +266,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         w = w_min + (w_max - w_min) * torch.rand(spec.batch_size, generator=generator)
         end = (torch.rand(spec.batch_size, generator=generator) * (n + 1)).long()  # 0..n: TCD's e, at or below s
         if spec.objective == "pcm":
+            n = lcd.drawn_from(n, grid, FAST_STEPS) if finishing() else n
             end = lcd.phase_end(n, grid, FAST_STEPS)
         noise = torch.randn(stuff.latents[rows].shape, generator=generator)
         z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
@@ -277,7 +291,8 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         # 8.6 theta <- theta - eta grad; theta_minus <- mu theta_minus + (1 - mu) theta
         shown = share_gradients(parameters, loss, world)
         scaler.unscale_(optimizer)
-        rate = steps.learning_rate(step, total, peak, min(0.05, 50 / total))
+        begun, until, most = (turn, total, FINISH_RATE * peak) if finishing() else (0, turn, peak)
+        rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
         for group in optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
