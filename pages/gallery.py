@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.errors import NotFound
+from studio.errors import StudioError
 from studio.ui import frame, results, text, trash, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
@@ -26,13 +28,17 @@ TEXT = {
     "delete": "Delete",
     "select": "Select",
     "delete_selected": "Delete {pictures}",
+    "gone": "The picture that the address names isn't here: it was deleted, or it is in another browser's gallery.",
 }
 
 
 @st.dialog(TEXT["details"], width="large", icon=":material/image:")
 def details(picture: Picture) -> None:
     """One picture, large, with its recipe and what can be done with it."""
-    results.large(studio().picture(picture.id, owner()))
+    try:
+        results.large(studio().picture(picture.id, owner()))
+    except NotFound as error:  # its file is gone: it can still be deleted
+        st.error(str(error))
     if st.button(TEXT["delete"], key=f"gallery_delete_{picture.id}", icon=":material/delete:", type="tertiary"):
         trash.remove([picture.id])
         st.rerun()
@@ -40,6 +46,11 @@ def details(picture: Picture) -> None:
 
 st.title(TEXT["title"], anchor=False)
 trash.offer()
+if named := st.query_params.pop("picture", None):  # a link, followed once
+    try:
+        details(studio().picture(named, owner()))
+    except StudioError:
+        st.info(TEXT["gone"], icon=":material/search_off:")
 
 with st.container(horizontal=True, vertical_alignment="bottom", key="gallery_filters"):
     query = st.text_input(
@@ -90,7 +101,7 @@ selected: list[str] = []
 with place:
     grid = st.grid("auto", min_column_width=150, gap="small")
     for picture in pictures:
-        name = picture.title or text.description(picture.recipe)
+        name = text.name(picture)
         with grid.cell():
             if widgets.picture_card(picture, picture.id, f"{'♥ ' if picture.favourite else ''}{text.escape(name)}"):
                 details(picture)

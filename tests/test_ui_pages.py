@@ -257,6 +257,16 @@ def test_the_gallery_s_own_example_finds_a_seed(page_home: Path) -> None:
     assert {picture.id for picture in studio().gallery("me", "red")} == {one, other}
 
 
+def test_a_lost_file_hides_no_other_picture_and_can_be_deleted(page_home: Path) -> None:
+    lost, other = draw("me", text="lost", seed=11), draw("me", text="lost too", seed=12)
+    studio().picture(lost, "me").path.unlink()
+    at = app("gallery")
+    assert {f"open_{lost}", f"open_{other}"} <= {b.key for b in at.button}
+    at.button(key=f"open_{lost}").click().run()
+    assert "is gone from the disk" in at.error[0].value
+    assert at.button(key=f"gallery_delete_{lost}").label == "Delete"
+
+
 def test_favourites_are_kept(page_home: Path) -> None:
     picture = draw("me", seed=4)
     at = app("gallery")

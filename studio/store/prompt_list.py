@@ -28,18 +28,22 @@ def decoded(data: bytes) -> str:
     raise BadInput("The list is neither UTF-8 nor Shift-JIS; save it as UTF-8 and try again.")
 
 
-def parse(text: str) -> tuple[BatchRow, ...]:
+def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
 
     CSV is recognised by a header that names the column `prompt` (with `seed`, `emotion`, in any order); everything else
-    is one prompt a line, commas and all. Raises `BadInput` that names the first bad lines and what is wrong with them.
+    is one prompt a line, commas and all, unless it is said to be a `table` (a .csv file): then more than one column
+    needs that header. Raises `BadInput` that names the first bad lines and what is wrong with them.
     """
     text = text.removeprefix("\ufeff")
     lines = text.splitlines()
-    head = next((line for line in lines if line.strip()), "")
+    head = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = max(",;\t", key=head.count)
     names = [name.strip().strip('"').lower() for name in head.split(delimiter)]
-    if names and "prompt" in names and set(names) <= set(COLUMNS):
+    several = len(names) > 1 and not (head.startswith('"') and head.endswith('"') and head.count('"') == 2)
+    if several and (table or "prompt" in names or set(names) <= set(COLUMNS)):
+        _check_header(names)
+    if "prompt" in names and set(names) <= set(COLUMNS):
         found, wrong = _table(text, delimiter)
     else:
         found, wrong = [], []
@@ -56,25 +60,41 @@ def parse(text: str) -> tuple[BatchRow, ...]:
     return tuple(found)
 
 
+def _check_header(names: list[str]) -> None:
+    known = f"the columns are {', '.join(COLUMNS)}"
+    if "prompt" not in names:
+        raise BadInput(
+            f"The first line has to name the columns, and one of them has to be prompt ({known}); it says "
+            f"{', '.join(names)[:60]!r}. A list with one prompt a line is a .txt file."
+        )
+    for name in names:
+        if name not in COLUMNS:
+            raise BadInput(f"There is no column {name[:30]!r} in a list of prompts; {known}.")
+        if names.count(name) > 1:
+            raise BadInput(f"The column {name!r} is there twice.")
+
+
 def _table(text: str, delimiter: str) -> tuple[list[BatchRow], list[str]]:
     found: list[BatchRow] = []
     wrong: list[str] = []
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
+    first = 1  # line on which the row begins: a cell in quotes may go on for several
     try:
         for cells in reader:
+            first, line = reader.line_num + 1, first
             cells = [cell.strip() for cell in cells]
             if not any(cells) or cells[0].startswith("#"):
                 continue
             if not header:
                 header = [cell.lower() for cell in cells]
             elif len(cells) > len(header):
-                wrong.append(f"line {reader.line_num}: {len(cells)} columns instead of {len(header)} (quote commas)")
+                wrong.append(f"line {line}: {len(cells)} columns instead of {len(header)} (quote commas)")
             else:
                 row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
-                _add(reader.line_num, row, found, wrong)
-    except csv.Error as error:
-        wrong.append(f"line {reader.line_num}: {error}")
+                _add(line, row, found, wrong)
+    except csv.Error:  # not strict, it would take the rows that follow for more of this cell
+        wrong.append(f"line {first}: a quote is opened and not closed where the cell ends (write a quote in it twice)")
     return found, wrong
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import streamlit as st
 
@@ -54,6 +55,7 @@ TEXT = {
     "run_stopped": "{name} is stopped.",
     "run_failed": "{name} failed: {error}",
     "run_crashed": "{name} was cut off: its process was ended from outside.",
+    "no_page": "There is no page {name} here, so this is {shown}.",
     "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",
 }
 
@@ -75,10 +77,28 @@ def begin() -> None:
             st.fragment(announce_runs, run_every=RUN_POLL)()
         if settings().password is not None:
             st.html(f'<a class="studio-leave" href="{LOGOUT}" target="_self">{TEXT["leave"]}</a>')
+    if unknown := unknown_page():
+        st.warning(
+            TEXT["no_page"].format(name=text.escape(unknown), shown=text.PAGE_NAMES["generate"][0]),
+            icon=":material/search_off:",
+        )
     try:
         page.run()
     except StudioError as problem:
-        st.error(str(problem), icon=":material/error:")
+        _say(str(problem))
+
+
+def unknown_page() -> str | None:
+    """What the address names where there is no such page, and Streamlit shows the first one without a word."""
+    path = urlsplit(st.context.url or "").path  # without the name of a page that there is
+    path = path.removeprefix("/" + (st.get_option("server.baseUrlPath") or "").strip("/")).lstrip("/")
+    return path if path and not path.endswith("/") and path not in text.PAGE_NAMES else None
+
+
+def _say(problem: str) -> None:
+    # The end of the page, where the error is put, may be far below what somebody sees of it.
+    st.toast(text.escape(problem), icon=":material/error:")
+    st.error(text.escape(problem), icon=":material/error:")
 
 
 def has_page(name: str) -> bool:
@@ -141,5 +161,5 @@ def announce_runs() -> bool:
 
 def on_script_error(error: Exception) -> bool:
     """What a page shows when the studio has a bug: one sentence. Streamlit writes the traceback to the log."""
-    st.error(str(error) if isinstance(error, StudioError) else TEXT["failed"], icon=":material/error:")
+    _say(str(error) if isinstance(error, StudioError) else TEXT["failed"])
     return True

@@ -76,7 +76,7 @@ def says(job: JobView) -> None:
 
 def large(picture: Picture) -> None:
     """One picture, as large as the place allows, and everything that can be done with it."""
-    name = picture.title or text.description(picture.recipe)
+    name = text.name(picture)
     wide = picture.kind in ("sheet", "grid", "report")
     if picture.kind == "report" and lab.saved(picture):
         actions(picture, f"large_{picture.id}")
@@ -130,8 +130,7 @@ def several(ids: Sequence[str], key: str, captions: list[str] | None = None) -> 
     grid = st.grid("auto", min_column_width=150 if len(ids) > 4 else 210, gap="small")
     for index, picture in enumerate(shown, first):
         with grid.cell():
-            seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
-            caption = said.get(picture.id) or text.escape(picture.title) or seed
+            caption = said.get(picture.id) or text.escape(text.name(picture))
             if widgets.picture_card(picture, f"{key}_{index}", caption):
                 st.session_state[f"shown_{key}"] = picture.id
                 st.rerun()
@@ -152,6 +151,7 @@ def several(ids: Sequence[str], key: str, captions: list[str] | None = None) -> 
 
 
 def _draw(picture: Picture, **changes: object) -> None:
-    spec = studio().spec_of(picture.id, owner()).model_copy(update={"count": 1})
-    widgets.start(GenerateSpec.model_validate(spec.model_dump() | changes), "generate")
-    st.rerun()
+    with widgets.refusals("generate"):
+        spec = studio().spec_of(picture.id, owner()).model_copy(update={"count": 1})
+        widgets.start(GenerateSpec.model_validate(spec.model_dump() | changes), "generate")
+        st.rerun()

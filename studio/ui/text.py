@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from studio.specs import Recipe
+from collections.abc import Sequence
+
+from studio.specs import EMOTIONS, STYLES, Recipe
+from studio.views import Picture
 
 APP = "Anime Character Studio"
 
@@ -97,3 +100,32 @@ def description(recipe: Recipe | None, fallback: str = "Picture") -> str:
     emotion, style = recipe.labels.get("emotion"), recipe.labels.get("style")
     named = [EMOTION_NAMES.get(emotion or "", ""), STYLE_NAMES.get(style or "", "").lower()]
     return ", ".join(part for part in named if part) or recipe.prompt[:60] or fallback
+
+
+def name(picture: Picture) -> str:
+    """What a picture is called: its words, then its own emotion and style, which its title doesn't know.
+
+    The title is that of the request: every tile of a sheet has the same one, and so has the sheet. Where nothing was
+    typed it is the request's emotion and style, and says nothing of a tile.
+    """
+    words = "" if picture.title in AUTOMATIC else picture.title
+    if picture.kind in ("sheet", "grid"):
+        columns, rows = (picture.details.get(part) or () for part in ("columns", "rows"))
+        counts = [
+            plural(len(labels), one) if len(labels) > 1 else STYLE_NAMES.get("".join(labels), "")
+            for labels, one in ((columns, _axis(columns)), (rows, _axis(rows)))
+        ]
+        own = ", ".join(part for part in counts if part)
+        return " · ".join(part for part in (words, own) if part) or description(picture.recipe)
+    labels = picture.recipe.labels if picture.recipe else {}
+    own = description(picture.recipe) if words and labels.get("emotion") and picture.kind == "picture" else ""
+    return " · ".join(part for part in (words, own) if part) or description(picture.recipe)
+
+
+AUTOMATIC = {f"{emotion}, {style}" for emotion in EMOTIONS for style in STYLES}  # titles, see `recipes._title`
+
+
+def _axis(labels: Sequence[str]) -> str:
+    if labels and set(labels) <= set(EMOTIONS):
+        return "emotion"
+    return "style" if labels and set(labels) <= set(STYLES) else "value"

@@ -6,13 +6,14 @@ Each asks the service for data and draws it. Knows no page: where a picture can 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from studio.errors import StudioError
+from studio.errors import NotFound, StudioError
 from studio.service import ModelInfo
 from studio.specs import JobSpec, LoraRef, Spec, bounds
 from studio.ui import frame, text
@@ -42,10 +43,14 @@ TEXT = {
     "model": "Model",
     "model_help": "A model in the list, a Hugging Face id, a folder in diffusers format, or a .safetensors file.",
     "lora": "LoRAs",
-    "lora_none": "None yet: train one, or put a .safetensors file into {folder}",
+    "lora_none": "No LoRAs yet: train one, or put a .safetensors file into {folder}",
     "lora_gone": "Not here, so not used: {names}. Without it the picture is another.",
     "lora_weight": "{name}: weight",
     "trigger": "Trigger words: {words}",
+    "bounded": "{label} can't be {given}, so it is {value} now: {rule}.",
+    "between": "from {low} to {high}",
+    "at_least": "{low} or more",
+    "multiple": "in steps of {step}",
     "beside": "{name} was made with {names}: use it together with that.",
 }
 SEND_TO = {
@@ -72,9 +77,12 @@ def follow(job_id: str, page: str) -> None:
 
 
 def current_job(page: str) -> str | None:
-    """The page's job: from the address (a reload, a link), else from this session (back from another page)."""
-    found = st.query_params.get("job") or st.session_state.get(f"job:{page}")
-    if found:
+    """The page's job: from the address (a reload, a link), else from this session (back from another page).
+
+    One that failed stays in the session alone: a reload starts afresh.
+    """
+    found: str | None = st.query_params.get("job") or st.session_state.get(f"job:{page}")
+    if found and found != st.session_state.get(f"failed:{page}"):
         follow(found, page)
     return found
 
@@ -85,12 +93,33 @@ def forget_job(page: str) -> None:
     st.query_params.pop("job", None)
 
 
-def job_panel(job_id: str, page: str, *, size: int | None = None) -> JobView | None:
+@contextmanager
+def refusals(page: str) -> Iterator[None]:
+    """What the studio refuses inside is a toast at once, and stands where the page calls `refusal`, until the next run.
+
+    The rest of the page goes on: without this the error would end it.
+    """
+    try:
+        yield
+    except StudioError as problem:
+        st.session_state[f"refused:{page}"] = str(problem)
+        st.toast(text.escape(str(problem)), icon=":material/error:")
+
+
+def refusal(page: str, place: Any) -> None:
+    """Show what was refused in this run, in place of what `place` (an `st.empty`) says."""
+    problem = st.session_state.pop(f"refused:{page}", None)
+    if problem:
+        place.error(text.escape(problem), icon=":material/error:")
+
+
+def job_panel(job_id: str, page: str, *, size: int | None = None, place: Any = None) -> JobView | None:
     """A job while it works: preview, progress, time left, place in the line, cancel. The page goes on at once.
 
     Polls by itself and reruns the page when the job is over. Afterwards it shows how it ended, if there is something
     to say, and returns the job; the caller draws `job.pictures`. None when there is no such job for this browser.
-    `size`: width of the preview in pixels; None: as wide as the place.
+    `size`: width of the preview in pixels; None: as wide as the place. `place`: where it is said how the job ended
+    (an `st.empty`), if not here.
     """
     try:
         job = studio().job(job_id, owner())
@@ -101,18 +130,25 @@ def job_panel(job_id: str, page: str, *, size: int | None = None) -> JobView | N
     if job.active:
         st.fragment(_working, run_every=POLL)(job_id, size)
         return job
+    if job.state != "done":
+        with place.container() if place is not None else st.container():
+            _ended(job, page)
+    return job
+
+
+def _ended(job: JobView, page: str) -> None:
     if job.state == "failed":
-        st.error(job.error or frame.TEXT["failed"], icon=":material/error:")
+        st.session_state[f"failed:{page}"] = job.id
+        st.query_params.pop("job", None)
+        st.error(text.escape(job.error or frame.TEXT["failed"]), icon=":material/error:")
     elif job.state == "cancelled":
         st.info(TEXT["cancelled"], icon=":material/cancel:")
     elif job.state == "interrupted":
         st.warning(TEXT["interrupted"], icon=":material/power_off:")
-    if job.state != "done":
-        label = TEXT["resume" if job.state == "interrupted" else "again"]
-        if st.button(label, key=f"again_{job_id}", icon=":material/refresh:"):
-            follow(studio().again(job_id, owner()).id, page)
-            st.rerun()
-    return job
+    label = TEXT["resume" if job.state == "interrupted" else "again"]
+    if st.button(label, key=f"again_{job.id}", icon=":material/refresh:"):
+        follow(studio().again(job.id, owner()).id, page)
+        st.rerun()
 
 
 def _working(job_id: str, size: int | None) -> None:
@@ -161,13 +197,21 @@ def _thumbnail(picture_id: str, side: int, _load: Callable[[], bytes]) -> bytes:
 
 
 def thumbnail(picture: Picture, side: int = 360) -> bytes:
-    """A small JPEG of a picture, kept in memory. Only for pictures that the service gave to this owner."""
-    return _thumbnail(picture.id, side, lambda: studio().picture_bytes(picture.id, owner()))
+    """A small JPEG of a picture, kept in memory. Only for pictures that the service gave to this owner.
+
+    A grey tile where its file is gone: one lost picture must not hide the others.
+    """
+    try:
+        return _thumbnail(picture.id, side, lambda: studio().picture_bytes(picture.id, owner()))
+    except (NotFound, UnidentifiedImageError):
+        stream = io.BytesIO()
+        Image.new("RGB", (side, side), "#8883a0").save(stream, "JPEG")
+        return stream.getvalue()
 
 
 def picture_card(picture: Picture, key: str, caption: str | None = None) -> bool:
     """A picture in a grid; True when it was clicked (or opened by keyboard)."""
-    name = picture.title or text.description(picture.recipe)
+    name = text.name(picture)
     with st.container(key=f"card_{key}"):
         st.image(thumbnail(picture), width="stretch", alt=name)
         opened = st.button(f"Open {name}", key=f"open_{key}")
@@ -254,7 +298,9 @@ def sent(page: str) -> dict[str, str] | None:
 def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = False, **options: Any) -> Any:
     """A number field with the bounds and the default that the spec has for it. `options` go to the widget.
 
-    A field whose default is None stays empty until somebody types (and says so in its placeholder).
+    A field whose default is None stays empty until somebody types (and says so in its placeholder). What is out of
+    bounds, or between two steps that the spec allows, becomes the nearest value that isn't, and a toast says so: left
+    to the browser, such a number stays in the field, in red, and the old one is used.
     """
     found = bounds(spec, field)
     default = options.pop("value", found["default"])
@@ -269,13 +315,42 @@ def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = Fals
         "max_value": None if high is None else convert(options.pop("max_value", high)),
     }
     key = options.get("key")
+    given = st.session_state.get(key) if key is not None else None
+    if given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
+        st.session_state[key] = convert(value)
+        rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
+            low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
+        )
+        if "multiple_of" in found:
+            rule += ", " + TEXT["multiple"].format(step=found["multiple_of"])
+        said = TEXT["bounded"].format(label=label, given=_shown(given), value=_shown(value), rule=rule)
+        st.toast(text.escape(said), icon=":material/straighten:")
     if key is None or key not in st.session_state:
         options["value"] = None if default is None else convert(default)
     elif default is None and not slider:
         options["value"] = None  # an empty field stays one that may be empty
     if slider:
         return st.slider(label, **limits, step=convert(step), **options)
-    return st.number_input(label, **limits, step=convert(step), **options)
+    if key is None:
+        options |= limits
+    return st.number_input(label, step=convert(step), **options)
+
+
+def _allowed(value: Any, found: dict[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:
+    """The nearest number that the spec allows. Its limits are multiples themselves where it wants multiples."""
+    low, high = limits["min_value"], limits["max_value"]
+    if "multiple_of" in found:
+        value = round(value / found["multiple_of"]) * found["multiple_of"]
+    if not slider and "gt" in found and value > found["gt"]:
+        low = None  # a slider begins one step above the bound; typed numbers may lie between
+    if not slider and "lt" in found and value >= found["lt"]:
+        high = found["lt"] - step
+    value = value if high is None else min(value, high)
+    return value if low is None else max(value, low)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
