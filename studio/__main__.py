@@ -88,7 +88,7 @@ def generate(
     studio = open_studio()
     terminal.check_folder(out)
     started = time.monotonic()
-    rows = studio.parse_rows(terminal.read_list(prompts)) if prompts else None
+    rows = studio.parse_rows(terminal.read_list(prompts), prompts.suffix.lower() == ".csv") if prompts else None
     base = base_of(
         studio, offline=offline or rows is not None, prompt=prompt, negative=negative, emotion=emotion, style=style,
         quality=quality, text=text or None, on_low_confidence=on_low_confidence, seed=seed, count=count, steps=steps,

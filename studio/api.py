@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio import __version__
 from studio.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError
 from studio.network import is_loopback, passed_on
+from studio.recipes import plain
 from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
 from studio.settings import Settings
 from studio.specs import CaptionSpec
@@ -218,8 +219,10 @@ def _sentence(status: int) -> Any:
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
-    return JSONResponse({"error": _sendable(f"{place}: {first['msg']}." if place else f"{first['msg']}.")}, 422)
+    place = "" if first["type"] == "json_invalid" else ".".join(str(part) for part in first["loc"][1:])
+    message = plain(first)
+    sentence = f"{place}: {message}." if place else f"{message[:1].upper()}{message[1:]}."
+    return JSONResponse({"error": _sendable(sentence)}, 422)
 
 
 def _sendable(sentence: str) -> str:

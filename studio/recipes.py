@@ -456,13 +456,21 @@ def explain(error: ValidationError) -> str:
     # A union reports once for each of its members; the first error of the deepest place says the most.
     first = max(error.errors(), key=lambda item: len(item["loc"]))
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    message = message[:1].lower() + message[1:]
+    message = plain(first)[:1].lower() + plain(first)[1:]
     given = first.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
     if place and message.startswith("input should"):
         return f"{place} {message.removeprefix('input ')}{shown}."
     return f"{place}: {message}{shown}." if place else f"{message[:1].upper()}{message[1:]}{shown}."
+
+
+def plain(error: Any) -> str:
+    """One of pydantic's errors without its idiom."""
+    if error["type"] in ("too_long", "string_too_long") and isinstance(error.get("input"), str):
+        return f"this is too long, at most {error['ctx']['max_length']} characters are taken"
+    if error["type"] == "json_invalid":
+        return f"this isn't valid JSON ({error['ctx']['error']})"
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
 
 
 def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:

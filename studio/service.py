@@ -326,9 +326,9 @@ class Studio(PromptDesk):
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
         return self._resolver.written(spec)
 
-    def parse_rows(self, data: str | bytes) -> tuple[BatchRow, ...]:
-        """A pasted list of prompts, or a file of them. Raises `BadInput` that names every bad line, or its encoding."""
-        return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data)
+    def parse_rows(self, data: str | bytes, table: bool = False) -> tuple[BatchRow, ...]:
+        """Prompts that were pasted, or a file (`table`: CSV). Raises `BadInput` that names bad lines, or its encoding."""
+        return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data, table)
 
     # --- training runs --------------------------------------------------------------------------------------------
 

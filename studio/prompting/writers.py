@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from studio.prompting import phrases
 from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, layer_words, normal
 from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
 from studio.prompting.validation import assess
@@ -196,7 +197,7 @@ class TypedText:
 
 
 def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
-    """Japanese becomes tags, brackets without a partner get one; all else stays literally as typed."""
+    """Japanese becomes tags, "pink twintails" two, brackets get their partners; all else stays literally as typed."""
     notes: list[str] = []
     penalty = 0.0
     text = request.text
@@ -214,7 +215,8 @@ def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
         penalty += 0.1 + 0.4 * len(translated.unknown) / (len(translated.unknown) + len(translated.tags))
         words = ", ".join(f"「{word}」" for word in dict.fromkeys(translated.unknown))
         notes.append(f"No tag is known for {words}; left out of the prompt.")
-    text = clean_text(text)
+    text, apart = phrases.apart(clean_text(text), lexicon)
+    notes += [f"'{phrase}' is written as tags: {tags}." for phrase, tags in apart.items()]
     wrong = balance(text)
     if wrong:
         penalty += 0.1

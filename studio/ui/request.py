@@ -5,14 +5,19 @@ Every field lives in the session under a `gen_` key and survives a change of pag
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import streamlit as st
+from PIL import Image
+from pydantic import ValidationError
 
-from studio.errors import StudioError
-from studio.service import PromptRequest
+from studio.errors import BadInput, StudioError
+from studio.recipes import explain, sampling
+from studio.service import ModelInfo, PromptRequest
 from studio.specs import EMOTIONS, QUALITIES, SAMPLERS, STYLES, GenerateSpec, LoraRef
 from studio.ui import text, widgets
 from studio.ui.identity import owner
@@ -25,6 +30,8 @@ TEXT = {
     "emotion": "Emotion",
     "style": "Style",
     "quality": "Quality",
+    "quality_help": "Draft and Standard take the fast path where the model has one; High is the model at its best, "
+    "slower.",
     "count": "Pictures",
     "more": "More settings",
     "steps": "Steps",
@@ -37,7 +44,9 @@ TEXT = {
     "seed_help": "The same seed and settings give the same picture. Picture 2 of a set has this seed + 1, and so on.",
     "width": "Width",
     "height": "Height",
-    "auto": "auto: {value}",
+    "auto": "{value}",  # the fields are narrow: a word before the number would cut its end off
+    "auto_help": "The grey number is what is taken while the field is empty.",
+    "side_help": "Pixels, in steps of 8.",
     "source": "Starting from",
     "strength": "How much may change",
     "strength_help": "Low keeps the picture, high keeps little more than its colours.",
@@ -49,6 +58,8 @@ TEXT = {
     "loaded": "Recipe loaded. {notes}",
     "drawing": "The drawing that it followed isn't part of this form, so Draw makes another picture, from the words "
     "alone. To draw in those lines again, send the picture to Sketch.",
+    "no_recipe": "There is no recipe in it, but it can be the start of a new picture.",
+    "restored": "The form is as it was when this was asked for.",
     "source_gone": "The picture that it started from isn't here, so Draw makes another picture.",
 }
 
@@ -84,18 +95,21 @@ class Fields:
         )
 
     def spec(self, prompt: str | None, negative: str | None) -> GenerateSpec:
-        """The request. Raises ValidationError when a field is out of bounds (the widgets don't allow it)."""
-        return GenerateSpec(
-            emotion=self.emotion,
-            style=self.style,
-            quality=self.quality,
-            text=self.text,
-            count=self.count,
-            prompt=prompt,
-            negative=negative,
-            loras=self.loras,
-            **self.rest,
-        )
+        """The request. Raises BadInput with a sentence where a field has what no request can have."""
+        try:
+            return GenerateSpec(
+                emotion=self.emotion,
+                style=self.style,
+                quality=self.quality,
+                text=self.text,
+                count=self.count,
+                prompt=prompt,
+                negative=negative,
+                loras=self.loras,
+                **self.rest,
+            )
+        except ValidationError as error:
+            raise BadInput(explain(error)) from error
 
 
 # The optional fields and the keys of their widgets.
@@ -120,12 +134,28 @@ def receive() -> None:
     waiting = st.session_state.pop("gen_load", None)
     if waiting is not None:
         load(waiting)
+    if "gen_emotion" not in st.session_state and (job_id := st.query_params.get("job")):
+        restore(job_id)
+
+
+def restore(job_id: str) -> None:
+    """Put the request of a job back into a form that knows nothing: the page was loaded again.
+
+    Its seed is left out, because a blank one was filled in since: the next picture is to be another.
+    """
+    with suppress(StudioError):  # not here any more, which the page says
+        asked = studio().job_spec(job_id, owner())
+        base = asked if isinstance(asked, GenerateSpec) else getattr(asked, "base", None)
+        if base is not None:
+            load(FoundRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"))
+            st.session_state["gen_said"] = TEXT["restored"]
 
 
 def load(found: FoundRecipe) -> None:
-    """Put a recipe into the form. Its prompt becomes a prompt of one's own, to be edited as a whole.
+    """Put a recipe into the form.
 
-    What the form has no place for, or isn't here, is said: it would draw another picture.
+    Its prompt becomes a prompt of one's own, to be edited as a whole, unless it is what is written for its fields
+    anyway: then the fields go on to decide. What the form has no place for, or isn't here, is said: it would draw another picture.
     """
     state, spec, notes = st.session_state, found.spec, list(found.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
@@ -143,9 +173,22 @@ def load(found: FoundRecipe) -> None:
     if spec.control is not None:
         notes.append(TEXT["drawing"])
     state["gen_said"] = TEXT["loaded"].format(notes=" ".join(text.escape(note) for note in notes)).strip()
-    state["gen_own"] = spec.prompt is not None
-    if spec.prompt is not None:
+    for key in [key for key in state if str(key).startswith("gen_layer_")]:
+        del state[key]  # edits of another prompt
+    state["gen_writer_seed"], state["gen_fixed"] = 0, False
+    state["gen_own"] = spec.prompt is not None and not _written_here(spec)
+    state.pop("gen_own_for", None)
+    if state["gen_own"]:
         state["gen_own_prompt"], state["gen_own_negative"] = spec.prompt, spec.negative or ""
+
+
+def _written_here(spec: GenerateSpec) -> bool:
+    """Whether Draw would draw this prompt from the fields alone, without a question."""
+    if studio().claude_writes:
+        return False
+    fields = Fields(spec.emotion, spec.style, spec.quality, spec.text.strip(), spec.count, {}, spec.loras)
+    written = studio().write_prompt(fields.request(offline=True))
+    return (written.positive_prompt, written.negative_prompt, written.doubtful) == (spec.prompt, spec.negative, False)
 
 
 def typed_text() -> str:
@@ -192,6 +235,7 @@ def choices() -> tuple[str, str, str, int]:
             required=True,
             format_func=text.QUALITY_NAMES.__getitem__,
             key="gen_quality",
+            help=TEXT["quality_help"],
             persist_state="session",
         )
         count = widgets.number_from(
@@ -200,36 +244,52 @@ def choices() -> tuple[str, str, str, int]:
     return emotion or EMOTIONS[0], style or STYLES[0], quality or "standard", int(count or 1)
 
 
-def more() -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
+def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
+    """Steps and guidance that will be taken where their fields are empty, given what the other fields hold now."""
+    state = st.session_state
+    known = {str(lora.path): lora for lora in studio().loras()}
+    chosen = []
+    for path in state.get("gen_loras") or ():
+        with suppress(StudioError):  # one that is gone is said by the picker
+            chosen.append(known.get(path) or studio().lora(path))
+    asked: dict[str, Any] = {
+        "quality": quality, "sampler": state.get("gen_sampler") or "auto", "source": state.get("gen_source")
+    }  # fmt: skip
+    steps, guidance = state.get("gen_steps"), state.get("gen_guidance")
+    # Not validated: the fields may hold what they are about to put right.
+    return (
+        sampling(GenerateSpec.model_construct(**asked, steps=None, guidance=guidance), info, chosen)[0],
+        sampling(GenerateSpec.model_construct(**asked, steps=steps, guidance=None), info, chosen)[1],
+    )
+
+
+def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     """The fields behind "More settings"."""
     models = studio().models()
     model = widgets.model_picker("gen_model", models=models)
     about = {info.reference: info for info in models}.get(model)
-    fast = about.fast if about else None
-    automatic = {
-        "steps": fast.steps if fast else about.steps if about else 20,
-        "guidance": fast.guidance if fast else about.guidance if about else 7.0,
-        "side": about.native_size if about else 512,
-    }
+    steps, guidance = automatic(quality, about) if about else ("", "")  # a model that was typed may not be here yet
+    side = about.native_size if about else ""
     rest: dict[str, Any] = {"model": model}
 
-    def number(name: str, value: Any, **options: Any) -> None:
+    def number(name: str, value: Any, about_it: str, **options: Any) -> None:
         rest[name] = widgets.number_from(
             GenerateSpec,
             name,
             TEXT[name],
             key=KEYS[name],
             placeholder=TEXT["auto"].format(value=value),
+            help=f"{TEXT[about_it]} {TEXT['auto_help']}",
             persist_state="session",
             **options,
         )
 
     with st.container(horizontal=True):
-        number("steps", automatic["steps"], help=TEXT["steps_help"])
-        number("guidance", f"{automatic['guidance']:g}", help=TEXT["guidance_help"], step=0.5)
+        number("steps", steps, "steps_help")
+        number("guidance", f"{guidance:g}" if about else "", "guidance_help", step=0.5)
     with st.container(horizontal=True):
-        number("width", automatic["side"], step=64)
-        number("height", automatic["side"], step=64)
+        number("width", side, "side_help", step=64)
+        number("height", side, "side_help", step=64)
     with st.container(horizontal=True):
         rest["sampler"] = st.selectbox(
             TEXT["sampler"],
@@ -259,13 +319,41 @@ def dropped() -> None:
     )
     if file is None:
         return
+    state = st.session_state
+    if state.get("gen_file_id") != file.file_id:  # read once for each file: hashes of models may be needed
+        state["gen_file_id"], state["gen_file_found"], state["gen_file_wrong"] = file.file_id, None, None
+        data = file.getvalue()
+        try:
+            state["gen_file_found"] = studio().read_recipe(data)
+        except StudioError as problem:
+            state["gen_file_wrong"] = TEXT["no_recipe"] if _is_picture(data) else str(problem)
+    found: FoundRecipe | None = state["gen_file_found"]
+    usable = found is not None or state["gen_file_wrong"] == TEXT["no_recipe"]
+    if not usable:
+        st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
+        return
     with st.container(horizontal=True):
-        if st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
-            st.session_state["gen_load"] = studio().read_recipe(file.getvalue())
+        if found is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
+            state["gen_load"] = found
             st.rerun()
         if st.button(TEXT["use"], key="gen_file_use", icon=":material/image:"):
-            st.session_state["gen_source"] = studio().upload(file.getvalue(), owner(), file.name).id
-            st.rerun()
+            try:
+                state["gen_source"] = studio().upload(file.getvalue(), owner(), file.name).id
+            except StudioError as problem:
+                st.error(text.escape(str(problem)), icon=":material/broken_image:")
+            else:
+                st.rerun()
+    if found is None:
+        st.caption(TEXT["no_recipe"])
+
+
+def _is_picture(data: bytes) -> bool:
+    """Whether it looks like one; whether it is sound is found out when it is used."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False
 
 
 def source() -> dict[str, Any]:
