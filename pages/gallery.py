@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.errors import NotFound
-from studio.errors import StudioError
+from studio.errors import NotFound, StudioError
 from studio.ui import frame, results, text, trash, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio

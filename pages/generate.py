@@ -24,9 +24,12 @@ IDEAS = {
     "Idol": "pink hair, twintails, purple eyes, ribbon",
 }
 
-request.receive()
+st.session_state.pop(f"refused:{PAGE}", None)  # of another page
+with widgets.refusals(PAGE):
+    request.receive()
 with st.bottom:
     notice = st.container()
+    problem = st.empty()  # one at a time, beside the button that it is about
     with st.container(horizontal=True, vertical_alignment="center", key="gen_bar"):
         typed = request.typed_text()
         pressed = st.button(
@@ -41,7 +44,7 @@ with side:
     panel = st.container()
     tools = st.container()
     with st.expander(request.TEXT["more"], icon=":material/tune:", key="gen_more"):
-        rest, loras = request.more()
+        rest, loras = request.more(quality)
     rest |= request.source()
     fields = request.Fields(emotion, style, quality, typed, count, rest, loras)
 
@@ -49,14 +52,20 @@ with stage:
     asked = st.container()
     if said := st.session_state.pop("gen_said", None):
         st.info(said, icon=":material/receipt_long:")
+    job = None
     if job_id := widgets.current_job(PAGE):
-        job = widgets.job_panel(job_id, PAGE)
+        with widgets.refusals(PAGE):
+            job = widgets.job_panel(job_id, PAGE, place=problem)
         if job and not job.active:
             results.show(job)
-    elif latest := studio().gallery(owner(), kind="picture", limit=1):
-        st.caption(TEXT["last"])
-        results.large(latest[0])
+    if job and (job.active or job.pictures or job.state == "done"):
+        shown = None
     else:
+        shown = studio().gallery(owner(), kind="picture", limit=1)
+    if shown:
+        st.caption(TEXT["last"])
+        results.large(shown[0])
+    elif shown is not None:
         with st.container(key="stage_empty", horizontal_alignment="center", vertical_alignment="center"):
             st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")
             st.markdown(f"#### {TEXT['empty']}", text_alignment="center")
@@ -72,7 +81,7 @@ with panel:
 with notice:
     prompt_panel.spelling(typed, fields.triggers)
 own = (prompt.positive, prompt.negative) if prompt.edited else (None, None)
-with tools, st.container(horizontal=True):
+with tools, st.container(horizontal=True), widgets.refusals(PAGE):
     many.menu(fields.spec(*own))
     lab.tests(fields.spec(*own), prompt.positive, fields.triggers)
 
@@ -91,5 +100,7 @@ if decision == "fixed":
     st.rerun()
 if decision == "anyway" or (pressed and st.session_state.get("gen_doubt") != prompt.positive):
     st.session_state.pop("gen_doubt", None)
-    widgets.start(fields.spec(prompt.positive, prompt.negative), PAGE)
-    st.rerun()
+    with widgets.refusals(PAGE):
+        widgets.start(fields.spec(prompt.positive, prompt.negative), PAGE)
+        st.rerun()
+widgets.refusal(PAGE, problem)

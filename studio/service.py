@@ -327,7 +327,7 @@ class Studio(PromptDesk):
         return self._resolver.written(spec)
 
     def parse_rows(self, data: str | bytes, table: bool = False) -> tuple[BatchRow, ...]:
-        """Prompts that were pasted, or a file (`table`: CSV). Raises `BadInput` that names bad lines, or its encoding."""
+        """Prompts pasted, or a file of them (`table`: CSV). Raises `BadInput` that names bad lines, or its encoding."""
         return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data, table)
 
     # --- training runs --------------------------------------------------------------------------------------------

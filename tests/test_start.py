@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from browser import free_port
 
 from studio.settings import REPOSITORY, Settings
-from studio.ui.start import variables
+from studio.ui.start import refusal, variables
 
 
 def start(home: Path, **settings: str) -> subprocess.Popen[str]:
@@ -65,6 +66,16 @@ def test_beyond_this_computer_it_still_asks_for_a_password(tmp_path: Path) -> No
         said, _ = app.communicate(timeout=90)
     assert app.returncode != 0
     assert "STUDIO_PASSWORD is not set" in said
+    assert "URL" not in said  # before Streamlit says where it can be found
+
+
+def test_a_port_that_is_taken_is_said_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refusal(Settings(_env_file=None), {"STREAMLIT_SERVER_PORT": port}) or ""
+    assert port in said
+    assert "STUDIO_PORT" in said
+    assert refusal(Settings(_env_file=None), {"STREAMLIT_SERVER_PORT": str(free_port())}) is None
 
 
 def test_a_port_that_is_none_is_said(tmp_path: Path) -> None:

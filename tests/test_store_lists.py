@@ -34,6 +34,24 @@ def test_bad_lines_are_named() -> None:
         prompt_list.parse("x\n" * 1001)
 
 
+def test_a_quote_that_is_not_closed_does_not_swallow_the_rows_after_it() -> None:
+    for table, line in (('prompt,seed\na,1\n"b,2\nc,3\nd,4', 3), ('prompt,seed\n"a cat" red,1\nb,2', 2)):
+        with pytest.raises(BadInput, match=f"line {line}: a quote"):
+            prompt_list.parse(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "said"),
+    [("foo,bar\na,b", True, "it says 'foo, bar'"), ("seed,emotion\n1,sad", False, "has to be prompt"),
+     ("prompt,foo\na,b", False, "no column 'foo'"), ("prompt,prompt\na,b", True, "twice")],
+)  # fmt: skip
+def test_a_header_with_an_unknown_column_is_no_prompt(text: str, table: bool, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        prompt_list.parse(text, table)
+    assert prompt_list.parse("a cat\na dog", table=True)[0].prompt == "a cat"
+    assert prompt_list.parse("foo, bar\na, b")[0].prompt == "foo, bar"  # pasted: tags
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_a_list_or_refused(text: str) -> None:

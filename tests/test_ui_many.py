@@ -56,6 +56,35 @@ def test_values_beyond_what_a_grid_takes_are_said_to_be_left_out(page_home: Path
     assert "Only the first 16 values are drawn: 2 values left out." in script.warning[0].value
 
 
+@pytest.mark.parametrize(
+    ("name", "typed", "said"),
+    [("guidance", "abc, 3", "Guidance can't be 'abc': it is a number from 0 to 30."),
+     ("guidance", "1, nan", "Guidance can't be 'nan'"), ("steps", "4, 99", "a whole number from 1 to 50"),
+     ("emotion", "happy, glad", "Emotion can't be 'glad': it is one of happy, angry")],
+)  # fmt: skip
+def test_a_grid_s_values_are_checked_while_they_are_typed(name: str, typed: str, said: str) -> None:
+    def script() -> None:
+        import streamlit as st
+
+        from studio.ui import many
+
+        found = many.axis("Across", (st.session_state["name"],), st.session_state["name"], "x")
+        st.text(",".join(found.values) if found else "none")
+
+    at = AppTest.from_function(script, default_timeout=60)
+    at.session_state["name"] = name
+    at.session_state[f"x_{name}"] = typed
+    at.run()
+    assert not at.exception
+    assert said in sentences(at)
+    assert at.text[0].value == "none"  # so that Draw is not to be pressed
+    at.session_state["name"] = "guidance"
+    at.session_state["x_guidance"] = "3, 1, 3, 1.0"
+    at.run()
+    assert not at.error
+    assert at.text[0].value == "3,1"  # each once
+
+
 def _grid_axis() -> None:
     from studio.ui import many
 

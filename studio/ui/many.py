@@ -14,7 +14,9 @@ from studio.specs import (
     GenerateSpec,
     GridAxis,
     GridSpec,
+    LoraRef,
     SheetSpec,
+    Spec,
     bounds,
 )
 from studio.ui import text, widgets
@@ -36,6 +38,9 @@ TEXT = {
     "values_help": "Separate values by commas.",
     "draw": "Draw {pictures}",
     "nothing": "Give at least one value.",
+    "number": "{name} can't be {value}: it is a number from {low} to {high}.",
+    "whole": "{name} can't be {value}: it is a whole number from {low} to {high}.",
+    "choice": "{name} can't be {value}: it is one of {known}.",
     "too_many": "Only the first {most} values are drawn: {left} left out.",
     "batch_title": "A list of prompts",
     "batch_lead": "One prompt a line, or CSV with the columns prompt, seed, emotion. One job, which can be continued.",
@@ -110,7 +115,15 @@ def axis(label: str, names: tuple[GridAxis | None, ...], default: GridAxis, key:
     typed = st.text_input(
         f"{TEXT['values']}: {AXES[name][0]}", AXES[name][1], help=TEXT["values_help"], key=f"{key}_{name}"
     )
-    values = tuple(part.strip() for part in (typed or "").split(",") if part.strip())
+    wanted: dict[object, str] = {}  # what a value means: "1" and "1.0" are the same guidance
+    for part in (typed or "").split(","):
+        if value := part.strip():
+            try:
+                wanted.setdefault(_meaning(name, value), value)
+            except ValueError:
+                st.error(_refused(name, value))
+                return None
+    values = tuple(wanted.values())
     if not values:
         st.caption(TEXT["nothing"])
         return None
@@ -118,6 +131,27 @@ def axis(label: str, names: tuple[GridAxis | None, ...], default: GridAxis, key:
     if len(values) > most:
         st.warning(TEXT["too_many"].format(most=most, left=text.plural(len(values) - most, "value")))
     return Axis(name=name, values=values[:most])
+
+
+def _field(name: GridAxis) -> tuple[type[Spec], str]:
+    return (LoraRef, "weight") if name == "lora_weight" else (GenerateSpec, name)
+
+
+def _meaning(name: GridAxis, value: str) -> object:
+    """The value as the request will have it. Raises ValueError for one that it can't have."""
+    spec, field = _field(name)
+    needed = {"path": "-"} if spec is LoraRef else {}
+    return getattr(spec.model_validate(needed | {field: value}), field)
+
+
+def _refused(name: GridAxis, value: str) -> str:
+    title, shown = AXES[name][0], text.escape(repr(value[:40]))
+    known = {"sampler": SAMPLERS, "emotion": EMOTIONS, "style": STYLES}.get(name)
+    if known:
+        return TEXT["choice"].format(name=title, value=shown, known=text.escape(", ".join(known)))
+    found = bounds(*_field(name))
+    kind = "whole" if name in ("seed", "steps") else "number"
+    return TEXT[kind].format(name=title, value=shown, low=found["ge"], high=found["le"])
 
 
 @st.dialog(TEXT["batch_title"], width="medium", icon=":material/list:")
@@ -128,9 +162,10 @@ def batch_dialog(base: GenerateSpec) -> None:
     file = st.file_uploader(TEXT["file"], ["txt", "csv"], key="gen_batch_file", max_upload_size=2)
     listed = file.getvalue() if file else pasted or ""
     try:
-        rows = studio().parse_rows(listed) if listed.strip() else ()
+        table = file is not None and file.name.lower().endswith(".csv")
+        rows = studio().parse_rows(listed, table) if listed.strip() else ()
     except StudioError as problem:
-        st.error(str(problem))
+        st.error(text.escape(str(problem)))
         rows = ()
     if rows:  # an encoding that was taken for another is seen here, before anything is drawn
         st.caption(TEXT["first"].format(prompt=text.escape(rows[0].prompt[:200])))

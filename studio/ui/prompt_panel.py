@@ -26,6 +26,9 @@ TEXT = {
     "negative": "Negative prompt",
     "negative_hint": "What should not be in the picture",
     "back": "Write it for me",
+    "waiting": "This prompt is drawn as it stands: the words, emotion and style that you changed wait until it is "
+    "written anew.",
+    "anew": "Write it anew",
     "edit": "Edit",
     "whole": "Edit as one text",
     "reset": "As it was written",
@@ -35,7 +38,7 @@ TEXT = {
     "text": "Your words",
     "quality": "Quality",
     "edited": "Edited",
-    "sure": "{percent} sure",
+    "sure": "prompt: {percent} sure",
     "cached": "remembered",
     "ask": "Let Claude write it",
     "ask_help": "Takes a few seconds. Claude also writes it when you press Draw.",
@@ -96,8 +99,12 @@ def _own(fields: Fields) -> Prompt:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{TEXT['own']}**")
         if st.button(TEXT["back"], key="gen_own_back", icon=":material/undo:", type="tertiary"):
-            st.session_state["gen_own"] = False
+            _written_again()
             st.rerun()
+    chosen = (fields.emotion, fields.style, fields.text)
+    if st.session_state.setdefault("gen_own_for", chosen) != chosen:
+        st.warning(TEXT["waiting"], icon=":material/hourglass_empty:")
+        st.button(TEXT["anew"], key="gen_own_anew", icon=":material/edit_note:", on_click=_written_again)
     positive = st.text_area(
         TEXT["own_label"], key="gen_own_prompt", height=130, max_chars=4000, persist_state="session"
     )
@@ -205,9 +212,7 @@ def _layer_fields(result: PromptResult) -> tuple[dict[str, str], str]:
     negative = field("negative", result.negative_prompt)
     with st.container(horizontal=True):
         if st.button(TEXT["whole"], key="gen_whole", icon=":material/notes:"):
-            st.session_state["gen_own"] = True
-            st.session_state["gen_own_prompt"] = ", ".join(part for part in layers.values() if part)
-            st.session_state["gen_own_negative"] = negative
+            _own_from(", ".join(part for part in layers.values() if part), negative)
             st.rerun()
         if st.button(TEXT["reset"], key="gen_reset", icon=":material/undo:"):
             for key in [key for key in st.session_state if str(key).startswith("gen_layer_")]:
@@ -360,6 +365,12 @@ def suggestions(typed: str) -> None:
 def _own_from(prompt: str, negative: str) -> None:
     state = st.session_state
     state["gen_own"], state["gen_own_prompt"], state["gen_own_negative"] = True, prompt, negative
+    state.pop("gen_own_for", None)
+
+
+def _written_again() -> None:
+    st.session_state["gen_own"] = False
+    st.session_state.pop("gen_own_for", None)
 
 
 def _take(corrected: str) -> None:

@@ -44,7 +44,6 @@ TEXT = {
     "seed_help": "The same seed and settings give the same picture. Picture 2 of a set has this seed + 1, and so on.",
     "width": "Width",
     "height": "Height",
-    "auto": "{value}",  # the fields are narrow: a word before the number would cut its end off
     "auto_help": "The grey number is what is taken while the field is empty.",
     "side_help": "Pixels, in steps of 8.",
     "source": "Starting from",
@@ -58,8 +57,7 @@ TEXT = {
     "loaded": "Recipe loaded. {notes}",
     "drawing": "The drawing that it followed isn't part of this form, so Draw makes another picture, from the words "
     "alone. To draw in those lines again, send the picture to Sketch.",
-    "no_recipe": "There is no recipe in it, but it can be the start of a new picture.",
-    "restored": "The form is as it was when this was asked for.",
+    "restored": "The form is as it was when this was asked for. {notes}",
     "source_gone": "The picture that it started from isn't here, so Draw makes another picture.",
 }
 
@@ -147,15 +145,15 @@ def restore(job_id: str) -> None:
         asked = studio().job_spec(job_id, owner())
         base = asked if isinstance(asked, GenerateSpec) else getattr(asked, "base", None)
         if base is not None:
-            load(FoundRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"))
-            st.session_state["gen_said"] = TEXT["restored"]
+            load(FoundRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"), TEXT["restored"])
 
 
-def load(found: FoundRecipe) -> None:
-    """Put a recipe into the form.
+def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
+    """Put a recipe into the form, and say so. Raises StudioError when a LoRA of it is gone.
 
     Its prompt becomes a prompt of one's own, to be edited as a whole, unless it is what is written for its fields
-    anyway: then the fields go on to decide. What the form has no place for, or isn't here, is said: it would draw another picture.
+    anyway: then the fields go on to decide. What the form has no place for, or isn't here, is said: it would draw
+    another picture.
     """
     state, spec, notes = st.session_state, found.spec, list(found.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
@@ -172,7 +170,7 @@ def load(found: FoundRecipe) -> None:
             notes.append(TEXT["source_gone"])
     if spec.control is not None:
         notes.append(TEXT["drawing"])
-    state["gen_said"] = TEXT["loaded"].format(notes=" ".join(text.escape(note) for note in notes)).strip()
+    state["gen_said"] = said.format(notes=" ".join(text.escape(note) for note in notes)).strip()
     for key in [key for key in state if str(key).startswith("gen_layer_")]:
         del state[key]  # edits of another prompt
     state["gen_writer_seed"], state["gen_fixed"] = 0, False
@@ -268,28 +266,30 @@ def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     models = studio().models()
     model = widgets.model_picker("gen_model", models=models)
     about = {info.reference: info for info in models}.get(model)
-    steps, guidance = automatic(quality, about) if about else ("", "")  # a model that was typed may not be here yet
-    side = about.native_size if about else ""
+    hints = dict.fromkeys(("steps", "guidance", "side"), "")  # a model that was typed may not be here yet
+    if about:
+        steps, guidance = automatic(quality, about)
+        hints = {"steps": f"{steps}", "guidance": f"{guidance:g}", "side": f"{about.native_size}"}
     rest: dict[str, Any] = {"model": model}
 
-    def number(name: str, value: Any, about_it: str, **options: Any) -> None:
+    def number(name: str, hint: str, explained: str, **options: Any) -> None:
         rest[name] = widgets.number_from(
             GenerateSpec,
             name,
             TEXT[name],
             key=KEYS[name],
-            placeholder=TEXT["auto"].format(value=value),
-            help=f"{TEXT[about_it]} {TEXT['auto_help']}",
+            placeholder=hints[hint],  # no word before it: the fields are so narrow that its end would be cut off
+            help=f"{TEXT[explained]} {TEXT['auto_help']}",
             persist_state="session",
             **options,
         )
 
     with st.container(horizontal=True):
-        number("steps", steps, "steps_help")
-        number("guidance", f"{guidance:g}" if about else "", "guidance_help", step=0.5)
+        number("steps", "steps", "steps_help")
+        number("guidance", "guidance", "guidance_help", step=0.5)
     with st.container(horizontal=True):
-        number("width", side, "side_help", step=64)
-        number("height", side, "side_help", step=64)
+        number("width", "side", "side_help", step=64)
+        number("height", "side", "side_help", step=64)
     with st.container(horizontal=True):
         rest["sampler"] = st.selectbox(
             TEXT["sampler"],
@@ -321,17 +321,17 @@ def dropped() -> None:
         return
     state = st.session_state
     if state.get("gen_file_id") != file.file_id:  # read once for each file: hashes of models may be needed
-        state["gen_file_id"], state["gen_file_found"], state["gen_file_wrong"] = file.file_id, None, None
-        data = file.getvalue()
+        state["gen_file_id"], state["gen_file_found"], state["gen_file_wrong"] = file.file_id, None, ""
         try:
-            state["gen_file_found"] = studio().read_recipe(data)
+            state["gen_file_found"] = studio().read_recipe(file.getvalue())
         except StudioError as problem:
-            state["gen_file_wrong"] = TEXT["no_recipe"] if _is_picture(data) else str(problem)
+            state["gen_file_wrong"] = str(problem)
     found: FoundRecipe | None = state["gen_file_found"]
-    usable = found is not None or state["gen_file_wrong"] == TEXT["no_recipe"]
-    if not usable:
-        st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
-        return
+    if found is None:
+        if not _is_picture(file.getvalue()):
+            st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
+            return
+        st.caption(text.escape(state["gen_file_wrong"]))
     with st.container(horizontal=True):
         if found is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
             state["gen_load"] = found
@@ -343,8 +343,6 @@ def dropped() -> None:
                 st.error(text.escape(str(problem)), icon=":material/broken_image:")
             else:
                 st.rerun()
-    if found is None:
-        st.caption(TEXT["no_recipe"])
 
 
 def _is_picture(data: bytes) -> bool:

@@ -316,7 +316,7 @@ def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = Fals
     }
     key = options.get("key")
     given = st.session_state.get(key) if key is not None else None
-    if given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
+    if key is not None and given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
         st.session_state[key] = convert(value)
         rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
             low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
