@@ -26,7 +26,7 @@ from studio.engine import adapters, sampling, text
 from studio.engine.models import resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput
-from studio.pretraining.lcm import ship
+from studio.pretraining.lcm import ship, shortened
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import LcmSpec
@@ -365,3 +365,26 @@ def test_bad_requests_end_with_a_sentence(
     assert ended.value.code == 2
     assert sentence in run.status()["error"]
     assert not run.checkpoints.exists()
+
+
+def test_a_shipped_adapter_keeps_the_largest_singular_values() -> None:
+    g = torch.Generator().manual_seed(0)
+    big, small = torch.randn(12, 3, generator=g), 0.01 * torch.randn(12, 5, generator=g)
+    tensors = {
+        "unet.a.lora_B.weight": torch.cat([big, small], 1),
+        "unet.a.lora_A.weight": torch.randn(8, 10, generator=g),
+        "unet.b.lora_B.weight": 0.001 * torch.randn(4, 8, 1, 1, generator=g),
+        "unet.b.lora_A.weight": torch.randn(8, 6, 3, 3, generator=g),
+    }
+
+    def deltas(found: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        return [found[f"unet.{k}.lora_B.weight"].flatten(1) @ found[f"unet.{k}.lora_A.weight"].flatten(1) for k in "ab"]
+
+    whole = shortened(tensors, 1000)
+    for made, wanted in zip(deltas(whole), deltas(tensors), strict=True):
+        torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
+    assert whole["unet.b.lora_A.weight"].shape == (4, 6, 3, 3)  # more than its four rows has no layer
+    short = shortened(tensors, 3 * 22 + 58)  # room for the three strong ones, and the one that each layer keeps
+    assert [short[f"unet.{k}.lora_A.weight"].shape[0] for k in "ab"] == [3, 1]
+    assert sum(t.numel() for t in short.values()) <= 3 * 22 + 58
+    assert (deltas(short)[0] - deltas(tensors)[0]).norm() < 0.05 * deltas(tensors)[0].norm()

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from browser import REPOSITORY
+from fastapi.exceptions import RequestValidationError
 from streamlit.testing.v1 import AppTest
 from test_ui_pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 
+from studio import api
 from studio.engine.models import FastPath
 from studio.errors import BadInput
 from studio.recipes import sampling
+from studio.service import parse_spec
 from studio.specs import EMOTIONS, GenerateSpec, SheetSpec
 from studio.ui import frame, request, text
 from studio.ui.resources import studio
@@ -47,6 +50,9 @@ def test_a_refusal_is_said_beside_draw_and_alone(page_home: Path, monkeypatch: p
     def fails(*_: object) -> None:
         raise BadInput("It failed.")
 
+    def refuses(*_: object) -> None:
+        raise BadInput("Refused.")
+
     with monkeypatch.context() as patch:
         patch.setitem(studio()._jobs._kinds, "generate", fails)
         job = studio().submit(GenerateSpec(model=studio().settings.model, steps=STEPS, seed=51), "me")
@@ -55,8 +61,7 @@ def test_a_refusal_is_said_beside_draw_and_alone(page_home: Path, monkeypatch: p
     assert "It failed." in sentences(at)
     assert f"new_large_{picture}" in [button.key for button in at.button]  # the last picture stays
     with monkeypatch.context() as patch:
-        patch.setattr(studio(), "submit", lambda *_: fails())
-        fails.__code__ = (lambda *_: (_ for _ in ()).throw(BadInput("Refused."))).__code__
+        patch.setattr(studio(), "submit", refuses)
         at.button(key="gen_draw").click().run()
     assert not at.exception
     assert [part.value for part in at.error] == ["Refused\\."]
@@ -95,10 +100,13 @@ def test_a_reload_while_a_job_works_brings_the_form_back(page_home: Path) -> Non
 
 
 def test_tiles_are_called_by_their_own_emotion(page_home: Path) -> None:
-    base = GenerateSpec(model=studio().settings.model, steps=STEPS, seed=53)
+    base = GenerateSpec(model=studio().settings.model, steps=STEPS, seed=53, prompt="1girl, happy, joyful, casual")
     job = studio().wait(studio().submit(SheetSpec(base=base), "me").id, "me", 60)
     names = [text.name(studio().picture(id, "me")) for id in job.pictures]
-    assert names == [*(f"{text.EMOTION_NAMES[emotion]}, casual" for emotion in EMOTIONS), "5 emotions"]
+    own = [f"{text.EMOTION_NAMES[emotion]}, casual" for emotion in EMOTIONS]
+    assert [name.rsplit(" · ", 1)[-1] for name in names] == [*own, "5 emotions"]
+    picture = studio().picture(job.pictures[1], "me").model_copy(update={"title": "happy, casual"})
+    assert text.name(picture) == own[1]  # a title that says what the sheet began with
     typed = text.name(studio().picture(draw("me", seed=54, text="red hair", emotion="sad"), "me"))
     assert typed == "red hair · Sad, casual"
 
@@ -121,3 +129,16 @@ def test_the_grey_numbers_are_what_is_drawn_with(page_home: Path, quality: str, 
     spec = GenerateSpec(quality=quality)
     assert request.automatic(quality, info) == sampling(spec, info)[:2]
     assert request.automatic("high", info) == (20, 6.0)
+
+
+def test_mistakes_are_said_without_the_library_s_idiom() -> None:
+    for request_, said in (
+        ({"text": "x" * 55_000}, "text: this is too long, at most 4000 characters are taken"),
+        (b'{"text": ', "This isn't valid JSON ("),
+    ):
+        with pytest.raises(BadInput) as caught:
+            parse_spec(request_)
+        assert str(caught.value).startswith(said)
+    json = {"type": "json_invalid", "loc": ("body", 1), "msg": "JSON decode error", "ctx": {"error": "Expecting value"}}
+    answer = api._invalid(None, RequestValidationError([json]))  # type: ignore[arg-type]
+    assert b'"error":"This isn\'t valid JSON (Expecting value)."' in answer.body
