@@ -8,7 +8,7 @@ from studio.ui import distill, runs
 
 PAGE = "distill_lcm"
 TEXT = {
-    "title": "Make it fast",
+    "title": "Distill LCM",
     "lead": "A student learns to draw in four steps what its teacher needs twenty for. The run goes on when this page, "
     "or the studio, is closed.",
 }

@@ -213,8 +213,12 @@ class TrainingRuns:
     ) -> RunView:
         """Go on from the last checkpoint, with another number of epochs in all, rate, or minutes where they are given.
 
-        Raises Busy while it trains, BadInput for a value that can't be or a request that can't be read.
+        Raises Busy while it trains, BadInput for a value that can't be, for a request that can't be read, and for a
+        finished run that isn't given more epochs.
         """
+        run = self.get(id)
+        if run.state == "done" and (epochs is None or epochs <= run.epochs):
+            raise BadInput(f"{run.name} is finished; give it more than {run.epochs} epochs to go on.")
         changes = {
             "epochs": epochs,
             "learning_rate": learning_rate,

@@ -170,6 +170,18 @@ def test_captions_of_three_conventions(tmp_path: Path) -> None:
     assert "d.png has no caption" in said
 
 
+def test_captions_in_other_encodings_are_read_and_what_is_no_text_is_named(tmp_path: Path) -> None:
+    said = {"a": "赤い髪".encode("utf-16"), "b": "赤い髪".encode("cp932"), "c": b"\xff\xfe\x00\x00\x01", "d": b" \n"}
+    for seed, (name, data) in enumerate(said.items()):
+        (tmp_path / f"{name}.png").write_bytes(png(seed, (300, 300)))
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    report = files.check(tmp_path, 256)
+    assert {entry.file: entry.caption for entry in report.entries} == {
+        "a.png": "赤い髪", "b.png": "赤い髪", "c.png": "", "d.png": "",
+    }  # fmt: skip
+    assert {problem.file for problem in report.problems if problem.kind == "caption"} == {"c.png", "d.png"}
+
+
 def test_trigger_words(tmp_path: Path) -> None:
     for folder, captions in {
         "style_1": ["1girl, a", "1girl, b"], "10_My, style": ["x", "y"], "plain": ["neon, 1girl", "neon, 1boy"],

@@ -67,6 +67,17 @@ def test_a_run_is_resumed_with_a_lower_rate_and_more_epochs(settings: Settings, 
     assert run.spec().learning_rate == 5e-5
 
 
+def test_a_finished_run_goes_on_only_with_more_epochs(settings: Settings, tmp_path: Path) -> None:
+    run, runs = ended(tmp_path, "whole", "done"), TrainingRuns(settings)
+    run.update(epochs=20)
+    for epochs in (None, 20):
+        with pytest.raises(BadInput, match="whole is finished; give it more than 20 epochs"):
+            runs.resume("whole", epochs=epochs)
+    assert run.status()["state"] == "done"
+    runs.resume("whole", epochs=25)
+    assert run.spec().epochs == 25
+
+
 def test_the_api_resumes_with_changes(client: TestClient, tmp_path: Path) -> None:
     run = ended(tmp_path, "lora")
     ended(tmp_path, "lcm", spec=LcmSpec(name="lcm"))

@@ -8,6 +8,7 @@ ten repeats of the trigger word `name`. A caption is a `.txt` or `.caption` file
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -279,7 +280,7 @@ def _look(
     seen.append((name, bits, colours))
     trigger, repeats = _trigger(name)
     caption = read_caption(folder, name, metadata)
-    if caption is None:
+    if not caption:
         word = f"only its trigger word, {trigger}" if trigger else "no words at all"
         problem("caption", f"has no caption: it is trained with {word}.", True)
     return Entry(
@@ -373,13 +374,24 @@ def _metadata(folder: Path, names: Iterable[str], problems: list[Problem]) -> di
     return found
 
 
+def _decoded(data: bytes) -> str:
+    """A caption file as text: UTF-8, UTF-16 with its mark, or Shift-JIS as Windows writes it; "" for anything else."""
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp932"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return "" if any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text) else text
+    return ""
+
+
 def read_caption(folder: Path, name: str, metadata: Mapping[str, str]) -> str | None:
     """Caption of one picture: the text file beside it, else its metadata line, else None. Newlines become commas."""
     for suffix in CAPTIONS:
         path = (folder / name).with_suffix(suffix)
         if path.is_file():
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-            return ", ".join(split_tags(text.replace("\n", ", ")))
+            return ", ".join(split_tags(_decoded(path.read_bytes()).replace("\n", ", ")))
     return metadata.get(name)
 
 

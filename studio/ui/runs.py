@@ -58,8 +58,8 @@ TEXT = {
 }
 ICONS = {
     "queued": ":material/hourglass_empty:",
-    "starting": "spinner",
-    "running": "spinner",
+    "starting": ":material/autorenew:",
+    "running": ":material/autorenew:",
     "done": ":material/check_circle:",
     "stopped": ":material/pause_circle:",
     "failed": ":material/error:",

@@ -43,7 +43,7 @@ PAGE_NAMES = {  # file name: what the navigation calls it, and its icon
     "sketch_to_character": ("Sketch to character", ":material/draw:"),
     "img2img_animation": ("Animation", ":material/animation:"),
     "train_lora": ("Train a LoRA", ":material/school:"),
-    "distill_lcm": ("Distill to 4 steps", ":material/bolt:"),
+    "distill_lcm": ("Distill LCM", ":material/bolt:"),
     "gallery": ("Gallery", ":material/photo_library:"),
     "system": ("System", ":material/memory:"),
 }
