@@ -266,6 +266,6 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
         page.get_by_role("button", name="Use in Generate").click()
         expect(page.get_by_role("heading", name="Generate")).to_be_visible(timeout=PATIENCE)
         settle(page)
-        expect(page.get_by_text("More settings")).to_be_visible()
+        page.get_by_text("More settings", exact=True).click()
         chosen = page.get_by_test_id("stMultiSelect").filter(has_text="LoRA").first
         expect(chosen.get_by_text("my-style")).to_be_visible(timeout=PATIENCE)  # the run's name, and its LoRA's
