@@ -47,14 +47,20 @@ stage, side = motion.heading(TEXT)
 with side:
     image = motion.source(PAGE, "morph")
     chain = motion.emotions(MorphSpec, TEXT, "morph_chain")
-    names = [name for name in METHODS if name in get_args(MorphMethod) and (image or name != "picture")]
+    why, uploaded = motion.why_in_place(image)
+    # What would be changed in place all the same isn't offered as something else.
+    instead = () if why is None else ("prompt",) if uploaded else ("prompt", "latent")
+    left_out = instead if image else ("picture",)
+    names = [name for name in METHODS if name in get_args(MorphMethod) and name not in left_out]
     if st.session_state.get("morph_method") not in names:
         st.session_state.pop("morph_method", None)
     method = st.segmented_control(
-        TEXT["method"], names, default="picture" if motion.is_upload(image) else "prompt", required=True,
+        TEXT["method"], names, default="picture" if why else "prompt", required=True,
         format_func=lambda name: METHODS[name][0], key="morph_method", persist_state="session",
     )  # fmt: skip
     st.caption(METHODS[method][1])
+    if why:
+        st.caption(why)
     beside = st.container()  # where the amount stands when it is what the method is about
     words = motion.words("morph", image)
     frames = motion.frames(MorphSpec, "morph")

@@ -160,7 +160,7 @@ def morph(
     model: Model = None,
     lora: Loras = None,
     format: terminal.Format = "gif",
-    out: Out = None,
+    out: terminal.OutFile = None,
     json: Json = False,
 ) -> None:
     """From one emotion to another, or through a chain of them, with the same character."""
@@ -204,7 +204,7 @@ def animate(
     model: Model = None,
     lora: Loras = None,
     format: terminal.Format = "gif",
-    out: Out = None,
+    out: terminal.OutFile = None,
     json: Json = False,
 ) -> None:
     """Animate one character through a sequence of emotions."""
@@ -233,11 +233,13 @@ def sprites(
     size: Size = None,
     model: Model = None,
     lora: Loras = None,
-    out: Out = None,
+    out: terminal.OutZip = None,
     json: Json = False,
 ) -> None:
     """One character in all five emotions, as a ZIP with the file names that chat front ends look for."""
     studio = open_studio()
+    file, _ = terminal.file_named(out, "zip")
+    out = None if file else out
     terminal.check_folder(out)
     base = base_of(
         studio, prompt=prompt, style=style, text=text or None, on_low_confidence=on_low_confidence, seed=seed,
@@ -246,7 +248,7 @@ def sprites(
     spec = parse_spec({"kind": "sprites", "base": base} | only_said(image=image_id(studio, image)))
     view = follow_job(studio, studio.submit(spec, OWNER))
     frames = save_to(studio, view.result["frames"], out, "sprite-")
-    [packed] = save_to(studio, [view.result["sprites"]], out, "sprites-")
+    packed = terminal.save_one(studio, view.result["sprites"], file, out, "sprites-")
     answer(json, {"frames": frames, "emotions": view.result["emotions"], "sprites": packed}, [*frames, packed])
 
 

@@ -24,11 +24,23 @@ from studio.errors import BadInput, StudioError
 from studio.recipes import explain
 from studio.service import PromptRequest, PromptResult, Studio, parse_spec
 from studio.settings import settings
-from studio.specs import AnimationFormat, Easing, Favour, LoraRef, LowConfidence, MorphMethod
+from studio.specs import (
+    AnimateSpec,
+    AnimationFormat,
+    Easing,
+    Favour,
+    LoraRef,
+    LowConfidence,
+    MorphMethod,
+    bounds,
+)
 from studio.views import JobView
 
 OWNER = "local"  # whoever may use this command line owns what it makes
 MAX_LIST = 20 * 2**20  # bytes of a list of prompts
+BY_SUFFIX: dict[str, AnimationFormat] = {
+    ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp": "webp", ".mp4": "mp4", ".zip": "zip",
+}  # fmt: skip
 _closing = contextlib.ExitStack()
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
@@ -48,6 +60,18 @@ def names(kind: Any) -> str:
 
 Json = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Copy the files into this folder.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Copy the files into this folder. A name that ends in .gif, .png (APNG), .apng, .webp, .mp4 or .zip: "
+        "write only the animation, as this file and in its format.",
+    ),
+]
+OutZip = Annotated[
+    Path | None,
+    typer.Option("--out", help="Copy the files into this folder. A name that ends in .zip: write only the ZIP there."),
+]
 Emotion = Annotated[str, typer.Option(help="happy, angry, sad, surprised or calm.")]
 Style = Annotated[str, typer.Option(help="casual, formal, artistic or realistic.")]
 Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
@@ -84,7 +108,13 @@ Protect = Annotated[
     typer.Option("--protect", help="Words that stay as they are, with commas between them; may be repeated."),
 ]
 # of `morph`
-Method = Annotated[str | None, typer.Option(help=f"{names(MorphMethod)}.")]
+METHOD_NAMES: dict[MorphMethod, str] = {  # what the page calls them
+    "prompt": "Redraw", "direction": "Direction", "picture": "Keep my picture", "latent": "Cross-fade",
+}  # fmt: skip
+Method = Annotated[
+    str | None,
+    typer.Option(help=f"On the page: {', '.join(f'{key} ({name})' for key, name in METHOD_NAMES.items())}."),
+]
 Amount = Annotated[
     float | None, typer.Option(help="How far towards the last emotion, above 0 to 2; above 1: further than asked.")
 ]
@@ -239,6 +269,30 @@ def check_folder(out: Path | None) -> None:
         raise BadInput(f"{out} can't be written to; choose another folder.")
 
 
+def file_named(out: Path | None, form: AnimationFormat | None = None) -> tuple[Path | None, AnimationFormat | None]:
+    """The file that `--out` names, and its format; None twice for a folder. Raises `BadInput` for what can't be one.
+
+    `form`: the only format that there is, if there is only one.
+    """
+    if out is None or out.is_dir() or (found := BY_SUFFIX.get(out.suffix.lower())) is None:
+        return None, None
+    if form is not None and found != form:
+        raise BadInput(f"{out} can't be written: this makes a {form.upper()}; name a folder or a .{form} file.")
+    if out.exists():
+        raise BadInput(f"{out} is there already; choose another name.")
+    check_folder(out.parent)
+    return out, found
+
+
+def in_time(marks: Iterable[dict[str, Any]], frames: int) -> None:
+    """Refuse keyframes past the end, counted from 1 as they were given. Raises `BadInput`."""
+    most = bounds(AnimateSpec, "frames")["le"]
+    end = f"there are {frames} frames" if frames <= most else f"an animation has {most} frames at most"
+    for mark in marks:
+        if mark["frame"] >= min(frames, most):
+            raise BadInput(f"The keyframe at frame {mark['frame'] + 1} is past the end, {end}.")
+
+
 # --- calls and waiting ----------------------------------------------------------------------------------------------
 
 
@@ -285,11 +339,17 @@ def animation(
     studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
 ) -> None:
     """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
+    file, form = file_named(out)
+    if file is not None:
+        if given["format"] not in ("gif", form):  # "gif" is what stands there when nobody said anything
+            raise BadInput(f"--format {given['format']} and {file} don't go together; leave one of them out.")
+        given["format"], out = form, None
     check_folder(out)
+    in_time(given.get("keyframes", ()), given["frames"])
     wanted = parse_spec({"kind": kind, "base": base} | only_said(image=image_id(studio, image), **given))
     view = follow_job(studio, studio.submit(wanted, OWNER))
     frames = save_to(studio, view.result["frames"], out, "frame-")
-    [made] = save_to(studio, [view.result["animation"]], out, "animation-")
+    made = save_one(studio, view.result["animation"], file, out, "animation-")
     filmstrip = save_filmstrip(studio, view.result["frames"], out)
     recipe = studio.picture(view.result["frames"][0], OWNER).recipe
     seed = recipe.seed if recipe else None
@@ -314,6 +374,18 @@ def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = 
                 ) from error
         found.append(str(path.resolve()))
     return found
+
+
+def save_one(studio: Studio, id: str, file: Path | None, out: Path | None, prefix: str) -> str:
+    """A copy as `file` where that is given, else as `save_to` makes it. Its path as text."""
+    if file is None:
+        return save_to(studio, [id], out, prefix)[0]
+    try:
+        with open(file, "xb") as made:  # never over another file, even one that came while this was drawn
+            made.write(studio.picture_path(id, OWNER).read_bytes())
+    except OSError as error:
+        raise Failed(f"{file} can't be written ({error.strerror}); the result is in the gallery.") from error
+    return str(file.resolve())
 
 
 def save_filmstrip(studio: Studio, ids: Sequence[str], out: Path | None) -> str | None:

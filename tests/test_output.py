@@ -68,6 +68,8 @@ def test_recipe_is_inside_every_format(tmp_path: Path) -> None:
         assert json.loads(opened.text["studio"]) == json.loads(RECIPE)
     with Image.open(output.write(made, tmp_path / "a.webp", "webp", recipe=RECIPE)) as opened:
         assert json.loads(opened.getexif()[0x010E]) == json.loads(RECIPE)
+    webp = (tmp_path / "a.webp").read_bytes()
+    assert webp[webp.index(b"EXIF") + 8 :][:4] in (b"II*\0", b"MM\0*")  # ffprobe wants the TIFF header at once
     tags = probe(output.write(made, tmp_path / "a.mp4", "mp4", recipe=RECIPE))["format"]["tags"]
     assert json.loads(tags["comment"]) == json.loads(RECIPE)
 

@@ -56,8 +56,13 @@ def test_exif_turns_the_picture_and_is_dropped() -> None:
 
 
 def test_transparent_becomes_paper_white() -> None:
-    clean, _ = uploads.clean(encoded(Image.new("RGBA", (16, 16), (0, 0, 0, 0))), LIMIT)
+    clean, notes = uploads.clean(encoded(Image.new("RGBA", (16, 16), (0, 0, 0, 0))), LIMIT)
     assert clean.getpixel((3, 3)) == (255, 255, 255)
+    assert "only white is left" in notes[0]
+    half = Image.new("RGBA", (16, 16), "red")
+    assert uploads.clean(encoded(half), LIMIT)[1] == ()  # opaque all over: nothing was changed
+    half.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    assert uploads.clean(encoded(half), LIMIT)[1] == ("Its transparent parts were put on white.",)
 
 
 def test_a_large_photo_is_made_smaller_and_said() -> None:

@@ -52,11 +52,15 @@ def _judge(folder: Path) -> Judge:
 
 @dataclass(frozen=True)
 class Description:
-    """One picture for a prompt: a guess at its emotion and style, and tags for what else the judge is sure of."""
+    """One picture for a prompt: a guess at its emotion and style, and tags for what else the judge is sure of.
+
+    `sure`: how sure it is of the emotion, 0 to 1.
+    """
 
     emotion: str
     style: str
     tags: list[str]
+    sure: float = 1.0
 
 
 def describe(folder: Path, picture: Image.Image) -> Description:
@@ -71,7 +75,8 @@ def describe(folder: Path, picture: Image.Image) -> Description:
     rest = [name for name in TAGS if name in judge.values and name not in ("emotion", "style", "gender")]
     who = [TAGS["gender"](guessed["gender"])] if "gender" in guessed else []
     (tags,) = _sure(verdict, rest, None)
-    return Description(guessed["emotion"], guessed["style"], [*who, *tags])
+    sure = verdict.probabilities["emotion"].max().item()
+    return Description(guessed["emotion"], guessed["style"], [*who, *tags], sure)
 
 
 def look(folder: Path, pictures: Sequence[Image.Image]) -> list[Look]:

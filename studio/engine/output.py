@@ -294,7 +294,7 @@ def _webp(frames: Sequence[Frame], path: Path, fps: int, holds: Sequence[int], r
         loop=0,
         quality=92,
         method=4,
-        exif=exif,
+        exif=exif.tobytes().removeprefix(b"Exif\0\0"),  # a JPEG's prefix: in WebP the chunk begins with the TIFF header
     )
 
 

@@ -35,7 +35,9 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
             notes: tuple[str, ...] = ("Only the first frame is used.",) if getattr(opened, "n_frames", 1) > 1 else ()
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG: decode no larger than needed
             opened.load()
-            image = _rgb(ImageOps.exif_transpose(opened))
+            upright = ImageOps.exif_transpose(opened)
+            notes += _on_white(upright)
+            image = _rgb(upright)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadInput("The picture is far larger than the 64 million pixels that are accepted.") from error
     except Image.UnidentifiedImageError as error:
@@ -47,6 +49,16 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
         notes += (f"It was made smaller: {image.width} x {image.height} instead of {width} x {height} pixels.",)
     image.info.clear()
     return image, notes
+
+
+def _on_white(image: Image.Image) -> tuple[str, ...]:
+    """What is said about a picture with transparent parts."""
+    if not image.has_transparency_data:
+        return ()
+    levels, pixels = image.convert("RGBA").getchannel("A").histogram(), image.width * image.height
+    if levels[0] == pixels:
+        return ("It is transparent everywhere, so it was put on white and only white is left.",)
+    return () if levels[255] == pixels else ("Its transparent parts were put on white.",)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -7,13 +7,14 @@ page's widgets begin with; `said` are the page's own texts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
 import streamlit as st
 
-from studio import work_motion
+from studio import characters, work_motion
 from studio.errors import StudioError
 from studio.service import parse_spec
 from studio.specs import (
@@ -65,8 +66,8 @@ TEXT = {
     "keep": "Keep the loop",
     "empty_more": "Frames appear here one by one.",
     "sprites": "Emotion sprites",
-    "sprites_more": "One picture for each of the five emotions, named as chat front ends look for them (joy.png, "
-    "anger.png and so on), in one ZIP.",
+    "sprites_more": "One picture of the character on this page for each of the five emotions, named as chat front ends "
+    "look for them (joy.png, anger.png and so on), in one ZIP.",
     "sprites_draw": "Make the set",
     "sprites_keep": "Download the set",
     "emotion": "Emotion",
@@ -226,10 +227,10 @@ def source(page: str, prefix: str) -> str | None:
         return picture.id
 
 
-def is_upload(image: str | None) -> bool:
-    """Whether the picture came from outside, so that no noise and no words of it are known."""
+def why_in_place(image: str | None) -> tuple[str | None, bool]:
+    """Why the picture can only be changed in place (None: it can be redrawn), and whether it came from outside."""
     picture = _picture(image)
-    return picture is not None and picture.recipe is None
+    return (characters.why_in_place(picture.recipe), picture.recipe is None) if picture else (None, False)
 
 
 def words(prefix: str, image: str | None) -> dict[str, Any]:
@@ -351,6 +352,10 @@ def stage(page: str, empty: str) -> None:
     elif job is not None and "sprites" in job.result:
         strip(job)
         _sprites_of(job)
+        with suppress(StudioError):  # there was no morph before it, or it is gone
+            earlier = studio().job(st.session_state.get(f"before_sprites:{page}", ""), owner())
+            loop(earlier)
+            filmstrip(earlier)
     elif job is not None:
         loop(job)
         filmstrip(job)
@@ -380,6 +385,7 @@ def filmstrip(job: JobView) -> None:
     data = _filmstrip(tuple(picture.id for picture in shown), shown)
     names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
     st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
+    st.caption(" \u00b7 ".join(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
     st.download_button(
         TEXT["filmstrip_keep"],
         data=data,
@@ -436,12 +442,28 @@ def loop(job: JobView) -> None:
 
 
 def sprites(prefix: str, image: str | None, base: Callable[[], GenerateSpec], page: str) -> None:
-    """The emotion sprite set of the same character."""
+    """The emotion sprite set of the character on the page: as shown, else (or of another picture) as in the form."""
     with st.expander(TEXT["sprites"], icon=":material/grid_view:"):
         st.caption(TEXT["sprites_more"])
         if st.button(TEXT["sprites_draw"], key=f"{prefix}_sprites", icon=":material/grid_view:"):
-            widgets.start(SpritesSpec(base=base(), image=image), page)
+            job_id = widgets.current_job(page)
+            shown = _request_of(job_id)
+            if shown is None or image not in (None, shown.image):
+                wanted = SpritesSpec(base=base(), image=image)
+            else:  # its seed and its words stand in its request
+                wanted = SpritesSpec(base=shown.base, image=shown.image)
+            widgets.start(wanted, page)
+            if not isinstance(shown, SpritesSpec):
+                st.session_state[f"before_sprites:{page}"] = job_id if shown else ""
             st.rerun()
+
+
+def _request_of(job_id: str | None) -> MorphSpec | SpritesSpec | None:
+    with suppress(StudioError):
+        if job_id and studio().job(job_id, owner()).state == "done":
+            spec = studio().job_spec(job_id, owner())
+            return spec if isinstance(spec, MorphSpec | SpritesSpec) else None
+    return None
 
 
 def _sprites_of(job: JobView) -> None:
@@ -458,12 +480,9 @@ def _sprites_of(job: JobView) -> None:
 
 
 def _picture(id: str | None) -> Picture | None:
-    if id is None:
-        return None
-    try:
-        return studio().picture(id, owner())
-    except StudioError:
-        return None
+    with suppress(StudioError):
+        return studio().picture(id, owner()) if id else None
+    return None
 
 
 def _recent(prefix: str, chosen: str) -> None:
