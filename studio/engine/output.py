@@ -27,13 +27,6 @@ Frame = Image.Image | Path
 
 # An APNG is a PNG: under this name every program shows at least its first frame.
 SUFFIXES: dict[AnimationFormat, str] = {"gif": ".gif", "apng": ".png", "webp": ".webp", "mp4": ".mp4", "zip": ".zip"}
-MEDIA_TYPES: dict[AnimationFormat, str] = {
-    "gif": "image/gif",
-    "apng": "image/apng",
-    "webp": "image/webp",
-    "mp4": "video/mp4",
-    "zip": "application/zip",
-}
 RECIPE_KEY = "studio"
 GIF_FPS = 50  # browsers show a delay below 20 ms as one of 100 ms
 

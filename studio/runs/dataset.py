@@ -15,7 +15,6 @@ import json
 import lzma
 import os
 import re
-import shutil
 import stat
 import tempfile
 import zipfile
@@ -459,10 +458,3 @@ def tag_counts(captions: Iterable[str]) -> dict[str, int]:
         for tag in split_tags(caption):
             counts[tag] = counts.get(tag, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def discard(folder: Path, inside: Path) -> None:
-    """Delete an unpacked data set, which must lie in `inside` (the studio's own folder of data sets)."""
-    if not folder.resolve().is_relative_to(inside.resolve()) or folder.resolve() == inside.resolve():
-        raise BadInput(f"{folder} is not one of the studio's own data sets: delete it yourself.")
-    shutil.rmtree(folder)

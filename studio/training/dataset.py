@@ -8,7 +8,7 @@ flips, several variants of each caption and the empty one. Knows VAE and text en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,10 @@ def cache_latents(
     entries: Sequence[Entry],
     sizes: Sequence[tuple[int, int]],
     flip: bool,
-    on_picture: Callable[[int], None] = lambda done: None,
 ) -> list[Latents]:
     """Encode each picture once, alone (a batch's rounding depends on its company) and in the VAE's own precision."""
     found = []
-    for index, (entry, size) in enumerate(zip(entries, sizes, strict=True)):
+    for entry, size in zip(entries, sizes, strict=True):
         with Image.open(folder / entry.file) as file:
             picture = fit(upright(file), *size)
         pairs = []
@@ -94,7 +93,6 @@ def cache_latents(
             posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
             pairs.append((posterior.mean[0].float().cpu(), posterior.std[0].float().cpu()))
         found.append(Latents(*pairs[0], flipped=pairs[1] if flip else None))
-        on_picture(index + 1)
     return found
 
 
