@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Emotion = Literal["happy", "angry", "sad", "surprised", "calm"]
 Style = Literal["casual", "formal", "artistic", "realistic"]
@@ -53,8 +55,15 @@ def _whole(value: object) -> object:
     return value
 
 
+def _run_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w .-]*", name):
+        raise PydanticCustomError("name", "letters, digits, spaces, dots, - and _, and a letter or digit first")
+    return name
+
+
 Text = Annotated[str, BeforeValidator(_no_nul), Field(max_length=MAX_PROMPT)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_SEED)]
+RunName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_run_name)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # 8 is the coarsest step that every family accepts for its latents; the engine rounds further where a family needs it.
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
@@ -304,7 +313,7 @@ class LoraSpec(Spec):
 
     kind: Literal["lora"] = "lora"
     data: Annotated[str, Field(min_length=1)]  # folder of pictures, or a ZIP of one
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w][\w .-]*$")] = "my-style"
+    name: RunName = "my-style"
     model: str = "embedded"
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     rank: Annotated[int, Field(ge=1, le=256)] = 32
@@ -343,7 +352,7 @@ class LcmSpec(Spec):
     """A latent consistency distillation run; see `training.lcm`."""
 
     kind: Literal["lcm"] = "lcm"
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w][\w .-]*$")] = "my-lcm"
+    name: RunName = "my-lcm"
     model: str = "embedded"
     loras: tuple[LoraRef, ...] = Field(default=(), max_length=4)  # part of the teacher
     data: str | None = None  # None: the teacher draws its own latents
@@ -378,7 +387,7 @@ class ControlRunSpec(Spec):
 
     kind: Literal["control"] = "control"
     data: Annotated[str, Field(min_length=1)]  # prepared shards, a folder of captioned pictures, or a ZIP of one
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w][\w .-]*$")] = "my-controlnet"
+    name: RunName = "my-controlnet"
     model: str = "embedded"
     epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # None: every picture once

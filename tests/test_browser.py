@@ -170,8 +170,11 @@ def test_the_place_of_the_picture_does_not_jump(server: Server, visitor: Visitor
     deadline = time.monotonic() + PATIENCE / 1000
     expect(live).to_be_visible()
     while page.get_by_role("button", name="Download").count() == 0 and time.monotonic() < deadline:
-        # without waiting: the picture may be there, and the stage gone, between two questions
-        for height in live.evaluate_all("all => all.map(one => one.getBoundingClientRect().height)"):
+        # without waiting: the picture may be there, and the stage gone, between two questions; what was found and
+        # is no longer in the page has no height
+        for height in live.evaluate_all(
+            "all => all.filter(one => one.isConnected).map(one => one.getBoundingClientRect().height)"
+        ):
             heights.add(round(height / 8))
         time.sleep(0.1)
     settle(page)

@@ -209,7 +209,8 @@ def check(folder: Path, resolution: int) -> Report:
         digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
         digest.update(hashlib.sha256((folder / entry.file).read_bytes()).digest())
     if not entries:
-        found = f"{len(problems)} files were looked at: {problems[0].message}" if problems else "It is empty."
+        looked_at = "1 file was" if len(problems) == 1 else f"{len(problems)} files were"
+        found = f"{looked_at} looked at: {problems[0].message}" if problems else "It is empty."
         raise BadInput(f"{folder.name} has no picture to train on. {found}")
     triggers: dict[str, int] = {}
     for entry in entries:

@@ -61,6 +61,7 @@ TEXT = {
     "LoRA.",
     "start": "Start distilling",
     "about": "{steps} steps in all. Quality is measured every {every}.",
+    "about_unmeasured": "{steps} steps in all, saved every {every}. With no pictures to measure, nothing is measured.",
     "curve": "Quality against speed",
     "curve_empty": "The teacher is measured before the first step, the student at each checkpoint.",
     "no_judge": "This model has no judge: there are pictures to compare, but no accuracy.",
@@ -139,9 +140,11 @@ def request() -> str | None:
     except ValidationError as error:
         first = error.errors()[0]
         st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        st.button(TEXT["start"], type="primary", disabled=True, icon=":material/bolt:", key="lcm_start")
         return None
     total = f"{spec.epochs * spec.steps_per_epoch:,}"
-    st.caption(TEXT["about"].format(steps=total, every=text.plural(spec.checkpoint_epochs, "epoch")))
+    about = TEXT["about_unmeasured" if spec.curve_pictures == 0 else "about"]
+    st.caption(about.format(steps=total, every=text.plural(spec.checkpoint_epochs, "epoch")))
     missing = source == "folder" and "data" not in fields
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button(TEXT["start"], type="primary", icon=":material/bolt:", key="lcm_start", disabled=missing)

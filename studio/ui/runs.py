@@ -90,7 +90,8 @@ def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
         return None
 
     def named(run_id: str | None) -> str:
-        return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {_state(runs[run_id])} · {run_id}"
+        # Not its state: a browser keeps the words that it first saw of an option
+        return TEXT["new"] if run_id is None else f"{runs[run_id].name} · {run_id}"
 
     chosen: str | None = st.selectbox(TEXT["run"], [None, *runs], format_func=named, key=key)
     st.session_state[f"run:{page}"] = chosen

@@ -108,6 +108,7 @@ def data(model: str, resolution: int | None) -> Any | None:
         report = _checked(folder, model, resolution)
     except StudioError as problem:
         st.error(str(problem), icon=":material/error:")
+        st.button(TEXT["start"], type="primary", disabled=True, icon=":material/school:", key="lora_start")
         return None
     words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
     repeats = st.session_state.get("lora_repeats") or report.repeats
