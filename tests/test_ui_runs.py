@@ -75,6 +75,7 @@ def test_a_failed_runs_last_good_checkpoint_can_be_used(page_home: Path, monkeyp
 
 def test_a_run_that_was_stopped_in_the_queue_saved_nothing(page_home: Path) -> None:
     failed(page_home).update(state="stopped", error=None)
+
     def said(at: AppTest) -> str:
         return " ".join(element.value for element in at.markdown)
 
