@@ -108,7 +108,6 @@ def data(model: str, resolution: int | None) -> Any | None:
         report = _checked(folder, model, resolution)
     except StudioError as problem:
         st.error(str(problem), icon=":material/error:")
-        st.button(TEXT["start"], type="primary", disabled=True, icon=":material/school:", key="lora_start")
         return None
     words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
     repeats = st.session_state.get("lora_repeats") or report.repeats
@@ -259,6 +258,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     except ValidationError as error:
         first = error.errors()[0]
         st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        st.button(TEXT["start"], type="primary", disabled=True, icon=":material/school:", key="lora_start")
         return None
     pictures = per_epoch(report, spec.repeats or report.repeats)
     each = math.ceil(pictures / (spec.batch_size * spec.accumulation))
