@@ -21,7 +21,7 @@ from studio.engine.loading import load_parts
 from studio.engine.models import resolve
 from studio.settings import settings
 from studio.specs import LoraSpec
-from studio.training import steps
+from studio.training import frozen, steps
 from studio.training.lora import TEXT_TARGETS
 from studio.training.optimizers import make_optimizer
 
@@ -55,6 +55,8 @@ def measure(spec: LoraSpec) -> dict[str, float]:
         parameters |= {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
     if spec.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    else:
+        frozen.keep_less(unet)
     optimizer = make_optimizer(spec, parameters)
     average = [p.detach().clone() for p in parameters.values()] if spec.ema else []
     loading, seconds = time.monotonic() - started, []

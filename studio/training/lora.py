@@ -11,7 +11,6 @@ It doesn't know who started it or who watches: it reads `spec.json` and `stop`, 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import sys
@@ -35,8 +34,9 @@ from studio.errors import Cancelled, NotFound
 from studio.runs import dataset as files
 from studio.settings import Settings, settings
 from studio.specs import LoraSpec
-from studio.training import checkpoints, dataset, diffusion, export, steps
+from studio.training import checkpoints, dataset, diffusion, export, frozen, steps
 from studio.training.changes import facts_of, what_changed
+from studio.training.fitting import release
 from studio.training.optimizers import make_optimizer
 from studio.training.samples import Sampler
 from studio.training.session import Diverged, Session, attend, is_out_of_memory
@@ -122,9 +122,7 @@ def train(session: Session, spec: LoraSpec) -> None:
         model.text_encoder = None
     del vae
     model.vae = None
-    gc.collect()
-    if not cpu:
-        torch.cuda.empty_cache()
+    release()
 
     session.stage(5, "Make the optimiser")
     unet.to(accelerator.device)
@@ -137,6 +135,8 @@ def train(session: Session, spec: LoraSpec) -> None:
     trained, optimizer = list(prepared[:-1]), prepared[-1]
     for module in trained:
         module.train()
+    if not spec.gradient_checkpointing:  # which keeps almost nothing already
+        frozen.keep_less(accelerator.unwrap_model(trained[0]))
     average = [p.detach().clone() for p in parameters.values()] if spec.ema else []
     chunk = spec.batch_size * spec.accumulation * accelerator.num_processes
     per_epoch = len(dataset.epoch_order(sizes, repeats, chunk, spec.seed, 0))
@@ -260,9 +260,7 @@ def train(session: Session, spec: LoraSpec) -> None:
                     if not is_out_of_memory(error) or micro == 1 or accelerator.num_processes > 1:
                         raise
                 micro = max(1, micro // 2)
-                gc.collect()
-                if not cpu:
-                    torch.cuda.empty_cache()
+                release()
                 session.say(f"Not enough memory: {micro} pictures at a time now, with the same result.", note=True)
             loss = float(accelerator.reduce(torch.tensor(loss, device=accelerator.device), "sum"))
             norm = float(accelerator.clip_grad_norm_(list(parameters.values()), spec.max_grad_norm))
