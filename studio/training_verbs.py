@@ -81,7 +81,7 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Copy the result into this folder.")] = None,
     name: Annotated[str | None, typer.Option(help="What the result is called.")] = None,
     form: Annotated[str | None, typer.Option(help="lora, or full: a whole model, told its guidance.")] = None,
-    objective: Annotated[str | None, typer.Option(help="lcm, tcd or pcm.")] = None,
+    objective: Annotated[str | None, typer.Option(help="lcm, tcd, pcm or dmd.")] = None,
     epochs: Epochs = None,
     steps: Annotated[int | None, typer.Option(help="Steps in an epoch, 1 to 100000.")] = None,
     rank: Rank = None,

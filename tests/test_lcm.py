@@ -30,7 +30,7 @@ from studio.pretraining.lcm import ship, shortened
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import LcmSpec
-from studio.training import checkpoints, curve, lcm
+from studio.training import checkpoints, curve, lcm, matching
 from studio.training.session import Session
 
 pytestmark = [
@@ -63,9 +63,15 @@ def new_run(home: Path, teacher: Path) -> Callable[..., RunDir]:
     return make
 
 
-@pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("full", "lcm")])
-def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective: str) -> None:
-    run = new_run("whole", form=form, objective=objective)
+@pytest.mark.parametrize(
+    ("form", "objective"),
+    [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("lora", "dmd"), ("full", "lcm"), ("full", "dmd")],
+)
+def test_a_run_from_nothing(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str
+) -> None:
+    monkeypatch.setattr(matching, "LISTENS", 1)
+    run = new_run("whole", form=form, objective=objective, finish=0.7)
     lcm.main(run.path)
     status = run.status()
     assert status["state"] == "done"
@@ -91,13 +97,15 @@ def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective
     assert Path(status["adapter"]).exists()
 
 
-@pytest.mark.parametrize("form", ["lora", "full"])
+@pytest.mark.parametrize(("form", "objective"), [("lora", "lcm"), ("full", "lcm"), ("lora", "dmd")])
 def test_a_killed_run_ends_at_the_same_bytes(
-    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str
 ) -> None:
-    straight = new_run("straight", form=form)
+    monkeypatch.setattr(matching, "LISTENS", 1)
+    asked = {"form": form, "objective": objective, "finish": 0.7}  # dmd: one step of the critic alone, then of both
+    straight = new_run("straight", **asked)
     lcm.main(straight.path)
-    killed = new_run("killed", form=form)
+    killed = new_run("killed", **asked)
     calls = []
     real = lcm.share_gradients
 

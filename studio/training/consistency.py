@@ -120,6 +120,13 @@ def split_prediction(
     raise ValueError(f"unknown prediction type {kind!r}: epsilon, v_prediction or sample")
 
 
+def wanted_output(z_0: Tensor, noise: Tensor, t: Tensor, grid: SolverGrid, kind: Prediction) -> Tensor:
+    """What a network should say at z_t = alpha z_0 + sigma noise: the inverse of `split_prediction`."""
+    if kind == "v_prediction":
+        return spread(grid.alpha[t], z_0) * noise - spread(grid.sigma[t], z_0) * z_0
+    return noise if kind == "epsilon" else z_0
+
+
 def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     """c_skip(t), c_out(t), (batch,) each (CM, appendix C; LCM, sec. 4.1, timestep scaling 10).
 

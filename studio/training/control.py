@@ -37,7 +37,7 @@ from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import ControlRunSpec
 from studio.training import checkpoints, diffusion, drawings, steps
-from studio.training.lcm import share_gradients
+from studio.training.processes import share_gradients
 from studio.training.session import Session, attend
 
 # Channels of the small network that reads the drawing, from its full size on, one more per halving (section 3.2)

@@ -1,7 +1,8 @@
 """Latent consistency distillation, top to bottom: `python -m studio.training.lcm DIR`.
 
 LCM (2310.04378, Algorithm 1), LCM-LoRA (2311.05556, Algorithm 1), TCD (2402.19159), PCM (2405.18407, without its
-adversarial loss); the formulas are in `consistency`.
+adversarial loss), and DMD2 (2405.14867, without its own) after a beginning with PCM; the formulas are in `consistency`
+and `matching`.
 `DIR` is a run folder with an `LcmSpec` in `spec.json`. All randomness of a step is a function of (seed, step), so a run
 that was killed at any moment goes on from its last checkpoint to the same bytes (on the CPU, with the same library
 versions and numbers of threads and processes). Several processes share each batch:
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,18 @@ from diffusers import DDPMScheduler
 
 from studio.engine import adapters
 from studio.engine.components import Components
-from studio.engine.memory import free as available
-from studio.engine.memory import resident
 from studio.engine.models import LoraInfo, ModelInfo, find_lora, resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput, Cancelled, NotFound
-from studio.runs import dataset as files
 from studio.runs.rundir import RunDir, write_json
-from studio.settings import Settings, settings
+from studio.settings import settings
 from studio.specs import LcmSpec
-from studio.training import checkpoints, curve, export, material, memory, model_folder, prompts, steps
+from studio.training import checkpoints, curve, export, matching, material, memory, model_folder, steps
 from studio.training import consistency as lcd
 from studio.training.changes import facts_of, what_changed
 from studio.training.curve import FAST_STEPS
 from studio.training.fitting import Fitting, release
+from studio.training.processes import agreed, share_gradients
 from studio.training.record import Record
 from studio.training.session import Session, attend
 from studio.training.student import FullStudent, LoraStudent, Student, restore, state
@@ -102,11 +102,12 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     kind: lcd.Prediction = scheduler.config.prediction_type
     if float(scheduler.alphas_cumprod[-1]) == 0 and kind == "epsilon":
         raise BadInput(f"{info.title} predicts noise on a schedule that ends in pure noise, which says nothing there.")
-    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, PHASED_GRID if spec.objective == "pcm" else GRID).to(device)
+    phased = spec.objective in ("pcm", "dmd")
+    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, PHASED_GRID if phased else GRID).to(device)
 
     session.stage(3, "Get clean latents and encode their prompts")
     triggers = [word for lora in loras for word in lora.trigger_words]
-    stuff = gather_material(session, spec, config, components, about, triggers, pause, rank, world)
+    stuff = material.for_run(session, spec, config, components, about, triggers, pause, rank, world)
     if stuff is None:
         end_early(session)
         return
@@ -114,9 +115,12 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
     session.stage(4, "Make the student")
     if cpu:
-        say_memory(session, spec, components, stuff)
+        memory.say(session, spec, components, stuff)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
+        critic: LoraStudent | None = None
+        if spec.objective == "dmd":
+            critic = matching.make_critic(components.unet, info.family.lcm_lora_targets, spec.rank)
         student: Student = (
             LoraStudent(components.unet, info.family.lcm_lora_targets, spec.rank)
             if spec.form == "lora"
@@ -127,14 +131,25 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         student.unet.enable_gradient_checkpointing()
         student.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in these UNets
     parameters = list(student.trainable.values())
+    matcher: matching.Matcher | None = None
+    if critic is not None:
+        critic.unet.to(memory_format=torch.channels_last)
+        asked_at = lcd.SolverGrid.of(scheduler.alphas_cumprod, GRID).inference_times(FAST_STEPS)
+        matcher = matching.Matcher(student, critic, grid, kind, asked_at, stuff.empty.to(device), dtype)
     session.say(f"{sum(p.numel() for p in parameters):,} trainable parameters; guidance w from {w_min:g} to {w_max:g}")
 
     session.stage(5, "Make the optimiser")
     peak = spec.learning_rate or RATE[spec.form]
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
+    critics = list(critic.trainable.values()) if critic is not None else []
+    critic_optimizer = (
+        torch.optim.AdamW(critics, lr=matching.CRITIC_RATE * peak, betas=matching.BETAS, weight_decay=0.0)
+        if critics
+        else None
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     total = spec.epochs * spec.steps_per_epoch
-    turn = total - round(spec.finish * total) if spec.objective == "pcm" else total
+    turn = total - round(spec.finish * total) if phased else total
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
@@ -150,6 +165,10 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             session.say(sentence, note=True)
         restore(student, found.groups)
         checkpoints.restore_optimizer(optimizer, found.groups["optimizer"], found.meta["optimizer"])
+        if critic is not None and critic_optimizer is not None:
+            matching.restore(critic, found.groups)
+            kept = found.groups["critic_optimizer"], found.meta["critic_optimizer"]
+            checkpoints.restore_optimizer(critic_optimizer, *kept)
         checkpoints.restore_scaler(scaler, found.meta["scaler"])
         fitting.size = min(fitting.size, found.meta.get("micro", fitting.size))
         # An epoch of another length starts again
@@ -157,6 +176,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
         del found
         gc.collect()
+
+    own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)  # of each batch
+    mine = spec.batch_size // world
 
     def name_now() -> str:
         return checkpoints.name_of(step // spec.steps_per_epoch, step, step % spec.steps_per_epoch == 0)
@@ -186,6 +208,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             tensors, groups = checkpoints.optimizer_state(optimizer)
             meta = {"facts": facts, "optimizer": groups, "scaler": scaler.state_dict(), "micro": fitting.size}
             everything = {**state(student), "optimizer": tensors}
+            if critic is not None and critic_optimizer is not None:
+                everything |= matching.state(critic)
+                everything["critic_optimizer"], meta["critic_optimizer"] = checkpoints.optimizer_state(critic_optimizer)
             epoch = step // spec.steps_per_epoch
             checkpoints.save(run, name, step, epoch, everything, meta, spec.keep_checkpoints)
             session.saved(name, time.monotonic() - started)
@@ -211,13 +236,76 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
     def finishing() -> bool:
         """Whether the teacher shows the whole way now, instead of one step of it."""
-        return step >= turn
+        return step >= turn and matcher is None
 
-    def learn(
-        share: float, z_0: torch.Tensor, text: torch.Tensor, noise: torch.Tensor, n: torch.Tensor, w: torch.Tensor,
-        end: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+    def in_parts(work: Callable[[slice], torch.Tensor], undo: torch.optim.Optimizer) -> torch.Tensor:
+        """The sum of `work` on this process's pictures, as many at a time as there is memory for."""
+        while True:
+            try:
+                return torch.stack([work(slice(k, k + fitting.size)) for k in range(0, mine, fitting.size)]).sum()
+            except (RuntimeError, MemoryError) as error:
+                fitting.halve(error)
+            undo.zero_grad(set_to_none=True)
+            release()
+            session.say(f"Not enough memory: {fitting.size} pictures at a time now, with the same result.", note=True)
+
+    def advance(
+        optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], loss: torch.Tensor, rate: float
+    ) -> torch.Tensor:
+        """One step along the mean gradient of all processes; their mean loss, and no step where it isn't finite."""
+        shown = share_gradients(parameters, loss, world)
+        scaler.unscale_(optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
+        if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
+            if not scaler.is_enabled():  # which leaves such a step out by itself
+                session.check_gradient(step + 1, float(norm))
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return shown
+
+    def backward(loss: torch.Tensor) -> torch.Tensor:
+        scaler.scale(loss).backward()
+        return loss.detach()
+
+    def match(text: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, float, dict[str, float]]:
+        """A step of distribution matching, at first of the critic alone: (loss, the student's rate, critic's loss)."""
+        assert matcher is not None
+        assert critic_optimizer is not None
+        chance = matching.draw(spec.batch_size, stuff.latents.shape[1:], FAST_STEPS, spec.seed, step)
+        chance, z_0, own_rate = chance.part(own, device), torch.empty(0), 0.0
+        listens = step - turn < matching.LISTENS
+
+        def ask(where: slice) -> torch.Tensor:
+            nonlocal z_0
+            part = chance.part(where, device), text[where], w[where]
+            with accelerator.autocast():
+                loss, made = (torch.zeros(()), matcher.made(*part)) if listens else matcher.student_loss(*part)
+            z_0 = torch.cat([z_0, made]) if where.start else made
+            return loss if listens else backward(loss * (len(made) / mine))
+
+        def follow(k: int, where: slice) -> torch.Tensor:
+            part = z_0[where], chance.part(where, device), text[where], w[where]
+            with accelerator.autocast():
+                loss = matcher.critic_loss(k, *part) * (len(part[0]) / mine)
+            return backward(loss)
+
+        loss = in_parts(ask, optimizer)
+        if not listens:
+            begun = turn + matching.LISTENS
+            own_rate = steps.learning_rate(step - begun, total - begun, matching.STUDENT_RATE * peak, 0.0)
+            loss = advance(optimizer, parameters, loss, own_rate)
+        for k in range(matching.FOLLOWS):
+            followed = in_parts(partial(follow, k), critic_optimizer)
+            followed = advance(critic_optimizer, critics, followed, matching.CRITIC_RATE * peak)
+        return (followed if listens else loss), own_rate, {"critic": float(followed)}
+
+    def learn(batch: tuple[torch.Tensor, ...], where: slice) -> torch.Tensor:
         """The loss on some pictures of a step, times their share of it; its gradient is added to the parameters'."""
+        z_0, text, noise, n, w, end = (each[where] for each in batch)
+        share = len(z_0) / mine
         # 8.2 z_{t_{n+k}}, by the forward process
         t, s, e = grid.times[n + 1], grid.times[n], grid.times[end]
         z_t = lcd.add_noise(z_0, noise, t, grid)
@@ -245,12 +333,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         else:
             prediction = lcd.trajectory_function(said, z_t, t, e, grid, kind)
             target = aim if finishing() else lcd.trajectory_function(aim, z_s, s, e, grid, kind)
-        loss = lcd.distance(prediction, target, spec.loss, spec.huber_c) * share
-        scaler.scale(loss).backward()
-        return loss.detach()
+        return backward(lcd.distance(prediction, target, spec.loss, spec.huber_c) * share)
 
     session.stage(8, "Distill")
-    own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)
     why = ""
     # Begun where an earlier process was ended before it had measured, or before it had ended the run itself
     if agreed(accelerator.is_main_process and due() and run.status().get("ended") != step, world):
@@ -265,46 +350,29 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         n = torch.randint(grid.points, (spec.batch_size,), generator=generator)  # (batch,) as all five
         w = w_min + (w_max - w_min) * torch.rand(spec.batch_size, generator=generator)
         end = (torch.rand(spec.batch_size, generator=generator) * (n + 1)).long()  # 0..n: TCD's e, at or below s
-        if spec.objective == "pcm":
+        if phased:
             n = lcd.drawn_from(n, grid, FAST_STEPS) if finishing() else n
             end = lcd.phase_end(n, grid, FAST_STEPS)
         noise = torch.randn(stuff.latents[rows].shape, generator=generator)
-        z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
         text = stuff.text[stuff.row[rows]][own].to(device, dtype)
-        batch = (z_0, text, *(each[own].to(device) for each in (noise, n, w, end)))
 
-        # 8.2 to 8.5 above, for as many pictures at a time as there is memory for
-        while True:
-            try:
-                losses = []
-                for k in range(0, len(z_0), fitting.size):
-                    part = [each[k : k + fitting.size] for each in batch]
-                    losses.append(learn(len(part[0]) / len(z_0), *part))
-                loss = torch.stack(losses).sum()
-                break
-            except (RuntimeError, MemoryError) as error:
-                fitting.halve(error)
-            optimizer.zero_grad(set_to_none=True)
-            release()
-            session.say(f"Not enough memory: {fitting.size} pictures at a time now, with the same result.", note=True)
-
-        # 8.6 theta <- theta - eta grad; theta_minus <- mu theta_minus + (1 - mu) theta
-        shown = share_gradients(parameters, loss, world)
-        scaler.unscale_(optimizer)
-        begun, until, most = (turn, total, FINISH_RATE * peak) if finishing() else (0, turn, peak)
-        rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
-        if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
-            if not scaler.is_enabled():  # which leaves such a step out by itself
-                session.check_gradient(step + 1, float(norm))
-            scaler.step(optimizer)
-            scaler.update()
+        # 8.2 to 8.6: theta <- theta - eta grad; theta_minus <- mu theta_minus + (1 - mu) theta
+        more: dict[str, float] = {}
+        if matcher is not None and step >= turn:
+            if step == turn:  # what the optimiser remembers is of another loss
+                optimizer = torch.optim.AdamW(parameters, lr=peak, betas=matching.BETAS, weight_decay=0.0)
+            shown, rate, more = match(text, w[own].to(device))
+        else:
+            z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
+            batch = (z_0, text, *(each[own].to(device) for each in (noise, n, w, end)))
+            loss = in_parts(partial(learn, batch), optimizer)
+            begun, until, most = (turn, total, FINISH_RATE * peak) if finishing() else (0, turn, peak)
+            rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
+            shown = advance(optimizer, parameters, loss, rate)
+        if torch.isfinite(shown):
             student.after_step(spec.ema_decay, step)
-        optimizer.zero_grad(set_to_none=True)
         step += 1
-        session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate)
+        session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate, **more)
 
         # 8.7 stop, checkpoint, curve: only one process looks at clock and folder, or they would part ways
         asked: list[Any] = [session.must_stop(), session.checkpoint_due()] if accelerator.is_main_process else ["", 0]
@@ -353,93 +421,11 @@ def guidance_range(spec: LcmSpec, info: ModelInfo) -> tuple[float, float]:
     return w_min, w_max
 
 
-def gather_material(
-    session: Session, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str],
-    pause: Callable[[], None], rank: int, world: int,
-) -> material.Material | None:  # fmt: skip
-    """Latents and prompts from the data folder, or drawn by the teacher. None where `pause` raised Cancelled."""
-    run, info = session.run, components.info
-    cache = run.path.parent / ".latents"
-
-    def report(done: int, total: int) -> None:
-        if session.main:
-            run.update(stage=f"3. Latents: {done} of {total}", material=[done, total])
-        pause()
-
-    paths: list[Path] = []
-    if spec.data is not None:
-        found = files.check(files.folder_of(Path(spec.data), config.datasets_dir), info.native_size)
-        for problem in found.problems:
-            session.say(problem.message)
-        texts = [entry.prompt for entry in found.entries]
-        with contextlib.suppress(Cancelled):
-            paths = material.from_folder(
-                components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
-            )
-    else:
-        own = run.path / "prompts.txt"
-        lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
-        given = [line.strip() for line in lines if line.strip()]
-        texts = (
-            [given[k % len(given)] for k in range(spec.latents)] if given else prompts.training(spec.latents, spec.seed)
-        )
-        texts = [", ".join(filter(None, [*triggers, text])) if text else text for text in texts]
-        guidance = info.guidance
-        with contextlib.suppress(Cancelled):
-            paths = material.drawn_by_teacher(
-                components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
-            )
-    # Each process looked at the clock and the folder by itself
-    return None if agreed(not paths, world) else material.gather(components, paths, texts)
-
-
-def agreed(said: bool, world: int) -> bool:
-    """Whether any process says so. All of them come here, and none goes on before the last."""
-    if world == 1:
-        return said
-    everybody: list[Any] = [None] * world
-    torch.distributed.all_gather_object(everybody, said)
-    return any(everybody)
-
-
 def end_early(session: Session) -> None:
     """The run's end before its first step: all that is there already are files that the next start finds."""
     if session.must_stop() == "time":
         session.say("The time limit is reached.", note=True)
     session.finish("stopped")
-
-
-def say_memory(session: Session, spec: LcmSpec, components: Components, stuff: material.Material) -> None:
-    """What the run will take, as a note where that is more than there is."""
-    others = sum(
-        p.numel() * p.element_size() for part in (components.vae, components.text_encoder) for p in part.parameters()
-    )
-    said = memory.estimate(
-        spec, dict(components.unet.config), stuff.latents.shape[-1], stuff.text.shape[1],
-        components.family.lcm_lora_targets, others,
-    ).total  # fmt: skip
-    free = available(components.device) + resident()
-    session.say(f"About {said / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are there")
-    if said > free:
-        session.say(
-            f"This run needs about {said / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: it may be ended by "
-            "the system. Choose fewer pictures per step, or turn on saving memory.", note=True,
-        )  # fmt: skip
-
-
-def share_gradients(parameters: list[torch.nn.Parameter], loss: torch.Tensor, world: int) -> torch.Tensor:
-    """Mean of the gradients, in place, and of the loss over all processes, in one message."""
-    if world == 1:
-        return loss
-    flat = torch.cat([*(p.grad.flatten() for p in parameters if p.grad is not None), loss.float().view(1)])
-    torch.distributed.all_reduce(flat)
-    flat /= world
-    offset = 0
-    for p in parameters:
-        assert p.grad is not None
-        p.grad.copy_(flat[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
-    return flat[-1]
 
 
 def write_result(

@@ -7,12 +7,14 @@ them there. Knows nothing of losses or students.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,11 +23,17 @@ from safetensors.torch import load_file, save_file
 
 from studio.engine import latents, sampling, text
 from studio.engine.components import Components
-from studio.errors import BadInput
+from studio.errors import BadInput, Cancelled
 from studio.runs import dataset
+from studio.settings import Settings
+from studio.specs import LcmSpec
 from studio.training import steps
 from studio.training.fitting import Fitting
+from studio.training.processes import agreed
+from studio.training.prompts import training as training_prompts
+from studio.training.session import Session
 
+CACHE = ".latents"  # beside the run folders, for all of them
 CHUNK = 16  # latents per file: what is lost at most when the process is killed
 VERSION = 1  # of the drawing itself: raised when the same request would give other latents
 
@@ -166,3 +174,43 @@ def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]
     rows = torch.tensor([row[prompt] for prompt in prompts])
     empty = encode_prompts(components, [""]).float().cpu()
     return Material(latents, encoded, rows, empty, digest.hexdigest()[:16])
+
+
+def for_run(
+    session: Session, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str],
+    pause: Callable[[], None], rank: int, world: int,
+) -> Material | None:  # fmt: skip
+    """Latents and prompts from the data folder, or drawn by the teacher. None where `pause` raised Cancelled."""
+    run, info = session.run, components.info
+    cache = run.path.parent / CACHE
+
+    def report(done: int, total: int) -> None:
+        if session.main:
+            run.update(stage=f"3. Latents: {done} of {total}", material=[done, total])
+        pause()
+
+    paths: list[Path] = []
+    if spec.data is not None:
+        found = dataset.check(dataset.folder_of(Path(spec.data), config.datasets_dir), info.native_size)
+        for problem in found.problems:
+            session.say(problem.message)
+        texts = [entry.prompt for entry in found.entries]
+        with contextlib.suppress(Cancelled):
+            paths = from_folder(
+                components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
+            )
+    else:
+        own = run.path / "prompts.txt"
+        lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+        given = [line.strip() for line in lines if line.strip()]
+        texts = (
+            [given[k % len(given)] for k in range(spec.latents)] if given else training_prompts(spec.latents, spec.seed)
+        )
+        texts = [", ".join(filter(None, [*triggers, text])) if text else text for text in texts]
+        guidance = info.guidance
+        with contextlib.suppress(Cancelled):
+            paths = drawn_by_teacher(
+                components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
+            )
+    # Each process looked at the clock and the folder by itself
+    return None if agreed(not paths, world) else gather(components, paths, texts)

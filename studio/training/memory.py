@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from studio.engine.components import Components
 from studio.engine.loading import load_parts
-from studio.engine.memory import free
+from studio.engine.memory import free, resident
 from studio.engine.models import resolve
 from studio.settings import settings
 from studio.specs import LcmSpec
+from studio.training import matching
+from studio.training.material import Material
+from studio.training.session import Session
 from studio.training.student import FullStudent, LoraStudent
 
 RUNTIME = 600 * 2**20  # Python, torch, diffusers and their libraries, before anything is loaded
@@ -53,6 +57,7 @@ def estimate(
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
         base = sum(p.numel() for p in unet.parameters())
+        critic = matching.make_critic(unet, targets, spec.rank) if spec.objective == "dmd" else None
         student = LoraStudent(unet, targets, spec.rank) if spec.form == "lora" else FullStudent(unet)
         z = torch.empty(spec.batch_size, unet.config.in_channels, side, side)
         text = torch.empty(spec.batch_size, tokens, unet.config.cross_attention_dim)
@@ -69,13 +74,32 @@ def estimate(
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             said = student.student(z, t, text, torch.zeros(spec.batch_size))
     parameters = sum(p.numel() for p in student.trainable.values())
+    follows = sum(p.numel() for p in critic.trainable.values()) if critic is not None else 0
     del said
     return Estimate(
         weights=4 * base + others,
-        trained=4 * parameters * (1 + 1 + ADAM + 1),
+        trained=4 * (parameters + follows) * (1 + 1 + ADAM + 1),
         activations=sum(kept.values()),
         parameters=parameters,
     )
+
+
+def say(session: Session, spec: LcmSpec, components: Components, stuff: Material) -> None:
+    """What a run will take, in its log, and as a note where that is more than there is."""
+    others = sum(
+        p.numel() * p.element_size() for part in (components.vae, components.text_encoder) for p in part.parameters()
+    )
+    said = estimate(
+        spec, dict(components.unet.config), stuff.latents.shape[-1], stuff.text.shape[1],
+        components.family.lcm_lora_targets, others,
+    ).total  # fmt: skip
+    there = free(components.device) + resident()
+    session.say(f"About {said / 1e9:.1f} GB of memory; {there / 1e9:.1f} GB are there")
+    if said > there:
+        session.say(
+            f"This run needs about {said / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are free: it may be ended by "
+            "the system. Choose fewer pictures per step, or turn on saving memory.", note=True,
+        )  # fmt: skip
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from studio.training import checkpoints, curve, prompts
 from studio.training.curve import FAST_STEPS
 from studio.training.student import Student, state
 
-SAMPLERS: dict[str, str] = {"lcm": "lcm", "tcd": "tcd", "pcm": "ddim"}  # what each objective's student is drawn with
+# what each objective's student is drawn with
+SAMPLERS: dict[str, str] = {"lcm": "lcm", "tcd": "tcd", "pcm": "ddim", "dmd": "lcm"}
 
 BEST = Path("best") / "ema.safetensors"  # in a run's folder
 
