@@ -1,6 +1,6 @@
-"""Settings that suit a model and a machine, for whoever starts a LoRA run: the page, the command line, benchmarks.
+"""Settings that suit a model and a machine, for whoever starts a run: the page, the command line, benchmarks.
 
-Data only: each entry is some fields of a `LoraSpec`.
+Data only: each entry is some fields of a `LoraSpec`, or of an `LcmSpec`.
 """
 
 from __future__ import annotations
@@ -30,3 +30,15 @@ def lora_defaults(model: str) -> dict[str, Any]:
     (On other models a preset depends on the machine and the aim, which nobody said.)
     """
     return LORA[EMBEDDED] if model == "embedded" else {"model": model}
+
+
+# As measured with the embedded model: see docs/distillation.md
+_DISTILL_EMBEDDED: dict[str, Any] = {
+    "objective": "pcm", "epochs": 20, "steps_per_epoch": 220, "batch_size": 16, "learning_rate": 2e-4,
+    "ema_decay": 0.995,
+}  # fmt: skip
+
+
+def distill_defaults(model: str) -> dict[str, Any]:
+    """What a distillation of `model` begins with where nothing else is said."""
+    return {"model": model, **(_DISTILL_EMBEDDED if model == "embedded" else {})}

@@ -112,10 +112,10 @@ class Ruler:
             if self.judge is not None:
                 drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _OTHER_SEED)
                 with_judge["features"] = self.judge(self._decode(drawn)[0]).features
-            drawn, _ = self._draw(teacher, info.sampler, info.steps, info.guidance, _SEED)
+            drawn, seconds = self._draw(teacher, info.sampler, info.steps, info.guidance, _SEED)
             self.reference = {"latents": drawn.float().cpu(), **with_judge}
             save_file({name: t.contiguous() for name, t in self.reference.items()}, tensors_file)
-            rows = [self.measure("teacher", teacher, info.sampler, info.steps, info.guidance, "teacher")]
+            rows = [self._row("teacher", info.steps, info.guidance, "teacher", drawn, seconds)]
             write()
         for count in STEPS[len(rows) - 1 :]:
             rows.append(self.measure("dpmpp_2m", teacher, "dpmpp_2m", count, info.guidance, f"dpmpp_2m-{count}"))
@@ -126,7 +126,9 @@ class Ruler:
         self, who: Who, unet: UNet2DConditionModel, sampler: str, steps: int, guidance: float, name: str
     ) -> Row:
         """Draw all prompts and measure; the first pictures are kept as the strip `strips/<name>.png`."""
-        drawn, seconds = self._draw(unet, sampler, steps, guidance, _SEED)
+        return self._row(who, steps, guidance, name, *self._draw(unet, sampler, steps, guidance, _SEED))
+
+    def _row(self, who: Who, steps: int, guidance: float, name: str, drawn: torch.Tensor, seconds: float) -> Row:
         pixels, decoding = self._decode(drawn)
         count = len(drawn)
         row = Row(who, steps, guidance, count, seconds / count, decoding / count)

@@ -22,6 +22,7 @@ from studio.engine.models import resolve
 from studio.settings import settings
 from studio.specs import LoraSpec
 from studio.training import frozen, steps
+from studio.training.fitting import map_large_blocks
 from studio.training.lora import TEXT_TARGETS
 from studio.training.optimizers import make_optimizer
 
@@ -34,6 +35,8 @@ def measure(spec: LoraSpec) -> dict[str, float]:
     info = resolve(spec.model, settings(), with_hash=False)
     cuda = torch.cuda.is_available() and settings().device != "cpu"
     device = torch.device("cuda" if cuda else "cpu")
+    if not cuda:
+        map_large_blocks()
     _, dtype = steps.precision(spec.precision, not cuda)
     model = Components(
         info=info, family=info.family, device=device, dtype=torch.float32, **load_parts(info, torch.float32)

@@ -15,6 +15,20 @@ from studio.training.session import is_out_of_memory
 
 Result = TypeVar("Result")
 
+MAPPED = 4 * 2**20
+M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
+
+
+def map_large_blocks() -> None:
+    """Let blocks of `MAPPED` bytes and more be given back to the system as soon as they are freed, on Linux.
+
+    Left alone, glibc soon takes blocks of up to 32 MiB from its heap, where those of a training step leave holes
+    (mallopt(3), M_MMAP_THRESHOLD): a LoRA step of SD 1.5 at 512 px then takes 0.8 GB more.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED)
+
 
 def release() -> None:
     """Give back what nobody holds any more, also the card's, and on Linux what the allocator keeps for later."""

@@ -36,7 +36,7 @@ from studio.settings import Settings, settings
 from studio.specs import LoraSpec
 from studio.training import checkpoints, dataset, diffusion, export, frozen, steps
 from studio.training.changes import facts_of, what_changed
-from studio.training.fitting import release
+from studio.training.fitting import map_large_blocks, release
 from studio.training.optimizers import make_optimizer
 from studio.training.samples import Sampler
 from studio.training.session import Diverged, Session, attend, is_out_of_memory
@@ -64,6 +64,8 @@ def train(session: Session, spec: LoraSpec) -> None:
     if not cpu:  # the same bytes on one card from run to run, as far as CUDA has such kernels
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    if cpu:
+        map_large_blocks()
     # Loaded on the CPU: where each part goes, and in which precision, is this file's business.
     parts = load_parts(info, torch.float32)
     model = Components(info=info, family=info.family, device=accelerator.device, dtype=torch.float32, **parts)

@@ -23,10 +23,11 @@ from studio.training import consistency as lcd
 from studio.training import steps
 from studio.training.student import LoraStudent, Student
 
-LOWEST, HIGHEST = 100, 980  # times at which pictures are compared: below only grain is left, above nothing
+LOWEST, HIGHEST = 150, 980  # times at which pictures are compared: below only grain is left, above nothing
+GUIDED = 400  # from this time up the teacher is guided; below, guidance burns colours and texture (2404.07724)
 FOLLOWS = 2  # steps of the critic for one of the student
 LISTENS = 50  # first steps, in which only the critic learns
-STUDENT_RATE, CRITIC_RATE = 0.1, 1.5  # times the run's learning rate: a critic that lags behind burns colours
+STUDENT_RATE, CRITIC_RATE = 0.075, 1.5  # times the run's learning rate: a critic that lags behind burns colours
 BETAS = (0.0, 0.99)  # of both optimisers: yesterday's direction is no use against a moving opponent
 
 
@@ -120,6 +121,7 @@ class Matcher:
             conditional, unconditional = self.student.teacher(
                 torch.cat([z_t, z_t]).to(self.dtype), chance.t.repeat(2), both
             ).float().chunk(2)  # fmt: skip
+            w = torch.where(chance.t >= GUIDED, w, 0.0)
             real = self._clean(lcd.guided(conditional, unconditional, w), z_t, chance.t)
             aim = z_0 - direction(z_0, real, self._clean(said, z_t, chance.t))
         return 0.5 * F.mse_loss(z_0, aim), z_0.detach()
