@@ -358,8 +358,8 @@ class LcmSpec(Spec):
     data: str | None = None  # None: the teacher draws its own latents
     form: Literal["lora", "full"] = "lora"
     objective: Literal["lcm", "tcd", "pcm", "dmd"] = "lcm"
-    # Last share of the steps: in which the teacher goes all the way (pcm), or pictures are matched to its own (dmd)
-    finish: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    finish: Annotated[float, Field(ge=0, lt=1)] = 0.25  # pcm, dmd: share of the steps with exact targets
+    match: Annotated[float, Field(ge=0, lt=1)] = 0.1  # dmd: last share, in which pictures are matched to the teacher's
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 50
     rank: Annotated[int, Field(ge=1, le=256)] = 64

@@ -71,7 +71,7 @@ def test_a_run_from_nothing(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str
 ) -> None:
     monkeypatch.setattr(matching, "LISTENS", 1)
-    run = new_run("whole", form=form, objective=objective, finish=0.7)
+    run = new_run("whole", form=form, objective=objective, finish=0.3, match=0.6)
     lcm.main(run.path)
     status = run.status()
     assert status["state"] == "done"
@@ -102,7 +102,12 @@ def test_a_killed_run_ends_at_the_same_bytes(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str
 ) -> None:
     monkeypatch.setattr(matching, "LISTENS", 1)
-    asked = {"form": form, "objective": objective, "finish": 0.7}  # dmd: one step of the critic alone, then of both
+    asked = {
+        "form": form,
+        "objective": objective,
+        "finish": 0.3,
+        "match": 0.6,
+    }  # dmd: one step of the critic alone, then of both
     straight = new_run("straight", **asked)
     lcm.main(straight.path)
     killed = new_run("killed", **asked)

@@ -149,7 +149,8 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     total = spec.epochs * spec.steps_per_epoch
-    turn = total - round(spec.finish * total) if phased else total
+    match_from = total - round(spec.match * total) if spec.objective == "dmd" else total
+    turn = max(0, match_from - round(spec.finish * total)) if phased else total
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
@@ -236,7 +237,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
     def finishing() -> bool:
         """Whether the teacher shows the whole way now, instead of one step of it."""
-        return step >= turn and matcher is None
+        return turn <= step < match_from
 
     def in_parts(work: Callable[[slice], torch.Tensor], undo: torch.optim.Optimizer) -> torch.Tensor:
         """The sum of `work` on this process's pictures, as many at a time as there is memory for."""
@@ -276,7 +277,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         assert critic_optimizer is not None
         chance = matching.draw(spec.batch_size, stuff.latents.shape[1:], FAST_STEPS, spec.seed, step)
         chance, z_0, own_rate = chance.part(own, device), torch.empty(0), 0.0
-        listens = step - turn < matching.LISTENS
+        listens = step - match_from < matching.LISTENS
 
         def ask(where: slice) -> torch.Tensor:
             nonlocal z_0
@@ -294,7 +295,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
         loss = in_parts(ask, optimizer)
         if not listens:
-            begun = turn + matching.LISTENS
+            begun = match_from + matching.LISTENS
             own_rate = steps.learning_rate(step - begun, total - begun, matching.STUDENT_RATE * peak, 0.0)
             loss = advance(optimizer, parameters, loss, own_rate)
         for k in range(matching.FOLLOWS):
@@ -358,15 +359,15 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
         # 8.2 to 8.6: theta <- theta - eta grad; theta_minus <- mu theta_minus + (1 - mu) theta
         more: dict[str, float] = {}
-        if matcher is not None and step >= turn:
-            if step == turn:  # what the optimiser remembers is of another loss
+        if step >= match_from:
+            if step == match_from:  # what the optimiser remembers is of another loss
                 optimizer = torch.optim.AdamW(parameters, lr=peak, betas=matching.BETAS, weight_decay=0.0)
             shown, rate, more = match(text, w[own].to(device))
         else:
             z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
             batch = (z_0, text, *(each[own].to(device) for each in (noise, n, w, end)))
             loss = in_parts(partial(learn, batch), optimizer)
-            begun, until, most = (turn, total, FINISH_RATE * peak) if finishing() else (0, turn, peak)
+            begun, until, most = (turn, match_from, FINISH_RATE * peak) if finishing() else (0, turn, peak)
             rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
             shown = advance(optimizer, parameters, loss, rate)
         if torch.isfinite(shown):

@@ -29,8 +29,8 @@ TEXT = {
     "guidance setting, and needs five times the memory to make.",
     "objective": "Method",
     "objective_help": "LCM gives clean pictures in 2 to 4 steps. TCD keeps more detail at 8 and more. PCM learns "
-    "4 steps fastest, and keeps the teacher's colours; fewer than 4 are not for it. DMD goes on from there: in its "
-    "last quarter pictures are compared with the teacher's, for clearer faces; a step then takes four times longer.",
+    "4 steps fastest, and keeps the teacher's colours; fewer than 4 are not for it. DMD goes on from there: at "
+    "last pictures are compared with the teacher's, for clearer faces; a step then takes four times longer.",
     "data": "Learn from",
     "data_help": "Without pictures of your own the model draws what it learns from first: slower to start, as good.",
     "folder": "A folder or ZIP of pictures on this computer",
@@ -109,22 +109,25 @@ def _number(field: str, label: str, **options: Any) -> Any:
     return widgets.number_from(LcmSpec, field, label, key=f"lcm_{field}", persist_state="session", **options)
 
 
-def _preset(model: str) -> float | None:
-    """Fill the form with what suits a model, once it is chosen; the one setting that has no field is given back."""
+_FITTED = ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+
+
+def _preset(model: str) -> dict[str, Any]:
+    """Fill the form with what suits a model, once it is chosen; the settings that have no field are given back."""
     fits = distill_defaults(model)
     if st.session_state.get("lcm_for") != model:
         st.session_state["lcm_for"] = model
         plain = {name: field.default for name, field in LcmSpec.model_fields.items()}
-        for name in ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate"):
+        for name in _FITTED:
             st.session_state[f"lcm_{name}"] = fits.get(name, plain[name])
-    return fits.get("ema_decay")
+    return {name: value for name, value in fits.items() if name not in _FITTED}
 
 
 def request() -> str | None:
     """The form and its button; the id of the run that was started. Raises StudioError for what can't run."""
     st.markdown(f"#### {TEXT['request']}")
     found: dict[str, Any] = {"model": widgets.model_picker("lcm_model"), "loras": widgets.lora_picker("lcm_loras")}
-    found["ema_decay"] = _preset(found["model"])
+    found |= _preset(found["model"])
     found["name"] = st.text_input(TEXT["name"], "my-lcm", max_chars=64, key="lcm_name", persist_state="session")
     with st.container(horizontal=True):
         for field, options in (("form", FORMS), ("objective", OBJECTIVES)):
