@@ -11,7 +11,8 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from studio.engine import animation, judging, latents, memory, morph, output, timing
+from studio.engine.adapters import attached
 from studio.engine.components import Components
 from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
@@ -48,9 +50,12 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 class Bench:
-    """One model with its judge, and the recipes that the studio's writer gives for random characters."""
+    """One model with its judge, and the recipes that the studio's writer gives for random characters.
 
-    def __init__(self, model: str, out: Path | None = None) -> None:
+    As in the pages, pictures come by the few-step path where the model has one; `best` asks for all its steps.
+    """
+
+    def __init__(self, model: str, out: Path | None = None, best: bool = False) -> None:
         settings = Settings(preview_every=0)
         self.info = resolve(model, settings)
         if self.info.judge is None:
@@ -59,16 +64,19 @@ class Bench:
         self.components: Components = self.engine.components(model)
         self.judge = Judge.load(self.info.judge)
         self.out = out
+        self.fast = None if best else self.info.fast
         self.writer = OfflineWriter()
 
-    def recipes(self, number: int, emotions: Sequence[Emotion], words: str = "", style: str = "") -> list[Recipe]:
+    def recipes(
+        self, number: int, emotions: Sequence[Emotion], words: str = "", style: str = "", fast: bool = True
+    ) -> list[Recipe]:
         """One recipe per emotion of random character `number` (or of the one that `words` say)."""
         rng = random.Random(number)
         if not words:
             who = rng.choice(("1girl", "1girl", "1boy"))
             words = f"{who}, {rng.choice(('short', 'long'))} hair, {rng.choice(HAIR)} hair, {rng.choice(EYES)} eyes"
         style = style or STYLES[number % len(STYLES)]
-        size = self.info.native_size
+        size, how = self.info.native_size, (self.fast if fast else None) or self.info
         found: list[Recipe] = []
         for emotion in emotions:
             said = self.writer.write(PromptRequest(emotion=emotion, style=style, text=words))
@@ -79,14 +87,21 @@ class Bench:
                     prompt=said.positive_prompt,
                     negative=found[0].negative if found else said.negative_prompt,
                     seed=1000 + number,
-                    steps=self.info.steps,
-                    guidance=self.info.guidance,
-                    sampler=self.info.sampler,
+                    steps=how.steps,
+                    guidance=how.guidance,
+                    sampler=how.sampler,
+                    fast=how is self.fast,
                     width=size,
                     height=size,
                 )
             )
         return found
+
+    @contextmanager
+    def ready(self, recipe: Recipe) -> Iterator[Components]:
+        """The model with what `recipe` needs attached."""
+        with attached(self.components, fast=self.info.fast.adapter if recipe.fast and self.info.fast else None):
+            yield self.components
 
     def drawn(self, recipe: Recipe) -> Image.Image:
         return next(image for _, image in self.engine.draw([recipe]))
@@ -127,24 +142,43 @@ def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"n": len(rows)}
 
 
-def morphs(bench: Bench, count: int) -> dict[str, Any]:
-    """All methods over the same characters, at equal steps of the interpolation and re-timed."""
-    table: dict[str, list[dict[str, float]]] = {}
-    for number in range(count):
-        pair = PAIRS[number % len(PAIRS)]
-        recipes = bench.recipes(number, pair)
-        source = bench.drawn(recipes[0])
-        for name, options in METHODS.items():
-            image = source if options["method"] in ("picture", "direction") else None
-            made = morph.make(components=bench.components, recipes=recipes, image=image, **options)
-            images = [picture for _, picture in morph.strip(made, FRAMES)]
-            table.setdefault(name, []).append(bench.measure(images, pair))
-            bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}", images)
+def morphs(bench: Bench, count: int, part: int = 0, parts: int = 1) -> dict[str, Any]:
+    """All methods over the same characters, at equal steps of the interpolation and re-timed.
+
+    With a folder, what was measured of a character is kept there: a measurement that was broken off goes on behind it,
+    and several processes can take a `part` each of `parts`.
+    """
+    measured: list[dict[str, dict[str, float]]] = []
+    for number in range(part, count, parts):
+        file = bench.out / f"{number:02d}.json" if bench.out is not None else None
+        if file is not None and file.exists():
+            measured.append(json.loads(file.read_text()))
+            continue
+        measured.append(one_morph(bench, number))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(measured[-1]))
+    return {name: mean([row[name] for row in measured]) for name in measured[0]}
+
+
+def one_morph(bench: Bench, number: int) -> dict[str, dict[str, float]]:
+    """Figures of every method for one character."""
+    row: dict[str, dict[str, float]] = {}
+    pair = PAIRS[number % len(PAIRS)]
+    source = bench.drawn(bench.recipes(number, pair)[0])
+    for name, options in METHODS.items():
+        kept = options["method"] in ("picture", "direction")  # inverted in small steps, as the page does
+        asked = bench.recipes(number, pair, fast=not kept)
+        with bench.ready(asked[0]) as components:
+            made = morph.make(components=components, recipes=asked, image=source if kept else None, **options)
+            strips = {name: [picture for _, picture in morph.strip(made, FRAMES)]}
             if name in ("b_prompt", "c_picture"):
-                images = [picture for _, picture in morph.strip(made, FRAMES, bench.judge.distance)]
-                table.setdefault(f"{name}_retimed", []).append(bench.measure(images, pair))
-                bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{name}-retimed", images)
-    return {name: mean(rows) for name, rows in table.items()}
+                again = morph.strip(made, FRAMES, bench.judge.distance)
+                strips[f"{name}_retimed"] = [picture for _, picture in again]
+        for which, images in strips.items():
+            row[which] = bench.measure(images, pair)
+            bench.keep(f"{number:02d}-{pair[0]}-{pair[1]}-{which}", images)
+    return row
 
 
 def uploaded(bench: Bench, count: int) -> dict[str, Any]:
@@ -168,7 +202,8 @@ def uploaded(bench: Bench, count: int) -> dict[str, Any]:
         assert bench.info.judge is not None
         seen = judging.describe(bench.info.judge, picture)
         emotion: Any = seen.emotion
-        shown, *recipes = bench.recipes(number, (emotion, *pair), ", ".join(seen.tags), seen.style)
+        words = ", ".join(seen.tags)
+        shown, *recipes = bench.recipes(number, (emotion, *pair), words, seen.style, fast=False)
         made = morph.make("picture", bench.components, recipes, picture, shown=shown)
         images = list(made.draw(timing.positions(5)))
         bench.keep(f"uploaded-{number:02d}-{now}-{pair[0]}-{pair[1]}", [picture, *images])
@@ -199,8 +234,9 @@ def animations(bench: Bench, count: int) -> dict[str, Any]:
         stills = timing.stills(pair, 12, 0.3, 0.7)
         strips = {}
         for consistent in (True, False):
-            made = animation.Animation(bench.components, recipes, stills, source, consistent)
-            strips[consistent] = [image for _, image in made.draw(range(len(stills)))]
+            with bench.ready(recipes[pair[0]]) as components:
+                made = animation.Animation(components, recipes, stills, source, consistent)
+                strips[consistent] = [image for _, image in made.draw(range(len(stills)))]
             bench.keep(f"animation-{number:02d}-{pair[0]}-{pair[1]}-{consistent}", [source, *strips[consistent]])
         steps = {k: float(bench.judge.distance(s[:-1], s[1:]).mean()) for k, s in strips.items()}
         other = bench.drawn(bench.recipes(number + 500, pair[:1])[0])
@@ -252,8 +288,9 @@ def speed(bench: Bench, frames: int = 16) -> dict[str, Any]:
         for _ in animation.Animation(bench.components, recipes, stills, source).draw(range(frames)):
             pass
 
-    ours()  # warm
-    together, alone = timed(ours), timed(single)
+    with bench.ready(first):
+        ours()  # warm
+        together, alone = timed(ours), timed(single)
     return {
         "together": together,
         "single_calls": alone,
@@ -273,21 +310,23 @@ def memory_use(bench: Bench) -> dict[str, float]:
         gc.collect()
         before = peak = memory.resident()
         stills = timing.stills(pair, frames, 0.3, 0.7)
-        for _ in animation.Animation(bench.components, recipes, stills, source).draw(range(frames)):
-            peak = max(peak, memory.resident())
+        with bench.ready(recipes[pair[0]]) as components:
+            for _ in animation.Animation(components, recipes, stills, source).draw(range(frames)):
+                peak = max(peak, memory.resident())
         figures[f"frames_{frames}_mb"] = (peak - before) / 1e6
     return figures
 
 
-def run(quick: bool = False, model: str = "embedded", out: Path | None = None) -> dict[str, Any]:
+def run(quick: bool = False, model: str = "embedded", out: Path | None = None, best: bool = False) -> dict[str, Any]:
     """Every figure of this module, as plain data."""
-    bench = Bench(model, out)
+    bench = Bench(model, out, best)
     count = 4 if quick else 40
     return {
         "morph": morphs(bench, count),
         "uploaded": uploaded(bench, count),
         "animation": animations(bench, max(2, count // 2)),
         "speed": speed(bench),
+        "speed_best": speed(Bench(model, best=True)),
         "memory": memory_use(bench),
     }
 
@@ -297,5 +336,6 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--best", action="store_true", help="all steps of the model, not its few-step path")
     chosen = parser.parse_args()
-    print(json.dumps(run(chosen.quick, chosen.model, chosen.out), indent=1))
+    print(json.dumps(run(chosen.quick, chosen.model, chosen.out, chosen.best), indent=1))
