@@ -260,6 +260,8 @@ def check_folder(out: Path | None) -> None:
     """Refuse before anything is drawn what could not be written afterwards."""
     if out is None:
         return
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif") and not out.is_dir():
+        raise BadInput(f"{out} is the name of a picture, and the results need a folder; choose one.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

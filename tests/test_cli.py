@@ -226,6 +226,7 @@ WRONG = [
     (["generate", "--prompts", "renamed.safetensors"], "UTF-8"),
     (["generate", "--out", "/proc/nowhere"], "can't be a folder"),
     (["generate", "--out", "weights.ckpt"], "can't be a folder"),
+    (["generate", "--out", "girl.png"], "the name of a picture"),
     (["generate", "--frobnicate"], "No such option"),
     (["prompt", "--text", "x" * 5000, "--offline"], "4000"),
     (["prompt", "--emotion", "grumpy"], "emotion"),
