@@ -150,7 +150,6 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     total = spec.epochs * spec.steps_per_epoch
     match_from = total - round(spec.match * total) if spec.objective == "dmd" else total
-    turn = max(0, match_from - round(spec.finish * total)) if phased else total
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
@@ -174,9 +173,13 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         fitting.size = min(fitting.size, found.meta.get("micro", fitting.size))
         # An epoch of another length starts again
         step = found.step if before["per_epoch"] == spec.steps_per_epoch else found.epoch * spec.steps_per_epoch
+        if found.meta.get("match_from", total) < step:  # a run that has more epochs now goes on with what it was at
+            match_from = found.meta["match_from"]
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
         del found
         gc.collect()
+    turn = max(0, match_from - round(spec.finish * total)) if phased else total
+    learns_from = match_from + min(matching.LISTENS, (total - match_from) // 3)
 
     own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)  # of each batch
     mine = spec.batch_size // world
@@ -208,6 +211,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             started = time.monotonic()
             tensors, groups = checkpoints.optimizer_state(optimizer)
             meta = {"facts": facts, "optimizer": groups, "scaler": scaler.state_dict(), "micro": fitting.size}
+            meta["match_from"] = match_from
             everything = {**state(student), "optimizer": tensors}
             if critic is not None and critic_optimizer is not None:
                 everything |= matching.state(critic)
@@ -277,7 +281,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         assert critic_optimizer is not None
         chance = matching.draw(spec.batch_size, stuff.latents.shape[1:], FAST_STEPS, spec.seed, step)
         chance, z_0, own_rate = chance.part(own, device), torch.empty(0), 0.0
-        listens = step - match_from < matching.LISTENS
+        listens = step < learns_from
 
         def ask(where: slice) -> torch.Tensor:
             nonlocal z_0
@@ -295,8 +299,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
         loss = in_parts(ask, optimizer)
         if not listens:
-            begun = match_from + matching.LISTENS
-            own_rate = steps.learning_rate(step - begun, total - begun, matching.STUDENT_RATE * peak, 0.0)
+            own_rate = steps.learning_rate(step - learns_from, total - learns_from, matching.STUDENT_RATE * peak, 0.0)
             loss = advance(optimizer, parameters, loss, own_rate)
         for k in range(matching.FOLLOWS):
             followed = in_parts(partial(follow, k), critic_optimizer)

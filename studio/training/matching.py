@@ -26,7 +26,7 @@ from studio.training.student import LoraStudent, Student
 LOWEST, HIGHEST = 150, 980  # times at which pictures are compared: below only grain is left, above nothing
 GUIDED = 400  # from this time up the teacher is guided; below, guidance burns colours and texture (2404.07724)
 FOLLOWS = 2  # steps of the critic for one of the student
-LISTENS = 50  # first steps, in which only the critic learns
+LISTENS = 50  # first steps at most, in which only the critic learns
 STUDENT_RATE, CRITIC_RATE = 0.1, 1.5  # times the run's learning rate: a critic that lags behind burns colours
 BETAS = (0.0, 0.99)  # of both optimisers: yesterday's direction is no use against a moving opponent
 
