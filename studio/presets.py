@@ -32,13 +32,13 @@ def lora_defaults(model: str) -> dict[str, Any]:
     return LORA[EMBEDDED] if model == "embedded" else {"model": model}
 
 
-# As measured with the embedded model: see docs/distillation.md
+# The rates that the embedded model was distilled with, in one run (docs/distillation.md)
 _DISTILL_EMBEDDED: dict[str, Any] = {
     "objective": "dmd", "epochs": 20, "steps_per_epoch": 200, "batch_size": 16, "learning_rate": 2e-4,
     "ema_decay": 0.99, "match": 0.05,
 }  # fmt: skip
 
 
-def distill_defaults(model: str) -> dict[str, Any]:
-    """What a distillation of `model` begins with where nothing else is said."""
-    return {"model": model, **(_DISTILL_EMBEDDED if model == "embedded" else {})}
+def distill_defaults(model: str, form: str = "lora") -> dict[str, Any]:
+    """What a distillation of `model` into a LoRA, or into a whole model ("full"), begins with."""
+    return {"model": model, **(_DISTILL_EMBEDDED if model == "embedded" and form == "lora" else {})}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
+import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 Emotion = Literal["happy", "angry", "sad", "surprised", "calm"]
@@ -56,8 +56,9 @@ def _whole(value: object) -> object:
 
 
 def _run_name(name: str) -> str:
-    if not re.fullmatch(r"\w[\w .-]*", name):
-        raise PydanticCustomError("name", "letters, digits, spaces, dots, - and _, and a letter or digit first")
+    plain = all(letter in " .-_" or unicodedata.category(letter)[0] in "LMN" for letter in name)
+    if not plain or name[0] in " .-":  # a folder's name in the end
+        raise PydanticCustomError("name", "letters, digits, _ and, not in first place, spaces, dots and -")
     return name
 
 
@@ -348,6 +349,12 @@ class LoraSpec(Spec):
     license: Annotated[str, Field(max_length=200)] = ""
 
 
+def _a_lora_s(objective: str, info: ValidationInfo) -> str:
+    if objective == "dmd" and info.data.get("form") == "full":
+        raise PydanticCustomError("objective", "DMD makes a LoRA; choose another method for a whole model")
+    return objective
+
+
 class LcmSpec(Spec):
     """A latent consistency distillation run; see `training.lcm`."""
 
@@ -357,9 +364,9 @@ class LcmSpec(Spec):
     loras: tuple[LoraRef, ...] = Field(default=(), max_length=4)  # part of the teacher
     data: str | None = None  # None: the teacher draws its own latents
     form: Literal["lora", "full"] = "lora"
-    objective: Literal["lcm", "tcd", "pcm", "dmd"] = "lcm"
+    objective: Annotated[Literal["lcm", "tcd", "pcm", "dmd"], AfterValidator(_a_lora_s)] = "lcm"
     finish: Annotated[float, Field(ge=0, lt=1)] = 0.25  # pcm, dmd: share of the steps with exact targets
-    match: Annotated[float, Field(ge=0, lt=1)] = 0.1  # dmd: last share, in which pictures are matched to the teacher's
+    match: Annotated[float, Field(gt=0, lt=1)] = 0.1  # dmd: last share, in which pictures are matched to the teacher's
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 50
     rank: Annotated[int, Field(ge=1, le=256)] = 64

@@ -105,7 +105,8 @@ def distill(
         objective=objective, epochs=epochs, steps_per_epoch=steps, rank=rank, learning_rate=rate, batch_size=batch,
         latents=latents, time_limit_minutes=minutes, checkpoint_minutes=save, seed=seed,
     )  # fmt: skip
-    run = carry_out(studio, LcmSpec, presets.distill_defaults(model or studio.settings.model), given, resume, detach)
+    defaults = presets.distill_defaults(model or studio.settings.model, form or "lora")
+    run = carry_out(studio, LcmSpec, defaults, given, resume, detach)
     adapter = copied(run, out)
     keys = {"run": run.id, "state": run.state, "adapter": adapter, "curve": run.extra.get("curve", [])}
     answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])

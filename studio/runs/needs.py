@@ -80,12 +80,17 @@ def _averaged(spec: RunSpec) -> bool:
     return isinstance(spec, LcmSpec | ControlRunSpec) or spec.ema
 
 
+def _critic(spec: RunSpec, sizes: Sizes) -> int:
+    """Numbers of the second LoRA that distribution matching trains beside the student."""
+    return spec.rank * sizes.lcm_lora if isinstance(spec, LcmSpec) and spec.objective == "dmd" else 0
+
+
 def disk(spec: RunSpec, sizes: Sizes, native_size: int) -> int:
     """Bytes of all checkpoints that are there at once, with the one that is being written, and of the result."""
     each = FLOAT * trained(spec, sizes)
     saved = math.ceil(spec.epochs / spec.checkpoint_epochs)
     there = min(saved, spec.keep_checkpoints + 1) + (2 if spec.checkpoint_minutes else 0)
-    checkpoints = there * each * (1 + ADAM + _averaged(spec))
+    checkpoints = there * (each * (1 + ADAM + _averaged(spec)) + FLOAT * _critic(spec, sizes) * (1 + ADAM))
     if isinstance(spec, LcmSpec):
         # the best so far and its successor, three formats or a whole model; a latent has about a number for 16 pixels
         result = 2 * each + (3 * each if spec.form == "lora" else each + FLOAT * sizes.others)
@@ -105,6 +110,6 @@ def memory(spec: RunSpec, sizes: Sizes, card: bool) -> int:
     # the numbers themselves, their gradients, the optimiser's state, their running mean
     learning = FLOAT * trained(spec, sizes) * (1 + 1 + ADAM + _averaged(spec))
     if isinstance(spec, LcmSpec | ControlRunSpec):
-        return RUNTIME + loaded + learning
+        return RUNTIME + loaded + learning + FLOAT * _critic(spec, sizes) * (1 + 1 + ADAM)
     kept = FLOAT * sizes.unet if not spec.text_encoder_rate else loaded  # what is done with leaves first
     return RUNTIME + max(loaded, kept + learning)

@@ -127,9 +127,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             else FullStudent(components.unet)
         )
     student.unet.to(memory_format=torch.channels_last)
-    if spec.gradient_checkpointing:
-        student.unet.enable_gradient_checkpointing()
-        student.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in these UNets
+    for unet in (student.unet, *([critic.unet] if critic is not None else [])) if spec.gradient_checkpointing else ():
+        unet.enable_gradient_checkpointing()
+        unet.train()  # diffusers checkpoints in training mode only; there is no dropout in these UNets
     parameters = list(student.trainable.values())
     matcher: matching.Matcher | None = None
     if critic is not None:
@@ -173,8 +173,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         fitting.size = min(fitting.size, found.meta.get("micro", fitting.size))
         # An epoch of another length starts again
         step = found.step if before["per_epoch"] == spec.steps_per_epoch else found.epoch * spec.steps_per_epoch
-        if found.meta.get("match_from", total) < step:  # a run that has more epochs now goes on with what it was at
-            match_from = found.meta["match_from"]
+        # Another number of epochs: a run that was matching goes on with that, any other begins it now at the earliest
+        before_from = found.meta.get("match_from", total)
+        match_from = before_from if before_from < step else max(match_from, step)
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
         del found
         gc.collect()
@@ -228,7 +229,8 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         try:
             if record.missing(step):
                 record.look(name_now(), step)
-            if record.fallen >= spec.patience and step < total:
+            early = spec.objective == "dmd" and step <= match_from  # what makes it good hasn't begun
+            if record.fallen >= spec.patience and step < total and not early:
                 ends = ["quality"]
                 session.say(f"Quality has fallen for {record.fallen} checkpoints: the best one is kept.", note=True)
         except Cancelled:
@@ -259,15 +261,15 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     ) -> torch.Tensor:
         """One step along the mean gradient of all processes; their mean loss, and no step where it isn't finite."""
         shown = share_gradients(parameters, loss, world)
+        session.check_loss(step + 1, float(shown))  # it ends the run, with the last good weights in memory
         scaler.unscale_(optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm, error_if_nonfinite=False)
-        if torch.isfinite(shown):  # else `step_done` ends the run, with the last good weights in memory
-            if not scaler.is_enabled():  # which leaves such a step out by itself
-                session.check_gradient(step + 1, float(norm))
-            scaler.step(optimizer)
-            scaler.update()
+        if not scaler.is_enabled():  # which leaves such a step out by itself
+            session.check_gradient(step + 1, float(norm))
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         return shown
 
@@ -365,6 +367,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         if step >= match_from:
             if step == match_from:  # what the optimiser remembers is of another loss
                 optimizer = torch.optim.AdamW(parameters, lr=peak, betas=matching.BETAS, weight_decay=0.0)
+                session.say("From here on pictures are matched to the teacher's: the loss is another one.", note=True)
             shown, rate, more = match(text, w[own].to(device))
         else:
             z_0 = stuff.latents[rows][own].to(device, memory_format=torch.channels_last)
@@ -373,8 +376,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             begun, until, most = (turn, match_from, FINISH_RATE * peak) if finishing() else (0, turn, peak)
             rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
             shown = advance(optimizer, parameters, loss, rate)
-        if torch.isfinite(shown):
-            student.after_step(spec.ema_decay, step)
+        student.after_step(spec.ema_decay, step)
         step += 1
         session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate, **more)
 

@@ -80,7 +80,9 @@ def make_critic(teacher: UNet2DConditionModel, targets: tuple[str, ...], rank: i
     Call it before the student's LoRA is put on `teacher`. Random numbers come from torch's own generator.
     """
     shared = {id(p): p for p in (*teacher.parameters(), *teacher.buffers())}
-    return LoraStudent(copy.deepcopy(teacher, shared), targets, rank)
+    critic = LoraStudent(copy.deepcopy(teacher, shared), targets, rank)
+    critic.mean = []  # nobody draws with it
+    return critic
 
 
 class Matcher:
@@ -113,7 +115,9 @@ class Matcher:
 
     def student_loss(self, chance: Draw, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, the student's z_0 without gradient). The loss's gradient at z_0 is `direction` / numel."""
-        z_0 = self._asked(self._drawn(chance, text, w), chance.last, text, w)
+        z = self._drawn(chance, text, w)
+        torch.clear_autocast_cache()  # of weights that were cast without a gradient just now
+        z_0 = self._asked(z, chance.last, text, w)
         with torch.no_grad():
             z_t = lcd.add_noise(z_0, chance.epsilon, chance.t, self.grid)
             said = self.critic.student(z_t.to(self.dtype), chance.t, text, w)

@@ -84,11 +84,7 @@ class Session:
 
         Raises Diverged when the loss is NaN or infinite.
         """
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"The loss became {loss} at step {step}. The last good checkpoint is kept; resume from it with a lower "
-                "learning rate."
-            )
+        self.check_loss(step, loss)
         now = time.monotonic()
         self._durations.append(now - self._step_started)
         self._step_started = now
@@ -110,6 +106,14 @@ class Session:
             seconds_left=median(self._durations) * (self._steps - step),
             **more,
         )
+
+    def check_loss(self, step: int, loss: float) -> None:
+        """Before step `step` (from 1) is made: raises Diverged for a loss that is no number."""
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"The loss became {loss} at step {step}. The last good checkpoint is kept; resume from it with a lower "
+                "learning rate."
+            )
 
     def check_gradient(self, step: int, norm: float) -> None:
         """Before step `step` (from 1) is made: raises Diverged for a gradient that would spoil the weights."""

@@ -112,11 +112,11 @@ def _number(field: str, label: str, **options: Any) -> Any:
 _FITTED = ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
 
 
-def _preset(model: str) -> dict[str, Any]:
-    """Fill the form with what suits a model, once it is chosen; the settings that have no field are given back."""
-    fits = distill_defaults(model)
-    if st.session_state.get("lcm_for") != model:
-        st.session_state["lcm_for"] = model
+def _preset(model: str, form: str) -> dict[str, Any]:
+    """Fill the form with what suits model and result, once chosen; the settings that have no field are given back."""
+    fits = distill_defaults(model, form)
+    if st.session_state.get("lcm_for") != [model, form]:
+        st.session_state["lcm_for"] = [model, form]
         plain = {name: field.default for name, field in LcmSpec.model_fields.items()}
         for name in _FITTED:
             st.session_state[f"lcm_{name}"] = fits.get(name, plain[name])
@@ -127,7 +127,7 @@ def request() -> str | None:
     """The form and its button; the id of the run that was started. Raises StudioError for what can't run."""
     st.markdown(f"#### {TEXT['request']}")
     found: dict[str, Any] = {"model": widgets.model_picker("lcm_model"), "loras": widgets.lora_picker("lcm_loras")}
-    found |= _preset(found["model"])
+    found |= _preset(found["model"], st.session_state.get("lcm_form") or "lora")
     found["name"] = st.text_input(TEXT["name"], "my-lcm", max_chars=64, key="lcm_name", persist_state="session")
     with st.container(horizontal=True):
         for field, options in (("form", FORMS), ("objective", OBJECTIVES)):
@@ -172,7 +172,7 @@ def request() -> str | None:
 
 def _memory(spec: LcmSpec, asked: bool) -> None:
     """What the run will take, once asked for and until the form describes another run."""
-    of_now = [spec.model, spec.form, spec.rank, spec.batch_size, spec.gradient_checkpointing]
+    of_now = [spec.model, spec.form, spec.objective, spec.rank, spec.batch_size, spec.gradient_checkpointing]
     if asked:
         with st.spinner(TEXT["measuring"]):
             st.session_state["lcm_measured"] = (of_now, studio().measure_run(spec))
