@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import json
 import random
 import time
@@ -66,6 +67,10 @@ class Bench:
         self.out = out
         self.fast = None if best else self.info.fast
         self.writer = OfflineWriter()
+        adapter = self.fast.adapter if self.fast is not None else None
+        weights = sorted(adapter.glob("*.safetensors")) if adapter is not None and adapter.is_dir() else [adapter]
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in weights if file is not None]
+        self.key = [self.info.hash, *digests, FRAMES, *METHODS]  # what a kept measurement has to be of
 
     def recipes(
         self, number: int, emotions: Sequence[Emotion], words: str = "", style: str = "", fast: bool = True
@@ -142,23 +147,24 @@ def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | {"n": len(rows)}
 
 
-def morphs(bench: Bench, count: int, part: int = 0, parts: int = 1) -> dict[str, Any]:
+def morphs(bench: Bench, count: int) -> dict[str, Any]:
     """All methods over the same characters, at equal steps of the interpolation and re-timed.
 
-    With a folder, what was measured of a character is kept there: a measurement that was broken off goes on behind it,
-    and several processes can take a `part` each of `parts`.
+    With a folder, what was measured of a character is kept there: a measurement that was broken off goes on behind it.
     """
-    measured: list[dict[str, dict[str, float]]] = []
-    for number in range(part, count, parts):
+    rows = []
+    for number in range(count):
         file = bench.out / f"{number:02d}.json" if bench.out is not None else None
-        if file is not None and file.exists():
-            measured.append(json.loads(file.read_text()))
-            continue
-        measured.append(one_morph(bench, number))
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(measured[-1]))
-    return {name: mean([row[name] for row in measured]) for name in measured[0]}
+        held = json.loads(file.read_text()) if file is not None and file.exists() else {}
+        if held.get("of") != bench.key:
+            held = {"of": bench.key, "figures": one_morph(bench, number)}
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                fresh = file.with_suffix(".tmp")
+                fresh.write_text(json.dumps(held))
+                fresh.replace(file)
+        rows.append(held["figures"])
+    return {name: mean([row[name] for row in rows]) for name in rows[0]}
 
 
 def one_morph(bench: Bench, number: int) -> dict[str, dict[str, float]]:
