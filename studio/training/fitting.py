@@ -23,7 +23,7 @@ def map_large_blocks() -> None:
     """Let blocks of `MAPPED` bytes and more be given back to the system as soon as they are freed, on Linux.
 
     Left alone, glibc soon takes blocks of up to 32 MiB from its heap, where those of a training step leave holes
-    (mallopt(3), M_MMAP_THRESHOLD): a LoRA step of SD 1.5 at 512 px then takes 0.8 GB more.
+    (mallopt(3), M_MMAP_THRESHOLD): a LoRA step of SD 1.5 at 512 px then takes 0.6 GB more.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library has no such function
