@@ -2,6 +2,14 @@
 
 import studio  # isort: skip - before torch: it sets how OpenMP's threads wait
 
+import gc
+
 from browser import chromium, page_home, server, tiny_model, visitor
 
 __all__ = ["chromium", "page_home", "server", "studio", "tiny_model", "visitor"]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: hundreds of garbage collections needn't look through half a second of it again."""
+    gc.collect()
+    gc.freeze()
