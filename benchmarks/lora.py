@@ -257,8 +257,6 @@ def main() -> None:
     if options.child:
         child(options)
         return
-    from studio.runs.supervisor import ALLOCATOR
-
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         if options.model is None:
@@ -274,8 +272,6 @@ def main() -> None:
             command += ["--out", str(home / "runs" / name), "--answer", str(home / f"{name}.json")]
             command += ["--checkpointing"] * options.checkpointing
             environment = os.environ | {"STUDIO_DEVICE": "cpu", "STUDIO_HOME": str(home), "ACCELERATE_USE_CPU": "1"}
-            if name == "ours":
-                environment |= ALLOCATOR  # as the studio starts its runs
             subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
             found[name] = json.loads((home / f"{name}.json").read_text())
     pairs = zip(found["theirs"]["losses"], found["ours"]["losses"], strict=True)

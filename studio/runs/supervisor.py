@@ -32,11 +32,6 @@ def _absolute(reference: str) -> str:
     return str(Path(reference).resolve()) if is_path else reference
 
 
-# glibc, read when a process starts: large pages for large blocks. A training step takes and gives back gigabytes of
-# activations; with small pages a tenth of its time goes into fetching them one by one (glibc manual, 3.2.2).
-ALLOCATOR = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")}
-
-
 class Supervisor:
     """The runs under `settings.runs_dir`. May be made any number of times, in any number of processes."""
 
@@ -82,7 +77,7 @@ class Supervisor:
         if held is None:
             raise Busy(f"Run {run.id} is training already: stop it first.")
         try:
-            environment = os.environ | ALLOCATOR | self._environment() | {LOCK_INHERITED: str(run.path)}
+            environment = os.environ | self._environment() | {LOCK_INHERITED: str(run.path)}
             with open(run.log_file, "ab") as log:
                 self._children.append(
                     subprocess.Popen(

@@ -30,7 +30,7 @@ TEXT = {
     "objective": "Method",
     "objective_help": "LCM gives clean pictures in 2 to 4 steps. TCD keeps more detail at 8 and more. PCM learns "
     "4 steps fastest, and keeps the teacher's colours; fewer than 4 are not for it. DMD goes on from there: at "
-    "last pictures are compared with the teacher's, for clearer faces; a step then takes four times longer.",
+    "last pictures are compared with the teacher's, for clearer faces; a step then takes several times as long.",
     "data": "Learn from",
     "data_help": "Without pictures of your own the model draws what it learns from first: slower to start, as good.",
     "folder": "A folder or ZIP of pictures on this computer",
