@@ -211,6 +211,25 @@ def test_there_is_time_for_a_step_and_two_checkpoints_before_the_limit(
     assert trainer.must_stop() == "time"
 
 
+def test_the_time_left_knows_that_later_steps_take_longer(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0, strftime=str))
+    run = write_run(tmp_path, "phases", spec(home))
+    trainer = Session(run)
+    trainer.phases = [(4, 1.0), (6, 3.0), (10, 5.0)]
+    trainer.begin(0, 10, 1)
+    left = []
+    for step in range(1, 11):
+        now[0] += 2 * (1 if step <= 4 else 3 if step <= 6 else 5)
+        trainer.step_done(step, 1, 1.0 if step < 5 else 9.0, 1e-4, anew=step == 5)
+        left.append(run.status()["seconds_left"])
+    assert left == [2 * (k + 6 + 20) for k in (3, 2, 1, 0)] + [2 * 23, 2 * 20, 30, 20, 10, 0]
+    assert run.status()["seconds_per_step"] == 10
+    assert [line["smoothed"] for line in run.metrics()] == [1.0] * 4 + [9.0] * 6  # another loss isn't mixed in
+
+
 def test_text_encoder_v_prediction_buckets_and_bf16_in_one_run(home: Path, tmp_path: Path) -> None:
     write_set(tmp_path / "data", 2, (64, 64), "1_round")
     write_set(tmp_path / "data", 2, (128, 64), "2_wide")

@@ -117,6 +117,25 @@ def test_a_run_that_cannot_be_read_is_shown_and_deleted(page_home: Path) -> None
     assert not broken.path.exists()
 
 
+def test_a_finished_run_goes_on_only_with_more_epochs(page_home: Path) -> None:
+    failed(page_home).update(state="done", error=None)
+    at = train_page("mine")
+    assert at.button(key="train_lora_resume").disabled
+    at.number_input(key="train_lora_more:mine").set_value(30).run()
+    assert not at.button(key="train_lora_resume").disabled
+
+
+def test_losses_of_another_kind_have_a_chart_of_their_own(page_home: Path) -> None:
+    run = failed(page_home)
+    for step in range(1, 7):
+        more = {} if step < 4 else {"critic": 0.5}
+        rate = 0.0 if step == 4 else 1e-4
+        run.append_metric({"step": step, "epoch": 1, "loss": 0.1 * step, "smoothed": 0.2 * step, "rate": rate, **more})
+    assert len(train_page("mine").get("vega_lite_chart")) == 3  # losses, losses while matching, rate
+    run.truncate_metrics(3)
+    assert len(train_page("mine").get("vega_lite_chart")) == 2
+
+
 def test_a_measurement_of_other_settings_is_not_shown(
     page_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ PHASED_GRID = 40
 SOLVED = 5  # jumps in which the teacher goes to the end of a phase by itself
 FINISH_RATE = 1.5  # times the learning rate: targets that don't move allow larger steps
 RATE = {"lora": 1e-4, "full": 8e-6}
+COSTS = {"finish": 2.2, "match": 3.0}  # of such a step in PCM's, for the time left only
 
 
 def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> None:
@@ -203,6 +204,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     if agreed(cancelled, world):
         end_early(session)
         return
+    session.phases = [(turn, 1.0), (match_from, COSTS["finish"]), (total, COSTS["match"])]
     session.begin(step, total, spec.epochs)
 
     def save() -> None:
@@ -377,8 +379,9 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
             shown = advance(optimizer, parameters, loss, rate)
         student.after_step(spec.ema_decay, step)
+        anew = step in (match_from, learns_from)
         step += 1
-        session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate, **more)
+        session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate, anew, **more)
 
         # 8.7 stop, checkpoint, curve: only one process looks at clock and folder, or they would part ways
         asked: list[Any] = [session.must_stop(), session.checkpoint_due()] if accelerator.is_main_process else ["", 0]

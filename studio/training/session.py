@@ -46,11 +46,13 @@ class Session:
         self.main = main
         self.started = time.monotonic()
         self.notes: list[str] = []
-        self._durations: deque[float] = deque(maxlen=50)
+        self._durations: deque[float] = deque(maxlen=50)  # seconds, each over what `phases` says of its step
+        # (last step, how much longer a step takes than one of the first phase), for each phase of a run
+        self.phases: list[tuple[int, float]] = []
         self._step_started = self._last_save = self.started
         self._save_seconds = 0.0
         self._smoothed: float | None = None
-        self._steps = 0
+        self._step = self._steps = 0
         self.limit_minutes: float | None = None
         self.checkpoint_minutes: float | None = None
 
@@ -71,7 +73,7 @@ class Session:
 
     def begin(self, step: int, steps: int, epochs: int) -> None:
         """The loop starts after `step` of `steps` are done: metrics beyond it are forgotten, the clock starts."""
-        self._steps = steps
+        self._step, self._steps = step, steps
         self._step_started = self._last_save = time.monotonic()
         if self.main:
             self.run.truncate_metrics(step)
@@ -79,18 +81,20 @@ class Session:
             self._smoothed = earlier[-1]["smoothed"] if earlier else None
             self.run.update(step=step, steps=steps, epochs=epochs)
 
-    def step_done(self, step: int, epoch: int, loss: float, rate: float, **more: float) -> None:
+    def step_done(self, step: int, epoch: int, loss: float, rate: float, anew: bool = False, **more: float) -> None:
         """Record optimiser step `step` (from 1) of epoch `epoch` (from 1): metrics, status, time left.
 
-        Raises Diverged when the loss is NaN or infinite.
+        `anew`: from this step on the loss is another one. Raises Diverged when the loss is NaN or infinite.
         """
         self.check_loss(step, loss)
         now = time.monotonic()
-        self._durations.append(now - self._step_started)
+        self._step = step
+        self._durations.append((now - self._step_started) / self._cost(step))
         self._step_started = now
         if not self.main:
             return
-        previous = loss if self._smoothed is None else self._smoothed
+        per_unit = median(self._durations)
+        previous = loss if self._smoothed is None or anew else self._smoothed
         self._smoothed = SMOOTHING * previous + (1 - SMOOTHING) * loss
         self.run.append_metric(
             {"step": step, "epoch": epoch, "loss": loss, "smoothed": self._smoothed, "rate": rate, **more}
@@ -102,10 +106,23 @@ class Session:
             loss=loss,
             smoothed=self._smoothed,
             rate=rate,
-            seconds_per_step=median(self._durations),
-            seconds_left=median(self._durations) * (self._steps - step),
+            seconds_per_step=per_unit * self._cost(step),
+            seconds_left=per_unit * self._ahead(step),
             **more,
         )
+
+    def _cost(self, step: int) -> float:
+        """Of step `step` (from 1), in steps of the first phase."""
+        return next((cost for last, cost in self.phases if step <= last), 1.0)
+
+    def _ahead(self, step: int) -> float:
+        """What is left after step `step`, in the same unit."""
+        left, begin = 0.0, step
+        for last, cost in [*self.phases, (self._steps, 1.0)]:
+            end = min(last, self._steps)
+            left += max(0, end - begin) * cost
+            begin = max(begin, end)
+        return left
 
     def check_loss(self, step: int, loss: float) -> None:
         """Before step `step` (from 1) is made: raises Diverged for a loss that is no number."""
@@ -145,7 +162,7 @@ class Session:
         if self.run.stop_requested():
             return "stop"
         if self.limit_minutes is not None:
-            needed = max(self._durations, default=0.0) + 2 * self._save_seconds
+            needed = max(self._durations, default=0.0) * self._cost(self._step + 1) + 2 * self._save_seconds
             if time.monotonic() + needed - self.started >= 60 * self.limit_minutes:
                 return "time"
         return ""

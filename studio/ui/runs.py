@@ -5,6 +5,7 @@ Asks the service and draws; nothing of a run lives here, so that any browser fin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -36,6 +37,7 @@ TEXT = {
     "stopping": "Saving after this step",
     "resume": "Resume",
     "resume_help": "Goes on exactly where the last checkpoint is.",
+    "over_help": "It is finished: ask for more epochs to go on.",
     "more": "Epochs in all",
     "export": "Use the last good checkpoint",
     "export_help": "Makes the LoRA of what was learnt until then. The run can still be resumed.",
@@ -49,6 +51,8 @@ TEXT = {
     "raw": "each step",
     "rate": "Learning rate",
     "rate_hint": "Auto",
+    "matched": "From then on its pictures are compared with the teacher's: another loss, which needn't fall",
+    "critic": "critic",
     "compare": "Compare with",
     "samples": "Samples",
     "samples_empty": "The first samples come before the first step.",
@@ -198,9 +202,11 @@ def _resume(run: RunView, page: str) -> None:
         )  # fmt: skip
         if rate is not None and rate != before:
             changes["learning_rate"] = rate
-    if run.state == "done" and "epochs" not in changes:
-        return
-    if st.button(TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", help=TEXT["resume_help"]):
+    over = run.state == "done" and "epochs" not in changes
+    if st.button(
+        TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", disabled=over,
+        help=TEXT["over_help" if over else "resume_help"],
+    ):  # fmt: skip
         studio().resume_run(run.id, **changes)
         follow(run.id, page)
         st.rerun()
@@ -230,20 +236,29 @@ def _curves(run: RunView, page: str) -> None:
             TEXT["compare"], list(others), format_func=lambda id: f"{others[id]} · {id}", key=f"{page}_compare"
         )
     if chosen:
-        curves = {f"{run.name} · {run.id}": _series(run, "smoothed")}
-        curves |= {f"{others[id]} · {id}": _series(studio().run(id), "smoothed") for id in chosen}
+        curves = {f"{run.name} · {run.id}": _series(run.metrics, "smoothed")}
+        curves |= {f"{others[id]} · {id}": _series(studio().run(id).metrics, "smoothed") for id in chosen}
         st.line_chart(pd.DataFrame(curves), height=260, alt="Smoothed loss of several runs by step")
     else:
-        table = pd.DataFrame({TEXT["raw"]: _series(run, "loss"), TEXT["smoothed"]: _series(run, "smoothed")})
-        st.line_chart(table, height=260, x_label="step", alt="Loss by step: each step, and smoothed")
+        matched = [line for line in run.metrics if "critic" in line]  # another loss, of another size
+        before = run.metrics[: len(run.metrics) - len(matched)]
+        if before:
+            table = pd.DataFrame({TEXT["raw"]: _series(before, "loss"), TEXT["smoothed"]: _series(before, "smoothed")})
+            st.line_chart(table, height=260, x_label="step", alt="Loss by step: each step, and smoothed")
+        if matched:
+            st.caption(TEXT["matched"])
+            learnt = [line for line in matched if line["rate"]]  # at first the critic learns alone
+            table = pd.DataFrame(
+                {TEXT["smoothed"]: _series(learnt, "smoothed"), TEXT["critic"]: _series(matched, "critic")}
+            )
+            st.line_chart(table, height=180, x_label="step", alt="Losses of student and critic by step")
     st.caption(f"{TEXT['rate']}: {run.metrics[-1]['rate']:.2e}")
-    st.line_chart(
-        pd.DataFrame({TEXT["rate"]: _series(run, "rate")}), height=110, x_label="step", alt="Learning rate by step"
-    )
+    rates = pd.DataFrame({TEXT["rate"]: _series(run.metrics, "rate")})
+    st.line_chart(rates, height=110, x_label="step", alt="Learning rate by step")
 
 
-def _series(run: RunView, name: str) -> pd.Series[Any]:
-    metrics = run.metrics[:: max(1, len(run.metrics) // POINTS)]
+def _series(metrics: Sequence[dict[str, Any]], name: str) -> pd.Series[Any]:
+    metrics = metrics[:: max(1, len(metrics) // POINTS)]
     return pd.Series([line[name] for line in metrics], index=[line["step"] for line in metrics], dtype="float64")
 
 
