@@ -302,12 +302,23 @@ def _with_models(work: Work) -> Work:
     """The same work, but models that aren't here yet are downloaded first, and others go on meanwhile."""
 
     def run(engine: Any, job: Job, spec: Any) -> Iterator[None]:
-        for reference in dict.fromkeys(recipe.model for recipe in job.recipes):
-            if resolve(reference, engine.settings, with_hash=False).path is None:
-                yield from engine.fetched(reference, job.say)
+        for recipe in {(recipe.model, recipe.control): recipe for recipe in job.recipes}.values():
+            yield from engine.fetched(recipe.model, job.say)
+            if recipe.control is not None and recipe.control.weight:
+                yield from engine.fetched_control(recipe.model, _follows(engine, job, recipe), job.say)
         yield from work(engine, job, spec) or ()
 
     return run
+
+
+def _follows(engine: Any, job: Job, recipe: Recipe) -> str:
+    """The kind or the name of the ControlNet that this recipe will be drawn with."""
+    from studio.engine import control  # OpenCV: only where something follows a drawing
+
+    assert recipe.control is not None
+    known = resolve(recipe.model, engine.settings, with_hash=False).controlnets
+    size = (recipe.width, recipe.height)
+    return recipe.control.model or control.chosen(job.files(recipe.control.image), recipe.control, size, known)
 
 
 _WORK: dict[str, Work] = {

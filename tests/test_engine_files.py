@@ -6,12 +6,14 @@ import hashlib
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from checkpoints import tiny_sd
+from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
 from studio.engine import hub, models, weights
@@ -19,6 +21,7 @@ from studio.engine.families import SD15
 from studio.errors import BadInput, Cancelled, DiskFull, Offline
 from studio.recipes import Resolver
 from studio.settings import Settings
+from studio.specs import ControlSpec
 from studio.work import _with_models
 
 
@@ -208,9 +211,10 @@ def slow_hub(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
     """A hub whose download goes on until `finish` is set; `seen` is how it ended."""
     from studio.engine import pipelines
 
-    state = SimpleNamespace(finish=threading.Event(), over=threading.Event(), seen=None, fault=None)
+    state = SimpleNamespace(finish=threading.Event(), over=threading.Event(), seen=None, fault=None, asked=None)
 
-    def get(reference: str, settings: Settings, on_note, **options: object) -> None:
+    def get(reference: str, settings: Settings, on_note, components=(), half=False, **options: object) -> None:
+        state.asked = (reference, components, half)
         try:
             while not state.finish.wait(0.02):
                 on_note("downloading 1 of 2 MB")
@@ -254,7 +258,7 @@ def test_a_download_that_fails_or_is_left_ends_with_its_job(slow_hub: SimpleName
 
 def test_every_kind_of_job_waits_for_its_models_in_turns(settings: Settings) -> None:
     engine = SimpleNamespace(settings=settings, fetched=lambda reference, say: iter([None, None]))
-    job = SimpleNamespace(recipes=[SimpleNamespace(model="somebody/model")] * 3, say=print)
+    job = SimpleNamespace(recipes=[SimpleNamespace(model="somebody/model", control=None)] * 3, say=print)
     worked: list[str] = []
 
     def work(engine: object, job: object, spec: object) -> None:
@@ -266,3 +270,34 @@ def test_every_kind_of_job_waits_for_its_models_in_turns(settings: Settings) -> 
     assert worked == []
     assert list(turns) == []
     assert worked == ["work"]
+
+
+def test_others_may_draw_while_a_controlnet_is_downloaded(
+    slow_hub: SimpleNamespace, tiny: Path, tmp_path: Path, settings: Settings
+) -> None:
+    drawing = tmp_path / "drawing.png"
+    sketch = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(sketch).line((5, 5, 60, 50), fill="black", width=2)
+    sketch.save(drawing)
+
+    def job_of(**control: object) -> SimpleNamespace:
+        asked = ControlSpec(image="one", **control)
+        recipe = SimpleNamespace(model=str(tiny), control=asked, width=64, height=64)
+        return SimpleNamespace(recipes=[recipe], say=lambda note: None, files=lambda id: drawing)
+
+    def turns_of(**control: object) -> Iterator[None]:
+        return _with_models(lambda *_: None)(slow_hub.engine, job_of(**control), None)
+
+    turns = turns_of(model="somebody/controlnet")
+    next(turns)
+    assert not slow_hub.over.is_set()
+    slow_hub.finish.set()
+    list(turns)
+    assert slow_hub.asked == ("somebody/controlnet", ("",), False)
+    slow_hub.asked = None
+    list(turns_of(model="somebody/controlnet", weight=0.0))  # which nobody will ask for
+    assert slow_hub.asked is None
+    sketch.paste("white", (0, 0, 64, 64))
+    sketch.save(drawing)
+    with pytest.raises(BadInput, match="empty"):
+        list(turns_of())

@@ -70,6 +70,17 @@ def fingerprint_of(known: Mapping[str, str], wanted: str, settings: Settings) ->
     return "" if path is None else digest(path)
 
 
+def absent(known: Mapping[str, str], wanted: str, settings: Settings) -> str | None:
+    """Hub id of the ControlNet that `controlnet` would take, where it isn't on this machine yet. Raises as `find`."""
+    reference = known.get(wanted, wanted)
+    return reference if reference not in KINDS and find(reference, settings) is None else None
+
+
+def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | None, half: bool) -> Path:
+    """Download a ControlNet of the hub, `half` in 16 bits where it has such weights. Raises as `hub.get`."""
+    return hub.get(reference, settings, on_note, components=("",), half=half)
+
+
 def controlnet(
     components: Components, wanted: str, settings: Settings, on_note: Callable[[str], None] | None = None
 ) -> ControlNetModel:
@@ -82,7 +93,7 @@ def controlnet(
     reference = components.info.controlnets.get(wanted, wanted)
     if reference in KINDS:
         raise BadInput(f"{components.info.title} has no ControlNet for {wanted}; choose another model.")
-    path = find(reference, settings) or hub.get(reference, settings, on_note, components=("",))
+    path = find(reference, settings) or fetch(reference, settings, on_note, str(components.dtype) == "torch.float16")
     key = digest(path)
     if key in components.controls:
         return components.controls[key]

@@ -50,8 +50,40 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
 
 def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | None = None) -> None:
     """Download a model of the hub in the precision that it will be loaded in. Raises as `hub.get`."""
-    half = choices.plan(settings, 0).dtype == torch.float16
-    hub.get(reference, settings, on_note, half=half, accept=accept)
+    hub.get(reference, settings, on_note, half=_half(settings), accept=accept)
+
+
+def _half(settings: Settings) -> bool:
+    return choices.plan(settings, 0).dtype == torch.float16
+
+
+def _in_turns(download: Callable[[Callable[[str], None]], object], on_note: Callable[[str], None]) -> Iterator[None]:
+    """Work of a thread of its own, told as `Engine.fetched` says; leaving early ends it at its next note."""
+    notes, over = [""], threading.Event()
+    failed: list[BaseException] = []
+
+    def note(text: str) -> None:
+        if over.is_set():
+            raise Cancelled
+        notes[0] = text
+
+    def work() -> None:
+        try:
+            download(note)
+        except BaseException as error:  # raised again where somebody hears it
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="studio-download", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            on_note(notes[0])
+            yield
+    finally:
+        over.set()
+    if failed:
+        raise failed[0]
 
 
 def _control_parameters(info: ModelInfo, settings: Settings) -> int:
@@ -89,33 +121,17 @@ class Engine:
 
         `on_note` may raise, and closing the iterator ends the download. Raises as `hub.get`.
         """
-        if resolve(reference, self.settings, with_hash=False).path is not None:
-            return
-        notes, over = [""], threading.Event()
-        failed: list[BaseException] = []
+        if resolve(reference, self.settings, with_hash=False).path is None:
+            yield from _in_turns(lambda note: fetch(reference, self.settings, note), on_note)
 
-        def note(text: str) -> None:
-            if over.is_set():
-                raise Cancelled
-            notes[0] = text
-
-        def work() -> None:
-            try:
-                fetch(reference, self.settings, note)
-            except BaseException as error:  # raised again where somebody hears it
-                failed.append(error)
-
-        thread = threading.Thread(target=work, name="studio-download", daemon=True)
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(0.2)
-                on_note(notes[0])
-                yield
-        finally:
-            over.set()
-        if failed:
-            raise failed[0]
+    def fetched_control(self, reference: str, wanted: str, on_note: Callable[[str], None]) -> Iterator[None]:
+        """As `fetched`, of the ControlNet `wanted` (see `controlnets.controlnet`) by the model `reference`."""
+        known = resolve(reference, self.settings, with_hash=False).controlnets
+        missing = controlnets.absent(known, wanted, self.settings)
+        if missing is not None:
+            yield from _in_turns(
+                lambda note: controlnets.fetch(missing, self.settings, note, _half(self.settings)), on_note
+            )
 
     def free(self) -> None:
         """Give the memory of the loaded model back."""
