@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 RANK = 32
 RATE = 1e-4
+SAME = 0.01  # relative difference of the losses that rounding may make
 
 
 def write_data(folder: Path, side: int) -> None:
@@ -284,6 +285,8 @@ def main() -> None:
         "loss_difference": max(abs(a - b) / a for a, b in pairs),
     }
     print(json.dumps(figures))
+    if figures["loss_difference"] > SAME:
+        sys.exit(f"The losses differ by {figures['loss_difference']:.1%}: the two didn't train the same.")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from studio.settings import ASSETS, EMBEDDED_MODEL, Settings
 from studio.specs import LoraRef, LoraSpec
 from studio.training import lora
 
-WEIGHTS = (0.8, 1.0)  # that it is used with in Generate
+WEIGHTS = (0.8, 1.0)  # at which Generate starts, and all of it
 SET = ASSETS / "examples" / "style_1"
 
 

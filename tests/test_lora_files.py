@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,12 +39,17 @@ def with_lora(model: Path, dtype: torch.dtype = torch.float32) -> UNet2DConditio
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=dtype)
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(SD15.lora_targets)))
+    return randomised(unet)
+
+
+def randomised(module: Any) -> Any:
+    """With an adapter that does something: it starts as nothing."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in unet.parameters():
+        for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return unet.eval()
+    return module.eval()
 
 
 @torch.no_grad()
@@ -69,18 +76,32 @@ def test_to_out_has_to_be_named_with_its_layer(model: Path) -> None:
         unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_out"]))
 
 
+@torch.no_grad()
+def reads(text_encoder: torch.nn.Module) -> torch.Tensor:
+    return text_encoder(torch.arange(77)[None])[0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    output: torch.Tensor  # of the trained UNet
+    text: torch.Tensor  # of the trained text encoder
+
+
 @pytest.fixture(scope="module")
-def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
-    """An export with alpha a quarter of the rank, and what the trained UNet says."""
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An export with alpha a quarter of the rank, and what the trained networks say."""
     unet = with_lora(model)
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder").requires_grad_(False)
     encoder.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TEXT_TARGETS)))
+    randomised(encoder)
     adapter = export.Adapter(
         export.peft_state(unet), RANK, ALPHA, SD15.lora_targets, export.peft_state(encoder), TEXT_TARGETS
     )
     card = export.Card(
         title="My style",
         base="tiny",
+        hub_id="someone/tiny",
         trigger_words=("style_1", "style_2"),
         license="CC-BY-4.0",
         settings={"learning_rate": 2e-4, "epochs": 20},
@@ -91,43 +112,51 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     base = UNet2DConditionModel.from_pretrained(model / "unet").eval()
     expected = output(unet)
     assert float((expected - output(base)).abs().max()) > 1e-2  # the adapter does something, or all would be equal
-    return path, expected
+    read = reads(encoder)
+    plain = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
+    assert float((read - reads(plain)).abs().max()) > 1e-2
+    return Exported(path, expected, read)
 
 
 @pytest.mark.filterwarnings("ignore:The configuration file of this scheduler")  # as old as Stable Diffusion's own
 @pytest.mark.parametrize("file", ["My style.safetensors", "diffusers/pytorch_lora_weights.safetensors"])
-def test_diffusers_loads_it_to_the_same_output(model: Path, exported: tuple[Path, torch.Tensor], file: str) -> None:
-    path, expected = exported
+def test_diffusers_loads_it_to_the_same_output(model: Path, exported: Exported, file: str) -> None:
+    path, expected = exported.path, exported.output
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipeline.load_lora_weights(path.parent / Path(file).parent, weight_name=Path(file).name)
     assert float((output(pipeline.unet) - expected).abs().max()) <= 1e-5
+    assert float((reads(pipeline.text_encoder) - exported.text).abs().max()) <= 1e-5
 
 
-def test_peft_loads_it_to_the_same_output(model: Path, exported: tuple[Path, torch.Tensor]) -> None:
-    path, expected = exported
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks a transformer
+def test_peft_loads_it_to_the_same_output(model: Path, exported: Exported) -> None:
+    path, expected = exported.path, exported.output
     base = UNet2DConditionModel.from_pretrained(model / "unet").eval()
     loaded = PeftModel.from_pretrained(base, str(path.parent / "peft" / "unet"))
     assert float((output(loaded) - expected).abs().max()) <= 1e-5
+    base = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
+    loaded = PeftModel.from_pretrained(base, str(path.parent / "peft" / "text_encoder"))
+    assert float((reads(loaded) - exported.text).abs().max()) <= 1e-5
 
 
 @pytest.mark.parametrize("file", ["My style.safetensors", "diffusers/pytorch_lora_weights.safetensors",
                                   "peft/unet/adapter_model.safetensors"])  # fmt: skip
-def test_the_engine_applies_it_to_the_same_output(
-    model: Path, exported: tuple[Path, torch.Tensor], file: str, tmp_path: Path
-) -> None:
+def test_the_engine_applies_it_to_the_same_output(model: Path, exported: Exported, file: str, tmp_path: Path) -> None:
     from studio.engine.adapters import attached
     from studio.engine.models import resolve
     from studio.engine.pipelines import load
 
-    path, expected = exported
+    path, expected = exported.path, exported.output
     settings = Settings(home=tmp_path, device="cpu")
     components = load(resolve(str(model), settings), settings)
     with attached(components, [(path.parent / file, 1.0)]):
         assert float((output(components.unet) - expected).abs().max()) <= 1e-5
+        if "unet" not in file:  # that one has it in a file of its own
+            assert float((reads(components.text_encoder) - exported.text).abs().max()) <= 1e-5
 
 
-def test_kohya_keeps_the_true_alpha_and_says_what_it_is(exported: tuple[Path, torch.Tensor]) -> None:
-    path, _ = exported
+def test_kohya_keeps_the_true_alpha_and_says_what_it_is(exported: Exported) -> None:
+    path = exported.path
     tensors = load_file(path)
     alphas = {float(value) for key, value in tensors.items() if key.endswith(".alpha")}
     assert alphas == {ALPHA}  # not the rank
@@ -146,10 +175,10 @@ def test_kohya_keeps_the_true_alpha_and_says_what_it_is(exported: tuple[Path, to
     assert metadata["modelspec.license"] == "CC-BY-4.0"
 
 
-def test_the_hash_is_of_the_tensors_alone(exported: tuple[Path, torch.Tensor]) -> None:
-    data = exported[0].read_bytes()
+def test_the_hash_is_of_the_tensors_alone(exported: Exported) -> None:
+    data = exported.path.read_bytes()
     tensors = data[8 + int.from_bytes(data[:8], "little") :]
-    assert read_header(exported[0]).metadata["sshs_model_hash"] == hashlib.sha256(tensors).hexdigest()
+    assert read_header(exported.path).metadata["sshs_model_hash"] == hashlib.sha256(tensors).hexdigest()
 
 
 def test_the_base_version_is_stable_diffusions_only_where_it_is_one(model: Path) -> None:
@@ -160,31 +189,44 @@ def test_the_base_version_is_stable_diffusions_only_where_it_is_one(model: Path)
 
 def test_a_run_from_before_an_option_was_there_is_resumed() -> None:
     spec = LoraSpec(data="x")
-    before, now = (facts_of(spec, "model", "data", 3, 1) for _ in range(2))
-    del before["spec"]["ema"], before["spec"]["buckets"], before["processes"]
-    assert what_changed(before, now) == ["Processes: None before, 1 now; the last bits may differ."]
-    now = facts_of(spec.model_copy(update={"ema": True}), "model", "data", 3, 1)
+
+    def facts(**changes: Any) -> dict[str, Any]:
+        return facts_of(spec.model_copy(update=changes), "model", "data", 3, torch.device("cpu"), "fp32", 1)
+
+    before, now = facts(), facts()
+    del before["spec"]["ema"], before["spec"]["buckets"], before["processes"], before["versions"]["pillow"]
+    assert what_changed(before, now) == []
+    assert what_changed({**before, "precision": "bf16"}, now) == [
+        "Precision: bf16 before, fp32 now; the last bits may differ."
+    ]
+    now = facts(ema=True)
     assert "Changed since the checkpoint: ema was False, is True." in what_changed(before, now)
 
 
-def test_the_studios_own_list_shows_it(exported: tuple[Path, torch.Tensor]) -> None:
+def test_the_studios_own_list_shows_it(exported: Exported) -> None:
     from studio.engine.models import find_lora
 
-    path, _ = exported
+    path = exported.path
     info = find_lora(str(path), Settings(home=path.parent))
     assert (info.title, info.trigger_words, info.weight, info.base) == ("My style", ("style_1", "style_2"), 1.0, "tiny")
 
 
-def test_a_file_is_the_same_every_time(exported: tuple[Path, torch.Tensor]) -> None:
-    path, _ = exported
+def test_a_file_is_the_same_every_time(exported: Exported) -> None:
+    path = exported.path
     metadata = dict(read_header(path).metadata)
     shuffled = dict(reversed(list(metadata.items())))
     assert export.with_metadata(load_file(path), shuffled) == path.read_bytes()
 
 
-def test_the_card_says_what_matters(exported: tuple[Path, torch.Tensor]) -> None:
-    card = (exported[0].parent / "README.md").read_text()
-    for words in ('base_model: "tiny"', "`style_1`, `style_2`", "CC-BY-4.0", "rank 4, alpha 1", "| 49 | 0.0204 |"):
+def test_the_card_says_what_matters(exported: Exported) -> None:
+    card = (exported.path.parent / "README.md").read_text()
+    for words in (
+        'base_model: "someone/tiny"',
+        "`style_1`, `style_2`",
+        "CC-BY-4.0",
+        "rank 4, alpha 1",
+        "| 49 | 0.0204 |",
+    ):
         assert words in card
 
 

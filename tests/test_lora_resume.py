@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,10 @@ def test_samples_that_a_kill_left_out_are_drawn_when_it_goes_on(home: Path, stra
     assert_same(run, straight)
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_the_last_good_checkpoint_of_a_run_that_failed_is_made_a_lora(
     home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +146,7 @@ def test_the_last_good_checkpoint_of_a_run_that_failed_is_made_a_lora(
     file.write_bytes(whole)
     assert rescue.rescue(run) == path
     assert path.read_bytes() == (straight.adapter / path.name).read_bytes()
+    assert files(run.adapter / "epochs") == files(straight.adapter / "epochs")  # for the grid
     assert (run.adapter / "studio.json").read_bytes() == (straight.adapter / "studio.json").read_bytes()
     assert run.status()["state"] == "failed"
     shutil.rmtree(run.checkpoints)
@@ -203,20 +209,25 @@ def test_what_cannot_be_resumed_says_so(home: Path, straight: RunDir) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
-def test_killed_at_random_moments(home: Path, straight: RunDir, seed: int) -> None:
-    """Three random kills per run: at any step, or in any system call of a checkpoint's writing."""
-    chance = random.Random(seed)
-    run = write_run(home, f"random-{seed}", spec(home))
-    for _ in range(3):
-        if chance.random() < 0.5:
-            process = trainer(run)
-            wanted = len(run.metrics()) + chance.randrange(1, 8)
-            while process.is_alive() and len(run.metrics()) < wanted:
-                pass
-            process.kill()
-            process.join()
-        else:
-            train(run, die_at=(chance.choice(["fsync", "rename", "replace"]), chance.randrange(1, 25)))
-    assert train(run) == 0, run.tail()
-    assert_same(run, straight)
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_ten_random_moments(home: Path, straight: RunDir, seed: int) -> None:
+    """Between or inside steps, or in any system call of a checkpoint's or the export's writing."""
+    chance, kills, runs = random.Random(seed), 0, 0
+    while kills < 10:
+        runs += 1
+        run = write_run(home, f"random-{seed}-{runs}", spec(home))
+        while kills < 10 and run.status().get("state") != "done":
+            if chance.random() < 0.5:
+                process = trainer(run)
+                ends = time.monotonic() + chance.uniform(0.5, 6)  # seconds; loading takes some of them
+                while process.is_alive() and time.monotonic() < ends:
+                    time.sleep(0.005)
+                process.kill()
+                process.join()
+                kills += process.exitcode == -9
+            else:
+                kills += (
+                    train(run, die_at=(chance.choice(["fsync", "rename", "replace"]), chance.randrange(1, 40))) == -9
+                )
+        assert train(run) == 0, run.tail()
+        assert_same(run, straight)

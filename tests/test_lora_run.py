@@ -26,7 +26,7 @@ from studio.errors import Cancelled
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import LoraSpec, Recipe
-from studio.training import checkpoints, estimate, lora, session
+from studio.training import checkpoints, estimate, lora, samples, session
 from studio.training.session import Session
 
 
@@ -90,17 +90,31 @@ def test_neither_autoencoder_nor_text_encoder_stays_in_memory(home: Path) -> Non
     assert (run.path / "held.txt").read_text() == "UNet2DConditionModel"
 
 
-def test_two_processes_give_the_gradients_of_one(home: Path, one_step: RunDir) -> None:
-    run = write_run(home, "two", spec(home, epochs=1, batch_size=4))
+def train_together(run: RunDir, count: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [trainer(run, RANK=str(k), LOCAL_RANK=str(k), **together) for k in range(2)]
-    assert [finish(process) for process in processes] == [0, 0], run.tail()
+    together = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [trainer(run, RANK=str(k), LOCAL_RANK=str(k), **together) for k in range(count)]
+    assert [finish(process) for process in processes] == [0] * count, run.tail()
+
+
+def test_two_processes_give_the_gradients_of_one(home: Path, one_step: RunDir) -> None:
+    run = write_run(home, "two", spec(home, epochs=1, batch_size=4))
+    train_together(run, 2)
     theirs, ours = first_moments(one_step), first_moments(run)
     assert theirs.abs().max() > 1e-6
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-8)
     assert run.metrics()[0]["loss"] == pytest.approx(one_step.metrics()[0]["loss"], rel=1e-5)
+
+
+def test_processes_without_a_picture_of_the_last_step_add_nothing(home: Path) -> None:
+    alone, together = (write_run(home, f"rest-{n}", spec(home, epochs=1, batch_size=n)) for n in (3, 1))
+    assert train(alone) == 0, alone.tail()
+    train_together(together, 3)  # of eight pictures two are left for the third step
+    losses = [line["loss"] for line in alone.metrics()]
+    assert len(losses) == 3
+    assert [line["loss"] for line in together.metrics()] == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(first_moments(together), first_moments(alone), rtol=1e-3, atol=1e-7)
 
 
 def test_accumulation_gives_the_gradients_of_the_whole_batch(home: Path, one_step: RunDir) -> None:
@@ -192,6 +206,33 @@ def test_a_time_limit_saves_before_it_is_reached(home: Path) -> None:
     assert status["step"] < status["steps"]
     assert "The time limit is reached." in status["notes"]
     assert checkpoints.latest_good(run)[0] is not None
+
+
+@pytest.mark.parametrize("where", ["cache_latents", "cache_texts", "samples"])
+def test_long_work_before_the_first_step_heeds_stop(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
+    settings.cache_clear()
+    run = write_run(tmp_path, where, spec(home, batch_size=8, sample_prompts=("1girl", "1boy")))
+    place, name = (samples.latents, "decode") if where == "samples" else (lora.dataset, where)
+    real = getattr(place, name)
+
+    def then_it_is_stopped(*args: Any) -> Any:
+        run.request_stop()
+        return real(*args)
+
+    monkeypatch.setattr(place, name, then_it_is_stopped)
+    lora.main(run.path)
+    settings.cache_clear()
+    assert run.status()["state"] == "stopped"
+    if where == "samples":  # the second is not begun; one step is made and saved, and shown, for that is quick
+        assert run.status()["step"] == 1
+        assert not (run.samples / "step-000000-1.png").exists()
+        assert (run.samples / "step-000001-1.png").exists()
+    else:
+        assert run.metrics() == []
 
 
 def test_there_is_time_for_a_step_and_two_checkpoints_before_the_limit(

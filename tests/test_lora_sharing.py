@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,14 @@ from checkpoints import tiny_sd
 from safetensors.torch import save_file
 from training_sets import write_run
 
-from studio.engine.models import loras
+from studio.engine.models import loras, resolve
 from studio.errors import BadInput, NotFound, Offline
 from studio.runs.publish import publish
+from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
 from studio.specs import LoraSpec
 from studio.training import export
+from studio.training.samples import card
 from studio.training_runs import TrainingRuns
 
 TOKEN = "hf_write"
@@ -34,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
+        self.private = True
 
     @property
     def url(self) -> str:
@@ -64,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._allowed():
             return
-        self._answer({"id": "me/style", "sha": "0" * 40, "siblings": [], "private": True})
+        self._answer({"id": "me/style", "sha": "0" * 40, "siblings": [], "private": self.server.private})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -73,6 +79,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             self.server.created.append(json.loads(body))
             self._answer({"url": f"{self.server.url}/me/style", "name": "me/style", "id": "1"})
+        elif self.path == "/api/validate-yaml":
+            base = re.search(r'^base_model: "(.*)"$', json.loads(body)["content"], re.MULTILINE)
+            if base and not re.fullmatch(r"[\w.-]+/[\w.-]+", base[1]):
+                message = f'"base_model" with value "{base[1]}" is not valid. Use a model id from https://hf.co/models.'
+                self._answer({"errors": [{"message": message}], "warnings": []}, 400)
+            else:
+                self._answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             wanted = json.loads(body)["files"]
             self._answer(
@@ -123,8 +136,33 @@ def test_an_upload_is_private_and_whole(hub: Hub, adapter: Path, tmp_path: Path)
     assert expected <= set(hub.files)
     assert not [name for name in hub.files if name.startswith("epochs/")]
     assert hub.files["style.safetensors"] == (adapter / "style.safetensors").read_bytes()
+    hub.private = False
     publish(adapter, "me/style", settings, private=False)
     assert hub.created[1]["visibility"] == "public"
+
+
+def test_nothing_is_shown_to_others_unasked(hub: Hub, adapter: Path, tmp_path: Path) -> None:
+    hub.private = False  # it is there since long
+    with pytest.raises(BadInput, match="Anybody can see me/style"):
+        publish(adapter, "me/style", Settings(home=tmp_path, hf_token=TOKEN, hf_endpoint=hub.url))
+    assert hub.files == {}
+
+
+def test_a_base_model_of_this_machine_is_no_model_id(hub: Hub, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, hf_token=TOKEN, hf_endpoint=hub.url)
+    run = write_run(tmp_path, "local", LoraSpec(data="x", model=str(tmp_path / "private" / "base.safetensors")))
+    for reference in ("embedded", "someone/model"):
+        info = resolve(reference, settings, with_hash=False)
+        about = card(run, run.spec(), info, {}, None, 0, 1.0, 0)
+        export.write(run.adapter, export.Adapter({}, 2, 1.0, ("to_q",)), about)
+        publish(run.adapter, "me/style", settings)
+        text = hub.files["README.md"].decode()
+        assert ('base_model: "someone/model"' in text) is (reference == "someone/model")
+        assert str(tmp_path) not in text
+    wrong = replace(about, hub_id="no model id")
+    export.write(run.adapter, export.Adapter({}, 2, 1.0, ("to_q",)), wrong)
+    with pytest.raises(BadInput, match="is not valid"):
+        publish(run.adapter, "me/style", settings)
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub: Hub, adapter: Path, tmp_path: Path) -> None:
@@ -182,3 +220,30 @@ def test_a_run_is_measured_before_it_starts(tmp_path: Path) -> None:
         runs.measure(LoraSpec(data="x", model="nothing-here"))
     with pytest.raises(BadInput, match="can't be measured: Half precision"):  # as the measuring process says
         runs.measure(LoraSpec(data="x", model=str(model), precision="fp16"))
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "sentence"),
+    [
+        (-9, "100%|##########| 16/16", "not enough memory"),
+        (1, "Traceback\nMemoryError", "not enough memory"),
+        (1, "studio.errors.BadInput: Wrong.", "can't be measured: Wrong."),
+        (1, "", "no reason given"),
+    ],
+)
+def test_why_a_run_could_not_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, sentence: str
+) -> None:
+    ended = subprocess.CompletedProcess([], code, "", stderr)
+    monkeypatch.setattr("studio.runs.supervisor.subprocess.run", lambda *_, **__: ended)
+    with pytest.raises(BadInput, match=sentence):
+        Supervisor(Settings(home=tmp_path)).measure(LoraSpec(data="x"))
+
+
+def test_a_tilde_is_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(Supervisor, "_spawn", lambda self, run: None)
+    supervisor = Supervisor(Settings(home=tmp_path / "studio"))
+    found = supervisor.get(supervisor.start(LoraSpec(data="~/pictures", model="~/model"))).spec()
+    assert (found.data, found.model) == (str(tmp_path / "pictures"), str(tmp_path / "model"))

@@ -7,13 +7,14 @@ import io
 import json
 import os
 import stat
+import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from training_sets import picture, write_set
 
 from studio.errors import BadInput, DiskFull, NotFound, StudioError
@@ -252,6 +253,28 @@ def test_transparent_parts_become_white_and_photos_stand_upright(tmp_path: Path)
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
     with Image.open(tmp_path / "turned.jpg") as turned:
         assert files.upright(turned).size == (10, 20)
+
+
+def test_a_photo_with_damaged_notes_of_the_camera_is_read(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    data = bytearray(exif.tobytes())
+    data[17] = 1  # the kind of an entry
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.jpg", exif=bytes(data))
+    with Image.open(tmp_path / "a.jpg") as opened, pytest.raises(struct.error):
+        ImageOps.exif_transpose(opened)
+    assert [entry.file for entry in files.check(tmp_path, 64).entries] == ["a.jpg"]
+
+
+def test_captions_that_cannot_be_written_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+
+    def refuses(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.os, "replace", refuses)
+    with pytest.raises(StudioError, match=r"captions can't be written.*Permission denied"):
+        files.write_captions(tmp_path, {"a.png": "1girl"})
 
 
 def test_editing_captions() -> None:

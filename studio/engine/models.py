@@ -79,6 +79,16 @@ class ModelInfo:
     license: str = ""
     hash: str = ""
 
+    @property
+    def hub_id(self) -> str:
+        """What everybody can find it by; empty for models that are only on this machine."""
+        return self.reference if self.kind == "hub" else ""
+
+    @property
+    def public_name(self) -> str:
+        """For files that may leave this machine: no path."""
+        return self.hub_id or self.title
+
 
 @dataclass(frozen=True)
 class LoraInfo:

@@ -16,10 +16,12 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -317,7 +319,8 @@ def _leading(entries: Iterable[Entry]) -> dict[str, str]:
 
 def upright(picture: Image.Image) -> Image.Image:
     """RGB, turned as the camera held it, transparent parts on white (black would be learnt as a background)."""
-    picture = ImageOps.exif_transpose(picture)
+    with suppress(struct.error, SyntaxError):  # damaged notes of the camera; pixels that are come to light below
+        picture = ImageOps.exif_transpose(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -398,7 +401,8 @@ def read_caption(folder: Path, name: str, metadata: Mapping[str, str]) -> str | 
 def write_captions(folder: Path, captions: Mapping[str, str]) -> None:
     """Write `.txt` files beside pictures (name -> caption); they go before any metadata line.
 
-    Raises NotFound for a picture that isn't in the folder: nothing is written then.
+    Raises NotFound for a picture that isn't in the folder: nothing is written then; DiskFull, and BadInput for a folder
+    that can't be written to.
     """
     for name in captions:
         path = folder / name
@@ -407,8 +411,11 @@ def write_captions(folder: Path, captions: Mapping[str, str]) -> None:
     for name, caption in captions.items():
         path = (folder / name).with_suffix(".txt")
         fresh = path.with_name(path.name + ".tmp")
-        fresh.write_text(caption.strip() + "\n", encoding="utf-8")
-        os.replace(fresh, path)
+        try:
+            fresh.write_text(caption.strip() + "\n", encoding="utf-8")
+            os.replace(fresh, path)
+        except OSError as error:
+            raise write_failure("The captions can't be written", folder, error) from error
 
 
 def behind_triggers(entries: Iterable[Entry], made: Mapping[str, str]) -> dict[str, str]:

@@ -26,10 +26,14 @@ _ENDING = 30.0  # seconds
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
+def _folder(data: str) -> str:
+    return str(Path(data).expanduser().resolve())
+
+
 def _absolute(reference: str) -> str:
     """A file or folder that is there, by its full path; anything else (a name, a hub id) as it is."""
-    is_path = os.sep in reference and Path(reference).exists()
-    return str(Path(reference).resolve()) if is_path else reference
+    path = Path(reference).expanduser() if os.sep in reference else None
+    return str(path.resolve()) if path is not None and path.exists() else reference
 
 
 class Supervisor:
@@ -46,10 +50,10 @@ class Supervisor:
         Raises DiskFull when not even the request can be written.
         """
         if isinstance(spec, LoraSpec | ControlRunSpec):
-            spec = spec.model_copy(update={"data": str(Path(spec.data).resolve()), "model": _absolute(spec.model)})
+            spec = spec.model_copy(update={"data": _folder(spec.data), "model": _absolute(spec.model)})
         else:
             loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
-            data = str(Path(spec.data).resolve()) if spec.data else None
+            data = _folder(spec.data) if spec.data else None
             spec = spec.model_copy(update={"data": data, "model": _absolute(spec.model), "loras": loras})
         name = re.sub(r"[^a-z0-9]+", "-", spec.name.lower()).strip("-") or spec.kind
         try:
@@ -169,8 +173,11 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 raise BadInput(f"Three steps took more than {timeout:.0f} seconds: choose a smaller model.") from None
         if done.returncode:
-            reason = (done.stderr.strip() or "no reason given").splitlines()[-1].partition(": ")[2][:200]
-            raise BadInput(f"The run can't be measured: {reason}")
+            last = (done.stderr.strip() or "no reason given").splitlines()[-1]
+            if done.returncode < 0 or "MemoryError" in last:  # ended by the system, as a rule for want of memory
+                last = "there is probably not enough memory for it"
+            said = re.sub(r"^[\w.]+: ", "", last).rstrip(".")[:200]  # without the name of the exception
+            raise BadInput(f"The run can't be measured: {said}.")
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def export(self, run_id: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from studio.errors import BadInput
 from studio.specs import LcmSpec, LoraSpec, bounds
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate")
+_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "safetensors")
 # Fields that only say when to save, what to show or where things lie: changing them changes no byte of the result.
 _HARMLESS = {
     "kind", "name", "data", "model", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
@@ -21,12 +21,13 @@ _HARMLESS = {
 
 
 def facts_of(
-    spec: LoraSpec | LcmSpec, model: str, data: str, per_epoch: int, processes: int, loras: Sequence[Any] = ()
-) -> dict[str, Any]:
+    spec: LoraSpec | LcmSpec, model: str, data: str, per_epoch: int, device: torch.device, precision: str,
+    processes: int, loras: Sequence[Any] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Everything that decides the bytes of a result, as JSON; kept in each checkpoint.
 
     `model` and `data` are fingerprints of what is in the files, `loras` those and the weights of what is added to the
-    model first; `per_epoch` counts optimiser steps.
+    model first; `per_epoch` counts optimiser steps; `precision` is what was chosen.
     """
     return {
         "spec": spec.model_dump(mode="json"),
@@ -36,7 +37,8 @@ def facts_of(
         "per_epoch": per_epoch,
         "processes": processes,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "precision": precision,
         "versions": {name: version(name) for name in _LIBRARIES},
     }
 
@@ -68,12 +70,12 @@ def what_changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"An epoch has {now['per_epoch']} steps now, and had {before['per_epoch']}: this one starts again."
         )
     for name, number in now["versions"].items():
-        if before["versions"].get(name) != number:
+        if before["versions"].get(name, number) != number:  # not every version of the studio kept each
             found.append(
-                f"{name} was {before['versions'].get(name)} and is {number}: the result may differ in the last bits."
+                f"{name} was {before['versions'][name]} and is {number}: the result may differ in the last bits."
             )
-    for field, word in (("threads", "threads"), ("device", "device"), ("processes", "processes")):
-        was = before.get(field)
+    for field in ("threads", "device", "precision", "processes"):
+        was = before.get(field, now[field])
         if was != now[field]:
-            found.append(f"{word.capitalize()}: {was} before, {now[field]} now; the last bits may differ.")
+            found.append(f"{field.capitalize()}: {was} before, {now[field]} now; the last bits may differ.")
     return found

@@ -216,6 +216,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
     optimizer.load_state_dict(state)
 
 
+def by_epoch(run: RunDir) -> tuple[dict[str, dict[str, dict[str, torch.Tensor]]], list[str]]:
+    """Groups of tensors of every checkpoint at an epoch's end, by name, and a sentence for each damaged one."""
+    found, damaged = {}, []
+    for name in [name for name in names(run) if name.startswith("epoch-")]:
+        try:
+            found[name] = load(run.checkpoints / name).groups
+        except ValueError as error:
+            damaged.append(f"The checkpoint {name} is damaged ({error}); its epoch is left out.")
+    return found, damaged
+
+
 def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, Any]) -> None:
     """Take over a loss scale, where the run that saved it had one: in bf16 or fp32 there is none."""
     if saved:

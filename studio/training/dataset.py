@@ -8,7 +8,7 @@ flips, several variants of each caption and the empty one. Knows VAE and text en
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from studio.engine.latents import fit, to_tensor
 from studio.runs.dataset import Entry, split_tags, upright
 from studio.specs import LoraSpec
 from studio.training import steps
+
+
+def _go_on() -> None:
+    """Nobody asks to stop."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,15 @@ def cache_latents(
     entries: Sequence[Entry],
     sizes: Sequence[tuple[int, int]],
     flip: bool,
+    pause: Callable[[], None] = _go_on,
 ) -> list[Latents]:
-    """Encode each picture once, alone (a batch's rounding depends on its company) and in the VAE's own precision."""
+    """Encode each picture once, alone (a batch's rounding depends on its company) and in the VAE's own precision.
+
+    `pause` is called before each and may raise.
+    """
     found = []
     for entry, size in zip(entries, sizes, strict=True):
+        pause()
         with Image.open(folder / entry.file) as file:
             picture = fit(upright(file), *size)
         pairs = []
@@ -125,10 +134,13 @@ def too_long(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
 
 
 @torch.no_grad()
-def cache_texts(tokenizer: Any, text_encoder: Any, prompts: Iterable[str]) -> dict[str, Tensor]:
-    """Encoding (tokens, dim) of each distinct prompt, on the CPU."""
+def cache_texts(
+    tokenizer: Any, text_encoder: Any, prompts: Iterable[str], pause: Callable[[], None] = _go_on
+) -> dict[str, Tensor]:
+    """Encoding (tokens, dim) of each distinct prompt, on the CPU. `pause` is called before each and may raise."""
     found = {}
     for prompt in dict.fromkeys(prompts):
+        pause()
         ids = tokenize(tokenizer, [prompt]).to(text_encoder.device)
         found[prompt] = text_encoder(ids)[0][0].cpu()
     return found

@@ -28,6 +28,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 _ALPHAS = ".alpha"
+_PRIVATE = ("kind", "name", "data", "model", "loras")  # said elsewhere, or paths of the machine it was trained on
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Card:
     """What an export says about itself, in its metadata and in its model card."""
 
     title: str
-    base: str  # reference of the base model
+    base: str  # the base model's name; no path, which would tell of the machine it was trained on
+    hub_id: str = ""  # of the base model, where it has one
     base_version: str = "sd_v1"  # kohya's word for the family
     kind: str = "style or character LoRA"
     trigger_words: tuple[str, ...] = ()
@@ -232,7 +234,8 @@ def write(folder: Path, adapter: Adapter, card: Card, epochs: Mapping[str, Adapt
 
 def model_card(adapter: Adapter, card: Card) -> str:
     """The model card (README.md with the Hub's front matter): how to use it, data, settings, loss, samples, licence."""
-    front = ["---", "library_name: diffusers", f"base_model: {json.dumps(card.base)}"]
+    front = ["---", "library_name: diffusers"]
+    front += [f"base_model: {json.dumps(card.hub_id)}"] if card.hub_id else []  # the Hub refuses any other name
     # the Hub knows licences by identifiers only; anything else is "other" with a name
     front += ["license: other", f"license_name: {json.dumps(card.license)}"] if card.license else []
     front += ["tags:", "- lora", "- text-to-image", "- stable-diffusion", "- diffusers"]
@@ -265,7 +268,7 @@ def model_card(adapter: Adapter, card: Card) -> str:
     if tags:
         lines.append("- most common tags: " + ", ".join(f"{tag} ({count})" for tag, count in list(tags.items())[:20]))
     lines += ["", "## Settings", "", f"- rank {adapter.rank}, alpha {adapter.alpha:g}: {', '.join(adapter.targets)}"]
-    lines += [f"- {key}: {value}" for key, value in card.settings.items() if key not in ("kind", "name", "data")]
+    lines += [f"- {key}: {value}" for key, value in card.settings.items() if key not in _PRIVATE]
     if card.losses:
         every = max(1, len(card.losses) // 20)
         lines += ["", "## Loss (smoothed)", "", "| step | loss |", "|---|---|"]

@@ -110,7 +110,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     triggers = [word for lora in loras for word in lora.trigger_words]
     stuff = material.for_run(session, spec, config, components, about, triggers, pause, rank, world)
     if stuff is None:
-        end_early(session)
+        session.end_early()
         return
     session.say(f"{len(stuff)} latents of {tuple(stuff.latents.shape[1:])}, {len(stuff.text)} prompts")
 
@@ -154,7 +154,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
-    facts = facts_of(spec, info.hash, stuff.digest, spec.steps_per_epoch, world, characters)
+    facts = facts_of(spec, info.hash, stuff.digest, spec.steps_per_epoch, device, precision, world, characters)
     fitting = Fitting(spec.batch_size // world)  # pictures at a time
     found, damaged = checkpoints.latest_good(run)
     for sentence in damaged:
@@ -202,7 +202,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     except Cancelled:
         cancelled = True
     if agreed(cancelled, world):
-        end_early(session)
+        session.end_early()
         return
     session.phases = [(turn, 1.0), (match_from, COSTS["finish"]), (total, COSTS["match"])]
     session.begin(step, total, spec.epochs)
@@ -430,13 +430,6 @@ def guidance_range(spec: LcmSpec, info: ModelInfo) -> tuple[float, float]:
     return w_min, w_max
 
 
-def end_early(session: Session) -> None:
-    """The run's end before its first step: all that is there already are files that the next start finds."""
-    if session.must_stop() == "time":
-        session.say("The time limit is reached.", note=True)
-    session.finish("stopped")
-
-
 def write_result(
     run: RunDir, spec: LcmSpec, info: ModelInfo, components: Components, student: Student, record: Record,
     w_min: float, w_max: float, loras: list[LoraInfo],
@@ -450,7 +443,8 @@ def write_result(
     if isinstance(student, LoraStudent):
         card = export.Card(
             title=spec.name,
-            base=info.reference,
+            base=info.public_name,
+            hub_id=info.hub_id,
             base_version=export.base_version(info.title, components.unet.config),
             kind=f"few-step LoRA ({spec.objective.upper()}, {FAST_STEPS} steps, guidance 1)",
             settings=settings_of,

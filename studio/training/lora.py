@@ -42,6 +42,7 @@ from studio.training.samples import Sampler
 from studio.training.session import Diverged, Session, attend, is_out_of_memory
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+QUICK = 20.0  # seconds that a stop may take longer for samples
 
 
 def train(session: Session, spec: LoraSpec) -> None:
@@ -77,6 +78,11 @@ def train(session: Session, spec: LoraSpec) -> None:
     kind = diffusion.prediction_of(model.scheduler_config)
     alphas_cumprod = sampler_noise(model.scheduler_config)  # (T,)
 
+    def pause() -> None:
+        """Between the parts of long work that is no step. Raises Cancelled where the run is to end."""
+        if accelerator.num_processes == 1 and session.must_stop():  # several would part ways
+            raise Cancelled
+
     session.stage(3, "Add the LoRA")
     alpha = spec.alpha or spec.rank / 2
     targets = info.family.lora_targets
@@ -107,7 +113,7 @@ def train(session: Session, spec: LoraSpec) -> None:
     session.stage(4, "Cache pictures and captions")
     bucket_step = model.factor * 2 ** (len(unet.config.block_out_channels) - 1)
     sizes = dataset.sizes(report.entries, resolution, bucket_step, spec.buckets)
-    latents = dataset.cache_latents(vae, report.folder, report.entries, sizes, spec.flip)
+    latents = dataset.cache_latents(vae, report.folder, report.entries, sizes, spec.flip, pause)
     scaling = float(vae.config.scaling_factor)
     variants = [
         dataset.caption_variants(e.prompt, spec.caption_variants, spec.keep_tokens, spec.tag_dropout, spec.seed)
@@ -119,7 +125,8 @@ def train(session: Session, spec: LoraSpec) -> None:
     sampler = Sampler(model, run, spec, report, sum(repeats), accelerator)
     texts: dict[str, torch.Tensor] = {}
     if not spec.text_encoder_rate:
-        texts = dataset.cache_texts(tokenizer, text_encoder, ["", *(v for several in variants for v in several)])
+        every = ["", *(v for several in variants for v in several)]
+        texts = dataset.cache_texts(tokenizer, text_encoder, every, pause)
         del text_encoder
         model.text_encoder = None
     del vae
@@ -146,7 +153,9 @@ def train(session: Session, spec: LoraSpec) -> None:
     micro = spec.batch_size
 
     session.stage(6, "Look for a checkpoint")
-    facts = facts_of(spec, info.hash, report.digest, per_epoch, accelerator.num_processes)
+    facts = facts_of(
+        spec, info.hash, report.digest, per_epoch, accelerator.device, precision, accelerator.num_processes
+    )
     found, damaged = checkpoints.latest_good(run)
     for sentence in damaged:
         session.say(sentence, note=True)
@@ -163,11 +172,12 @@ def train(session: Session, spec: LoraSpec) -> None:
             for mean, name in zip(average, parameters, strict=False):
                 mean.copy_(found.groups.get("ema", found.groups["lora"])[name])
         checkpoints.restore_optimizer(optimizer.optimizer, found.groups["optimizer"], found.meta["optimizer"])
-        if accelerator.scaler is not None and found.meta["scaler"]:
-            accelerator.scaler.load_state_dict(found.meta["scaler"])
+        if accelerator.scaler is not None:
+            checkpoints.restore_scaler(accelerator.scaler, found.meta["scaler"])
         micro = min(micro, found.meta["micro"])
         session.say(f"Resumed from {found.name}: epoch {epoch + 1}, step {step + 1} is next.", note=True)
     session.begin(step, all_steps, spec.epochs)
+    why = ""  # it ends early, if it does
 
     def tensors() -> dict[str, torch.Tensor]:
         values = average if spec.ema else list(parameters.values())
@@ -193,8 +203,13 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     def draw_samples() -> None:
         if accelerator.is_main_process:
-            modules = [accelerator.unwrap_model(module) for module in trained]
-            sampler.draw(modules[0], modules[1] if len(modules) > 1 else None, step, tensors(), session.say)
+            # Whoever stops a run waits for its last samples where they are quick: the card of the result shows them.
+            patient = why == "stop" and run.status().get("sample_seconds", 0.0) < QUICK
+            modules, started = [accelerator.unwrap_model(module) for module in trained], time.monotonic()
+            two = modules[0], modules[1] if len(modules) > 1 else None
+            with contextlib.suppress(Cancelled):  # the loop sees it too, and saves
+                sampler.draw(*two, step, tensors(), session.say, (lambda: None) if patient else pause)
+                run.update(sample_seconds=time.monotonic() - started)
         accelerator.wait_for_everyone()
         session.pause()
 
@@ -213,8 +228,11 @@ def train(session: Session, spec: LoraSpec) -> None:
             return torch.stack([texts[c] for c in captions]).to(accelerator.device, dtype)  # (batch, 77, dim)
         return trained[1](dataset.tokenize(tokenizer, captions).to(accelerator.device))[0].to(dtype)
 
-    def backward(mine: Sequence[dataset.Draw], count: int) -> float:
-        """Gradient of the mean loss over all `count` pictures of the step; this process's part of that loss."""
+    def backward(mine: Sequence[dataset.Draw], count: int, weight: float) -> float:
+        """Gradient of the mean loss over all `count` pictures of the step; this process's part of that loss.
+
+        `weight` is 0 in a process for which no picture was left: the others wait for its gradient all the same.
+        """
         batches, loss_sum = list(micro_batches(mine)), 0.0
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
@@ -230,7 +248,7 @@ def train(session: Session, spec: LoraSpec) -> None:
                     output = trained[0](z_t.to(dtype), t, encoder_hidden_states=encode(batch)).sample
                 each = (output.float() - target).square().mean((1, 2, 3))  # (batch,)
                 weights = diffusion.min_snr_weights(t, alphas_cumprod, spec.min_snr_gamma, kind)
-                loss = (weights * each).sum() / count
+                loss = weight * (weights * each).sum() / count
                 # Processes are averaged, and what is wanted is their sum: each holds its part of one mean.
                 accelerator.backward(loss * accelerator.num_processes)
             loss_sum += float(loss.detach())
@@ -240,15 +258,13 @@ def train(session: Session, spec: LoraSpec) -> None:
     # Those of a checkpoint at an epoch's end come after it: the process may have been killed in between.
     if step == 0 or (found is not None and found.step == step and within == 0 and not sampler.drawn(step)):
         draw_samples()
-    why: str = ""
     while epoch < spec.epochs and not why:
         order = dataset.epoch_order(sizes, repeats, chunk, spec.seed, epoch)
         for members in order[within:]:
-            members = members + members[: max(0, accelerator.num_processes - len(members))]  # one for each process
+            places = range(accelerator.process_index, len(members), accelerator.num_processes)
             mine = [
                 dataset.draw(p, latents[p], len(variants[p]), spec, scaling, len(alphas_cumprod), step, place)
-                for place, p in enumerate(members)
-                if place % accelerator.num_processes == accelerator.process_index
+                for place, p in ((place, members[place]) for place in places or [0])
             ]
             rate = steps.learning_rate(step, all_steps, 1.0, spec.warmup)
             for group in optimizer.param_groups:
@@ -256,7 +272,7 @@ def train(session: Session, spec: LoraSpec) -> None:
             while True:
                 optimizer.zero_grad()
                 try:
-                    loss = backward(mine, len(members))
+                    loss = backward(mine, len(members), 1.0 if places else 0.0)
                     break
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error) or micro == 1 or accelerator.num_processes > 1:
@@ -282,7 +298,7 @@ def train(session: Session, spec: LoraSpec) -> None:
             if within < len(order) and (why or asked[1]):
                 save(epoch)
                 session.pause()
-                if why:  # the card of what is learnt so far shows it; after the save, so nothing hangs on it
+                if why:  # after the save, so nothing hangs on them
                     draw_samples()
             if why:
                 break
@@ -294,19 +310,15 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     session.stage(8, "Export")
     if accelerator.is_main_process:
-        earlier = {}
-        for name in [name for name in checkpoints.names(run) if name.startswith("epoch-")]:
-            try:
-                groups = checkpoints.load(run.checkpoints / name).groups
-            except ValueError as error:
-                session.say(f"The checkpoint {name} is damaged ({error}); its epoch is left out.", note=True)
-                continue
-            earlier[name] = adapter_of(groups.get("ema", groups["lora"]))
+        by_epoch, damaged = checkpoints.by_epoch(run)
+        for sentence in damaged:
+            session.say(sentence, note=True)
+        earlier = {name: adapter_of(groups.get("ema", groups["lora"])) for name, groups in by_epoch.items()}
         path = export.write(run.adapter, adapter_of(tensors()), sampler.card(alpha, step), earlier)
         if why == "time":
             session.say("The time limit is reached.", note=True)
         names = checkpoints.names(run)
-        session.finish("done" if epoch == spec.epochs else "stopped", adapter=str(path), checkpoints=names, epoch=epoch)
+        session.finish("done" if epoch >= spec.epochs else "stopped", adapter=str(path), checkpoints=names, epoch=epoch)
 
 
 def get_model(session: Session, reference: str, config: Settings) -> ModelInfo:
@@ -357,7 +369,7 @@ def main(path: Path) -> None:
         try:
             train(session, spec)
         except Cancelled:
-            session.finish("stopped")
+            session.end_early()
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def _lora(run: RunDir, spec: LoraSpec) -> Path:
         values = groups.get("ema", groups["lora"])
         return export.from_parameters(values, spec.rank, alpha, info.family.lora_targets, TEXT_TARGETS)
 
-    return export.write(run.adapter, adapter(found.groups), about)
+    earlier = {name: adapter(groups) for name, groups in checkpoints.by_epoch(run)[0].items()}
+    return export.write(run.adapter, adapter(found.groups), about, earlier)
 
 
 def _few_step_lora(run: RunDir, spec: LcmSpec) -> Path:
@@ -75,7 +76,8 @@ def _few_step_lora(run: RunDir, spec: LcmSpec) -> Path:
     made = export.from_parameters({f"unet.{k}": v for k, v in values.items()}, spec.rank, float(spec.rank), targets)
     about = export.Card(
         title=spec.name,
-        base=info.reference,
+        base=info.public_name,
+        hub_id=info.hub_id,
         base_version=export.base_version(info.title, _unet_config(info)),
         kind=f"few-step LoRA ({spec.objective.upper()}, {FAST_STEPS} steps, guidance 1)",
         settings=spec.model_dump(mode="json") | ({"best": measured["name"]} if measured else {}),

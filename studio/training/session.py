@@ -167,6 +167,12 @@ class Session:
                 return "time"
         return ""
 
+    def end_early(self) -> None:
+        """The end before a first step, or of one that was to stop: what is there is found by the next start."""
+        if self.must_stop() == "time":
+            self.say("The time limit is reached.", note=True)
+        self.finish("stopped")
+
     def finish(self, state: Literal["done", "stopped"], **fields: Any) -> None:
         """The run's last word where nothing went wrong."""
         if self.main:

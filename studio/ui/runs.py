@@ -229,9 +229,11 @@ def _curves(run: RunView, page: str) -> None:
     if not run.metrics:
         st.skeleton(height=220)
         return
-    others = {other.id: other.name for other in studio().runs() if other.kind == run.kind and other.id != run.id}
     chosen: list[str] = []
-    if others and not run.active:
+    others: dict[str, str] = {}
+    if not run.active:
+        others = {other.id: other.name for other in studio().runs() if other.kind == run.kind and other.id != run.id}
+    if others:
         chosen = st.multiselect(
             TEXT["compare"], list(others), format_func=lambda id: f"{others[id]} · {id}", key=f"{page}_compare"
         )

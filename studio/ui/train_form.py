@@ -96,8 +96,7 @@ def data(model: str, resolution: int | None) -> Any | None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input(TEXT["folder"], key="lora_folder", persist_state="session")
         if EXAMPLE.is_dir():
-            st.button(TEXT["example"], key="lora_example", on_click=st.session_state.update,
-                      args=({"lora_folder": str(EXAMPLE)},), icon=":material/palette:")  # fmt: skip
+            st.button(TEXT["example"], key="lora_example", on_click=_example, icon=":material/palette:")
     try:
         if files:
             folder = _uploaded(files)
@@ -150,6 +149,12 @@ def _checked(folder: str, model: str, resolution: int | None) -> Any:
     if os.path.isdir(path):
         changed = max(p.stat().st_mtime for p in [Path(path), *Path(path).rglob("*")])
     return _report(folder, model, resolution, changed)
+
+
+def _example() -> None:
+    """A copy of one's own, because captions are edited in place."""
+    files = [(file.name, file.read_bytes()) for file in sorted(EXAMPLE.iterdir()) if file.is_file()]
+    st.session_state["lora_folder"] = studio().upload_dataset(files)
 
 
 def _uploaded(files: list[Any]) -> str:
