@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Files of tests over the cores: four processes at most, each takes a gigabyte or two.
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run setup setup-dev test test-all check format bench models clean
 
@@ -27,7 +29,7 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	touch $@
 
 test: setup-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SPREAD)
 
 test-all: setup-dev
 	$(BIN)/python -m pytest -q -m "not gpu"

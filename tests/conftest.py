@@ -1,5 +1,10 @@
 """Fixtures that more than one test file uses."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import studio  # isort: skip - before torch: it sets how OpenMP's threads wait
 
 import gc
