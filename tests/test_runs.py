@@ -233,6 +233,20 @@ def test_one_device_has_one_lock_however_it_was_asked_for(
     assert launch._device_lock(run).name == f".device-{name}.lock"
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="This system doesn't group sessions.")
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_steps_back_also_where_sessions_are_weighed(own: bool) -> None:
+    said = "import os; from studio.runs import launch; launch._step_back(); print(os.nice(0), end=' ');"
+    said += "print(open('/proc/self/autogroup').read().split()[-1])"
+    shell = [sys.executable, "-c", said] if own else ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, said]
+    done = subprocess.run(
+        shell, capture_output=True, text=True, check=True, start_new_session=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    process, group = done.stdout.split()
+    assert int(process) >= 10
+    assert group == ("10" if own else "0")  # another's session isn't ours to slow down
+
+
 def test_a_status_that_a_power_cut_emptied_is_none(run: RunDir) -> None:
     run.status_file.write_text("")
     assert run.status()["state"] == "crashed"

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
@@ -56,6 +57,17 @@ def _device_lock(run: RunDir) -> Path:
     return run.path.parent / f".device-{_device()}.lock"
 
 
+def _step_back() -> None:
+    """Leave the processor to others, as far as this system knows how."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, _NICE - os.nice(0)))
+    # Desktops with Linux weigh sessions against each other, and processes only inside of one (autogroup, sched(7)).
+    group = Path("/proc/self/autogroup")
+    if group.exists() and os.getsid(0) == os.getpid():  # a session of its own, as the supervisor makes it
+        with suppress(OSError):
+            group.write_text(str(_NICE))
+
+
 def main(path: Path) -> None:
     run = RunDir(path.resolve())
     if os.environ.get(LOCK_INHERITED) != str(run.path):
@@ -65,8 +77,7 @@ def main(path: Path) -> None:
         run.clear_stop()  # started by hand: an earlier trainer obeyed it
         os.set_inheritable(held.fileno(), True)
         os.environ[LOCK_INHERITED] = str(run.path)
-    if hasattr(os, "nice"):
-        os.nice(max(0, _NICE - os.nice(0)))
+    _step_back()
     since = time.time()
     lock = _device_lock(run)
     run.update(state="queued", queued=since, device_lock=lock.name, pid=os.getpid(), error=None)
