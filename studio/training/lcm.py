@@ -379,7 +379,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
             rate = steps.learning_rate(step - begun, until - begun, most, min(0.05, 50 / total))
             shown = advance(optimizer, parameters, loss, rate)
         student.after_step(spec.ema_decay, step)
-        anew = step in (match_from, learns_from)
+        anew = step in (turn, match_from, learns_from)
         step += 1
         session.step_done(step, (step - 1) // spec.steps_per_epoch + 1, float(shown), rate, anew, **more)
 
