@@ -41,11 +41,11 @@ with right:
     rest = sketch.rest()
     with lines:
         fields, view = sketch.seen(drawing, rest["model"], studio())
-st.session_state["sk_ready"] = (drawing, words | rest, fields | strict)
 draw.button(
     TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="sk_draw",
-    disabled=view is None, help=TEXT["nothing"] if view is None else None, on_click=sketch.start, args=(PAGE,),
+    disabled=view is None, help=TEXT["nothing"] if view is None else None, on_click=sketch.ask,
 )  # fmt: skip
+sketch.start(PAGE, drawing, words | rest, fields | strict)
 with result:
     if problem := st.session_state.pop("sk_problem", None):
         st.error(problem, icon=":material/error:")

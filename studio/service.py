@@ -279,15 +279,16 @@ class Studio(PromptDesk):
             info = resolve(model, self.settings, with_hash=False)
             size = default_size(info.native_size, image.width / image.height)
         seen = lines.see(image, control, size)
-        buffer = BytesIO()
-        seen.image.save(buffer, "PNG")
-        return ControlView(png=buffer.getvalue(), width=size[0], height=size[1], low=seen.low, high=seen.high)
+        png = metadata.png(seen.image, None)
+        return ControlView(png=png, width=size[0], height=size[1], low=seen.low, high=seen.high)
 
-    def control_kind(self, data: bytes) -> ControlKind:
-        """`lines` for a drawing on paper, `canny` for a picture. Raises `BadInput`."""
+    def drawable(self, id: str, owner: str) -> tuple[Picture, ControlKind]:
+        """A picture to draw on, and how it is followed: `lines` for a drawing, dark on white, `canny` for any other."""
         from studio.engine import control as lines
 
-        return lines.suggest(uploads.clean(data, self.settings.max_upload_mb * 2**20)[0])
+        picture = self.picture(id, owner)
+        kind, white = lines.drawable(self.picture_bytes(id, owner))
+        return picture if white is None else self.upload(metadata.png(white, None), owner, picture.title), kind
 
     def save_canvas(self, data: dict[str, Any], owner: str) -> None:
         """Keep what is on this owner's canvas (strokes and what lies under them). Raises `BadInput` when it is huge."""

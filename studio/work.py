@@ -303,7 +303,8 @@ def _with_models(work: Work) -> Work:
 
     def run(engine: Any, job: Job, spec: Any) -> Iterator[None]:
         for recipe in {(recipe.model, recipe.control): recipe for recipe in job.recipes}.values():
-            yield from engine.fetched(recipe.model, job.say)
+            if resolve(recipe.model, engine.settings, with_hash=False).path is None:
+                yield from engine.fetched(recipe.model, job.say)
             if recipe.control is not None and recipe.control.weight:
                 yield from engine.fetched_control(recipe.model, _follows(engine, job, recipe), job.say)
         yield from work(engine, job, spec) or ()

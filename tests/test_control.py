@@ -11,8 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from studio.engine import control
 from studio.errors import BadInput
+from studio.pretraining.corpus import specs
+from studio.pretraining.painter import paint
 from studio.settings import ASSETS
 from studio.specs import ControlSpec
+from tests.pictures import encoded
 
 LINES = ControlSpec(image="x", kind="lines")
 CANNY = ControlSpec(image="x", kind="canny")
@@ -65,9 +68,12 @@ def test_canny_gives_a_stroke_two_edges() -> None:
 def test_a_filled_area_gets_an_outline() -> None:
     image = sketch(4)
     ImageDraw.Draw(image).ellipse((200, 280, 300, 380), fill=0)
-    lines = lit(control.control_image(image, LINES, (512, 512)))
+    seen = control.see(image, LINES, (512, 512))
+    lines = lit(seen.image)
     assert not lines[310:350, 230:270].any()
     assert runs(lines[330]) == 4  # the face's two sides, the area's two sides
+    assert seen.kind({"lines": "a", "scribble": "b"}) == "lines"  # the pen is a fine one still
+    assert control.see(sketch(30), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"  # all areas: a broad pen
 
 
 def test_the_size_is_exact_and_nothing_is_cut_off() -> None:
@@ -95,17 +101,74 @@ def test_pen_paper_and_ground_do_not_matter() -> None:
         assert same.sum() < 1.1 * plain.sum()
 
 
-def test_a_photo_of_paper_under_a_lamp_gives_the_same_lines() -> None:
+Y, X = np.mgrid[0:900, 0:900] / 900
+WHITE, WARM = (1, 1, 1), (1, 0.88, 0.68)
+PHOTOS = {  # brightness of the paper, colour of the light
+    "lamp": (90 + 150 * X * (1 - 0.5 * Y), WHITE),  # three times as bright on one side
+    "warm lamp": (90 + 150 * X * (1 - 0.5 * Y), WARM),
+    "window": (170 + 70 * X, WHITE),
+    "evening": (np.full_like(X, 235), WARM),
+    "dark room": (50 + 60 * X, WARM),
+}
+
+
+def photo(of: str, chalk: bool = False) -> Image.Image:
     drawn = np.asarray(sketch(8, 900).filter(ImageFilter.GaussianBlur(1)), float) / 255
-    y, x = np.mgrid[0:900, 0:900] / 900
-    light = 90 + 150 * x * (1 - 0.5 * y)  # three times as bright on one side
-    photo = (0.3 + 0.7 * drawn) * light + np.random.default_rng(0).normal(0, 4, drawn.shape)
-    photo = Image.fromarray(photo.clip(0, 255).astype(np.uint8)).convert("RGB")
+    tone = 0.15 + 0.65 * (1 - drawn) if chalk else 0.3 + 0.7 * drawn
+    light, colour = PHOTOS[of]
+    taken = (tone * light)[..., None] * colour + np.random.default_rng(0).normal(0, 4, (*drawn.shape, 3))
+    return Image.fromarray(taken.clip(0, 255).astype(np.uint8))
+
+
+def same_lines(image: Image.Image) -> bool:
+    """Whether they are those of `sketch(8, 900)`."""
     plain = lit(control.control_image(sketch(8, 900), LINES, (256, 256)))
-    found = lit(control.control_image(photo, LINES, (256, 256)))
+    found = lit(control.control_image(image, LINES, (256, 256)))
     near = np.asarray(Image.fromarray(plain).filter(ImageFilter.MaxFilter(5)))
-    assert (found & near).sum() > 0.95 * found.sum()
-    assert found.sum() > 0.85 * plain.sum()
+    return bool((found & near).sum() > 0.95 * found.sum() and found.sum() > 0.85 * plain.sum())
+
+
+@pytest.mark.parametrize("chalk", [False, True])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_photo_of_a_drawing_gives_the_same_lines_and_white_paper(name: str, chalk: bool) -> None:
+    taken = photo(name, chalk)
+    assert same_lines(taken)
+    kind, white = control.drawable(encoded(taken))
+    assert kind == "lines"
+    assert white is not None
+    assert same_lines(white)
+    grey = np.asarray(white.convert("L"))
+    assert np.quantile(grey[:, [5, 450, 894]], 0.1, axis=0).min() > 215  # paper, on the left, inside and on the right
+    assert grey[438:441, 300:600].max() < 230  # the middle line is darker, also faint chalk in the dark
+    pen = ImageDraw.Draw(white)
+    pen.rectangle((190, 400, 690, 480), fill="white")
+    pen.line((50, 60, 50, 840), fill="#2A2135", width=8)
+    lines = lit(control.control_image(white, LINES, (256, 256)))
+    assert not lines[118:133, 60:191].any()  # the eraser erased
+    assert lines[30:230, 10:19].any(1).all()  # the pen drew
+
+
+def test_what_is_white_paper_or_a_picture_is_drawn_on_as_it_is() -> None:
+    assert control.drawable(encoded(sketch())) == ("lines", None)
+    assert control.drawable((ASSETS / "examples" / "style_1" / "01.jpg").read_bytes()) == ("canny", None)
+
+
+@pytest.mark.parametrize("colour", ["#ffa500", "#ffff00", "#00ffff", "#ff8080"])
+def test_a_colour_beside_black_is_seen(colour: str) -> None:
+    image = sketch().convert("RGB")
+    ImageDraw.Draw(image).line((450, 50, 450, 460), fill=colour, width=5)
+    assert lit(control.control_image(image, LINES, (256, 256)))[30:226, 220:230].any(1).all()
+
+
+@pytest.mark.parametrize("colour", [WHITE, WARM])
+def test_the_noise_of_a_camera_is_not_drawn(colour: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    paper = np.full((512, 512, 1), 190.0) * colour + rng.normal(0, 3, (512, 512, 3))
+    with pytest.raises(BadInput, match="hardly anything drawn"):
+        control.control_image(Image.fromarray(paper.astype(np.uint8)), LINES, (256, 256))
+    drawn = paper * (np.asarray(sketch())[..., None] / 255)
+    found = lit(control.control_image(Image.fromarray(drawn.clip(0, 255).astype(np.uint8)), LINES, (256, 256)))
+    assert found.sum() < 1.1 * lit(control.control_image(sketch(), LINES, (256, 256))).sum()
 
 
 def test_thresholds_are_chosen_from_the_picture_and_can_be_set() -> None:
@@ -118,14 +181,20 @@ def test_thresholds_are_chosen_from_the_picture_and_can_be_set() -> None:
     set_by_hand = control.see(strong, ControlSpec(image="x", kind="canny", low=10, high=30))
     assert (set_by_hand.low, set_by_hand.high) == (10, 30)
     only_low = control.see(strong, ControlSpec(image="x", kind="canny", low=255))
-    assert (only_low.low, only_low.high) == (255, 255)
+    assert (only_low.low, only_low.high) == (254, 255)
 
 
 def test_drawings_and_pictures_are_told_apart() -> None:
     assert len(SKETCHES) == 3
-    for path in [*SKETCHES, ASSETS / "examples" / "style_1" / "01.jpg"]:
+    for path in SKETCHES:
         with Image.open(path) as picture:
-            assert control.suggest(picture) == ("canny" if path.suffix == ".jpg" else "lines")
+            assert control.suggest(picture) == "lines"
+    for path in sorted((ASSETS / "examples" / "style_1").glob("*.jpg")):
+        with Image.open(path) as picture:
+            assert control.suggest(picture) == "canny", path.name
+    for number, spec in enumerate(specs(100, 8, "full") + specs(0, 8, "small")):
+        painted = paint(spec, 256, number)
+        assert control.suggest(painted) == "canny", number
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,18 @@ def digest(run: RunDir) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def straight(home: Path) -> RunDir:
-    return RunDir(home / "runs" / "straight")
+@pytest.fixture
+def straight(studio_home: Path) -> RunDir:
+    """A run that went through; the first test that asks for it trains it."""
+    run = RunDir(studio_home / "runs" / "straight")
+    if not run.path.exists():
+        control.main(start(studio_home, "straight").path)
+    return run
 
 
 def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
     studio_home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start(studio_home, "straight")
-    control.main(straight.path)
     assert straight.status()["state"] == "done"
     assert straight.status()["step"] == 10
     assert [path.name for path in sorted(straight.samples.iterdir())] == ["step-000005.png", "step-000010.png"]
@@ -108,7 +110,16 @@ def test_the_result_steers_a_picture_and_shares_the_model(studio_home: Path, str
     )  # fmt: skip
     spec = ControlSpec(image=str(studio_home / "sketch.png"), model=str(straight.adapter / "controlnet"))
     ((_, plain),) = engine.draw([base])
+    components = engine.components("tiny")
+    unet, vae = components.unet, components.vae
+    weights = {id(weight) for part in (unet, vae) for weight in part.parameters()}
     ((_, steered),) = engine.draw([base.model_copy(update={"control": spec})])
+    assert engine.components("tiny") is components
+    assert components.unet is unet
+    assert components.vae is vae
+    assert {id(weight) for part in (unet, vae) for weight in part.parameters()} == weights
+    (net,) = components.controls.values()
+    assert not weights & {id(weight) for weight in net.parameters()}
     assert np.abs(np.asarray(plain, int) - np.asarray(steered, int)).max() > 0
 
 
@@ -123,20 +134,41 @@ def test_it_begins_as_no_change_at_all(studio_home: Path) -> None:
     assert torch.equal(steered, plain)
 
 
-def test_pictures_become_shards_once(studio_home: Path) -> None:
-    folder = write_set(studio_home / "pictures", 4)
-    sketch = Image.new("L", (64, 64), 255)
-    ImageDraw.Draw(sketch).line((5, 5, 60, 40), fill=0, width=3)
-    sketch.save(folder / "style_1" / "0.control.png")
-    run = start(studio_home, "pictures", data=str(folder), epochs=1, steps_per_epoch=1, held_out=0)
-    control.main(run.path)
-    assert run.status()["state"] == "done"
-    (prepared,) = (studio_home / "runs" / ".drawings").iterdir()
-    stuff = drawings.read(prepared)
+def test_pictures_become_shards_once_for_each_state_of_their_drawings(
+    studio_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, kept = write_set(studio_home / "pictures", 4), studio_home / "runs" / ".drawings"
+    made: list[Path] = []
+    prepare = drawings.from_pictures
+    monkeypatch.setattr(drawings, "from_pictures", lambda *given: made.append(given[3]) or prepare(*given))
+
+    def sketch(*points: int) -> None:
+        for name in ("0", "1"):  # as training pictures they would be too small, and the second a duplicate
+            image = Image.new("L", (20, 20), 255)
+            ImageDraw.Draw(image).line(points, fill=0, width=2)
+            image.save(folder / "style_1" / f"{name}.control.png")
+
+    def run(name: str) -> drawings.Drawings:
+        run = start(studio_home, name, data=str(folder), epochs=1, steps_per_epoch=1, held_out=0)
+        control.main(run.path)
+        assert run.status()["state"] == "done"
+        return drawings.read(made[-1])
+
+    sketch(2, 2, 18, 12)
+    stuff = run("pictures")
+    assert "control.png" not in capsys.readouterr().out
     both = stuff.controls([0, 0], [0, 1])
     assert not torch.equal(both[0], both[1])  # its own drawing beside its edges
-    others = stuff.controls([1, 1], [0, 1])
+    others = stuff.controls([2, 2], [0, 1])
     assert torch.equal(others[0], others[1])
+    run("pictures_again")
+    assert len(made) == 1
+    assert list(kept.iterdir()) == made
+    sketch(2, 18, 18, 12)  # drawn anew
+    changed = run("pictures_drawn_anew").controls([0, 0], [0, 1])
+    assert len(made) == 2
+    assert torch.equal(changed[0], both[0])
+    assert not torch.equal(changed[1], both[1])
 
 
 def test_shards_that_do_not_agree_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BASE = {"specs", "views", "presets", "errors", "settings", "network", "__init__"}
+BASE = {"specs", "views", "presets", "errors", "settings", "network", "flat", "__init__"}
 DOOR = {"characters", "service", "job", "jobs", "work", "work_motion", "recipes", "training_runs"}
 VERBS = {"api", "serve", "__main__", "terminal", "training_verbs", "bench"}
 SERVICE_FACE = {"service"}

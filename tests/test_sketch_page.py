@@ -1,30 +1,26 @@
-"""The sketch page: in `AppTest` what it sends to the service, in a real browser a face drawn with the mouse."""
+"""The sketch page in `AppTest`: what it keeps on its canvas, what it shows, and what it sends to the service."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from browser import PATIENCE, REPOSITORY, Server, open_page, settle
+from browser import REPOSITORY
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 
-from studio.specs import GenerateSpec, SketchSpec
+from studio.engine import control
+from studio.service import Studio
+from studio.specs import ControlSpec, GenerateSpec, SketchSpec
 from studio.ui import canvas
 from studio.ui.resources import studio
 
 MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
 PAGE = str(REPOSITORY / "pages" / "sketch_to_character.py")
-expect.set_options(timeout=PATIENCE)
-Point = tuple[float, float]
 
 
 def sketch(tone: str = "black") -> bytes:
@@ -57,6 +53,37 @@ def no_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("streamlit_drawable_canvas")
     module.st_canvas = lambda **kw: Nothing()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "streamlit_drawable_canvas", module)
+
+
+class Hand:
+    """Stands for the component of the canvas, and for the hand that draws on it."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, Any] = {"key": None}
+        self.json_data: dict[str, Any] | None = None
+        self.image_bytes: bytes | None = None
+
+    def __call__(self, **given: Any) -> Hand:
+        if given["key"] != self.given["key"]:
+            self.json_data = given["initial_drawing"]  # another component
+        self.given = given
+        return self
+
+    def draws(self) -> None:
+        strokes = Image.new("RGBA", (512, 512))
+        ImageDraw.Draw(strokes).ellipse((100, 100, 400, 500), outline="black", width=5)
+        stream = io.BytesIO()
+        strokes.save(stream, "PNG")
+        self.json_data, self.image_bytes = {"objects": [{"type": "path"}]}, stream.getvalue()
+
+
+@pytest.fixture
+def hand(no_canvas: None, monkeypatch: pytest.MonkeyPatch) -> Hand:
+    import streamlit_drawable_canvas
+
+    hand = Hand()
+    monkeypatch.setattr(streamlit_drawable_canvas, "st_canvas", hand)
+    return hand
 
 
 def test_nothing_drawn_nothing_to_send(page_home: Path, no_canvas: None) -> None:
@@ -100,7 +127,9 @@ def test_an_example_fills_the_page_and_is_drawn(page_home: Path, no_canvas: None
     assert not at.button(key="sk_draw").disabled
 
 
-def test_an_uploaded_picture_is_followed_by_its_edges(page_home: Path, no_canvas: None) -> None:
+def test_an_uploaded_picture_is_followed_by_its_edges(
+    page_home: Path, no_canvas: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = app()
     with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
         stream = io.BytesIO()
@@ -108,15 +137,17 @@ def test_an_uploaded_picture_is_followed_by_its_edges(page_home: Path, no_canvas
     at.file_uploader(key="sk_upload").set_value(("face.png", stream.getvalue(), "image/png")).run()
     assert not at.exception
     assert at.session_state["sk_kind"] == "canny"
-    high = at.number_input(key="sk_high")
-    assert high.value is None
-    assert high.placeholder.startswith("Automatic: ")
-    at.number_input(key="sk_low").set_value(254).run()
+    assert at.number_input(key="sk_high").value is None
+    asked: list[ControlSpec] = []
+    real = Studio.control_image
+    monkeypatch.setattr(Studio, "control_image", lambda self, *given: asked.append(given[1]) or real(self, *given))
+    at.number_input(key="sk_low").set_value(30).run()
+    at.number_input(key="sk_high").set_value(30).run()
     assert not at.exception
-    at.number_input(key="sk_low").set_value(255).run()
-    at.number_input(key="sk_high").set_value(255).run()
-    assert not at.exception
-    assert at.session_state["sk_ready"][2]["low"] < at.session_state["sk_ready"][2]["high"]
+    assert [(control.low, control.high) for control in asked] == [(30, None)] * 2  # once each time
+    assert any(caption.value.startswith("Thresholds used: 30 and ") for caption in at.caption)
+    sent = drawn(at).control
+    assert (sent.kind, sent.low, sent.high) == ("canny", 30, None)
 
 
 def test_an_uploaded_picture_stays_the_drawing_under_which_a_result_is_laid(page_home: Path, no_canvas: None) -> None:
@@ -154,10 +185,8 @@ def test_a_picture_from_another_page_brings_its_look(page_home: Path, no_canvas:
     at.run()
     at.switch_page(PAGE).run()
     assert not at.exception
-    base = at.session_state["sk_ready"][1]
-    for name in ("model", "style", "emotion", "seed", "steps", "guidance"):
-        assert base[name] == getattr(spec, name), name
-    assert at.session_state["sk_text"] == "red hair"
+    for name in ("model", "style", "emotion", "seed", "steps", "guidance", "text"):
+        assert at.session_state[f"sk_{name}"] == getattr(spec, name), name
     assert at.button(key="sk_draw").disabled  # a traced picture is no drawing yet
 
 
@@ -173,6 +202,45 @@ def test_strokes_stay_as_they_are_on_a_canvas_of_another_shape() -> None:
         assert other.size == size
         assert np.array_equal(np.asarray(other), np.asarray(square.crop((0, 0, *size))))
     assert canvas.composed(None, None, (512, 512)) is None
+
+
+@pytest.mark.parametrize("color", ["#ffc0cb", "#ffe0bd", "#c0c0c0", "#ffff00"])
+def test_a_pale_pen_draws_beside_a_black_one_and_white_erases(color: str) -> None:
+    strokes = Image.new("RGBA", (512, 512))
+    pen = ImageDraw.Draw(strokes)
+    pen.ellipse((100, 100, 400, 420), outline="black", width=5)
+    pen.line((450, 50, 450, 460), fill=color, width=4)
+    pen.rectangle((430, 200, 470, 300), fill="white")
+    stream = io.BytesIO()
+    strokes.save(stream, "PNG")
+    drawing = canvas.composed(base64.b64encode(stream.getvalue()).decode(), None, (512, 512))
+    assert drawing is not None
+    with Image.open(io.BytesIO(drawing)) as whole:
+        lines = np.asarray(control.control_image(whole, ControlSpec(image="canvas"), (256, 256)).convert("L")) > 60
+    seen = lines[:, 222:229].any(1)
+    assert seen[30:95].all()
+    assert not seen[105:145].any()
+    assert seen[155:225].all()
+
+
+def test_chalk_becomes_a_drawing_that_pen_and_eraser_work_on(page_home: Path, hand: Hand) -> None:
+    chalk = Image.new("RGBA", (256, 256), "white")
+    chalk.putalpha(Image.open(io.BytesIO(sketch())).convert("L").point(lambda value: 255 - value))
+    stream = io.BytesIO()
+    chalk.save(stream, "PNG")
+    at = app()
+    at.file_uploader(key="sk_upload").set_value(("chalk.png", stream.getvalue(), "image/png")).run()
+    assert not at.exception
+    assert at.session_state["sk_kind"] == "lines"
+    assert not at.button(key="sk_draw").disabled
+    shown = np.asarray(hand.given["background_image"].convert("L"))
+    assert np.median(shown) == 255
+    assert shown.min() < 40
+    spec = drawn(at)
+    at.run()
+    at.button(key="canvas_clear").click().run()
+    next(button for button in at.button if button.label == "Trace over this").click().run()
+    assert studio().canvas("me")["paper"]["lines"] == studio().drawable(spec.control.image, "me")[0].id
 
 
 def test_what_can_not_be_followed_is_said(page_home: Path, no_canvas: None) -> None:
@@ -231,108 +299,98 @@ def test_a_sketched_picture_sent_here_brings_its_drawing(page_home: Path, no_can
     assert (again.base.emotion, again.base.text) == (spec.base.emotion, spec.base.text)
 
 
-# --- in a browser -----------------------------------------------------------------------------------------------------
+def test_what_is_typed_just_before_the_click_counts(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    at.number_input(key="sk_steps").set_value(2)
+    at.number_input(key="sk_count").set_value(1)
+    at.number_input(key="sk_seed").set_value(77)
+    at.slider(key="sk_weight").set_value(0.6)
+    at.button(key="sk_draw").click().run()
+    assert not at.exception
+    spec = studio().job_spec(at.session_state["job:sketch_to_character"], "me")
+    assert isinstance(spec, SketchSpec)
+    assert (spec.base.seed, spec.base.count, spec.base.steps, spec.control.weight) == (77, 1, 2, 0.6)
+    at.run()
+    assert len(studio().jobs("me")) == 1
 
 
-def arc(x: float, y: float, rx: float, ry: float, start: float, end: float, count: int = 10) -> list[Point]:
-    angles = [math.radians(start + (end - start) * k / count) for k in range(count + 1)]
-    return [(x + rx * math.cos(angle), y + ry * math.sin(angle)) for angle in angles]
+def test_a_picture_does_not_take_the_place_of_a_drawing(page_home: Path, hand: Hand) -> None:
+    at = app()
+    hand.draws()
+    at.run()
+    assert not at.button(key="sk_draw").disabled
+    by_hand = studio().canvas("me")
+    assert by_hand["strokes"]
+    with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
+        stream = io.BytesIO()
+        picture.resize((400, 200)).save(stream, "PNG")
+    at.file_uploader(key="sk_upload").set_value(("face.png", stream.getvalue(), "image/png")).run()
+    assert not at.exception
+    found = studio().canvas("me")
+    assert (found["strokes"], found["png"]) == (by_hand["strokes"], by_hand["png"])
+    assert (found["paper"]["drawn"], at.session_state["sk_kind"]) == (False, "lines")  # it is to be traced
+    assert (hand.given["width"], hand.given["height"]) == (512, 512)  # nothing of the drawing is cut off
+    for key in ("sk_example_boy_spiky_hair", "canvas_clear"):
+        at.button(key=key).click().run()
+        assert studio().canvas("me")["strokes"] is None
+        at.button(key="sk_example_girl_twintails").click().run()  # which takes nothing that was drawn by hand
+        at.button(key="canvas_back").click().run()
+        assert not at.exception
+        assert studio().canvas("me") == found
+        assert hand.given["initial_drawing"] == by_hand["strokes"]
+        assert not [button for button in at.button if button.key == "canvas_back"]
+    app()  # the next visit finds it on the disk
+    assert hand.given["initial_drawing"] == by_hand["strokes"]
+    assert (hand.given["width"], hand.given["height"]) == (512, 512)
 
 
-FACE: list[list[Point]] = [
-    arc(256, 250, 120, 140, 0, 360, 20), arc(256, 200, 160, 160, 180, 360, 16),
-    arc(205, 250, 28, 18, 180, 360), arc(205, 250, 28, 22, 0, 180),
-    arc(307, 250, 28, 18, 180, 360), arc(307, 250, 28, 22, 0, 180),
-    arc(205, 252, 9, 12, 0, 360), arc(307, 252, 9, 12, 0, 360),
-    [(175, 215), (235, 208)], [(277, 208), (337, 215)], [(254, 285), (250, 300), (258, 302)],
-    arc(256, 325, 35, 18, 20, 160), [(160, 170), (190, 230), (210, 150)], [(300, 150), (330, 225), (350, 170)],
-    [(215, 385), (200, 430), (120, 480)],
-]  # fmt: skip
+def test_the_widgets_show_what_the_canvas_has(page_home: Path, no_canvas: None) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    sketched = studio().canvas("me")["paper"]["picture"]
+    for part in (False, True, False):
+        at.toggle(key="sk_drawn").set_value(part).run()
+    assert not at.exception
+    assert studio().canvas("me")["paper"]["drawn"] is False
+    assert at.button(key="sk_draw").disabled
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    assert at.toggle(key="sk_drawn").value is True
+    assert studio().canvas("me")["paper"]["drawn"] is True
+    drawn(at)
+    at.run()
+    trace = next(button.key for button in at.button if button.label == "Trace over this")
+    at.button(key=trace).click().run()
+    result = studio().canvas("me")["paper"]["picture"]
+    at.toggle(key="sk_drawn").set_value(True).run()
+    at.button(key=trace).click().run()
+    assert not at.exception
+    paper = studio().canvas("me")["paper"]
+    assert (paper["picture"], paper["drawn"], paper["lines"]) == (result, False, sketched)
+    assert at.toggle(key="sk_drawn").value is False
 
 
-def canvas_file(server: Server) -> dict:
-    files = list((server.home / "canvases").glob("*.json"))
-    newest = max(files, key=lambda path: path.stat().st_mtime)
-    return json.loads(newest.read_text())
+def test_what_is_only_traced_is_as_visible_as_asked(page_home: Path, hand: Hand) -> None:
+    at = app()
+    at.button(key="sk_example_boy_spiky_hair").click().run()
+    black = np.asarray(hand.given["background_image"]).min()
+    assert black < 60
+    at.toggle(key="sk_drawn").set_value(False).run()
+    for share in (0.2, 0.8):
+        at.slider(key="sk_opacity").set_value(share).run()
+        darkest = int(np.asarray(hand.given["background_image"]).min())
+        assert darkest == pytest.approx(255 - share * (255 - black), abs=2)
+        assert studio().canvas("me")["paper"]["opacity"] == share
+    assert at.button(key="sk_draw").disabled
 
 
-def strokes(server: Server) -> int:
-    return len((canvas_file(server)["strokes"] or {"objects": []})["objects"])
-
-
-def wait_for_strokes(page: Page, server: Server, count: int) -> None:
-    for _ in range(150):
-        settle(page)
-        if list((server.home / "canvases").glob("*.json")) and strokes(server) == count:
-            return
-        page.wait_for_timeout(200)
-    pytest.fail(f"There are {strokes(server)} strokes instead of {count}.")
-
-
-def control_image(page: Page) -> np.ndarray:
-    picture = page.locator(".st-key-stage_control img")
-    expect(picture).to_be_visible()
-    settle(page)
-    data = page.request.get(picture.evaluate("image => image.src")).body()
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("L"))
-
-
-def visit(page: Page, name: str, heading: str) -> None:
-    page.get_by_role("link", name=name).first.click()
-    page.locator("h1", has_text=heading).wait_for()
-    settle(page)
-
-
-@pytest.mark.browser
-def test_a_face_drawn_with_the_mouse(server: Server, visitor: Callable[..., Page]) -> None:
-    page = visitor()
-    open_page(page, server.url + "/sketch_to_character")
-    surface = page.locator(".st-key-canvas_frame canvas").last
-    surface.wait_for()
-    box = surface.bounding_box()
-    assert box is not None
-    assert (box["width"], box["height"]) == (512, 512)
-    for number, points in enumerate(FACE, 1):
-        page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
-        page.mouse.down()
-        for x, y in points[1:]:
-            page.mouse.move(box["x"] + x, box["y"] + y)
-        page.mouse.up()
-        wait_for_strokes(page, server, number)
-
-    lines = control_image(page)  # 64 x 64: the small model's size
-    assert lines[48, 32] > 60 or lines[49, 32] > 60  # the chin: y = 390 of 512
-    assert not (lines[:4] > 60).any()
-
-    surface.hover()
-    page.get_by_role("button", name="Undo").click()
-    wait_for_strokes(page, server, len(FACE) - 1)
-    shorter = control_image(page)
-    assert (shorter[52:62, 14:26] > 60).sum() < (lines[52:62, 14:26] > 60).sum()  # the shoulder is gone
-    surface.hover()
-    page.get_by_role("button", name="Redo").click()
-    wait_for_strokes(page, server, len(FACE))
-
-    visit(page, "Gallery", "Gallery")
-    visit(page, "Sketch to character", "Sketch")
-    assert np.array_equal(control_image(page), lines)
-    wait_for_strokes(page, server, len(FACE))
-    page.goto(server.url + "/sketch_to_character")
-    page.locator("h1").first.wait_for()
-    assert np.array_equal(control_image(page), lines)
-    wait_for_strokes(page, server, len(FACE))
-
-    page.locator(".st-key-sk_draw button").click()
-    trace = page.get_by_role("button", name="Trace over this").first
-    trace.wait_for(timeout=2 * PATIENCE)
-    trace.click()
-    wait_for_strokes(page, server, len(FACE))  # the lines stay, the picture lies under them
-    deadline = time.monotonic() + PATIENCE / 1000  # the strokes didn't change, so they are no sign that it was kept
-    while canvas_file(server)["paper"] is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert canvas_file(server)["paper"]["drawn"] is False
-    seed = page.get_by_label("Seed")
-    if not seed.is_visible():
-        page.get_by_text("Model and seed").click()
-    expect(seed).not_to_have_value("")
+@pytest.mark.parametrize(
+    ("tool", "mode", "width", "color"),
+    [("pencil", "freedraw", 4, "#2A2135"), ("line", "line", 4, "#2A2135"), ("circle", "circle", 4, "#2A2135"),
+     ("eraser", "freedraw", 16, "#ffffff")],
+)  # fmt: skip
+def test_each_tool_draws_in_its_way(page_home: Path, hand: Hand, tool: str, mode: str, width: int, color: str) -> None:
+    at = app()
+    at.segmented_control(key="canvas_tool").set_value(tool).run()
+    given = hand.given
+    assert (given["drawing_mode"], given["stroke_width"], given["stroke_color"]) == (mode, width, color)

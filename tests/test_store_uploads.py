@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor, ImageDraw
 
 from studio.errors import BadInput
 from studio.store import metadata, uploads
@@ -53,6 +53,29 @@ def test_exif_turns_the_picture_and_is_dropped() -> None:
     assert clean.getpixel((10, 35)) < (50, 50, 50)
     assert not clean.info
     assert b"at home" not in metadata.png(clean, None)
+
+
+def test_damaged_exif_costs_no_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "at home"
+    notes = bytearray(exif.tobytes())
+    notes[17] = 0  # the description is of no kind
+    clean, _ = uploads.clean(encoded(Image.new("RGB", (40, 20), "red"), "JPEG", exif=bytes(notes)), LIMIT)
+    assert clean.getpixel((10, 10)) > (200, 0, 0)
+
+
+def test_white_lines_on_nothing_are_chalk_on_a_blackboard() -> None:
+    lines = Image.new("L", (256, 256))
+    ImageDraw.Draw(lines).ellipse((60, 60, 200, 210), outline=255, width=4)
+    chalk, pencil = Image.new("RGBA", lines.size, "white"), Image.new("RGBA", lines.size, "black")
+    for drawn, ground in ((chalk, "black"), (pencil, "white")):
+        drawn.putalpha(lines)
+        clean, notes = uploads.clean(encoded(drawn), LIMIT)
+        assert clean.getpixel((3, 3)) == ImageColor.getrgb(ground)
+        assert notes == (f"Its transparent parts were put on {ground}.",)
+    pale = Image.new("RGBA", (64, 64), (0, 0, 0, 0))  # a figure in white that can be seen on white
+    ImageDraw.Draw(pale).ellipse((8, 8, 56, 56), fill="white", outline="black", width=2)
+    assert uploads.clean(encoded(pale), LIMIT)[0].getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_transparent_becomes_paper_white() -> None:

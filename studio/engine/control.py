@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageStat
 
 from studio.errors import BadInput
+from studio.flat import flat
 from studio.specs import ControlKind, ControlSpec
 
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 2048  # what is worked on; larger pictures are made smaller first
 INK = 0.2  # how much darker than the paper around it a point has to be to count as drawn, of 0..1
+TINGE = 0.1  # how much darker in one channel than by its brightness a point has to be for its colour to count
 LEAST = 0.05  # of the longer side: all lines of something that counts as a drawing are longer than this together
 SPECK = 0.02  # of the longer side: shorter loose strokes in a photo are dirt and grain
 THICK = 0.035  # of the longer side: what is drawn wider than this is an area and gets an outline
@@ -53,9 +56,11 @@ def control_image(image: Image.Image, spec: ControlSpec, size: tuple[int, int] |
 
 def see(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = None) -> Seen:
     """`control_image` with the thresholds that were chosen and the width of the strokes."""
-    grey = _grey(image)
-    width, height = size or (grey.shape[1], grey.shape[0])
-    return _canny(grey, spec, width, height) if spec.kind == "canny" else _lines(grey, width, height)
+    image = _readable(image)
+    width, height = size or image.size
+    if spec.kind == "canny":
+        return _canny(np.asarray(image.convert("L")), spec, width, height)
+    return _lines(np.asarray(image), width, height)
 
 
 def chosen(path: Path, spec: ControlSpec, size: tuple[int, int], known: Mapping[str, str]) -> str:
@@ -71,20 +76,37 @@ def chosen(path: Path, spec: ControlSpec, size: tuple[int, int], known: Mapping[
 
 
 def suggest(image: Image.Image) -> ControlKind:
-    """`lines` for a drawing on paper, `canny` for a picture with areas of tone."""
-    array = np.asarray(_small(_flat(image), 256).convert("RGB"), np.int16)
-    grey = array.mean(2)
-    paper = np.bincount(grey.astype(np.uint8).ravel(), minlength=256).argmax()
-    on_paper = float((np.abs(grey - paper) < 26).mean())
-    colourful = float((array.max(2) - array.min(2) > 40).mean())
-    return "lines" if on_paper > 0.6 and colourful < 0.15 else "canny"
+    """`lines` for a drawing on paper, however it is lit, and `canny` for a picture with areas of tone."""
+    values = _dark_on_light(_small(_flat(image), 256))
+    light, even = _light(values)
+    colourful = float((np.ptp(values / light, axis=2) > 0.16).mean())
+    # few paintings have so much of one ground, and those are colourful
+    return "lines" if even > 0.7 and colourful < 0.15 else "canny"
+
+
+def drawable(data: bytes) -> tuple[ControlKind, Image.Image | None]:
+    """`suggest` for a picture file, and a drawing as dark lines on white paper, so that pen and eraser work on it.
+
+    A blackboard is turned round, the light on the paper evened out. None for a picture, and for what is white already.
+    Raises BadInput.
+    """
+    with Image.open(BytesIO(data)) as opened:
+        image = _flat(opened)
+    kind = suggest(image)
+    if kind != "lines":
+        return kind, None
+    values = _dark_on_light(image)
+    light, _ = _light(values)
+    if light.min() > 247 and np.array_equal(values, np.asarray(image)):
+        return kind, None
+    return kind, Image.fromarray(np.clip(values / light * 255, 0, 255).astype(np.uint8))
 
 
 # --- reading the drawing ----------------------------------------------------------------------------------------------
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Upright, first frame, without transparency: what is drawn on nothing gets the paper on which it can be seen."""
+    """First frame, plain RGB. Raises BadInput for an impossible size."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadInput(f"The drawing is {width} x {height} pixels; at most 64 million are accepted.")
@@ -92,18 +114,7 @@ def _flat(image: Image.Image) -> Image.Image:
         raise BadInput(f"The drawing is {width} x {height} pixels: too thin to draw from.")
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"), np.float32) / 255
-        tone = np.asarray(image.convert("L"), np.float32) / 255
-        drawn = float((alpha * tone).sum() / max(1e-6, float(alpha.sum())))
-        # white chalk on nothing is drawn on a blackboard
-        paper = "black" if alpha.mean() < 0.9 and drawn > 0.85 else "white"
-        image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
-    elif image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    return image.convert("RGB")
+    return flat(image)
 
 
 def _small(image: Image.Image, side: int) -> Image.Image:
@@ -114,31 +125,73 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """(height, width) uint8. Raises BadInput for a picture of a single tone."""
-    grey = np.asarray(_small(_flat(image), MAX_SIDE).convert("L"))
-    if int(grey.max()) - int(grey.min()) < 12:
-        tone = "black" if grey.mean() < 30 else "empty" if grey.mean() > 225 else "one flat colour"
+def _readable(image: Image.Image) -> Image.Image:
+    """RGB, no larger than what is worked on. Raises BadInput for a picture of a single tone."""
+    image = _small(_flat(image), MAX_SIDE)
+    if max(int(np.ptp(np.asarray(channel))) for channel in image.split()) < 12:
+        grey = ImageStat.Stat(image.convert("L")).mean[0]
+        tone = "black" if grey < 30 else "empty" if grey > 225 else "one flat colour"
         raise BadInput(f"The drawing is {tone}; draw a few lines first, or choose another picture.")
-    return grey
+    return image
 
 
-def ink(grey: np.ndarray) -> np.ndarray:
+def _without_strokes(values: np.ndarray, side: int) -> np.ndarray:
+    """The paper, `side` pixels large at most: what a closing with a wide disc leaves (no stroke is wider)."""
+    scale = min(1, side / max(values.shape))
+    small = cv2.resize(values, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = side // 10 | 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    paper: np.ndarray = cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc, borderType=cv2.BORDER_REPLICATE)
+    return paper
+
+
+def _dark_on_light(image: Image.Image) -> np.ndarray:
+    """RGB as (height, width, 3) uint8; light lines on a dark ground are turned round."""
+    values = np.asarray(image)
+    grey = np.asarray(image.convert("L"))
+    if np.median(grey) < 110 and grey.mean() < 128:
+        # Paper in the dark is no blackboard: what is drawn is the lesser part of each place, here the darker one.
+        small = cv2.resize(grey, (256, 256), interpolation=cv2.INTER_AREA)
+        if small.mean() > cv2.medianBlur(small, 31).mean():
+            return 255 - values
+    return values
+
+
+def _light(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """The light on the paper below a drawing, in the shape of `values`, and how much of the picture is such paper.
+
+    Light falls off smoothly: in each channel it is e to a polynomial of second degree, fitted time after time to the
+    half of the picture that lies nearest to it. What lies within a tenth of it, strokes left out, is paper.
+    """
+    paper = cv2.resize(_without_strokes(values, 64), (64, 64), interpolation=cv2.INTER_LINEAR)
+    y, x = np.mgrid[0:64, 0:64].reshape(2, -1) / 31.5 - 1
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
+    logs = np.log(np.maximum(paper.reshape(-1, 3).astype(np.float32), 8))
+    bright = logs.mean(1)
+    fits = bright >= np.quantile(bright, 0.3)  # a table around the paper is darker
+    for _ in range(5):
+        found = terms @ np.linalg.lstsq(terms[fits], logs[fits], rcond=None)[0]
+        off = np.abs(logs - found).max(1)
+        fits = off <= max(float(np.median(off)), 0.05)
+    light = np.exp(np.clip(found, np.log(16), np.log(255))).reshape(64, 64, 3).astype(np.float32)
+    return cv2.resize(light, values.shape[1::-1], interpolation=cv2.INTER_LINEAR), float((off < 0.1).mean())
+
+
+def ink(image: np.ndarray) -> np.ndarray:
     """How much is drawn at each point, float32 0..1: the paper's uneven light is taken out first.
 
-    The paper is what a closing with a wide disc leaves (no stroke is wider), smoothed. Light lines on a dark ground are
-    turned round. For `grey` (height, width) uint8.
+    Light lines on a dark ground are turned round. A colour counts by the channel in which it is darkest: yellow is as
+    dark in blue as black is. For `image` (height, width, 3) uint8.
     """
-    side = max(grey.shape)
-    values = grey.astype(np.float32)
-    if np.median(values) < 110 and values.mean() < 128:
-        values = 255 - values
-    small = cv2.resize(values, None, fx=min(1, 256 / side), fy=min(1, 256 / side), interpolation=cv2.INTER_AREA)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25))
-    paper = cv2.morphologyEx(small, cv2.MORPH_CLOSE, disc, borderType=cv2.BORDER_REPLICATE)
-    paper = cv2.GaussianBlur(paper, (0, 0), 8)
-    paper = cv2.resize(paper, (grey.shape[1], grey.shape[0]), interpolation=cv2.INTER_LINEAR)
-    darker = 1 - values / np.maximum(paper, 32)
+    values = _dark_on_light(Image.fromarray(image))
+    values = np.dstack([values, cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)])
+    paper = cv2.GaussianBlur(_without_strokes(values.astype(np.float32), 256), (0, 0), 8)
+    paper = cv2.resize(paper, values.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    each = 1 - values / np.maximum(paper, 32)
+    *colours, darker = cv2.split(each)
+    tinge = np.maximum.reduce(colours)
+    noise = float(np.median(tinge - darker))  # most of the picture is paper, and has no colour of its own
+    darker = np.maximum(darker, tinge - TINGE - 4 * noise)
     # pale pencil on bright paper: the darkest percent of the picture counts as full ink
     full = float(np.quantile(darker, 0.995))
     full = min(0.9, max(full, 0.18))
@@ -189,18 +242,19 @@ def _canny(grey: np.ndarray, spec: ControlSpec, width: int, height: int) -> Seen
     low, high = thresholds(smooth)
     low, high = spec.low if spec.low is not None else low, spec.high if spec.high is not None else high
     if low >= high:  # one of the two was chosen by hand, on the other's wrong side
-        low, high = (low, min(255, low + 1)) if spec.low is not None else (max(0, high - 1), high)
+        low = min(low, 254) if spec.low is not None else max(0, high - 1)
+        high = low + 1
     edges = cv2.Canny(smooth, low, high)
     if np.count_nonzero(edges) < LEAST * max(w, h):
         raise BadInput("No edges are strong enough; lower the thresholds, or choose a picture with more contrast.")
     return Seen(_on_black(edges, left, top, width, height), low, high)
 
 
-def _lines(grey: np.ndarray, width: int, height: int) -> Seen:
-    left, top, w, h = _place(grey, width, height)
+def _lines(image: np.ndarray, width: int, height: int) -> Seen:
+    left, top, w, h = _place(image, width, height)
     # At twice the size the lines are thinned, so that scaling down smooths their steps.
-    drawn = ink(grey)
-    shrink = grey.shape[1] / (2 * w)
+    drawn = ink(image)
+    shrink = image.shape[1] / (2 * w)
     if shrink > 1:  # a fine pen on a large sheet would fade away
         drawn = cv2.dilate(drawn, np.ones((round(shrink), round(shrink)), np.uint8))
     large = cv2.resize(drawn, (2 * w, 2 * h), interpolation=cv2.INTER_AREA if shrink > 1 else cv2.INTER_CUBIC)
@@ -208,20 +262,28 @@ def _lines(grey: np.ndarray, width: int, height: int) -> Seen:
     side = max(mask.shape)
     mask = _without_specks(mask, SPECK * side)
     thick = _areas(mask, THICK * side)
-    thin = thinned(mask & (1 - thick))
+    fine = mask & (1 - thick)
+    thin = thinned(fine)
+    stroke = _mean_stroke(fine, thin, thick, side)
     if thick.any():
         outlines, _ = cv2.findContours(thick, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(thin, outlines, -1, 1, 1)
     length = int(np.count_nonzero(thin))
     if length < LEAST * side:
         raise BadInput("There is hardly anything drawn yet; draw a few lines first.")
-    stroke = float(mask.sum()) / length / side
     # One pixel wide in the end: two at twice the size, blurred a little for smooth steps.
     wide = cv2.dilate(thin * np.float32(255), np.ones((2, 2), np.uint8))
     soft = cv2.GaussianBlur(wide, (0, 0), 0.7)
     lines = cv2.resize(soft, (w, h), interpolation=cv2.INTER_AREA)
     lines = np.clip(lines * 1.25, 0, 255).astype(np.uint8)
     return Seen(_on_black(lines, left, top, width, height), stroke=stroke)
+
+
+def _mean_stroke(fine: np.ndarray, thin: np.ndarray, thick: np.ndarray, side: int) -> float:
+    """Mean width of the strokes (`fine`, thinned to `thin`) as a share of `side`; an area's where all are areas."""
+    rim = cv2.dilate(thick, np.ones((round(THICK * side),) * 2, np.uint8))  # slivers are left along areas
+    length = np.count_nonzero(thin & (1 - rim))
+    return float(np.count_nonzero(fine & (1 - rim))) / length / side if length >= LEAST * side else THICK
 
 
 def _without_specks(mask: np.ndarray, length: float) -> np.ndarray:

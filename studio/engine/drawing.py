@@ -17,6 +17,7 @@ from studio.engine.components import Components
 from studio.engine.models import FAST_STEPS, find_lora
 from studio.engine.progress import Progress, Step
 from studio.errors import BadInput, OutOfMemory
+from studio.flat import flat
 from studio.settings import Settings
 from studio.specs import Recipe
 
@@ -216,12 +217,10 @@ def _reporter(
 
 
 def open_picture(path: Path) -> Image.Image:
-    """A picture file as RGB, transparent parts white. Raises BadInput."""
+    """A picture file as RGB. Raises BadInput."""
     try:
         with Image.open(path) as opened:
-            # pictures without transparency are opaque in RGBA and stay as they are
-            image = opened.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            return flat(opened)
     except FileNotFoundError:
         raise BadInput(f"There is no picture {path}.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

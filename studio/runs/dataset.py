@@ -182,8 +182,10 @@ def _inner(folder: Path) -> Path:
 # --- the check -----------------------------------------------------------------------------------------------------
 
 
-def check(folder: Path, resolution: int) -> Report:
+def check(folder: Path, resolution: int, beside: str | None = None) -> Report:
     """Look at every file. `resolution`: the side in px that will be trained at.
+
+    Files whose names end in `beside` belong to the pictures next to them: they aren't looked at.
 
     Raises NotFound where there is no folder, BadInput where not one picture can be trained on.
     """
@@ -192,7 +194,7 @@ def check(folder: Path, resolution: int) -> Report:
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
     )
-    names = [name for name in names if not _IGNORED.search(name)]
+    names = [name for name in names if not (_IGNORED.search(name) or (beside and name.endswith(beside)))]
     if len(names) > MAX_FILES:
         raise BadInput(f"{folder} has {len(names)} files; {MAX_FILES} are the most a data set may have.")
     problems: list[Problem] = []

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from studio.errors import BadInput
+from studio.flat import flat, ground
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000  # decoded at once: 256 MB as RGBA, more than any camera phone in common use
@@ -19,7 +20,7 @@ MAX_SIDE = 2048  # what is kept: no model here draws larger
 def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture as RGB, upright, at most 2048 px on its longer side, and sentences about what was changed.
 
-    Transparent parts become white (a drawing on nothing is a drawing on paper). Raises `BadInput`.
+    Raises `BadInput`.
     """
     if not data:
         raise BadInput("The file is empty.")
@@ -35,9 +36,8 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
             notes: tuple[str, ...] = ("Only the first frame is used.",) if getattr(opened, "n_frames", 1) > 1 else ()
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG: decode no larger than needed
             opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            notes += _on_white(upright)
-            image = _rgb(upright)
+            notes += _said(opened)
+            image = flat(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadInput("The picture is far larger than the 64 million pixels that are accepted.") from error
     except Image.UnidentifiedImageError as error:
@@ -51,22 +51,11 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
     return image, notes
 
 
-def _on_white(image: Image.Image) -> tuple[str, ...]:
+def _said(image: Image.Image) -> tuple[str, ...]:
     """What is said about a picture with transparent parts."""
-    if not image.has_transparency_data:
+    below = ground(image)
+    if below is None:
         return ()
-    levels, pixels = image.convert("RGBA").getchannel("A").histogram(), image.width * image.height
-    if levels[0] == pixels:
-        return ("It is transparent everywhere, so it was put on white and only white is left.",)
-    return () if levels[255] == pixels else ("Its transparent parts were put on white.",)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, 0 to 65535: Pillow's own conversion would clip it
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        paper = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(paper, image).convert("RGB")
-    return image.convert("RGB")
+    if image.convert("RGBA").getchannel("A").getextrema()[1] == 0:
+        return (f"It is transparent everywhere, so it was put on {below} and only {below} is left.",)
+    return (f"Its transparent parts were put on {below}.",)

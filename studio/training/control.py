@@ -275,19 +275,21 @@ def gather(
     if data.is_dir() and drawings.is_prepared(data):
         return drawings.read(data)
     side = components.info.native_size
-    found = files.check(files.folder_of(data, config.datasets_dir), side)
-    key = hashlib.sha256(f"{found.digest} {components.info.hash} {side}".encode()).hexdigest()[:16]
-    into = session.run.path.parent / ".drawings" / key
+    found = files.check(files.folder_of(data, config.datasets_dir), side, beside=drawings.OWN)
+    key = hashlib.sha256(f"{found.digest} {components.info.hash} {side}".encode())
+    for entry in found.entries:
+        own = (found.folder / entry.file).with_suffix(drawings.OWN)
+        if own.exists():
+            key.update(f"\0{entry.file}\0".encode() + hashlib.sha256(own.read_bytes()).digest())
+    into = session.run.path.parent / ".drawings" / key.hexdigest()[:16]
     if main and not (into / "pictures.json").exists():
         for problem in found.problems:
             session.say(problem.message)
 
-        entries = [entry for entry in found.entries if not entry.file.endswith(drawings.OWN)]
-
         def report(done: int) -> None:
-            session.run.update(stage=f"3. Control images: {done} of {len(entries)}")
+            session.run.update(stage=f"3. Control images: {done} of {len(found.entries)}")
 
-        drawings.from_pictures(components, found.folder, entries, into, side, report)
+        drawings.from_pictures(components, found.folder, found.entries, into, side, report)
     wait()
     return drawings.read(into)
 

@@ -11,6 +11,7 @@ import io
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import streamlit as st
 from PIL import Image, ImageChops
 
@@ -19,6 +20,7 @@ from studio.ui.identity import owner
 from studio.ui.resources import studio
 
 SIDE = 512  # pixels of the canvas's longer side
+FAINT, VISIBLE = 24, 160  # of 255 below white: paler than the first is no stroke; the others count like the second
 TOOLS = {
     "pencil": ("Pencil", "freedraw"),
     "line": ("Line", "line"),
@@ -31,9 +33,11 @@ TEXT = {
     "color": "Colour",
     "clear": "Clear",
     "clear_help": "Start again on an empty canvas.",
+    "back": "Bring my drawing back",
     "hint": "Undo, redo and moving of single strokes: above the canvas, when the mouse is on it.",
 }
 _STATE = "_canvas"
+_KEPT = ("strokes", "png", "paper")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Paper:
     """What lies under the strokes: a stored picture, and whether it is part of the drawing or only traced.
 
     `lines` is a stored picture that is the drawing as long as `picture` is only traced; `shown` says whether it is seen
-    over that one (a photo would hide it).
+    over that one (a photo would hide it). `size` is that of a canvas that was drawn on before `picture` came under it.
     """
 
     picture: str
@@ -49,6 +53,7 @@ class Paper:
     opacity: float = 0.4
     lines: str | None = None
     shown: bool = True
+    size: tuple[int, int] | None = None
 
     @property
     def drawing(self) -> str | None:
@@ -64,19 +69,20 @@ def kept() -> dict[str, Any]:
     """What is kept of this browser's canvas: strokes, their PNG, paper. From disk once per session."""
     if _STATE not in st.session_state:
         saved = studio().canvas(owner())
-        st.session_state[_STATE] = {"strokes": None, "png": None, "paper": None, "number": 0} | {
-            name: saved[name] for name in ("strokes", "png", "paper") if name in saved
-        }
+        st.session_state[_STATE] = {"number": 0} | {name: saved.get(name) for name in _KEPT}
     state: dict[str, Any] = st.session_state[_STATE]
     return state
 
 
 def _keep() -> None:
-    state = kept()
     try:
-        studio().save_canvas({name: state[name] for name in ("strokes", "png", "paper")}, owner())
+        studio().save_canvas(_current(), owner())
     except StudioError as error:
         st.warning(str(error), icon=":material/save:")
+
+
+def _current() -> dict[str, Any]:
+    return {name: kept()[name] for name in _KEPT}
 
 
 def paper() -> Paper | None:
@@ -108,8 +114,10 @@ def strokes() -> bool:
 
 
 def put(under: Paper | None, keep_strokes: bool = False) -> None:
-    """Lay a picture under the canvas (None: nothing). Strokes go unless they are to be kept."""
+    """Lay a picture under the canvas (None: nothing). Strokes go unless they are to be kept; `back` has them still."""
     state = kept()
+    if not keep_strokes and strokes():
+        state["before"] = _current()
     state["paper"] = asdict(under) if under is not None else None
     if not keep_strokes:
         state["strokes"], state["png"] = None, None
@@ -120,6 +128,17 @@ def put(under: Paper | None, keep_strokes: bool = False) -> None:
 def clear() -> None:
     """No strokes and nothing under them."""
     put(None)
+
+
+def back() -> None:
+    """The last drawing of which the strokes went; what is drawn by hand instead of it can be brought back in turn."""
+    state = kept()
+    before = state.pop("before")
+    if strokes():
+        state["before"] = _current()
+    state.update(before)
+    _renew(state)
+    _keep()
 
 
 def _renew(state: dict[str, Any]) -> None:
@@ -139,7 +158,15 @@ def tools() -> tuple[str, int, str]:
         width = st.slider(TEXT["width"], 1, 30, 4, key="canvas_width", width=100, persist_state="session")
         color = st.color_picker(TEXT["color"], "#2A2135", key="canvas_color", persist_state="session")
         st.button(TEXT["clear"], icon=":material/delete:", key="canvas_clear", help=TEXT["clear_help"], on_click=clear)
+        if "before" in kept():
+            st.button(TEXT["back"], icon=":material/undo:", key="canvas_back", on_click=back)
     return tool or "pencil", width, color
+
+
+def size() -> tuple[int, int]:
+    """The size of the canvas as it was drawn last."""
+    found: tuple[int, int] = kept().get("size", (SIDE, SIDE))
+    return found
 
 
 def size_of(picture: Image.Image | None) -> tuple[int, int]:
@@ -175,7 +202,8 @@ def canvas() -> bytes | None:
     state, under = kept(), paper()
     tool, width, color = tools()
     picture, drawing = _picture(under.picture if under else None), _picture(under.drawing if under else None)
-    size = size_of(drawing or picture)  # strokes stay where they are on the lines that they were added to
+    # strokes stay where they are on the lines that they were added to
+    size = state["size"] = (under and under.size) or size_of(drawing or picture)
     # What the component begins with is fixed while it stays on the page: it would take any change as an order.
     if st.session_state.get("_arrived") or "base" not in state:
         state["base"] = state["strokes"]
@@ -223,8 +251,21 @@ def composed(png: str | None, drawing: Image.Image | None, size: tuple[int, int]
     if png is not None:
         with Image.open(io.BytesIO(base64.b64decode(png))) as drawn:
             field = Image.new("RGBA", size)
-            field.paste(drawn.convert("RGBA"))
+            field.paste(_visible(drawn.convert("RGBA")))
         whole.alpha_composite(field)
     stream = io.BytesIO()
     whole.convert("RGB").save(stream, "PNG")
     return stream.getvalue()
+
+
+def _visible(strokes: Image.Image) -> Image.Image:
+    """Strokes (RGBA) of which pale ones are darker: whoever draws in pink means a line as well.
+
+    Beside black a pale line of an upload is taken for shading. White, the eraser's colour, stays white.
+    """
+    array = np.asarray(strokes).copy()
+    depth = 255 - array[..., :3].astype(np.float32)  # of each channel, below white
+    deepest = depth.max(axis=2, keepdims=True)
+    times = np.where(deepest > FAINT, np.maximum(1, VISIBLE / np.maximum(deepest, 1)), 1)
+    array[..., :3] = 255 - depth * times
+    return Image.fromarray(array)

@@ -35,7 +35,7 @@ TEXT = {
     "kind": "Lines",
     "low": "Lower threshold",
     "high": "Upper threshold",
-    "automatic": "Automatic: {value}",
+    "thresholds": "Thresholds used: {low} and {high}",
     "weight": "How strictly",
     "weight_help": "1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
     "span": "From and to",
@@ -74,13 +74,12 @@ def under() -> None:
     lying = canvas.paper()
     with st.expander(TEXT["under"], icon=":material/layers:", expanded=lying is not None):
         if lying is not None:
-            part = st.toggle(TEXT["part"], lying.drawn, help=TEXT["part_help"], key=f"sk_part_{lying.picture}")
-            opacity = lying.opacity
-            if not part:
-                opacity = st.slider(TEXT["opacity"], 0.1, 1.0, lying.opacity, 0.1, key=f"sk_opacity_{lying.picture}")
-            if (part, opacity) != (lying.drawn, lying.opacity):
-                canvas.put(replace(lying, drawn=part, opacity=opacity), keep_strokes=True)
-                st.rerun()
+            for name in ("drawn", "opacity"):  # the widgets show what the canvas has, whoever put it there
+                if st.session_state.get(f"sk_{name}") != getattr(lying, name):
+                    st.session_state[f"sk_{name}"] = getattr(lying, name)
+            st.toggle(TEXT["part"], key="sk_drawn", help=TEXT["part_help"], on_change=_change)
+            if not lying.drawn:
+                st.slider(TEXT["opacity"], 0.1, 1.0, step=0.1, key="sk_opacity", on_change=_change)
             st.button(
                 TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put,
                 args=(lying.without(), True),
@@ -92,7 +91,7 @@ def under() -> None:
             st.session_state["sk_taken"] = file.file_id
             try:
                 picture = studio().upload(file.getvalue(), owner(), file.name)
-                _lay(file.getvalue(), picture)
+                _lay(picture)
             except StudioError as error:
                 st.error(str(error), icon=":material/broken_image:")
             else:
@@ -107,11 +106,22 @@ def under() -> None:
                       icon=":material/draw:")  # fmt: skip
 
 
-def _lay(data: bytes, picture: Picture) -> None:
-    """An uploaded picture: a drawing becomes part of the drawing, with its lines as they are; else its edges count."""
-    kind = studio().control_kind(data)
-    canvas.put(Paper(picture.id, drawn=True))
-    st.session_state["sk_kind"] = kind
+def _change() -> None:
+    if lying := canvas.paper():
+        drawn, opacity = st.session_state["sk_drawn"], st.session_state.get("sk_opacity", lying.opacity)
+        canvas.put(replace(lying, drawn=drawn, opacity=opacity), keep_strokes=True)
+
+
+def _lay(picture: Picture) -> None:
+    """An uploaded picture: a drawing becomes part of the drawing, with its lines as they are; else its edges count.
+
+    Where something was drawn by hand, that stays the drawing, and the picture lies under it to be traced.
+    """
+    if canvas.strokes():
+        canvas.put(replace(_beneath(picture.id), size=canvas.size()), keep_strokes=True)
+        return
+    paper, st.session_state["sk_kind"] = studio().drawable(picture.id, owner())
+    canvas.put(Paper(paper.id, drawn=True))
 
 
 def _example(stem: str) -> None:
@@ -143,15 +153,25 @@ def draw_again(picture_id: str) -> bool:
     if recipe is None or recipe.control is None:
         return False
     control, state = recipe.control, st.session_state
-    try:
-        canvas.put(Paper(studio().picture(control.image, owner()).id, drawn=True))
-    except StudioError:
+    drawing = _followed(control)
+    if drawing is None:
         return False
+    canvas.put(Paper(drawing, drawn=True))
     for name in ("kind", "low", "high", "weight", "favour"):
         state[f"sk_{name}"] = getattr(control, name)
     state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
     _fill(picture_id)
     return True
+
+
+def _followed(control: ControlSpec) -> str | None:
+    """The stored drawing that a picture followed, as one that can be drawn on; None where it isn't here any more."""
+    try:
+        if control.kind == "lines":
+            return studio().drawable(control.image, owner())[0].id
+        return studio().picture(control.image, owner()).id
+    except StudioError:
+        return None
 
 
 def _fill(picture_id: str) -> None:
@@ -164,6 +184,19 @@ def _fill(picture_id: str) -> None:
         state["sk_problem"] = " ".join(found.notes)
 
 
+def _beneath(picture_id: str) -> Paper:
+    """Paper with a picture that is only traced: what lies there as the drawing stays the drawing."""
+    lying = canvas.paper()
+    if lying is None or lying.drawing is None:
+        return Paper(picture_id, drawn=False)
+    if lying.picture == picture_id:
+        return replace(lying, drawn=False)
+    if lying.drawing == picture_id:  # under another one; nothing is traced from itself
+        return Paper(picture_id, drawn=True)
+    shown = st.session_state.get("sk_kind", "lines") == "lines" if lying.drawn else lying.shown
+    return Paper(picture_id, drawn=False, lines=lying.drawing, shown=shown)
+
+
 def trace(picture_id: str, keep_strokes: bool = True) -> None:
     """Lay a picture under what was drawn, which stays the drawing, and keep its seed.
 
@@ -171,13 +204,10 @@ def trace(picture_id: str, keep_strokes: bool = True) -> None:
     page: nothing of the old one stays, and all that the form has of the picture's recipe is put into it.
     """
     recipe = studio().picture(picture_id, owner()).recipe
-    lying, lines, shown = canvas.paper(), None, True
-    if keep_strokes and lying is not None and lying.drawing:
-        lines = lying.drawing
-        shown = st.session_state.get("sk_kind", "lines") == "lines" if lying.drawn else lying.shown
-    elif keep_strokes and not canvas.strokes() and recipe is not None and recipe.control is not None:
-        lines, shown = recipe.control.image, recipe.control.kind == "lines"
-    canvas.put(Paper(picture_id, drawn=False, lines=lines, shown=shown), keep_strokes)
+    laid = _beneath(picture_id) if keep_strokes else Paper(picture_id, drawn=False)
+    if keep_strokes and not (laid.drawing or canvas.strokes()) and recipe is not None and recipe.control is not None:
+        laid = replace(laid, lines=_followed(recipe.control), shown=recipe.control.kind == "lines")
+    canvas.put(laid, keep_strokes)
     if recipe is None:
         return
     if keep_strokes:
@@ -199,37 +229,26 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
     place = st.container(key="stage_control")
     fields: dict[str, Any] = {"kind": kind or "lines"}
     chosen: ControlView | None = None
-    thresholds = st.container(horizontal=True)
-    if drawing is None:
-        place.caption(TEXT["sees_nothing"])
     if kind == "canny":
-        automatic = _automatic(drawing, model, service)
-        with thresholds:
+        with st.container(horizontal=True):
             for name in ("low", "high"):
-                value = getattr(automatic, name, None)
                 fields[name] = widgets.number_from(
                     ControlSpec, name, TEXT[name], key=f"sk_{name}", persist_state="session", step=5,
-                    placeholder=TEXT["automatic"].format(value="" if value is None else value),
+                    placeholder=TEXT["by_itself"],
                 )  # fmt: skip
-    if drawing is not None:
+        if None not in fields.values() and fields["low"] >= fields["high"]:
+            fields["high"] = None  # they exclude each other: the upper one is chosen for the lower one
+    if drawing is None:
+        place.caption(TEXT["sees_nothing"])
+    else:
         try:
-            if fields.get("low") is not None and fields.get("high") is not None and fields["low"] >= fields["high"]:
-                fields["low"] = min(254, fields["low"])
-                fields["high"] = fields["low"] + 1
             chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
             place.image(chosen.png, width=256, alt=TEXT["sees"])
+            if chosen.low is not None:
+                place.caption(TEXT["thresholds"].format(low=chosen.low, high=chosen.high))
         except StudioError as problem:
             place.info(str(problem), icon=":material/draw:")
     return fields, chosen
-
-
-def _automatic(drawing: bytes | None, model: str, service: Studio) -> ControlView | None:
-    if drawing is None:
-        return None
-    try:
-        return service.control_image(drawing, ControlSpec(image="canvas", kind="canny"), model)
-    except StudioError:
-        return None  # `seen` says why
 
 
 def strictness() -> dict[str, Any]:
@@ -304,12 +323,18 @@ def show(job: JobView) -> None:
                 st.image(studio().picture_bytes(picture.id, owner()), width=256, alt=TEXT["seen"])
 
 
-def start(page: str) -> None:
-    """Submit what the page last showed, with the words as they are now.
+def ask() -> None:
+    """Let the page submit what it shows, once it has read all its fields: see `start`.
 
     As a callback: a stroke that is sent while the page still answers to the button can't swallow the click then.
     """
-    drawing, base, control = st.session_state["sk_ready"]
+    st.session_state["sk_asked"] = True
+
+
+def start(page: str, drawing: bytes | None, base: dict[str, Any], control: dict[str, Any]) -> None:
+    """Submit a drawing, with the words as they are now, if that was asked for."""
+    if not st.session_state.pop("sk_asked", False) or drawing is None:
+        return
     try:
         image = studio().upload(drawing, owner(), "sketch.png").id
         spec = GenerateSpec(text=(st.session_state.get("sk_text") or "").strip(), **base)
