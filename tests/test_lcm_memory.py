@@ -21,12 +21,36 @@ from studio.training.memory import config_of, estimate
 from studio.training.student import LoraStudent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What has to be there: anonymous memory, and those pages of the model's files that the second and third step read.
+# (Weights that were copied into another layout leave pages behind, which count as resident until somebody needs them.)
 PEAK = """
-import json, resource, sys
+import json, sys, threading
 from pathlib import Path
 from studio.training import lcm
-lcm.main(Path(sys.argv[1]))
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+me, run, over, peak = Path("/proc/self"), Path(sys.argv[1]), threading.Event(), 0
+
+def kilobytes(text, field):
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(field + ":"))
+
+def watch():
+    global peak
+    cleared = False
+    while not over.wait(0.05):
+        peak = max(peak, kilobytes((me / "status").read_text(), "RssAnon"))
+        if not cleared and (run / "metrics.jsonl").exists():
+            cleared = (me / "clear_refs").write_text("1") > 0
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+try:
+    lcm.main(run)
+finally:
+    over.set()
+    watcher.join()
+maps = (me / "smaps").read_text()
+read = sum(kilobytes(part, "Referenced") for part in maps.split("VmFlags:") if ".safetensors" in part)
+print(json.dumps(1024 * (peak + read)))
 """
 
 
