@@ -171,6 +171,16 @@ def test_captions_of_a_zip_are_edited_where_it_was_unpacked(train_page: AppTest,
     assert all(caption.endswith(", blue eyes, hat") for caption in at.dataframe[0].value["caption"])
 
 
+def test_the_example_set_is_a_copy_and_wins_over_earlier_uploads(train_page: AppTest) -> None:
+    before = [element.proto.id for element in train_page.get("file_uploader")]
+    train_page.button(key="lora_example").click().run()
+    assert not train_page.exception
+    folder = Path(train_page.text_input(key="lora_folder").value)
+    assert folder.is_relative_to(studio().settings.datasets_dir)
+    assert len(list(folder.glob("*.jpg"))) == len(list(train_form.EXAMPLE.glob("*.jpg"))) > 20
+    assert [element.proto.id for element in train_page.get("file_uploader")] != before  # a fresh, empty one
+
+
 def test_an_upload_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 

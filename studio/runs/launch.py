@@ -18,6 +18,7 @@ from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 _POLL = 0.3  # seconds
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, WSL's, AMD's: one is there wherever torch has a card
 _NICE = 10  # a run of hours must leave the processor to whoever draws or opens a page meanwhile
+_SESSION_NICE = 5  # a third of another busy session's share: with 10 it would hardly move beside a few of them
 
 
 def _first_in_line(run: RunDir, since: float, lock: str) -> bool:
@@ -65,7 +66,7 @@ def _step_back() -> None:
     group = Path("/proc/self/autogroup")
     if group.exists() and os.getsid(0) == os.getpid():  # a session of its own, as the supervisor makes it
         with suppress(OSError):
-            group.write_text(str(_NICE))
+            group.write_text(str(_SESSION_NICE))
 
 
 def main(path: Path) -> None:

@@ -318,7 +318,12 @@ def train(session: Session, spec: LoraSpec) -> None:
         if why == "time":
             session.say("The time limit is reached.", note=True)
         names = checkpoints.names(run)
-        session.finish("done" if epoch >= spec.epochs else "stopped", adapter=str(path), checkpoints=names, epoch=epoch)
+        session.finish(
+            "done" if epoch >= spec.epochs else "stopped",
+            adapter=str(path),
+            checkpoints=names,
+            epoch=epoch + (within > 0),
+        )
 
 
 def get_model(session: Session, reference: str, config: Settings) -> ModelInfo:

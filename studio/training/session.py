@@ -178,7 +178,10 @@ class Session:
         if self.main:
             self.run.update(state=state, seconds_left=None, error=None, finished=time.time(), **fields)
             self.run.release_reserve()
-            self.say("Done." if state == "done" else "Stopped and saved; resume goes on exactly here.")
+            stopped = "Stopped and saved; resume goes on exactly here."
+            if not self.run.checkpoint_names():
+                stopped = "Stopped before a first step was saved."
+            self.say("Done." if state == "done" else stopped)
 
 
 @contextmanager

@@ -62,8 +62,9 @@ TEXT = {
     "too_much": "That is more than is free: choose fewer pictures per step, save memory by computing twice, or make a "
     "LoRA.",
     "start": "Start distilling",
-    "about": "{steps} steps in all. Quality is measured every {every}.",
-    "about_unmeasured": "{steps} steps in all, saved every {every}. With no pictures to measure, nothing is measured.",
+    "about": "{steps} steps in all. Quality is measured every {every}, and at the end.",
+    "about_unmeasured": "{steps} steps in all, saved every {every} and at the end. With no pictures to measure, "
+    "nothing is measured.",
     "curve": "Quality against speed",
     "curve_empty": "The teacher is measured before the first step, the student at each checkpoint.",
     "no_judge": "This model has no judge: there are pictures to compare, but no accuracy.",

@@ -34,7 +34,7 @@ TEXT = {
     "epoch": "epoch {epoch} of {epochs}, step {step} of {steps}",
     "left": "about {time} left",
     "stop": "Stop and save",
-    "stopping": "Saving after this step",
+    "stopping": "Stopping: saves first",
     "resume": "Resume",
     "resume_help": "Goes on exactly where the last checkpoint is.",
     "over_help": "It is finished: ask for more epochs to go on.",

@@ -87,7 +87,7 @@ def data(model: str, resolution: int | None) -> Any | None:
         TEXT["upload"],
         ["zip", "png", "jpg", "jpeg", "webp", "bmp", "txt", "jsonl"],
         accept_multiple_files=True,
-        key="lora_files",
+        key=f"lora_files_{st.session_state.get('lora_uploads', 0)}",
         max_upload_size=200,
     )
     job = captions.followed()
@@ -155,6 +155,8 @@ def _example() -> None:
     """A copy of one's own, because captions are edited in place."""
     files = [(file.name, file.read_bytes()) for file in sorted(EXAMPLE.iterdir()) if file.is_file()]
     st.session_state["lora_folder"] = studio().upload_dataset(files)
+    # What was uploaded before would count first: a fresh field is an empty one
+    st.session_state["lora_uploads"] = st.session_state.get("lora_uploads", 0) + 1
 
 
 def _uploaded(files: list[Any]) -> str:
