@@ -27,13 +27,13 @@ def ground(image: Image.Image) -> Literal["white", "black"] | None:
     return "black" if covered < 0.9 * pixels and visible < 0.02 * covered else "white"
 
 
-def flat(image: Image.Image) -> Image.Image:
-    """RGB, turned as the camera held it, without transparency."""
+def flat(image: Image.Image, below: Literal["white", "black"] | None = None) -> Image.Image:
+    """RGB, turned as the camera held it, without transparency: on `below`, or on the ground that suits it."""
     with suppress(struct.error, SyntaxError, TypeError):  # damaged notes of the camera
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, 0 to 65535: Pillow's own conversion would clip it
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if (below := ground(image)) is not None:
+    if image.has_transparency_data and (below := below or ground(image)) is not None:
         image = _on(image, below)
     return image.convert("RGB")
 

@@ -6,13 +6,13 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from browser import PATIENCE, Server, open_page, settle
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FloatRect, Page, expect
 
 expect.set_options(timeout=PATIENCE)
 Point = tuple[float, float]
@@ -62,6 +62,15 @@ def control_image(page: Page) -> np.ndarray:
         return np.asarray(image.convert("L"))
 
 
+def stroke(page: Page, box: FloatRect, points: Sequence[Point]) -> None:
+    """One stroke with the mouse; points are relative to the canvas, which lies at `box`."""
+    page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
+    page.mouse.down()
+    for x, y in points[1:]:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+    page.mouse.up()
+
+
 def visit(page: Page, name: str, heading: str) -> None:
     page.get_by_role("link", name=name).first.click()
     page.locator("h1", has_text=heading).wait_for()
@@ -78,11 +87,7 @@ def test_a_face_drawn_with_the_mouse(server: Server, visitor: Callable[..., Page
     assert box is not None
     assert (box["width"], box["height"]) == (512, 512)
     for number, points in enumerate(FACE, 1):
-        page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
-        page.mouse.down()
-        for x, y in points[1:]:
-            page.mouse.move(box["x"] + x, box["y"] + y)
-        page.mouse.up()
+        stroke(page, box, points)
         wait_for_strokes(page, server, number)
 
     lines = control_image(page)  # 64 x 64: the small model's size
@@ -135,11 +140,7 @@ def test_line_circle_and_eraser(server: Server, visitor: Callable[..., Page]) ->
         settle(page)
         box = surface.bounding_box()
         assert box is not None
-        page.mouse.move(box["x"] + points[0][0], box["y"] + points[0][1])
-        page.mouse.down()
-        for x, y in points[1:]:
-            page.mouse.move(box["x"] + x, box["y"] + y)
-        page.mouse.up()
+        stroke(page, box, points)
         wait_for_strokes(page, server, count)
         return control_image(page) > 60
 

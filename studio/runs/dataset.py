@@ -16,19 +16,18 @@ import lzma
 import os
 import re
 import stat
-import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from studio.errors import BadInput, NotFound
+from studio.flat import flat
 from studio.runs.rundir import write_failure
 from studio.views import View
 
@@ -321,13 +320,7 @@ def _leading(entries: Iterable[Entry]) -> dict[str, str]:
 
 def upright(picture: Image.Image) -> Image.Image:
     """RGB, turned as the camera held it, transparent parts on white (black would be learnt as a background)."""
-    with suppress(struct.error, SyntaxError):  # damaged notes of the camera; pixels that are come to light below
-        picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    return flat(picture, "white")
 
 
 def fingerprint(picture: Image.Image) -> tuple[int, np.ndarray]:

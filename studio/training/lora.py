@@ -264,7 +264,8 @@ def train(session: Session, spec: LoraSpec) -> None:
             places = range(accelerator.process_index, len(members), accelerator.num_processes)
             mine = [
                 dataset.draw(p, latents[p], len(variants[p]), spec, scaling, len(alphas_cumprod), step, place)
-                for place, p in ((place, members[place]) for place in places or [0])
+                for place in places or [0]
+                for p in (members[place],)
             ]
             rate = steps.learning_rate(step, all_steps, 1.0, spec.warmup)
             for group in optimizer.param_groups:
