@@ -9,9 +9,14 @@ import studio  # isort: skip - before torch: it sets how OpenMP's threads wait
 
 import gc
 
+import hypothesis
 from browser import chromium, page_home, server, tiny_model, visitor
 
 __all__ = ["chromium", "page_home", "server", "studio", "tiny_model", "visitor"]
+
+# How long one example takes is a matter of what else the machine does, not of what is tested.
+hypothesis.settings.register_profile("studio", deadline=None)
+hypothesis.settings.load_profile("studio")
 
 
 def pytest_collection_finish() -> None:

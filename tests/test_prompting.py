@@ -210,7 +210,7 @@ def test_files_that_are_no_tag_lists(tmp_path: Path) -> None:
         Lexicon.load([tmp_path / "empty.csv"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_tag_list(data: bytes) -> None:
     try:
@@ -320,7 +320,7 @@ def test_the_fixed_template() -> None:
     assert result.writer == "fixed"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=NASTY.filter(lambda text: "\x00" not in text), emotion=st.sampled_from(EMOTIONS))
 def test_any_text_gives_a_prompt(text: str, emotion: str) -> None:
     result = WRITER.write(PromptRequest(text=text, emotion=emotion))  # type: ignore[arg-type]
@@ -356,7 +356,7 @@ def test_segments(prompt: str, parts: list[str]) -> None:
     assert all(prompt[part.start : part.end] == part.text for part in found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(NASTY)
 def test_repaired_brackets_match(prompt: str) -> None:
     assert syntax.balance(syntax.repair_brackets(prompt)) == []
@@ -393,7 +393,7 @@ def test_redundancy_lowers_attackability() -> None:
     assert often.attackability.score + 4 < once.attackability.score
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(NASTY)
 def test_any_text_is_judged(prompt: str) -> None:
     found = validate(prompt)

@@ -107,7 +107,7 @@ def test_a_refused_change_is_not_made() -> None:
     assert apply("smlie, bule eyse, hapyp", kept).text.endswith("eyes, hapyp")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_any_text_is_hardened_once(text: str) -> None:
     found = harden(text)

@@ -309,7 +309,7 @@ JSON = st.recursive(
 FIELDS = sorted(GenerateSpec.model_fields)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from([*FIELDS, "rows", "x", "y", "base", "frames", "nonsense"]), JSON, max_size=5))
 def test_any_json_is_a_request_or_one_sentence(fields: dict[str, Any]) -> None:
     for parse in (parse_spec, parse_run):

@@ -52,7 +52,7 @@ def test_a_header_with_an_unknown_column_is_no_prompt(text: str, table: bool, sa
     assert prompt_list.parse("foo, bar\na, b")[0].prompt == "foo, bar"  # pasted: tags
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.text(max_size=200))
 def test_any_text_is_a_list_or_refused(text: str) -> None:
     try:

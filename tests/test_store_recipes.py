@@ -121,7 +121,7 @@ def test_files_without_a_recipe_get_one_sentence(data: bytes) -> None:
         metadata.read(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=300))
 def test_any_parameters_text_is_read_or_refused(text: str) -> None:
     chunks = PngInfo()
@@ -133,7 +133,7 @@ def test_any_parameters_text_is_read_or_refused(text: str) -> None:
 printable = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=80)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=printable,
     negative=printable,

@@ -138,7 +138,7 @@ NOISE = Image.effect_noise((24, 24), 60)
 SOUND = {form: encoded(NOISE, form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP")}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.sampled_from(sorted(SOUND)),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
