@@ -15,7 +15,7 @@ TEXT = {
 
 st.title(TEXT["title"], anchor=False)
 st.caption(TEXT["lead"])
-if run_id := runs.choose("lcm", PAGE):
+if run_id := runs.choose(("lcm",), PAGE):
     shown = runs.panel(run_id, PAGE)
     left, right = st.columns([3, 2], gap="large")
     with left:

@@ -1,4 +1,4 @@
-"""Train a LoRA: pictures and captions in, a background run that survives everything, and what to do with its result."""
+"""Train a LoRA or a ControlNet: pictures and captions in, a run that survives everything, and its result."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import streamlit as st
 
 from studio.errors import StudioError
 from studio.specs import Axis, GenerateSpec, GridSpec, LoraRef
-from studio.ui import captions, download, results, runs, text, train_form, widgets
+from studio.ui import captions, control_form, download, results, runs, text, train_form, widgets
 from studio.ui.resources import studio
 from studio.views import RunView
 
 PAGE = "train_lora"
+WHAT = {"lora": "A style or a character (LoRA)", "control": "How to follow lines (ControlNet)"}
 WEIGHTS = ("0", "0.4", "0.7", "1", "1.2")
 TEXT = {
     "title": "Train a LoRA",
     "lead": "Teach the model your style or your character. The run goes on when this page, or the studio, is closed.",
+    "what": "What it learns",
     "after": "Your LoRA",
     "use": "Use in Generate",
     "download": "Download for A1111 and ComfyUI",
@@ -86,18 +88,22 @@ def import_lora() -> None:
 
 st.title(TEXT["title"], anchor=False)
 st.caption(TEXT["lead"])
-if run_id := runs.choose("lora", PAGE):
+if run_id := runs.choose(("lora", "control"), PAGE):
     shown = runs.panel(run_id, PAGE)
     if shown.adapter is not None and not shown.active:
-        after(shown)
+        (control_form.after if shown.kind == "control" else after)(shown)
 else:
+    what = st.segmented_control(
+        TEXT["what"], list(WHAT), default="lora", required=True, format_func=WHAT.__getitem__, key="lora_what",
+    )  # fmt: skip
+    form_of = control_form if what == "control" else train_form
     pictures, form = st.columns([1, 1], gap="large")
     with form:
-        fields = train_form.settings()
+        fields = form_of.settings()
     with pictures:
         report = train_form.data(fields["model"], fields.get("resolution"))
     with form:
-        started = train_form.start(report, fields)
+        started = form_of.start(report, fields)
     if started:
         runs.follow(started, PAGE)
         st.rerun()

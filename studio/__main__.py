@@ -44,7 +44,7 @@ from studio.terminal import (
     open_studio,
     save_to,
 )
-from studio.training_verbs import distill, runs_app, train_lora
+from studio.training_verbs import distill, runs_app, train_control, train_lora
 
 app = typer.Typer(
     name="studio",
@@ -320,6 +320,7 @@ def caption(
 
 
 app.command("train-lora")(train_lora)
+app.command("train-control")(train_control)
 app.command()(distill)
 
 

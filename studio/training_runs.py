@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 from pydantic import ValidationError
 
+from studio.engine import controlnets
 from studio.engine.models import LoraInfo, ModelInfo, component_weights, find_lora, resolve
 from studio.engine.weights import read_header
 from studio.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory
@@ -74,6 +75,8 @@ class TrainingRuns:
                 raise BadInput(sentence)
             self.check(spec.data, spec.resolution or info.native_size)
         elif isinstance(spec, ControlRunSpec):
+            if spec.init is not None:
+                self._check_init(spec.init, info)
             if not any(Path(spec.data).expanduser().glob("*.control.npy")):
                 self.check(spec.data, info.native_size)
         else:
@@ -83,6 +86,11 @@ class TrainingRuns:
                 self.check(spec.data, info.native_size)
         self._check_room(spec, info)
         return self.get(self._supervisor.start(spec))
+
+    def _check_init(self, init: str, info: ModelInfo) -> None:
+        missing = controlnets.absent(info.controlnets, init, self._settings)
+        if missing is not None and self._settings.offline:
+            raise Offline(f"The ControlNet {missing} is not on this machine and STUDIO_OFFLINE is on.")
 
     def _check_room(self, spec: RunSpec, info: ModelInfo) -> None:
         place, sizes = self._settings.runs_dir, _sizes(info)
@@ -305,7 +313,10 @@ def _view(run: RunDir, spec: RunSpec) -> RunView:
     plain = {
         name: status[name] for name in _PLAIN if name in status and not (name in _NUMBERS and status[name] is None)
     }
+    # a LoRA is a file, a full distillation a whole model, a ControlNet a folder of its own
     finished = sorted(run.adapter.glob("*.safetensors")) if run.adapter.is_dir() else []
+    whole = (run.adapter / "model_index.json", run.adapter / "controlnet" / "config.json")
+    finished += [file.parent for file in whole if file.exists()]
     return RunView(
         id=run.id,
         kind=spec.kind,
@@ -313,8 +324,7 @@ def _view(run: RunDir, spec: RunSpec) -> RunView:
         model=spec.model,
         checkpoints=tuple(run.checkpoint_names()),
         samples=tuple(sorted(run.samples.rglob("*.png"))),
-        # a full distillation makes a whole model folder
-        adapter=finished[0] if finished else run.adapter if (run.adapter / "model_index.json").exists() else None,
+        adapter=finished[0] if finished else None,
         spec=spec.model_dump(mode="json"),
         extra={name: value for name, value in status.items() if name not in RunView.model_fields},
         **(plain | {"epochs": plain.get("epochs", spec.epochs)}),

@@ -1,6 +1,7 @@
-"""The verbs of the command line that train: `train-lora`, `distill` and `runs`. Each is one call of the service.
+"""The verbs of the command line that train: `train-lora`, `train-control`, `distill` and `runs`.
 
-Knows what counts as "the same run" for `--resume`: only what was said on the command line, never a default.
+Each is one call of the service. Knows what counts as "the same run" for `--resume`: only what was said on the command
+line, never a default.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typer
 
 from studio import presets, terminal
 from studio.service import Studio
-from studio.specs import LcmSpec, LoraSpec
+from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
 from studio.terminal import OWNER, Failed, Json, Loras, Model, Out, Seed, answer, lora_refs, only_said, open_studio, say
 from studio.views import RunView
 
@@ -28,6 +29,8 @@ Batch = Annotated[int | None, typer.Option("--batch", help="Pictures per step, 1
 Limit = Annotated[float | None, typer.Option("--time-limit", help="Save and stop after so many minutes.")]
 Often = Annotated[float | None, typer.Option("--checkpoint-minutes", help="Also save every so many.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `runs show` tells how it stands.")]
+
+MEASURED = ("held_out", "held_out_without")  # losses of a ControlNet on what it never learnt from
 
 # What a run may go on with; any other option that was given must be what the run was started with.
 _CHANGEABLE = ("epochs", "learning_rate", "time_limit_minutes", "checkpoint_minutes")
@@ -113,9 +116,47 @@ def distill(
     _fail_for(run)
 
 
+def train_control(
+    data: Annotated[str, typer.Option(help="Captioned pictures, a folder or ZIP; lines in NAME.control.png.")],
+    out: Annotated[Path | None, typer.Option(help="Copy the finished ControlNet into this folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the ControlNet is called.")] = None,
+    model: Model = None,
+    init: Annotated[
+        str | None, typer.Option(help="A ControlNet to go on from: lines, canny, a folder, a file.")
+    ] = None,
+    epochs: Epochs = None,
+    steps: Annotated[int | None, typer.Option(help="Steps in an epoch; blank: every picture once.")] = None,
+    rate: Rate = None,
+    batch: Batch = None,
+    minutes: Limit = None,
+    save: Often = None,
+    seed: Seed = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the last run on this data that all options agree with, if any."),
+    ] = False,
+    detach: Detach = False,
+    json: Json = False,
+) -> None:
+    """Teach a model to follow your kind of lines: a ControlNet."""
+    studio = open_studio()
+    terminal.check_folder(out)
+    given = only_said(
+        data=data, model=model, name=name or (out.resolve().name if out else None), init=init, epochs=epochs,
+        steps_per_epoch=steps, learning_rate=rate, batch_size=batch, time_limit_minutes=minutes,
+        checkpoint_minutes=save, seed=seed,
+    )  # fmt: skip
+    run = carry_out(studio, ControlRunSpec, {"model": model or studio.settings.model}, given, resume, detach)
+    adapter = copied(run, out)
+    followed = {key: run.extra[key] for key in MEASURED if key in run.extra}
+    keys = {"run": run.id, "state": run.state, "epoch": run.epoch, "loss": run.loss, "adapter": adapter, **followed}
+    answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
+    _fail_for(run)
+
+
 def carry_out(
     studio: Studio,
-    kind: type[LoraSpec] | type[LcmSpec],
+    kind: type[LoraSpec] | type[LcmSpec] | type[ControlRunSpec],
     defaults: dict[str, Any],
     given: dict[str, Any],
     resume: bool,
@@ -132,7 +173,7 @@ def carry_out(
     return run if detach else _follow(studio, run)
 
 
-def unfinished(studio: Studio, spec: LoraSpec | LcmSpec, given: dict[str, Any]) -> RunView | None:
+def unfinished(studio: Studio, spec: LoraSpec | LcmSpec | ControlRunSpec, given: dict[str, Any]) -> RunView | None:
     """The newest run that agrees with what was `given` of `spec`, if there is still something to do in it."""
     wanted = spec.model_dump(mode="json")
     fixed = [name for name in given if name not in _CHANGEABLE]

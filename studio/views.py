@@ -161,7 +161,7 @@ class RunView(View):
     seconds_left: float | None = None
     checkpoints: tuple[str, ...] = ()  # names, oldest first
     samples: tuple[Path, ...] = ()
-    adapter: Path | None = None  # the finished LoRA: a file of the layout that A1111, ComfyUI and kohya read
+    adapter: Path | None = None  # the finished LoRA (a file as A1111, ComfyUI and kohya read it), model or ControlNet
     notes: tuple[str, ...] = ()
     error: str | None = None
     started: float | None = None

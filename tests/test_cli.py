@@ -16,7 +16,7 @@ import captioner_models
 import pytest
 import torch
 import typer
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from sd_parsers import ParserManager
 from training_sets import write_set
@@ -31,7 +31,7 @@ from studio.runs.supervisor import Supervisor
 from studio.service import Studio
 from studio.settings import settings
 from studio.specs import LcmSpec, LoraSpec
-from studio.training import lcm, lora, rescue
+from studio.training import control, lcm, lora, rescue
 from studio.views import RunView
 from tests.checkpoints import tiny_sd
 
@@ -441,7 +441,7 @@ def trainers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainers run in this process, which has the libraries loaded already."""
 
     def here(self: Supervisor, started: RunDir) -> None:
-        {"lora": lora.main, "lcm": lcm.main}[started.spec().kind](started.path)
+        {"lora": lora.main, "lcm": lcm.main, "control": control.main}[started.spec().kind](started.path)
 
     monkeypatch.setattr(Supervisor, "_spawn", here)
     monkeypatch.setattr(Supervisor, "export", lambda self, id: rescue.rescue(self.get(id)))
@@ -481,3 +481,27 @@ def test_distill_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
     assert find_lora(again.json["adapter"], settings()).fast == replace(fast, adapter=Path(again.json["adapter"]))
     assert load_file(again.json["adapter"]).keys() == load_file(done.json["adapter"]).keys()
     assert run("runs", "delete", done.json["run"]).code == 0
+
+
+@pytest.mark.usefixtures("trainers_here")
+def test_train_control_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set", 3)
+    options = ["--data", data, "--epochs", 1, "--batch", 1, "--steps", 2, "--seed", 3, "--learning-rate", 0.001]
+    done = run("train-control", *options, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["state"], done.json["epoch"]) == ("done", 1)
+    assert done.json["held_out"] > 0
+    assert done.json["held_out_without"] > 0
+    assert (tmp_path / "out" / "diffusion_pytorch_model.safetensors").is_file()
+    # what it leaves is what `sketch` takes
+    drawn = Image.new("L", (128, 128), 255)
+    ImageDraw.Draw(drawn).ellipse((30, 30, 100, 100), outline=0, width=3)
+    drawn.save(tmp_path / "drawn.png")
+    said = ["--image", tmp_path / "drawn.png", "--prompt", "girl", "--seed", 1, "--steps", 2, "--out", tmp_path / "p"]
+    steered = run("sketch", *said, "--controlnet", tmp_path / "out", "--json")
+    assert steered.code == 0, steered.err
+    again = run("train-control", *options, "--resume", "--json")
+    assert again.json["run"] != done.json["run"]  # the first one has nothing left to do
+    refused = run("train-control", "--data", data, "--init", tmp_path / "nothing", "--json")
+    assert refused.code == 2
+    assert "There is no ControlNet" in refused.err

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -53,3 +54,21 @@ def test_a_first_sketch_is_part_of_the_drawing() -> None:
     assert len(set(kept)) > 1
     again = controlnet.control_images(painted, spec, 7, random.Random(3))
     assert np.array_equal(images, again)
+
+
+def test_control_lines_of_a_bent_painting_lie_on_its_edges(tmp_path: Path) -> None:
+    paint_shard(tmp_path, 200, 8, "bent")
+    rows, painted = json.loads((tmp_path / "m200.json").read_text()), np.load(tmp_path / "p200.npy")
+    assert all(0 <= row["bent"][0] <= 3 for row in rows)
+    number = max(range(8), key=lambda k: rows[k]["bent"][0])
+    row = rows[number]
+    assert row["bent"][0] > 2
+
+    def off(bent: tuple[float, int] | None) -> float:
+        edges, lines, _ = controlnet.control_images(
+            painted[number], specs(200, 8, "bent")[number], row["paint_seed"], random.Random(1), bent
+        )
+        distance = cv2.distanceTransform((edges == 0).astype(np.uint8), cv2.DIST_L2, 5)
+        return float((distance[lines > 128] > 2).mean())  # some lines have no edge: what lies in the shade
+
+    assert off(tuple(row["bent"])) < 0.7 * off(None)

@@ -14,6 +14,7 @@ from PIL import Image
 import studio
 from studio.pretraining.painter import (
     CharacterSpec,
+    bend,
     face_boxes,
     hand_lines,
     line_art,
@@ -286,3 +287,25 @@ def test_only_the_painter_imports_skia() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "skia" for name in names), path
+
+
+def test_a_bent_painting_and_its_bent_lines_lie_on_each_other() -> None:
+    clean = np.asarray(line_art(CharacterSpec(), 256).convert("L"))
+    painted = np.repeat(clean[:, :, None], 3, axis=2)
+    lines, picture = bend(clean, 3.0, 11), bend(painted, 3.0, 11)
+    assert np.array_equal(lines, picture[:, :, 0])
+    assert not np.array_equal(lines, bend(clean, 3.0, 12))
+    away = cv2.distanceTransform((clean >= 128).astype(np.uint8), cv2.DIST_L2, 5)[lines < 128]
+    assert 0.5 < away.mean() < 6  # moved, and not far
+    assert np.array_equal(bend(clean, 0.0, 11), clean)
+
+
+def test_a_hand_that_keeps_proportions_stays_on_the_lines() -> None:
+    clean = line_art(CharacterSpec(), 256)
+    away = cv2.distanceTransform((array(clean) >= 128).astype(np.uint8), cv2.DIST_L2, 5)
+
+    def off(drift: bool) -> float:
+        drawn = [array(hand_lines(clean, random.Random(seed), drift=drift)) < 128 for seed in range(12)]
+        return float(np.mean([away[mine].mean() for mine in drawn]))
+
+    assert off(drift=False) < 0.5 * off(drift=True)

@@ -42,6 +42,7 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
     data, latents, unet, lcm, control = (state / name for name in ("data", "latents", "unet", "lcm", "controlnet"))
     assembled = ("--data", f"{data}", "--out", f"{out}")
     model = ("--model", f"{out}")
+    bent, bent_latents = state / "bent", state / "latents-bent"
     painted = ("corpus", "corpus-full")
     return [
         Step("corpus", "corpus", ("--out", f"{data}", "--variety", "small", "--shards", "8", "--first", "0"),
@@ -68,11 +69,18 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
               f"{latents / 'vae'}", "--tokenizer", f"{state / 'tokenizer'}", "--judge", f"{state / 'judge'}"),
              ("unet",)),
         Step("lcm", "lcm", (*model, "--data", f"{data}", "--out", f"{lcm}"), ("assemble",), ("lcm",)),
+        Step("corpus-bent", "corpus", ("--out", f"{bent}", "--variety", "bent", "--shards", "8"), leaves=("bent",)),
+        Step("latents-bent", "latents",
+             ("--data", f"{bent}", "--folded", f"{latents}", "--out", f"{bent_latents}"), ("latents", "corpus-bent"),
+             ("latents-bent",)),
         Step("control-images", "controlnet",
              ("--prepare", "--data", f"{data}", "--latents", f"{latents}", "--out", f"{control}"), ("latents",),
-             ("controlnet/drawings",)),
-        Step("controlnet", "controlnet", (*model, "--out", f"{control}"), ("control-images", "assemble"),
-             ("controlnet/run",)),
+             ("controlnet/drawings/[01]*", "controlnet/drawings/held[01]*")),
+        Step("control-images-bent", "controlnet",
+             ("--prepare", "--data", f"{bent}", "--latents", f"{bent_latents}", "--out", f"{control}"),
+             ("latents-bent",), ("controlnet/drawings/2*", "controlnet/drawings/held2*")),
+        Step("controlnet", "controlnet", (*model, "--out", f"{control}"),
+             ("control-images", "control-images-bent", "assemble"), ("controlnet/run",)),
         Step("assemble-parts", "assemble",
              (*assembled, "--lcm-lora", f"{lcm / 'lcm_lora'}", "--controlnet",
               f"{control / 'run' / 'adapter' / 'controlnet'}", "--control-gain", CONTROL_GAIN),

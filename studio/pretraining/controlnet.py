@@ -27,7 +27,7 @@ from studio.engine.control import control_image, thresholds
 from studio.errors import BadInput
 from studio.pretraining import HELD_OUT
 from studio.pretraining.captions import caption
-from studio.pretraining.painter import CharacterSpec, hand_lines, line_art
+from studio.pretraining.painter import CharacterSpec, bend, hand_lines, line_art
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import face_weights
 from studio.specs import ControlRunSpec, ControlSpec
@@ -58,8 +58,14 @@ def sparse(lines: np.ndarray, rng: random.Random) -> np.ndarray:
     return np.where(erased > 0, 0, lines)
 
 
-def control_images(painted: np.ndarray, spec: CharacterSpec, paint_seed: int, rng: random.Random) -> np.ndarray:
-    """(3, 256, 256) uint8: edges, hand-drawn lines, few lines of a painted character (256, 256, 3) uint8."""
+def control_images(
+    painted: np.ndarray, spec: CharacterSpec, paint_seed: int, rng: random.Random, bent: tuple[float, int] | None = None
+) -> np.ndarray:
+    """(3, 256, 256) uint8: edges, hand-drawn lines, few lines of a painted character (256, 256, 3) uint8.
+
+    The lines tremble and break, but lie where the painting's are: `bent` says how it was bent (drift, seed). Lines that
+    drifted alone would teach that a drawing needn't be followed closely.
+    """
     picture = Image.fromarray(painted)
     low, high = thresholds(np.asarray(picture.convert("L")))
     factor = rng.uniform(0.7, 1.4)  # people move the sliders
@@ -70,7 +76,10 @@ def control_images(painted: np.ndarray, spec: CharacterSpec, paint_seed: int, rn
         found[0] = np.asarray(edges.convert("L"))
     except BadInput:
         pass  # too pale for these thresholds: an empty control image is what a person would get, too
-    drawn = hand_lines(line_art(spec, PIXELS, paint_seed), rng)
+    clean = line_art(spec, PIXELS, paint_seed)
+    if bent is not None:
+        clean = Image.fromarray(bend(np.asarray(clean.convert("L")), *bent))
+    drawn = hand_lines(clean, rng, drift=False)
     found[1] = np.asarray(control_image(drawn, ControlSpec(image="drawn", kind="lines")).convert("L"))
     found[2] = sparse(found[1], rng)
     return found
@@ -98,7 +107,9 @@ def prepare_shard(data: Path, latents: Path, into: Path, number: str, limit: int
         controls, captions, weights = [], [], []
         for i in chosen:
             meta = metas[i]
-            controls.append(control_images(np.asarray(painted[i]), _row(meta), meta["paint_seed"], rng))
+            controls.append(
+                control_images(np.asarray(painted[i]), _row(meta), meta["paint_seed"], rng, meta.get("bent"))
+            )
             captions.append([", ".join(meta["tags"])] + [caption(meta["tags"], meta, rng) for _ in range(CAPTIONS - 1)])
             weights.append(face_weights(meta, z.shape[-1])[None])
         stacked = torch.stack(weights).half()

@@ -5,7 +5,9 @@ Shard NNN is `pNNN.npy`, uint8 (drawings, 256, 256, 3), and `mNNN.json`, a list 
 labels are written last: where they are there for every drawing, the shard is complete and is skipped.
 
 The small variety keeps the head still and the background simple, for a first model that learns fast; the full one is
-all that the painter can do. Styles and emotions are balanced in both.
+all that the painter can do; the bent one, for the ControlNet, is the full one with proportions as wrong as a hand gets
+them, so that a picture learns to follow lines that are off (`bent`: drift and seed, see `painter.bend`). Styles and
+emotions are balanced in all.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from .painter import CharacterSpec, paint, sample_spec, tags
+from .painter import CharacterSpec, bend, paint, sample_spec, tags
 from .painter.spec import EMOTIONS, STYLES
 
 PIXELS = 256
-FIRST = {"small": 0, "full": 100}  # shards are numbered by variety
+FIRST = {"small": 0, "full": 100, "bent": 200}  # shards are numbered by variety
+DRIFT = 3.0  # pixels, at most: as far as `hand_lines` drift from a painting
 STILL: dict[str, Any] = {
     "dx": 0.0, "dy": 0.0, "tilt": 0.0, "turn": 0.0, "scale": 1.0, "gaze": "viewer", "tip_color": "",
 }  # fmt: skip
@@ -55,10 +58,15 @@ def paint_shard(out: Path, shard: int, size: int, variety: str) -> bool:
     if labels.exists() and len(json.loads(labels.read_text())) == size:
         return False
     pixels, rows = np.empty((size, PIXELS, PIXELS, 3), np.uint8), []
+    hand = random.Random(f"bent {shard}")
     for i, spec in enumerate(specs(shard, size, variety)):
         seed = shard * 100_000 + i
         pixels[i] = np.asarray(paint(spec, PIXELS, seed))
         rows.append(asdict(spec) | {"tags": tags(spec), "paint_seed": seed})
+        if variety == "bent":
+            drift = hand.uniform(0, DRIFT)
+            pixels[i] = bend(pixels[i], drift, seed)
+            rows[-1]["bent"] = [drift, seed]
     with open(out / f"{pictures.name}.part", "wb") as file:
         np.save(file, pixels)
     os.replace(file.name, pictures)

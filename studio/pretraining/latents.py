@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -102,11 +103,17 @@ def load(folder: Path) -> dict[str, torch.Tensor]:
 def cli() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of painted shards (p*.npy)")
-    parser.add_argument("--vae", type=Path, required=True, help="the trained autoencoder")
+    parser.add_argument("--vae", type=Path, help="the trained autoencoder")
+    parser.add_argument("--folded", type=Path, help="an earlier --out, whose autoencoder is taken as it is")
     parser.add_argument("--out", type=Path, required=True, help="folder for the folded autoencoder and the latents")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
+    if args.folded is not None and not (args.out / "channels.json").exists():
+        shutil.copytree(args.folded / "vae", args.out / "vae", dirs_exist_ok=True)
+        shutil.copyfile(args.folded / "channels.json", args.out / "channels.json")
     if not (args.out / "channels.json").exists():
+        if args.vae is None:
+            parser.error("give --vae, or --folded for what was folded before")
         prepare(args)
     launch(encode_shards, args, args.processes, port=29534)
 

@@ -51,6 +51,8 @@ class Supervisor:
         """
         if isinstance(spec, LoraSpec | ControlRunSpec):
             spec = spec.model_copy(update={"data": _folder(spec.data), "model": _absolute(spec.model)})
+            if isinstance(spec, ControlRunSpec) and spec.init is not None:
+                spec = spec.model_copy(update={"init": _absolute(spec.init)})
         else:
             loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
             data = _folder(spec.data) if spec.data else None

@@ -28,7 +28,7 @@ from PIL import Image
 from studio.engine import latents as pictures
 from studio.engine import sampling, text
 from studio.engine.components import Components
-from studio.engine.controlnets import controlnet
+from studio.engine.controlnets import KINDS, controlnet
 from studio.engine.models import resolve
 from studio.engine.pipelines import load
 from studio.errors import BadInput, NotFound
@@ -84,7 +84,9 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
         net = new_controlnet(components)
-    if spec.init is not None:
+    if spec.init in KINDS and spec.init not in info.controlnets:
+        session.say(f"{info.title} has no ControlNet for {spec.init}: a copy of the UNet begins.", note=True)
+    elif spec.init is not None:
         net = controlnet(components, spec.init, config, session.say).requires_grad_(True)
         components.controls.clear()  # it isn't part of the frozen model
     net.float().to(device, memory_format=torch.channels_last).train()

@@ -77,9 +77,12 @@ def _state(run: RunView) -> str:
     return TEXT["stopped_unsaved" if run.state == "stopped" and not run.checkpoints else run.state]
 
 
-def choose(kind: Literal["lora", "lcm"], page: str) -> str | None:
-    """Which run the page shows; None for a new one. In the address, so that a reload or a link finds it again."""
-    runs = {run.id: run for run in studio().runs() if run.kind == kind}
+def choose(kinds: Sequence[Literal["lora", "lcm", "control"]], page: str) -> str | None:
+    """Which run of these kinds the page shows; None for a new one.
+
+    It is in the address, so that a reload or a link finds it again.
+    """
+    runs = {run.id: run for run in studio().runs() if run.kind in kinds}
     key, first = f"{page}_run", f"run:{page}" not in st.session_state
     wanted = st.query_params.get("run") or st.session_state.get(f"run:{page}")
     if wanted and wanted not in runs:
@@ -270,10 +273,11 @@ def _samples(run: RunView) -> None:
         st.caption(TEXT["samples_empty"])
         return
     prompts = run.extra.get("sample_prompts") or []
+    width: Any = "stretch" if run.kind == "control" else 120  # a ControlNet's is a sheet, its lines above
     steps: dict[int, list[Any]] = {}
     for path in run.samples:
         parts = path.stem.split("-")
-        if len(parts) == 3 and parts[0] == "step" and parts[1].isdigit():
+        if len(parts) in (2, 3) and parts[0] == "step" and parts[1].isdigit():
             steps.setdefault(int(parts[1]), []).append(path)
     with st.container(height=420, border=False):
         for step in sorted(steps, reverse=True):
@@ -281,4 +285,4 @@ def _samples(run: RunView) -> None:
             with st.container(horizontal=True, gap="small"):
                 for index, path in enumerate(steps[step]):
                     said = prompts[index] if index < len(prompts) else ""
-                    st.image(path.read_bytes(), width=120, alt=f"Sample after {step} steps: {said}")
+                    st.image(path.read_bytes(), width=width, alt=f"Sample after {step} steps: {said}")

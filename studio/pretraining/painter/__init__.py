@@ -8,9 +8,19 @@ This package does not know models or training.
 """
 
 from .captions import tags, vocabulary
-from .handmade import hand_lines
+from .handmade import bend, hand_lines
 from .picture import face_boxes, line_art, paint
 from .sampling import sample_spec
 from .spec import CharacterSpec
 
-__all__ = ["CharacterSpec", "face_boxes", "hand_lines", "line_art", "paint", "sample_spec", "tags", "vocabulary"]
+__all__ = [
+    "CharacterSpec",
+    "bend",
+    "face_boxes",
+    "hand_lines",
+    "line_art",
+    "paint",
+    "sample_spec",
+    "tags",
+    "vocabulary",
+]

@@ -20,12 +20,28 @@ def _field(shape: tuple[int, int], cells: float, generator: np.random.Generator)
     return field / (field.std() + 1e-9)
 
 
-def hand_lines(image: Image.Image, rng: random.Random, missing: bool = True) -> Image.Image:
+def bend(picture: np.ndarray, drift: float, seed: int) -> np.ndarray:
+    """`picture` (height, width) or (height, width, channels) as a hand would get its proportions wrong.
+
+    Each point moves smoothly, by `drift` pixels of a 256 px picture in root mean square (each way 0.7 of it). The same
+    seed bends a painting and its line art alike.
+    """
+    height, width = picture.shape[:2]
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    reach = 0.7 * drift * max(height, width) / 256
+    x = (columns + reach * _field((height, width), 5, generator)).astype(np.float32)
+    y = (rows + reach * _field((height, width), 5, generator)).astype(np.float32)
+    bent: np.ndarray = cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return bent
+
+
+def hand_lines(image: Image.Image, rng: random.Random, missing: bool = True, drift: bool = True) -> Image.Image:
     """Hand-like version of black lines on white (any mode; the result is L, of the same size).
 
     Strokes wobble, vary in width and pressure, break off, and a few parts are left out; how much of each is drawn from
     `rng`, so that a set of results covers careful and careless hands. Deterministic for the same `rng` state.
-    Without `missing` nothing is left out on purpose.
+    Without `missing` nothing is left out on purpose; without `drift` only the hand trembles, proportions are kept.
     """
     generator = np.random.default_rng(rng.getrandbits(63))
     ink = 1 - np.asarray(image.convert("L"), np.float32) / 255
@@ -43,12 +59,13 @@ def hand_lines(image: Image.Image, rng: random.Random, missing: bool = True) -> 
         ink = ink * cv2.GaussianBlur(patches, (0, 0), 2 * unit)
 
     # 2. Wobble: a slow drift of proportions and a faster tremor of the hand.
-    drift, tremor = rng.uniform(0.5, 3.0) * unit, rng.uniform(0.2, 0.7) * unit
+    reach, tremor = rng.uniform(0.5, 3.0) * unit, rng.uniform(0.2, 0.7) * unit
+    reach = reach if drift else 0.0
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     moved = []
     for grid in (columns, rows):
         slow, fast = _field((height, width), 5, generator), _field((height, width), 28, generator)
-        moved.append((grid + drift * slow * 0.7 + tremor * fast).astype(np.float32))
+        moved.append((grid + reach * slow * 0.7 + tremor * fast).astype(np.float32))
     ink = cv2.remap(ink, moved[0], moved[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 
     # 3. Width: between thin and thick pens, changing along the stroke.
