@@ -101,7 +101,7 @@ else:
     with form:
         fields = form_of.settings()
     with pictures:
-        report = train_form.data(fields["model"], fields.get("resolution"))
+        report = train_form.data(fields["model"], fields.get("resolution"), repeated=what == "lora")
     with form:
         started = form_of.start(report, fields)
     if started:

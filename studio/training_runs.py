@@ -140,6 +140,9 @@ class TrainingRuns:
                     archive = Path(fresh) / first.name
                     archive.write_bytes(files[0][1])
                     return dataset.folder_of(archive, place)
+                if not any(Path(name).suffix.lower() in dataset.PICTURES for name, _ in files):
+                    kinds = ", ".join(name for name, _ in files[:3])
+                    raise BadInput(f"There is no picture among what was uploaded ({kinds}).")
                 target = place / f"pictures-{digest.hexdigest()[:12]}"
                 if not target.exists():
                     inside = Path(fresh) / "data"

@@ -298,8 +298,15 @@ def test_captions_are_written_only_beside_pictures_of_the_set(tmp_path: Path, na
 
 
 def test_a_folder_without_a_picture_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no picture to train on"):
+    with pytest.raises(BadInput, match="no picture to train on: the folder is empty"):
         files.check(tmp_path, 64)
+    for name in ("a.pdf", "b.gif", "c.mp4", "d.doc"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        BadInput, match=r"a\.pdf is neither.* b\.gif is neither.* c\.mp4 is .* And so on: 4 files in all\."
+    ) as said:
+        files.check(tmp_path, 64)
+    assert tmp_path.name not in str(said.value)  # an upload's folder is nobody's business
     with pytest.raises(NotFound):
         files.check(tmp_path / "nothing", 64)
 
@@ -316,3 +323,18 @@ def test_uploads_become_data_sets(tmp_path: Path) -> None:
     with pytest.raises(BadInput):
         runs.upload([("x.zip", b"PK nothing")])
     assert not [p for p in (tmp_path / "datasets").iterdir() if p.name.startswith(".")]
+
+
+def test_what_was_drawn_for_a_picture_is_no_picture_of_the_set(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 2)
+    picture(5).save(folder / "style_1" / "0.control.png")
+    found = files.check(folder, 64)
+    assert [entry.file for entry in found.entries] == ["style_1/0.png", "style_1/1.png"]
+    assert not found.problems
+
+
+def test_an_upload_without_a_picture_leaves_nothing(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    with pytest.raises(BadInput, match=r"no picture among what was uploaded \(a\.txt, b\.pdf\)"):
+        TrainingRuns(settings).upload([("a.txt", b"girl"), ("b.pdf", b"%PDF")])
+    assert not any(settings.datasets_dir.iterdir())

@@ -13,10 +13,12 @@ from types import SimpleNamespace
 import captioner_models
 import pytest
 from browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
+from PIL import Image
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 from training_sets import write_set
 
+from studio.runs.rundir import RunDir
 from studio.runs.supervisor import Supervisor
 from studio.settings import Settings
 from studio.ui import captions, text, train_form
@@ -93,6 +95,48 @@ def test_the_embedded_model_comes_with_its_own_settings(page_home: Path, monkeyp
     assert not at.exception
     assert at.segmented_control(key="lora_preset").value == "Laptop, embedded model"
     assert at.number_input(key="lora_learning_rate").value == pytest.approx(5e-4)
+
+
+def test_a_controlnet_is_started_found_again_and_used(
+    train_page: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[RunDir] = []
+    monkeypatch.setattr(Supervisor, "_spawn", lambda self, run: started.append(run))
+    at = train_page
+    at.segmented_control(key="lora_what").set_value("control").run()
+    assert not at.exception
+    assert at.button(key="cn_start").disabled
+    folder = write_set(tmp_path / "data", 20)
+    at.text_input(key="lora_folder").set_value(str(folder)).run()
+    assert "20 pictures." in texts(at)
+    assert "20 steps in all, 2 an epoch." in texts(at)  # of the 16 that aren't held out, 8 at a time
+    at.text_input(key="cn_name").set_value("../x").run()
+    assert "Name: letters, digits, _ and" in texts(at)
+    assert at.button(key="cn_start").disabled
+    at.text_input(key="cn_name").set_value("mine").run()
+    at.text_input(key="cn_init").set_value(str(tmp_path / "nothing.safetensors")).run()
+    at.button(key="cn_start").click().run()
+    assert not started
+    assert "There is no ControlNet" in texts(at)
+    at.text_input(key="cn_init").set_value("").run()
+    at.button(key="cn_start").click().run()
+    assert not at.exception
+    [run] = started
+    spec = run.spec()
+    assert (spec.kind, spec.name, spec.init, spec.data) == ("control", "mine", None, str(folder))
+    assert at.selectbox(key="train_lora_run").value == run.id
+    net = run.adapter / "controlnet"
+    net.mkdir(parents=True)
+    (net / "config.json").write_text("{}")
+    run.update(state="done", step=20, steps=20, held_out=0.5, held_out_without=0.56)
+    run.samples.mkdir(exist_ok=True)
+    Image.new("RGB", (64, 32)).save(run.samples / "step-000020.png")
+    at.run()
+    assert not at.exception
+    assert "0.500 with their lines, 0.560 without" in texts(at)
+    assert "step 20" in texts(at)
+    at.button(key="cn_use").click().run()
+    assert at.session_state["sk_net"] == str(net)
 
 
 def pressed(at: AppTest, key: str = "lora_caption_go") -> JobView:

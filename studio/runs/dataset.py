@@ -34,6 +34,7 @@ from studio.views import View
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 CAPTIONS = (".txt", ".caption")
 METADATA = "metadata.jsonl"
+DRAWN = ".control.png"  # beside a picture: its drawing, made by hand, for a ControlNet
 MAX_FILES = 20_000
 MAX_BYTES = 4 * 2**30  # unpacked
 MAX_PIXELS = 100_000_000
@@ -181,10 +182,8 @@ def _inner(folder: Path) -> Path:
 # --- the check -----------------------------------------------------------------------------------------------------
 
 
-def check(folder: Path, resolution: int, beside: str | None = None) -> Report:
-    """Look at every file. `resolution`: the side in px that will be trained at.
-
-    Files whose names end in `beside` belong to the pictures next to them: they aren't looked at.
+def check(folder: Path, resolution: int) -> Report:
+    """Look at every file but the drawings (`DRAWN`). `resolution`: the side in px that will be trained at.
 
     Raises NotFound where there is no folder, BadInput where not one picture can be trained on.
     """
@@ -193,7 +192,7 @@ def check(folder: Path, resolution: int, beside: str | None = None) -> Report:
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
     )
-    names = [name for name in names if not (_IGNORED.search(name) or (beside and name.endswith(beside)))]
+    names = [name for name in names if not (_IGNORED.search(name) or name.endswith(DRAWN))]
     if len(names) > MAX_FILES:
         raise BadInput(f"{folder} has {len(names)} files; {MAX_FILES} are the most a data set may have.")
     problems: list[Problem] = []
@@ -212,9 +211,11 @@ def check(folder: Path, resolution: int, beside: str | None = None) -> Report:
         digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
         digest.update(hashlib.sha256((folder / entry.file).read_bytes()).digest())
     if not entries:
-        looked_at = "1 file was" if len(problems) == 1 else f"{len(problems)} files were"
-        found = f"{looked_at} looked at: {problems[0].message}" if problems else "It is empty."
-        raise BadInput(f"{folder.name} has no picture to train on. {found}")
+        if not problems:
+            raise BadInput("There is no picture to train on: the folder is empty.")
+        said = " ".join(problem.message for problem in problems[:3])
+        more = f" And so on: {len(problems)} files in all." if len(problems) > 3 else ""
+        raise BadInput(f"There is no picture to train on. {said}{more}")
     triggers: dict[str, int] = {}
     for entry in entries:
         if entry.trigger:

@@ -277,10 +277,10 @@ def gather(
     if data.is_dir() and drawings.is_prepared(data):
         return drawings.read(data)
     side = components.info.native_size
-    found = files.check(files.folder_of(data, config.datasets_dir), side, beside=drawings.OWN)
+    found = files.check(files.folder_of(data, config.datasets_dir), side)
     key = hashlib.sha256(f"{found.digest} {components.info.hash} {side}".encode())
     for entry in found.entries:
-        own = (found.folder / entry.file).with_suffix(drawings.OWN)
+        own = (found.folder / entry.file).with_suffix(files.DRAWN)
         if own.exists():
             key.update(f"\0{entry.file}\0".encode() + hashlib.sha256(own.read_bytes()).digest())
     into = session.run.path.parent / ".drawings" / key.hexdigest()[:16]

@@ -24,10 +24,8 @@ from studio.engine import control
 from studio.engine.components import Components
 from studio.engine.latents import encode, fit
 from studio.errors import BadInput
-from studio.runs.dataset import Entry, upright
+from studio.runs.dataset import DRAWN, Entry, upright
 from studio.specs import ControlSpec
-
-OWN = ".control.png"  # beside a picture: its drawing, made by hand
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def from_pictures(
         on_picture(index + 1)
         with Image.open(folder / entry.file) as file:
             picture = fit(upright(file), side, side)
-        own = (folder / entry.file).with_suffix(OWN)
+        own = (folder / entry.file).with_suffix(DRAWN)
         try:
             edges = control.control_image(picture, canny, (side, side))
             if own.exists():

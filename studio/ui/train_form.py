@@ -27,6 +27,7 @@ TEXT = {
     "folder": "Or a folder on this computer",
     "example": "Use the example set",
     "found": "{pictures}, {epoch} in an epoch (each shown {repeats}). Trigger words: {words}.",
+    "found_once": "{pictures}.",
     "no_words": "none, so captions alone call it",
     "problems": "{count} to look at",
     "fine": "Nothing is wrong with these files.",
@@ -79,8 +80,11 @@ TEXT = {
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-def data(model: str, resolution: int | None) -> Any | None:
-    """Choose, check and caption the pictures; the report, or None while there are none."""
+def data(model: str, resolution: int | None, repeated: bool = True) -> Any | None:
+    """Choose, check and caption the pictures; the report, or None while there are none.
+
+    `repeated`: each may be shown several times in an epoch, and trigger words count.
+    """
     st.markdown(f"#### {TEXT['data']}")
     st.caption(TEXT["data_lead"])
     files = st.file_uploader(
@@ -111,7 +115,7 @@ def data(model: str, resolution: int | None) -> Any | None:
     words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
     repeats = st.session_state.get("lora_repeats") or report.repeats
     st.success(
-        TEXT["found"].format(
+        TEXT["found" if repeated else "found_once"].format(
             pictures=text.plural(len(report.entries), "picture"),
             epoch=per_epoch(report, repeats),
             repeats=text.plural(repeats, "time"),
