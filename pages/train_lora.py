@@ -15,7 +15,8 @@ WHAT = {"lora": "A style or a character (LoRA)", "control": "How to follow lines
 WEIGHTS = ("0", "0.4", "0.7", "1", "1.2")
 TEXT = {
     "title": "Train a LoRA",
-    "lead": "Teach the model your style or your character. The run goes on when this page, or the studio, is closed.",
+    "lead": "Teach the model your style, your character or your way to draw. The run goes on when this page, or the "
+    "studio, is closed.",
     "what": "What it learns",
     "after": "Your LoRA",
     "use": "Use in Generate",
@@ -101,7 +102,8 @@ else:
     with form:
         fields = form_of.settings()
     with pictures:
-        report = train_form.data(fields["model"], fields.get("resolution"), repeated=what == "lora")
+        lead = control_form.TEXT["lead"] if what == "control" else ""
+        report = train_form.data(fields["model"], fields.get("resolution"), lead)
     with form:
         started = form_of.start(report, fields)
     if started:

@@ -91,6 +91,13 @@ def distill(
     rate: Rate = None,
     batch: Batch = None,
     latents: Annotated[int | None, typer.Option(help="How many pictures the teacher draws first, from 8.")] = None,
+    w_min: Annotated[float | None, typer.Option(help="Least guidance that is learnt in, minus 1: 0 to 30.")] = None,
+    w_max: Annotated[float | None, typer.Option(help="Most guidance that is learnt in, minus 1: 0 to 30.")] = None,
+    measured: Annotated[
+        int | None, typer.Option("--curve-pictures", help="Pictures per point of the curve, 0 to 2000.")
+    ] = None,
+    every: Annotated[int | None, typer.Option("--checkpoint-epochs", help="Save and measure after so many.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many measurements without a better one.")] = None,
     minutes: Limit = None,
     save: Often = None,
     seed: Seed = None,
@@ -106,7 +113,8 @@ def distill(
     given = only_said(
         model=model, loras=lora_refs(lora), data=data, name=name or (out.resolve().name if out else None), form=form,
         objective=objective, epochs=epochs, steps_per_epoch=steps, rank=rank, learning_rate=rate, batch_size=batch,
-        latents=latents, time_limit_minutes=minutes, checkpoint_minutes=save, seed=seed,
+        latents=latents, w_min=w_min, w_max=w_max, curve_pictures=measured, checkpoint_epochs=every, patience=patience,
+        time_limit_minutes=minutes, checkpoint_minutes=save, seed=seed,
     )  # fmt: skip
     defaults = presets.distill_defaults(model or studio.settings.model, form or "lora")
     run = carry_out(studio, LcmSpec, defaults, given, resume, detach)

@@ -469,6 +469,7 @@ def test_train_lora_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None
 @pytest.mark.usefixtures("trainers_here")
 def test_distill_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
     small = ["--epochs", 1, "--steps", 2, "--batch", 2, "--rank", 2, "--latents", 8, "--objective", "tcd"]
+    small += ["--w-min", 1, "--w-max", 2, "--curve-pictures", 4, "--checkpoint-epochs", 1, "--patience", 2]
     done = run("distill", *small, "--out", tmp_path / "fast", "--json")
     assert done.code == 0, done.err
     assert set(done.json) == {"run", "state", "adapter", "curve"}

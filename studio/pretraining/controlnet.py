@@ -145,7 +145,7 @@ def run_spec(args: argparse.Namespace) -> ControlRunSpec:
         init=str(args.init.resolve()) if args.init else None, epochs=args.looks,
         steps_per_epoch=max(1, args.steps // args.looks), batch_size=args.batch * args.processes,
         learning_rate=args.rate, checkpoint_minutes=args.save_minutes, time_limit_minutes=args.minutes,
-        held_out=MEASURED * held, license="CC0-1.0",
+        held_out=MEASURED * held, noise_bias=args.noise_bias, license="CC0-1.0",
     )  # fmt: skip
 
 
@@ -163,6 +163,7 @@ def cli() -> None:
     parser.add_argument("--looks", type=int, default=10, help="how often it is measured and drawn with on the way")
     parser.add_argument("--minutes", type=float, help="end by then, saved and exported")
     parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--noise-bias", type=float, default=1.5, help="1 to 4; see ControlRunSpec")
     parser.add_argument("--batch", type=int, default=10, help="pictures per process")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--save-minutes", type=float, default=5)

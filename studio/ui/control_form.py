@@ -16,8 +16,8 @@ from studio.views import RunView
 
 TEXT = {
     "settings": "2 · Settings",
-    "lead": "It learns how lines become a picture. Beside `girl.png` lay what you drew for it as `girl.control.png`; "
-    "without one, lines are found in the picture itself.",
+    "lead": "Pictures, the more the better, with `.txt` captions beside them, and what you drew for `girl.png` as "
+    "`girl.control.png`. Where there is no drawing, lines are found in the picture itself.",
     "name": "Name",
     "epochs": "Epochs",
     "rate": "Learning rate",
@@ -46,7 +46,6 @@ def _number(field: str, label: str, **options: Any) -> Any:
 def settings() -> dict[str, Any]:
     """The fields of `ControlRunSpec` that the form has, data left out."""
     st.markdown(f"#### {TEXT['settings']}")
-    st.caption(TEXT["lead"])
     found: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
     found["name"] = st.text_input(TEXT["name"], "my-controlnet", max_chars=64, key="cn_name", persist_state="session")
     init = st.text_input(

@@ -5,6 +5,7 @@ Asks the service and draws; nothing of a run lives here, so that any browser fin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ TEXT = {
     "smoothed": "smoothed",
     "raw": "each step",
     "rate": "Learning rate",
+    "rate_unit": "1e{power}",
     "rate_hint": "Auto",
     "matched": "From then on its pictures are compared with the teacher's: another loss, which needn't fall",
     "critic": "critic",
@@ -258,8 +260,10 @@ def _curves(run: RunView, page: str) -> None:
             )
             st.line_chart(table, height=180, x_label="step", alt="Losses of student and critic by step")
     st.caption(f"{TEXT['rate']}: {run.metrics[-1]['rate']:.2e}")
-    rates = pd.DataFrame({TEXT["rate"]: _series(run.metrics, "rate")})
-    st.line_chart(rates, height=110, x_label="step", alt="Learning rate by step")
+    rates = _series(run.metrics, "rate")
+    power = math.floor(math.log10(max(rates.max(), 1e-12)))  # an axis shows four decimals
+    st.line_chart(pd.DataFrame({TEXT["rate"]: rates / 10**power}), height=110, x_label="step",
+                  y_label=TEXT["rate_unit"].format(power=power), alt="Learning rate by step")  # fmt: skip
 
 
 def _series(metrics: Sequence[dict[str, Any]], name: str) -> pd.Series[Any]:

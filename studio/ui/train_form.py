@@ -80,13 +80,13 @@ TEXT = {
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-def data(model: str, resolution: int | None, repeated: bool = True) -> Any | None:
+def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
     """Choose, check and caption the pictures; the report, or None while there are none.
 
-    `repeated`: each may be shown several times in an epoch, and trigger words count.
+    `lead` says what is wanted where it isn't a LoRA: then neither trigger words nor repeats count.
     """
     st.markdown(f"#### {TEXT['data']}")
-    st.caption(TEXT["data_lead"])
+    st.caption(lead or TEXT["data_lead"])
     files = st.file_uploader(
         TEXT["upload"],
         ["zip", "png", "jpg", "jpeg", "webp", "bmp", "txt", "jsonl"],
@@ -115,7 +115,7 @@ def data(model: str, resolution: int | None, repeated: bool = True) -> Any | Non
     words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
     repeats = st.session_state.get("lora_repeats") or report.repeats
     st.success(
-        TEXT["found" if repeated else "found_once"].format(
+        TEXT["found_once" if lead else "found"].format(
             pictures=text.plural(len(report.entries), "picture"),
             epoch=per_epoch(report, repeats),
             repeats=text.plural(repeats, "time"),
