@@ -153,24 +153,26 @@ def run(quick: bool = True, out: Path | None = None, data: Path | None = None) -
     found["nearest_two"] = nearest(judge, pictures[:100])
     if data:
         found["nearest_training"] = nearest_training(judge, pictures, data)
+    sets = {"best": pictures}
     if resolve("embedded", engine.settings).fast is not None:
         quickly, seconds = draw(engine, prompts, fast=True)
         found |= {"fast": accuracies(judge, quickly, asked) | {"seconds": seconds}}
         found["fast_to_best"] = frechet_distance(judge(quickly).features, judge(pictures).features)
-        if out:
-            sheet(quickly[:100], 10).save(out / "fast.png")
-    if out:
-        sheet(pictures[:100], 10).save(out / "best.png")
-        skins = judge(pictures[:200]).labels["skin"]
-        for k, (picture, skin) in enumerate(zip(pictures, skins, strict=False)):  # for `benchmarks.faces`
-            picture.save(out / f"{'light' if skin in LIGHT else 'other'}-{k:03d}.png")
+        sets["fast"] = quickly
+    for name, drawn in sets.items() if out else ():
+        assert out is not None
+        sheet(drawn[:100], 10).save(out / f"{name}.png")
+        (out / name).mkdir(parents=True, exist_ok=True)
+        skins = judge(drawn).labels["skin"]
+        for k, (picture, skin) in enumerate(zip(drawn, skins, strict=True)):  # for `benchmarks.faces`
+            picture.save(out / name / f"{'light' if skin in LIGHT else 'other'}-{k:03d}.png")
     return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, help="leave sheets and the first 200 pictures there")
+    parser.add_argument("--out", type=Path, help="leave sheets and the pictures there")
     parser.add_argument("--data", type=Path, help="painted shards: how near do pictures come to what was trained on")
     args = parser.parse_args()
     if args.out:
