@@ -2,8 +2,8 @@
 
 The detector is the PyPI package `animeface`, trained on anime. It finds nothing under newer versions of Pillow, and
 nothing in dark skins, so it runs in an environment of its own (`pip install animeface pillow==9.5.0`), which this file
-needs nothing else in, on folders of pictures with light skins: `benchmarks.embedded --out` leaves the drawn ones in `best`
-and `fast` (the judge says which skins are light), `--paint N` makes N painted ones with the studio's own Python.
+needs nothing else in, on folders of pictures with light skins: `benchmarks.embedded --out` leaves the drawn ones in
+`best` and `fast` (the judge says which skins are light), `--paint N` makes N painted ones with the studio's own Python.
 """
 
 import argparse

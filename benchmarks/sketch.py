@@ -172,7 +172,7 @@ def run(quick: bool = True, out: Path | None = None, count: int | None = None) -
             rows[kind] = pictures
             lines = [each["control"][kind] for each in asked]
             follows = agreement(judge, pictures, asked)
-            # what a perfect answer would reach: hand-drawn lines are off the painting that they stand for
+            # how far the hand was off: what a picture reaches that is as the drawing meant and not as it is
             painting = distances(lines, [each["picture"] for each in asked], "_of_painting")
             found[kind] = closer(lines, pictures, plain) | painting | {
                 "emotion_kept": follows["emotion"]["accuracy"] / max(1e-6, without["emotion"]["accuracy"]),

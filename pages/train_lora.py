@@ -96,6 +96,7 @@ if run_id := runs.choose(("lora", "control"), PAGE):
 else:
     what = st.segmented_control(
         TEXT["what"], list(WHAT), default="lora", required=True, format_func=WHAT.__getitem__, key="lora_what",
+        persist_state="session",
     )  # fmt: skip
     form_of = control_form if what == "control" else train_form
     pictures, form = st.columns([1, 1], gap="large")

@@ -400,7 +400,7 @@ class ControlRunSpec(Spec):
     epochs: Annotated[int, Field(ge=1, le=1000)] = 10
     steps_per_epoch: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # None: every picture once
     # To go on from: one that the model knows by kind (where it does), a diffusers folder, .safetensors, hub id. None: a
-    # copy of the UNet, as in the paper, which begins to follow after tens of thousands of pictures.
+    # copy of the UNet, as in the paper, which begins to follow after thousands of pictures.
     init: Annotated[str, Field(max_length=1024)] | None = "lines"
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.02  # share of all steps

@@ -43,6 +43,7 @@ _PLAIN = set(RunView.model_fields) - {
     "spec",
     "extra",
 }
+DEFAULT_INIT = ControlRunSpec.model_fields["init"].default  # where a model has none, a new one begins
 _NUMBERS = {"step", "steps", "epoch", "epochs"}  # 0 and not None until they are known
 UNREADABLE = "unreadable"  # the state of a run whose request this version can't read: it can only be deleted
 _PACKAGES = {  # optional ones, by the optimiser that needs them
@@ -88,9 +89,16 @@ class TrainingRuns:
         return self.get(self._supervisor.start(spec))
 
     def _check_init(self, init: str, info: ModelInfo) -> None:
+        """Before anything is written: is there something to go on from?"""
+        if init in controlnets.KINDS and init != DEFAULT_INIT and init not in info.controlnets:
+            raise BadInput(f"{info.title} has no ControlNet for {init}; name another one, or begin a new one.")
         missing = controlnets.absent(info.controlnets, init, self._settings)
         if missing is not None and self._settings.offline:
-            raise Offline(f"The ControlNet {missing} is not on this machine and STUDIO_OFFLINE is on.")
+            raise Offline(
+                f"The ControlNet {missing} is not on this machine and STUDIO_OFFLINE is on; name a local one, or begin "
+                "a new one."
+            )
+        controlnets.fingerprint_of(info.controlnets, init, self._settings)  # raises for a folder without weights
 
     def _check_room(self, spec: RunSpec, info: ModelInfo) -> None:
         place, sizes = self._settings.runs_dir, _sizes(info)
@@ -108,9 +116,12 @@ class TrainingRuns:
         # Of all memory, not of what is free now: the run may wait in line, and by then others have ended.
         total, wanted = psutil.virtual_memory().total, needs.memory(spec, sizes, card)
         if total < wanted:
+            less = {"lora": " or a lower rank.", "lcm": " or a lower rank.", "full": ", or a LoRA as the result."}.get(
+                "full" if getattr(spec, "form", "") == "full" else spec.kind, "."
+            )
             raise OutOfMemory(
                 f"This run needs at least {_gb(wanted)} of memory and this machine has {_gb(total)}; choose a smaller "
-                "model" + (", or a LoRA as the result." if getattr(spec, "form", "") == "full" else " or a lower rank.")
+                "model" + less
             )
 
     def check(self, data: str, resolution: int) -> dataset.Report:
@@ -140,9 +151,11 @@ class TrainingRuns:
                     archive = Path(fresh) / first.name
                     archive.write_bytes(files[0][1])
                     return dataset.folder_of(archive, place)
+                if any(Path(name).suffix.lower() == ".zip" for name, _ in files):
+                    raise BadInput("Upload a ZIP alone: one at a time, and nothing beside it.")
                 if not any(Path(name).suffix.lower() in dataset.PICTURES for name, _ in files):
-                    kinds = ", ".join(name for name, _ in files[:3])
-                    raise BadInput(f"There is no picture among what was uploaded ({kinds}).")
+                    given = ", ".join(name for name, _ in files[:3])
+                    raise BadInput(f"There is no picture among what was uploaded ({given}).")
                 target = place / f"pictures-{digest.hexdigest()[:12]}"
                 if not target.exists():
                     inside = Path(fresh) / "data"
@@ -248,7 +261,11 @@ class TrainingRuns:
         return self.get(id)
 
     def delete(self, id: str) -> None:
+        prepared = self._supervisor.get(id).status().get("drawings")
         self._supervisor.delete(id)
+        others = [run.status().get("drawings") for run in self._supervisor.list()] if prepared else []
+        if prepared and prepared not in others:
+            shutil.rmtree(self._settings.runs_dir / ".drawings" / str(prepared), ignore_errors=True)
 
 
 def _gb(size: int) -> str:

@@ -25,7 +25,7 @@ runs_app = typer.Typer(help="Training runs: list, show, stop, resume, export, de
 Epochs = Annotated[int | None, typer.Option(help="1 to 1000.")]
 Rank = Annotated[int | None, typer.Option(help="1 to 256.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Above 0, up to 1; such as 0.0002.")]
-Batch = Annotated[int | None, typer.Option("--batch", help="Pictures per step, 1 to 64.")]
+Batch = Annotated[int | None, typer.Option("--batch", help="Pictures per step, from 1.")]
 Limit = Annotated[float | None, typer.Option("--time-limit", help="Save and stop after so many minutes.")]
 Often = Annotated[float | None, typer.Option("--checkpoint-minutes", help="Also save every so many.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `runs show` tells how it stands.")]
@@ -130,12 +130,15 @@ def train_control(
     name: Annotated[str | None, typer.Option(help="What the ControlNet is called.")] = None,
     model: Model = None,
     init: Annotated[
-        str | None, typer.Option(help="A ControlNet to go on from: lines, canny, a folder, a file.")
+        str | None, typer.Option(help="Go on from lines (default), canny, a folder, a file; none: a new one.")
     ] = None,
     epochs: Epochs = None,
     steps: Annotated[int | None, typer.Option(help="Steps in an epoch; blank: every picture once.")] = None,
     rate: Rate = None,
     batch: Batch = None,
+    twice: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Save memory by computing twice.")
+    ] = None,
     minutes: Limit = None,
     save: Often = None,
     seed: Seed = None,
@@ -150,10 +153,12 @@ def train_control(
     studio = open_studio()
     terminal.check_folder(out)
     given = only_said(
-        data=data, model=model, name=name or (out.resolve().name if out else None), init=init, epochs=epochs,
-        steps_per_epoch=steps, learning_rate=rate, batch_size=batch, time_limit_minutes=minutes,
-        checkpoint_minutes=save, seed=seed,
+        data=data, model=model, name=name or (out.resolve().name if out else None), epochs=epochs,
+        steps_per_epoch=steps, learning_rate=rate, batch_size=batch, gradient_checkpointing=twice,
+        time_limit_minutes=minutes, checkpoint_minutes=save, seed=seed,
     )  # fmt: skip
+    if init is not None:
+        given["init"] = None if init in ("", "none") else init
     run = carry_out(studio, ControlRunSpec, {"model": model or studio.settings.model}, given, resume, detach)
     adapter = copied(run, out)
     followed = {key: run.extra[key] for key in MEASURED if key in run.extra}
@@ -230,7 +235,8 @@ def _fail_for(run: RunView) -> None:
     if run.state in ("failed", "crashed"):
         sentence = run.error or f"Run {run.id} ended without a word; `runs show {run.id}` has its log."
         ways = f" `runs resume {run.id}` goes on from the last checkpoint"
-        ways += f", `runs export {run.id}` makes its result of it." if run.checkpoints else "."
+        can = run.checkpoints and run.kind != "control"
+        ways += f", `runs export {run.id}` makes its result of it." if can else "."
         raise Failed(sentence + ways)
 
 
@@ -263,7 +269,7 @@ def _answer_run(run: RunView, json: bool) -> None:
 def runs_list(json: Json = False) -> None:
     """All training runs, newest first."""
     found = open_studio().runs()
-    lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}" for run in found]
+    lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}  step {run.step}/{run.steps}" for run in found]
     answer(
         json,
         {"runs": [run.model_dump(mode="json", exclude={"metrics", "log"}) for run in found]},

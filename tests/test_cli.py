@@ -486,7 +486,7 @@ def test_distill_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trainers_here")
 def test_train_control_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
-    data = write_set(tmp_path / "set", 3)
+    data = write_set(tmp_path / "set", 6)  # of which one is held out
     options = ["--data", data, "--epochs", 1, "--batch", 1, "--steps", 2, "--seed", 3, "--learning-rate", 0.001]
     done = run("train-control", *options, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.err
@@ -503,6 +503,8 @@ def test_train_control_to_its_end(run: Callable[..., Done], tmp_path: Path) -> N
     assert steered.code == 0, steered.err
     again = run("train-control", *options, "--resume", "--json")
     assert again.json["run"] != done.json["run"]  # the first one has nothing left to do
+    fresh = run("train-control", *options, "--init", "none", "--json")
+    assert RunDir(settings().runs_dir / fresh.json["run"]).spec().init is None
     refused = run("train-control", "--data", data, "--init", tmp_path / "nothing", "--json")
     assert refused.code == 2
     assert "There is no ControlNet" in refused.err

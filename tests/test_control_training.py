@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from training_sets import write_set
 
 from studio.engine.pipelines import Engine
 from studio.errors import BadInput
+from studio.runs import dataset as files
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
 from studio.specs import ControlRunSpec, ControlSpec, LcmSpec, Recipe
 from studio.training import control, drawings
+from studio.training_runs import TrainingRuns
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +77,11 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
 ) -> None:
     assert straight.status()["state"] == "done"
     assert straight.status()["step"] == 10
-    assert [path.name for path in sorted(straight.samples.iterdir())] == ["step-000005.png", "step-000010.png"]
+    assert [path.stem for path in sorted(straight.samples.iterdir())] == ["step-000000", "step-000005", "step-000010"]
     with Image.open(straight.samples / "step-000010.png") as sheet:
         assert sheet.size == (2 * 64, 2 * 64)
-    assert straight.status()["held_out_without"] > 0
+    assert straight.status()["held_out_before"] == straight.status()["held_out_without"] > 0  # it begins as no change
+    assert straight.status()["held_out"] != straight.status()["held_out_before"]
 
     stopped = start(studio_home, "stopped")
     real = control.Draws.__init__
@@ -169,6 +173,96 @@ def test_pictures_become_shards_once_for_each_state_of_their_drawings(
     assert len(made) == 2
     assert torch.equal(changed[0], both[0])
     assert not torch.equal(changed[1], both[1])
+
+
+def test_a_drawing_lies_on_its_picture_whatever_their_shape(studio_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for size, factor in (((96, 144), 1), ((192, 288), 2)):  # the picture, and its drawing at twice the size
+        drawn = Image.new("RGB", size, "white")
+        ImageDraw.Draw(drawn).ellipse([factor * v for v in (20, 40, 76, 96)], outline="black", width=3 * factor)
+        drawn.save(tmp_path / "set" / ("tall.png" if factor == 1 else "tall.control.png"))
+    components = Engine(Settings(home=studio_home, device="cpu")).components("tiny")
+    entries = files.check(tmp_path / "set", 64).entries
+    drawings.from_pictures(components, tmp_path / "set", entries, tmp_path / "out", 64)
+    edges, lines = drawings.read(tmp_path / "out").controls([0, 0], [0, 1])
+    for axis in (1, 2):
+        reach = [torch.nonzero(image.amax((0, axis)) > 0.3).flatten()[[0, -1]] for image in (edges, lines)]
+        assert (reach[0] - reach[1]).abs().max() <= 2
+
+
+def test_drawings_that_cannot_be_followed_are_named(studio_home: Path) -> None:
+    folder = write_set(studio_home / "with_bad_drawings", 4) / "style_1"
+    (folder / "0.control.png").write_bytes(b"\x89PNG broken")
+    Image.new("L", (64, 64), 255).save(folder / "1.control.png")
+    Image.new("L", (64, 64), 255).save(folder / "nobody.control.png")
+    Image.new("L", (64, 64), 255).save(folder / "2.control.jpg")
+    found = files.check(folder.parent, 64)
+    assert len(found.entries) == 4
+    assert found.drawings == 1
+    said = {problem.file: problem.message for problem in found.problems}
+    assert "can be read" in said["style_1/0.control.png"]
+    assert "no picture of the same name" in said["style_1/nobody.control.png"]
+    assert "is a PNG and ends in .control.png" in said["style_1/2.control.jpg"]
+    notes: list[str] = []
+    components = Engine(Settings(home=studio_home, device="cpu")).components("tiny")
+    drawings.from_pictures(
+        components, folder.parent, found.entries, studio_home / "made_of_bad", 64, on_note=notes.append
+    )
+    assert len(drawings.read(studio_home / "made_of_bad")) == 2
+    assert notes[0] == "style_1/0.png is left out: its drawing 0.control.png can't be read."
+    assert notes[1].startswith("style_1/1.png is left out. The drawing is empty")
+
+
+def test_a_run_resumes_without_what_it_began_from(
+    studio_home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = shutil.copytree(straight.adapter / "controlnet", studio_home / "origin")
+    runs = [start(studio_home, name, init=str(origin), epochs=1) for name in ("onward", "onward_cut")]
+    control.main(runs[0].path)
+    assert runs[0].status()["held_out_before"] != runs[0].status()["held_out_without"]
+    real = control.Draws.__init__
+
+    def stop_at_once(self, *given):
+        runs[1].request_stop()
+        real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(control.Draws, "__init__", stop_at_once)
+        control.main(runs[1].path)
+    assert runs[1].status()["state"] == "stopped"
+    shutil.rmtree(origin)
+    control.main(runs[1].path)
+    assert digest(runs[1]) == digest(runs[0])
+
+
+def test_a_stop_is_heeded_while_control_images_are_made(studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(studio_home, "stopped_early", data=str(write_set(studio_home / "many", 6)))
+    made: list[int] = []
+    real = drawings.encode
+
+    def encode(*given):
+        made.append(1)
+        run.request_stop()
+        return real(*given)
+
+    monkeypatch.setattr(drawings, "encode", encode)
+    control.main(run.path)
+    assert run.status()["state"] == "stopped"
+    assert len(made) == 1
+    assert not run.checkpoint_names()
+
+
+def test_prepared_drawings_go_with_the_last_run_that_uses_them(studio_home: Path) -> None:
+    data = str(write_set(studio_home / "shared", 5))
+    for name in ("one", "two"):
+        control.main(start(studio_home, name, data=data, epochs=1, steps_per_epoch=1).path)
+    runs = TrainingRuns(settings())
+    place = settings().runs_dir / ".drawings" / RunDir(settings().runs_dir / "one").status()["drawings"]
+    assert place.is_dir()
+    runs.delete("one")
+    assert place.is_dir()
+    runs.delete("two")
+    assert not place.exists()
 
 
 def test_shards_that_do_not_agree_are_refused(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_the_benchmark_is_not_won_by_noise() -> None:
     assert found["chamfer_without_result_to_drawing_pixels"] > 10
     assert found["chamfer_without_symmetric_pixels"] > 5
     assert found["times_closer_symmetric"] > 10
+    own = control.control_image(follows, ControlSpec(image="own", kind="canny"))
+    assert benchmark.chamfer(own, follows) == (0, 0)  # a picture lies nowhere off its own edges
 
 
 def test_with_a_lora_and_on_the_fast_path(engine: Engine, home: Path) -> None:

@@ -303,7 +303,7 @@ def test_a_folder_without_a_picture_is_said(tmp_path: Path) -> None:
     for name in ("a.pdf", "b.gif", "c.mp4", "d.doc"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(
-        BadInput, match=r"a\.pdf is neither.* b\.gif is neither.* c\.mp4 is .* And so on: 4 files in all\."
+        BadInput, match=r"a\.pdf is neither.* b\.gif is neither.* c\.mp4 is .* And so on: 4 remarks in all\."
     ) as said:
         files.check(tmp_path, 64)
     assert tmp_path.name not in str(said.value)  # an upload's folder is nobody's business
@@ -337,4 +337,6 @@ def test_an_upload_without_a_picture_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     with pytest.raises(BadInput, match=r"no picture among what was uploaded \(a\.txt, b\.pdf\)"):
         TrainingRuns(settings).upload([("a.txt", b"girl"), ("b.pdf", b"%PDF")])
+    with pytest.raises(BadInput, match="ZIP alone"):
+        TrainingRuns(settings).upload([("a.zip", b"PK"), ("b.zip", b"PK")])
     assert not any(settings.datasets_dir.iterdir())

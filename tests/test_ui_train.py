@@ -128,13 +128,14 @@ def test_a_controlnet_is_started_found_again_and_used(
     net = run.adapter / "controlnet"
     net.mkdir(parents=True)
     (net / "config.json").write_text("{}")
-    run.update(state="done", step=20, steps=20, held_out=0.5, held_out_without=0.56)
+    run.update(state="done", step=20, steps=20, held_out=0.5, held_out_before=0.54, held_out_without=0.56)
     run.samples.mkdir(exist_ok=True)
     Image.new("RGB", (64, 32)).save(run.samples / "step-000020.png")
     at.run()
     assert not at.exception
-    assert "0.500 with their lines, 0.560 without" in texts(at)
-    assert "step 20" in texts(at)
+    assert "0.500 with their lines (before training 0.540), without any 0.560" in texts(at)
+    assert "step 20" in [caption.value for caption in at.caption]  # above the sheet
+    assert [code.value for code in at.code if "controlnet" in code.value] == [str(net)]
     at.button(key="cn_use").click().run()
     assert at.session_state["sk_net"] == str(net)
 

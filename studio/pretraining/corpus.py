@@ -87,7 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--variety", choices=tuple(FIRST), default="full")
     parser.add_argument("--shards", type=int, default=8, help="how many (default 8)")
     parser.add_argument("--size", type=int, default=1000, help="drawings in a shard (default 1000)")
-    parser.add_argument("--first", type=int, default=None, help="number of the first shard (default 0 small, 100 full)")
+    parser.add_argument(
+        "--first", type=int, default=None, help="number of the first shard (default 0 small, 100 full, 200 bent)"
+    )
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args(argv)
     if min(args.shards, args.size, args.processes) < 1 or (args.first is not None and args.first < 0):

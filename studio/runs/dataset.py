@@ -2,8 +2,8 @@
 
 `style_1/`, `style_2/` are trigger words, unless the captions inside begin with one of their own; kohya's `10_name/` is
 ten repeats of the trigger word `name`. A caption is a `.txt` or `.caption` file beside its picture (kohya) or a line of
-`metadata.jsonl` with `file_name` and `text` (diffusers). Nothing here decodes for training or knows a model: that is
-`training.dataset`.
+`metadata.jsonl` with `file_name` and `text` (diffusers); `NAME.control.png` is the drawing of the picture NAME, for a
+ControlNet. Nothing here decodes for training or knows a model: that is `training.dataset`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ MAX_PIXELS = 100_000_000
 TINY = 0.5  # of the training resolution; below it there is too little in a picture to learn from
 EPOCH_LOW, EPOCH_HIGH = 200, 400  # pictures x repeats of an epoch (hollowstrawberry/kohya-colab)
 _IGNORED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)")
+_DRAWING = re.compile(r"\.control\.(png|jpe?g|webp|bmp)$", re.IGNORECASE)
 _KOHYA = re.compile(r"^(\d{1,3})_(.+)$")
 _COMMON = {"", "1girl", "1boy", "solo", "girl", "boy"}
 # Names that no file system takes, or a file where another entry has a folder.
@@ -86,6 +87,7 @@ class Report(View):
     triggers: dict[str, int]  # trigger word -> pictures
     repeats: int  # chosen so that an epoch has 200 to 400 pictures
     digest: str  # SHA-256 of every picture and caption that is used
+    drawings: int = 0  # that lie beside pictures (`DRAWN`) and can be read
 
     @property
     def per_epoch(self) -> int:
@@ -183,7 +185,9 @@ def _inner(folder: Path) -> Path:
 
 
 def check(folder: Path, resolution: int) -> Report:
-    """Look at every file but the drawings (`DRAWN`). `resolution`: the side in px that will be trained at.
+    """Look at every file. `resolution`: the side in px that will be trained at.
+
+    Drawings (`DRAWN`) are no pictures of the set; that they can be read, and whose they are, is looked at.
 
     Raises NotFound where there is no folder, BadInput where not one picture can be trained on.
     """
@@ -192,7 +196,9 @@ def check(folder: Path, resolution: int) -> Report:
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
     )
-    names = [name for name in names if not (_IGNORED.search(name) or name.endswith(DRAWN))]
+    names = [name for name in names if not _IGNORED.search(name)]
+    drawings = [name for name in names if _DRAWING.search(name)]
+    names = [name for name in names if not _DRAWING.search(name)]
     if len(names) > MAX_FILES:
         raise BadInput(f"{folder} has {len(names)} files; {MAX_FILES} are the most a data set may have.")
     problems: list[Problem] = []
@@ -203,6 +209,8 @@ def check(folder: Path, resolution: int) -> Report:
         problem = _stray(name, stems)
         if problem and name not in pictures:
             problems.append(problem)
+    wrong = [problem for name in drawings if (problem := _drawing(folder, name, stems)) is not None]
+    problems += wrong
     seen: list[tuple[str, int, np.ndarray]] = []
     looked = [_look(folder, name, metadata, resolution, problems, seen) for name in pictures]
     entries = _own_triggers([entry for entry in looked if entry is not None])
@@ -214,7 +222,7 @@ def check(folder: Path, resolution: int) -> Report:
         if not problems:
             raise BadInput("There is no picture to train on: the folder is empty.")
         said = " ".join(problem.message for problem in problems[:3])
-        more = f" And so on: {len(problems)} files in all." if len(problems) > 3 else ""
+        more = f" And so on: {len(problems)} remarks in all." if len(problems) > 3 else ""
         raise BadInput(f"There is no picture to train on. {said}{more}")
     triggers: dict[str, int] = {}
     for entry in entries:
@@ -227,7 +235,26 @@ def check(folder: Path, resolution: int) -> Report:
         triggers=triggers,
         repeats=automatic_repeats(len(entries)),
         digest=digest.hexdigest(),
+        drawings=len(drawings) - len(wrong),
     )
+
+
+def _drawing(folder: Path, name: str, stems: set[str]) -> Problem | None:
+    """What is wrong with a drawing beside a picture, None where nothing is."""
+    if not name.endswith(DRAWN):
+        message = f"{name} looks like a drawing, which is a PNG and ends in {DRAWN}: it is left out."
+        return Problem(file=name, kind="name", message=message, used=False)
+    if name.removesuffix(DRAWN) not in stems:
+        return Problem(file=name, kind="name", message=f"{name} has no picture of the same name: it is left out.",
+                       used=False)  # fmt: skip
+    try:
+        with Image.open(folder / name) as file:
+            if file.width * file.height <= MAX_PIXELS:
+                file.load()
+                return None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass
+    return Problem(file=name, kind="unreadable", message=f"{name} is not a drawing that can be read.", used=False)
 
 
 def _stray(name: str, stems: set[str]) -> Problem | None:

@@ -51,8 +51,9 @@ class Supervisor:
         """
         if isinstance(spec, LoraSpec | ControlRunSpec):
             spec = spec.model_copy(update={"data": _folder(spec.data), "model": _absolute(spec.model)})
-            if isinstance(spec, ControlRunSpec) and spec.init is not None:
-                spec = spec.model_copy(update={"init": _absolute(spec.init)})
+            if isinstance(spec, ControlRunSpec) and spec.init not in (None, "lines", "canny", "scribble"):
+                place = Path(spec.init).expanduser()  # `init` is a path first, also without a separator
+                spec = spec.model_copy(update={"init": str(place.resolve()) if place.exists() else spec.init})
         else:
             loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
             data = _folder(spec.data) if spec.data else None

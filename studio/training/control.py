@@ -12,6 +12,7 @@ It doesn't know who started it, how the data was drawn, or who looks at the samp
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -31,7 +32,7 @@ from studio.engine.components import Components
 from studio.engine.controlnets import KINDS, controlnet
 from studio.engine.models import resolve
 from studio.engine.pipelines import load
-from studio.errors import BadInput, NotFound
+from studio.errors import BadInput, Cancelled, NotFound
 from studio.runs import dataset as files
 from studio.runs.rundir import RunDir
 from studio.settings import Settings, settings
@@ -73,7 +74,11 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     alphas = scheduler.alphas_cumprod.to(device)
 
     session.stage(3, "Get latents and control images")
-    stuff = gather(session, spec, config, components, accelerator.is_main_process, accelerator.wait_for_everyone)
+    try:
+        stuff = gather(session, spec, config, components, world, accelerator.is_main_process)
+    except Cancelled:
+        session.end_early()
+        return
     held = min(spec.held_out, len(stuff) // 5)
     count = len(stuff) - held  # the last ones are never trained on
     per_epoch = spec.steps_per_epoch or max(1, count // spec.batch_size)
@@ -84,11 +89,17 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
         net = new_controlnet(components)
-    if spec.init in KINDS and spec.init not in info.controlnets:
+    shape = run.path / "controlnet.json"  # of what was gone on from, which may be deleted before a resume
+    found, damaged = checkpoints.latest_good(run)
+    if found is not None and shape.exists():
+        net = ControlNetModel.from_config(json.loads(shape.read_text(encoding="utf-8")))
+    elif spec.init in KINDS and spec.init not in info.controlnets:
         session.say(f"{info.title} has no ControlNet for {spec.init}: a copy of the UNet begins.", note=True)
     elif spec.init is not None:
         net = controlnet(components, spec.init, config, session.say).requires_grad_(True)
         components.controls.clear()  # it isn't part of the frozen model
+    if accelerator.is_main_process and found is None:
+        shape.write_text(net.to_json_string(), encoding="utf-8")
     net.float().to(device, memory_format=torch.channels_last).train()
     if spec.gradient_checkpointing:
         net.enable_gradient_checkpointing()
@@ -100,8 +111,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    session.stage(6, "Look for a checkpoint")
-    found, damaged = checkpoints.latest_good(run)
+    session.stage(6, "Go on from the last checkpoint")
     for sentence in damaged:
         session.say(sentence, note=True)
     step = 0
@@ -115,6 +125,13 @@ def train(session: Session, spec: ControlRunSpec) -> None:
         step = found.step
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
     session.begin(step, total, spec.epochs)
+
+    if step == 0 and accelerator.is_main_process:  # what it begins with: else nobody knows what training is worth
+        before = look(session, spec, components, net, stuff, count, alphas, kind, step)
+        run.update(**{f"{name}_before": value for name, value in before.items() if name == "held_out"}, **before)
+        session.say(f"Before the first step: held out {before}")
+    accelerator.wait_for_everyone()
+    session.pause()
 
     def save() -> None:
         epoch, inside = divmod(step, per_epoch)
@@ -270,9 +287,12 @@ def new_controlnet(components: Components) -> ControlNetModel:
 
 
 def gather(
-    session: Session, spec: ControlRunSpec, config: Settings, components: Components, main: bool, wait: Any
+    session: Session, spec: ControlRunSpec, config: Settings, components: Components, world: int, main: bool
 ) -> drawings.Drawings:
-    """Prepared shards as they are; a folder or ZIP of pictures is prepared once and kept beside the runs."""
+    """Prepared shards as they are; a folder or ZIP of pictures is prepared once and kept beside the runs.
+
+    Raises Cancelled where the run is to end meanwhile (with one process: several would part ways).
+    """
     data = Path(spec.data)
     if data.is_dir() and drawings.is_prepared(data):
         return drawings.read(data)
@@ -290,9 +310,14 @@ def gather(
 
         def report(done: int) -> None:
             session.run.update(stage=f"3. Control images: {done} of {len(found.entries)}")
+            if world == 1 and session.must_stop():
+                raise Cancelled
 
-        drawings.from_pictures(components, found.folder, found.entries, into, side, report)
-    wait()
+        drawings.from_pictures(components, found.folder, found.entries, into, side, report, session.say)
+    if main:
+        session.run.update(drawings=into.name)  # they go when the last run that uses them is deleted
+    if world > 1:
+        torch.distributed.barrier()
     return drawings.read(into)
 
 
@@ -333,10 +358,13 @@ def look(
     session: Session, spec: ControlRunSpec, components: Components, net: ControlNetModel, stuff: drawings.Drawings,
     count: int, alphas: torch.Tensor, kind: diffusion.Prediction, step: int,
 ) -> dict[str, float]:  # fmt: skip
-    """The loss on pictures that were held out, with their drawing and without any; and a sheet of samples."""
+    """The loss on pictures that were held out, with their drawing and without any; and a sheet of samples.
+
+    No loss where nothing was held out: a few pictures of one's own are all trained on.
+    """
     net.eval()
-    rows = list(range(count, len(stuff))) or list(range(min(8, len(stuff))))
-    sums = {"held_out": 0.0, "held_out_without": 0.0}
+    rows = list(range(count, len(stuff)))
+    sums = {"held_out": 0.0, "held_out_without": 0.0} if rows else {}
     for start in range(0, len(rows), 8):
         part = rows[start : start + 8]
         generator = steps.generator(spec.seed, "look", start)
@@ -353,7 +381,7 @@ def look(
             ("held_out_without", plain),
         ):
             sums[name] += float((said.float() - target).square().mean()) * len(part) / len(rows)
-    sheet(session.run, spec, components, net, stuff, rows[:SAMPLES], step)
+    sheet(session.run, spec, components, net, stuff, (rows or list(range(len(stuff))))[:SAMPLES], step)
     net.train()
     return {name: round(value, 5) for name, value in sums.items()}
 

@@ -24,7 +24,8 @@ from studio.engine import control
 from studio.engine.components import Components
 from studio.engine.latents import encode, fit
 from studio.errors import BadInput
-from studio.runs.dataset import DRAWN, Entry, upright
+from studio.flat import flat
+from studio.runs.dataset import DRAWN, Entry, split_tags, upright
 from studio.specs import ControlSpec
 
 
@@ -110,11 +111,13 @@ def from_pictures(
     into: Path,
     side: int,
     on_picture: Callable[[int], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """Prepare captioned pictures as the shard `pictures` in `into`: squares of `side` pixels.
+    """Prepare captioned pictures as the shard `pictures` in `into`: squares of `side` pixels, cut at their centre.
 
-    The control image is the picture's own drawing where one lies beside it (`NAME.control.png`), and its Canny edges.
-    Pictures without any edge are left out. Raises BadInput when none are left.
+    The control image is the picture's own drawing where one lies beside it (`NAME.control.png`), cut as the picture is,
+    and its Canny edges. A picture without any edge, or whose drawing can't be followed, is left out, and `on_note` is
+    told. Trigger words play no part: what calls a ControlNet is the drawing. Raises BadInput when no picture is left.
     """
     canny = ControlSpec(image="picture", kind="canny")
     drawn = ControlSpec(image="picture", kind="lines")
@@ -126,16 +129,24 @@ def from_pictures(
         own = (folder / entry.file).with_suffix(DRAWN)
         try:
             edges = control.control_image(picture, canny, (side, side))
-            if own.exists():
-                with Image.open(own) as file:
-                    lines = control.control_image(file, drawn, (side, side))
-            else:
-                lines = edges
-        except BadInput:
+            lines = control.control_image(_square(own), drawn, (side, side)) if own.exists() else edges
+        except BadInput as problem:
+            on_note(f"{entry.file} is left out. {problem}")
+            continue
+        except OSError:
+            on_note(f"{entry.file} is left out: its drawing {own.name} can't be read.")
             continue
         latents.append(encode(components, [picture]).cpu())
         controls.append(np.stack([np.asarray(image.convert("L")) for image in (edges, lines)]))
-        captions.append([entry.prompt])
+        captions.append([", ".join(split_tags(entry.caption))])
     if not latents:
         raise BadInput(f"No picture in {folder} has edges that a drawing could be made of; choose others.")
     write(into, "pictures", torch.cat(latents), np.stack(controls), captions)
+
+
+def _square(path: Path) -> Image.Image:
+    """The middle of a drawing, in its own resolution: `fit` cuts its picture to the same."""
+    with Image.open(path) as file:
+        drawing = flat(file)
+    side = min(drawing.size)
+    return fit(drawing, side, side)

@@ -2,7 +2,7 @@
 
 `attend` wraps a whole trainer. However the body leaves it (done, stopped, NaN, full disk, deleted folder, out of
 memory, a bug), `status.json` says so in one sentence, and the process ends with the command line's exit code.
-Knows no models; both trainers use it.
+Knows no models; every trainer uses it.
 """
 
 from __future__ import annotations

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
 
 from studio.specs import ControlRunSpec
-from studio.ui import captions, text, widgets
+from studio.ui import captions, widgets
 from studio.ui.identity import owner
 from studio.ui.resources import studio
 from studio.views import RunView
@@ -35,7 +34,9 @@ TEXT = {
     "need_data": "Choose pictures first.",
     "after": "Your ControlNet",
     "use": "Use in Sketch",
-    "held": "Loss on drawings that it never learnt from: {with_it} with their lines, {without} without.",
+    "held": "Loss on pictures it never learnt from: {with_it} with their lines (before training {before}), without "
+    "any {without}.",
+    "checkpointing": "Save memory by computing twice",
 }
 
 
@@ -63,6 +64,7 @@ def settings() -> dict[str, Any]:
         found["time_limit_minutes"] = _number(
             "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
         )
+    found["gradient_checkpointing"] = st.toggle(TEXT["checkpointing"], key="cn_checkpointing", persist_state="session")
     found["license"] = st.text_input(TEXT["license"], key="cn_license", max_chars=200, persist_state="session")
     return {name: value for name, value in found.items() if value is not None or name == "init"}
 
@@ -78,7 +80,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
             st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
     if spec is not None and report is not None:
         count = len(report.entries)
-        each = max(1, math.ceil((count - min(spec.held_out, count // 5)) // spec.batch_size))
+        each = max(1, (count - min(spec.held_out, count // 5)) // spec.batch_size)
         st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each))
     pressed = st.button(
         TEXT["start"], type="primary", icon=":material/school:", key="cn_start", disabled=spec is None,
@@ -93,10 +95,11 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
 def after(run: RunView) -> None:
     """What can be done with a result."""
     st.markdown(f"#### {TEXT['after']}")
-    with_it, without = (run.extra.get(name) for name in ("held_out", "held_out_without"))
-    if with_it is not None and without is not None:
-        st.caption(TEXT["held"].format(with_it=f"{with_it:.3f}", without=f"{without:.3f}"))
+    measured = [run.extra.get(name) for name in ("held_out", "held_out_before", "held_out_without")]
+    if None not in measured:
+        with_it, before, without = (f"{value:.3f}" for value in measured)
+        st.caption(TEXT["held"].format(with_it=with_it, before=before, without=without))
     if st.button(TEXT["use"], type="primary", icon=":material/draw:", key="cn_use"):
         st.session_state.update({"sk_net": str(run.adapter), "sk_model": run.model})
         widgets.go("sketch_to_character")
-    st.code(text.escape(str(run.adapter)), language=None)
+    st.code(str(run.adapter), language=None)
