@@ -5,11 +5,12 @@ import json
 import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from studio.pretraining import build, captions
+from studio.pretraining import build, captions, latents
 from studio.pretraining.latents import encode, fold
 from studio.pretraining.state import load_state, optimizer_tensors, restore_optimizer, save_state
 from studio.pretraining.text_tower import target
@@ -101,6 +102,26 @@ def test_folding_normalises_latents_and_changes_no_picture() -> None:
     with torch.no_grad():
         torch.testing.assert_close(vae.decode(folded).sample, before, atol=1e-4, rtol=1e-3)
     assert vae.config.scaling_factor == 1.0
+
+
+def test_other_shards_are_encoded_by_what_was_folded_before(tmp_path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), block_out_channels=(4,),
+        latent_channels=3, norm_num_groups=2, layers_per_block=1,
+    )  # fmt: skip
+    vae.save_pretrained(tmp_path / "first" / "vae")
+    (tmp_path / "first" / "channels.json").write_text(json.dumps({"weights": [1.0, 2.0, 0.5]}))
+    (tmp_path / "bent").mkdir()
+    pictures = torch.randint(0, 255, (3, 16, 16, 3), dtype=torch.uint8).numpy()
+    np.save(tmp_path / "bent" / "p200.npy", pictures)
+    monkeypatch.setattr(latents, "prepare", lambda args: pytest.fail("it would be folded a second time"))
+    command = ["--data", str(tmp_path / "bent"), "--folded", str(tmp_path / "first"), "--processes", "1"]
+    monkeypatch.setattr(sys, "argv", ["latents", *command, "--out", str(tmp_path / "second")])
+    latents.cli()
+    assert (tmp_path / "second" / "channels.json").read_text() == (tmp_path / "first" / "channels.json").read_text()
+    found = latents.load(tmp_path / "second")["200"]
+    torch.testing.assert_close(found, encode(vae.eval(), pictures).half(), atol=2e-3, rtol=1e-2)
 
 
 def test_state_survives_a_crash_between_its_two_renames(tmp_path) -> None:
