@@ -7,9 +7,6 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
-from diffusers.pipelines.latent_consistency_models.pipeline_latent_consistency_text2img import (
-    LatentConsistencyModelPipeline,
-)
 
 from studio.training import consistency as lcd
 
@@ -211,12 +208,6 @@ def test_huber_is_square_when_small_and_absolute_when_large() -> None:
 def test_no_guidance_is_the_conditional_output() -> None:
     conditional, unconditional = latent(1), latent(2)
     assert torch.equal(lcd.guided(conditional, unconditional, torch.zeros(3)), conditional)
-
-
-def test_guidance_embedding_is_the_pipelines() -> None:
-    w = torch.tensor([0.0, 2.5, 7.0])
-    theirs = LatentConsistencyModelPipeline.get_guidance_scale_embedding(None, w, embedding_dim=256)
-    torch.testing.assert_close(lcd.guidance_embedding(w, 256), theirs)
 
 
 def test_ema_moves_towards_the_source() -> None:

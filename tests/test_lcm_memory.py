@@ -17,7 +17,7 @@ from PIL import Image
 from studio.engine.families import SD15
 from studio.runs.rundir import RunDir
 from studio.specs import LcmSpec
-from studio.training.memory import config_of, estimate
+from studio.training.memory import estimate
 from studio.training.student import LoraStudent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ print(json.dumps(1024 * (peak + read)))
 def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
     folder = tiny_sd(tmp_path / "tiny")
     spec = LcmSpec(rank=4, batch_size=3)
-    said = estimate(spec, config_of(folder), 4, 77, SD15.lcm_lora_targets, 0)
+    said = estimate(spec, UNet2DConditionModel.load_config(folder / "unet"), 4, 77, SD15.lcm_lora_targets, 0)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     base = sum(p.numel() for p in unet.parameters())
     student = LoraStudent(unet, SD15.lcm_lora_targets, spec.rank)
@@ -80,7 +80,7 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
 
 
 def test_a_larger_batch_and_a_whole_model_need_more() -> None:
-    config = config_of(SD15_CONFIG)
+    config = UNet2DConditionModel.load_config(SD15_CONFIG / "unet")
 
     def of(side: int = 32, **changes: object) -> float:
         spec = LcmSpec(**{"batch_size": 1, **changes})  # type: ignore[arg-type]
@@ -120,6 +120,6 @@ def test_three_steps_of_full_size_stable_diffusion(tmp_path: Path, form: str) ->
     if form == "lora":
         assert "67,252,224 trainable parameters" in done.stdout
     others = sum(f.stat().st_size for part in ("vae", "text_encoder") for f in (model / part).glob("*.safetensors"))
-    said = estimate(spec, config_of(model), 32, 77, SD15.lcm_lora_targets, others).total
+    said = estimate(spec, UNet2DConditionModel.load_config(model / "unet"), 32, 77, SD15.lcm_lora_targets, others).total
     assert peak < 24e9
     assert said == pytest.approx(peak, rel=0.2)

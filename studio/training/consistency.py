@@ -202,18 +202,6 @@ def distance(a: Tensor, b: Tensor, kind: Literal["l2", "huber"], c: float = 1e-3
     return ((difference.square() + c * c).sqrt() - c).mean()
 
 
-def guidance_embedding(w: Tensor, size: int) -> Tensor:
-    """Fourier features of guidance w, (batch,) -> (batch, size): sin, then cos, of 1000 w at log-spaced frequencies.
-
-    What diffusers' pipelines call `get_guidance_scale_embedding`; they pass guidance_scale - 1, which is w. `size` is
-    even (LCM, sec. 4.2: w enters the network like a time).
-    """
-    half = size // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
-    angles = (w.float() * 1000.0)[:, None] * frequencies.to(w.device)[None]
-    return torch.cat([angles.sin(), angles.cos()], 1)
-
-
 @torch.no_grad()
 def ema_update(target: Iterable[Tensor], source: Iterable[Tensor], mu: float) -> None:
     """theta_minus <- mu theta_minus + (1 - mu) theta, in place (LCM, Algorithm 1, last line)."""

@@ -102,12 +102,6 @@ def say(session: Session, spec: LcmSpec, components: Components, stuff: Material
         )  # fmt: skip
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """The UNet's configuration in a model folder."""
-    found: dict[str, Any] = UNet2DConditionModel.load_config(folder / "unet")
-    return found
-
-
 def measure(spec: LcmSpec) -> dict[str, float]:
     """Bytes that a run of `spec` takes, and bytes that are free where it would run."""
     info, cuda = resolve(spec.model, settings(), with_hash=False), torch.cuda.is_available()

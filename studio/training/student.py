@@ -20,7 +20,8 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from studio.training.consistency import ema_update, guidance_embedding
+from studio.engine.sampling import embed_guidance
+from studio.training.consistency import ema_update
 from studio.training.steps import update_average
 
 ADAPTER = "student"
@@ -156,13 +157,13 @@ class FullStudent:
 
     def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         """Output of the student at (z, t) for guidance `w`, (batch,)."""
-        said = guidance_embedding(w, GUIDANCE_DIM).to(z)
+        said = embed_guidance(w, GUIDANCE_DIM).to(z)
         return self.unet(z, t, text, timestep_cond=said, return_dict=False)[0]
 
     @torch.no_grad()
     def target(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         """Output of the running mean theta-minus."""
-        said = guidance_embedding(w, GUIDANCE_DIM).to(z)
+        said = embed_guidance(w, GUIDANCE_DIM).to(z)
         return self._target(z, t, text, timestep_cond=said, return_dict=False)[0]
 
     def after_step(self, decay: float, step: int) -> None:
