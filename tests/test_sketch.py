@@ -26,6 +26,7 @@ from benchmarks import sketch as benchmark
 from studio import api
 from studio.engine import control, sampling, text
 from studio.engine.controlnets import controlnet
+from studio.engine.models import resolve
 from studio.engine.pipelines import Engine
 from studio.errors import BadInput, DiskFull, NotFound
 from studio.service import Studio
@@ -166,6 +167,41 @@ def test_what_matters_more(engine: Engine, home: Path) -> None:
     assert torch.equal(soft[1], plain[1])
     shares = [float(b.norm() / a.norm()) for a, b in zip(plain[0], soft[0], strict=True)]
     assert shares == sorted(shares)  # the finest layer weighs least
+
+
+def test_a_model_says_how_its_drawings_weigh(home: Path) -> None:
+    engine = Engine(Settings(home=home, device="cpu", preview_every=0))
+    components = engine.components("tiny")
+    net = controlnet(components, "lines", engine.settings)
+    z, t, lines = torch.randn(2, 16, 4, 4), torch.tensor(500), torch.rand(2, 3, 64, 64)
+    states = text.encode(components, ["1girl"], [""])
+    both = torch.cat([states.negative, states.positive])
+
+    def finest(weight: float = 1.0, favour: str = "both", **model: float) -> torch.Tensor:
+        control = sampling.Control(net, lines, weight, favour=favour, **model)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return sampling.steer(control, z, t, both, lines, True)[0][0]
+
+    plain = finest()
+    half = finest(unconditional=0.5)
+    assert torch.allclose(half[0], 0.5 * plain[0])
+    assert torch.equal(half[1], plain[1])
+    alone = finest(unconditional=0.0)
+    assert not alone[0].any()
+    assert torch.allclose(alone[1], plain[1], atol=1e-6)  # all details, not as in the guess mode
+    stricter = finest(favour="sketch", unconditional=0.0)
+    assert torch.allclose(stricter[1], sampling.STRICTER * plain[1], atol=1e-5)
+    assert torch.allclose(finest(guided=0.5)[1], finest(0.5)[1])
+    weighed, twice = sampling.Control(net, lines, unguided=2.0), sampling.Control(net, lines, 2.0)
+    with torch.no_grad():
+        middle = [sampling.steer(control, z, t, both, lines, False)[1] for control in (weighed, twice)]
+    assert torch.allclose(*middle)
+
+
+def test_the_embedded_models_facts_are_read() -> None:
+    said = resolve("embedded", Settings()).control
+    assert set(said) == {"guided", "unguided", "unconditional"}
+    assert said["unconditional"] < 1
 
 
 def test_the_benchmark_is_not_won_by_noise() -> None:

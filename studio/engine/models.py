@@ -28,6 +28,7 @@ MOVED = {
     "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
 }
 
+CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
 
 # What the first half of a low-rank pair is called: kohya, PEFT, and diffusers from its first form to its last.
@@ -72,6 +73,7 @@ class ModelInfo:
     sampler: str = "dpmpp_2m"
     fast: FastPath | None = None
     controlnets: Mapping[str, str] = field(default_factory=dict)  # kind -> path or hub reference
+    control: Mapping[str, float] = field(default_factory=dict)  # the `CONTROL` of its own ControlNets
     judge: Path | None = None
     tags: tuple[str, ...] = ()
     distill: Mapping[str, float] = field(default_factory=dict)
@@ -222,6 +224,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             fast=fast,
             # published ones are made for the family's own text encoder
             controlnets=controlnets or (dict(family.controlnets) if unet.get("cross_attention_dim") == 768 else {}),
+            control={key: float(facts["control"][key]) for key in CONTROL if key in dict(facts.get("control") or {})},
             judge=judge if judge is not None and judge.is_dir() else None,
             tags=tuple(str(tag) for tag in facts.get("tags", ())),
             distill={key: float(value) for key, value in dict(facts.get("distill") or {}).items()},

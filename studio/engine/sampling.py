@@ -104,6 +104,9 @@ class Control:
 
     `start` and `end` are shares of the steps between which it is applied, as in diffusers' pipeline. `favour` says what
     matters more where drawing and prompt disagree: "both", "prompt" or "sketch" (see `steer`).
+
+    The last three are the model's: what a weight of 1 means with guidance and without, and how much of the drawing the
+    unconditional half gets. Below 1 guidance amplifies the drawing too; published ControlNets are trained for 1.
     """
 
     net: ControlNetModel
@@ -112,6 +115,9 @@ class Control:
     start: float = 0.0
     end: float = 1.0
     favour: str = "both"
+    guided: float = 1.0
+    unguided: float = 1.0
+    unconditional: float = 1.0
 
     def steps(self, count: int) -> range:
         """Which of `count` steps are steered: those that lie whole between `start` and `end`.
@@ -224,7 +230,7 @@ def finite(latents: torch.Tensor) -> torch.Tensor:
 
 
 SOFT = 0.825  # per layer, from the middle outwards: the drawing's small details weigh least
-UNGUIDED_SKETCH = 1.3  # "the sketch matters more" where there is no guidance that could amplify it
+STRICTER = 1.3  # "the sketch matters more" where guidance can't amplify the drawing, or does it anyway
 
 
 def steer(
@@ -233,21 +239,28 @@ def steer(
     """What the ControlNet adds to the UNet's skip connections and middle block; arguments as the UNet gets them.
 
     "prompt": layers weigh less the finer they are. "sketch": so too, but only the conditional half gets them, so that
-    guidance amplifies the drawing as it amplifies the prompt (guess mode, 2302.05543, section 3.3).
+    guidance amplifies the drawing as it amplifies the prompt (guess mode, 2302.05543, section 3.3). Where it does so
+    anyway (`Control.unconditional` below 1) the sketch weighs more, and all of its details.
     """
-    alone = guided and control.favour == "sketch"
+    sketch, amplified = control.favour == "sketch", control.unconditional < 1
+    share = 0.0 if sketch else control.unconditional
+    alone = guided and share == 0
     if alone:
         latents, text, drawing = (each.chunk(2)[1] for each in (latents, text, drawing))
-    weight = control.weight * (UNGUIDED_SKETCH if control.favour == "sketch" and not guided else 1)
+    weight = control.weight * (control.guided if guided else control.unguided)
+    if sketch and (amplified or not guided):
+        weight *= STRICTER
     down, middle = control.net(
         latents, t, encoder_hidden_states=text, controlnet_cond=drawing, conditioning_scale=weight, return_dict=False
     )
-    if alone or control.favour == "prompt":
-        down = [layer * SOFT ** (len(down) - index) for index, layer in enumerate(down)]
+    layers = [*down, middle]
+    if control.favour == "prompt" or (sketch and guided and not amplified):
+        layers = [layer * SOFT ** (len(down) - index) for index, layer in enumerate(layers)]
     if alone:
-        down = [torch.cat([torch.zeros_like(layer), layer]) for layer in down]
-        middle = torch.cat([torch.zeros_like(middle), middle])
-    return list(down), middle
+        layers = [torch.cat([torch.zeros_like(layer), layer]) for layer in layers]
+    elif guided and share < 1:
+        layers = [torch.cat([share * layer.chunk(2)[0], layer.chunk(2)[1]]) for layer in layers]
+    return layers[:-1], layers[-1]
 
 
 def embed_guidance(scale: torch.Tensor, dim: int) -> torch.Tensor:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from studio.pretraining.unet import SCHEDULE
@@ -34,6 +33,9 @@ INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+# A ControlNet that has not been trained to its end adds too little: with the squared error it dares half a step where
+# it is half sure. So guidance amplifies it, and without guidance it weighs more; how much, `benchmarks.sketch` found.
+CONTROL = {"guided": 0.75, "unguided": 1.5, "unconditional": 0.0}
 
 
 def facts(folder: Path, tags: list[str]) -> dict[str, object]:
@@ -58,21 +60,8 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
         }
     if (folder / "controlnet").is_dir():
         found["controlnet"] = {"lines": "controlnet", "canny": "controlnet"}
+        found["control"] = CONTROL
     return found
-
-
-def strengthen(folder: Path, gain: float) -> None:
-    """Multiply what a ControlNet adds to the UNet, as a control weight of `gain` would.
-
-    A ControlNet that has not been trained to its end adds too little: with the squared error it dares half a step where
-    it is half sure. `benchmarks.sketch` says which weight follows lines best without harming the picture.
-    """
-    file = folder / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    for name in tensors:
-        if name.startswith(("controlnet_down_blocks", "controlnet_mid_block")):
-            tensors[name] = tensors[name] * gain
-    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def main(args: argparse.Namespace) -> None:
@@ -94,8 +83,6 @@ def main(args: argparse.Namespace) -> None:
                 shutil.copytree(source, out / name)
             else:
                 print(f"{name}: there is none in {source}")
-    if args.controlnet is not None and args.control_gain != 1:
-        strengthen(out / "controlnet", args.control_gain)
     for path in (p for p in out.glob("*/config.json") if p.parent.name != "judge"):
         config = json.loads(path.read_text())
         config.pop("_name_or_path", None)  # where it lay on the machine that trained it
@@ -114,7 +101,6 @@ def cli() -> None:
     parser.add_argument("--out", type=Path, required=True)
     for name in ("unet", "text-encoder", "tokenizer", "vae", "judge", "lcm-lora", "controlnet"):
         parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--control-gain", type=float, default=1.0, help="multiplies what the ControlNet adds")
     main(parser.parse_args())
 
 

@@ -22,7 +22,6 @@ from studio.settings import ASSETS, EMBEDDED_MODEL
 
 PACKAGE = "studio.pretraining"
 CODE = Path(__file__).resolve().parent  # of the package
-CONTROL_GAIN = "1.5"  # see `assemble.strengthen`: what benchmarks.sketch found best
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
              ("control-images", "control-images-bent", "assemble"), ("controlnet/run",)),
         Step("assemble-parts", "assemble",
              (*assembled, "--lcm-lora", f"{lcm / 'lcm_lora'}", "--controlnet",
-              f"{control / 'run' / 'adapter' / 'controlnet'}", "--control-gain", CONTROL_GAIN),
+              f"{control / 'run' / 'adapter' / 'controlnet'}"),
              ("lcm", "controlnet")),
     ]  # fmt: skip
 

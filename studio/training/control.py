@@ -400,7 +400,7 @@ def sheet(
     conditioning = text.encode(components, [stuff.captions[row][0] for row in rows], [""] * len(rows))
     clean = sampling.denoise(
         components, scheduler, begin, conditioning, components.info.guidance, generators, timesteps=timesteps,
-        control=sampling.Control(net, lines, FULLY),
+        control=sampling.Control(net, lines, FULLY, 0.0, 1.0, "both", **components.info.control),
     )  # fmt: skip
     drawn = pictures.decode(components, clean)
     whole = Image.new("RGB", (width * len(rows), 2 * height))
