@@ -233,6 +233,7 @@ def test_a_run_resumes_without_what_it_began_from(
     shutil.rmtree(origin)
     control.main(runs[1].path)
     assert digest(runs[1]) == digest(runs[0])
+    assert str(studio_home) not in (runs[0].adapter / "controlnet" / "config.json").read_text()
 
 
 def test_a_stop_is_heeded_while_control_images_are_made(studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

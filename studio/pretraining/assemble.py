@@ -35,7 +35,7 @@ INDEX = {
 }
 # A ControlNet that has not been trained to its end adds too little: with the squared error it dares half a step where
 # it is half sure. So guidance amplifies it, and without guidance it weighs more; how much, `benchmarks.sketch` found.
-CONTROL = {"guided": 0.75, "unguided": 1.5, "unconditional": 0.0}
+CONTROL = {"guided": 0.85, "unguided": 2.0, "unconditional": 0.0}
 
 
 def facts(folder: Path, tags: list[str]) -> dict[str, object]:

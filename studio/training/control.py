@@ -416,7 +416,8 @@ def export(run: RunDir, spec: ControlRunSpec, net: ControlNetModel) -> Path:
     """`adapter/controlnet/`, a diffusers folder in half precision: to be given as `ControlSpec.model`."""
     fresh, final = run.adapter / "controlnet.tmp", run.adapter / "controlnet"
     shutil.rmtree(fresh, ignore_errors=True)
-    small = ControlNetModel.from_config(net.config)
+    # without the place where this machine had what it was gone on from
+    small = ControlNetModel.from_config({key: value for key, value in net.config.items() if not key.startswith("_")})
     small.load_state_dict(net.state_dict())
     small.half().save_pretrained(fresh, safe_serialization=True)
     if spec.license:
