@@ -30,6 +30,7 @@ Limit = Annotated[float | None, typer.Option("--time-limit", help="Save and stop
 Often = Annotated[float | None, typer.Option("--checkpoint-minutes", help="Also save every so many.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return at once; `runs show` tells how it stands.")]
 
+LOG_LINES = 12  # that `runs show` says of a run that failed
 MEASURED = ("held_out", "held_out_without")  # losses of a ControlNet on what it never learnt from
 
 # What a run may go on with; any other option that was given must be what the run was started with.
@@ -179,11 +180,18 @@ def carry_out(
     spec = terminal.spec(kind, defaults | given)
     run = unfinished(studio, spec, given) if resume else None
     if run is None:
+        if resume:
+            say("No unfinished run agrees with these options: a new one begins.")
         run = studio.start_run(spec, OWNER)
     elif not run.active:
         said = {name: getattr(spec, name) for name in _CHANGEABLE if name in given}
         run = studio.resume_run(run.id, **{name: v for name, v in said.items() if v != run.spec.get(name)})
-    return run if detach else _follow(studio, run)
+    if detach:
+        return run
+    run = _follow(studio, run)
+    for note in run.notes:
+        say(note)
+    return run
 
 
 def unfinished(studio: Studio, spec: LoraSpec | LcmSpec | ControlRunSpec, given: dict[str, Any]) -> RunView | None:
@@ -234,9 +242,10 @@ def _fail_for(run: RunView) -> None:
     """Raise what a run ended with, if it failed."""
     if run.state in ("failed", "crashed"):
         sentence = run.error or f"Run {run.id} ended without a word; `runs show {run.id}` has its log."
+        if not run.checkpoints:
+            raise Failed(f"{sentence} `runs resume {run.id}` starts it again.")
         ways = f" `runs resume {run.id}` goes on from the last checkpoint"
-        can = run.checkpoints and run.kind != "control"
-        ways += f", `runs export {run.id}` makes its result of it." if can else "."
+        ways += f", `runs export {run.id}` makes its result of it." if run.kind != "control" else "."
         raise Failed(sentence + ways)
 
 
@@ -280,7 +289,10 @@ def runs_list(json: Json = False) -> None:
 @runs_app.command("show")
 def runs_show(id: str, json: Json = False) -> None:
     """How a run stands."""
-    _answer_run(open_studio().run(id), json)
+    run = open_studio().run(id)
+    _answer_run(run, json)
+    if not json and run.state in ("failed", "crashed"):
+        say("\n".join(run.log.strip().splitlines()[-LOG_LINES:]))
 
 
 @runs_app.command("stop")

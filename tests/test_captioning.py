@@ -292,7 +292,7 @@ def test_wrong_sets_are_one_sentence(studio: Studio, models: Path, tmp_path: Pat
     (tmp_path / "empty").mkdir()
     empty = captioned(studio, data=str(tmp_path / "empty"))
     assert (empty.state, empty.bad_input) == ("failed", True)
-    assert empty.error == "There is no picture to train on: the folder is empty."
+    assert empty.error == "There is no picture to train on. The folder is empty."
     folder = uncaptioned(tmp_path / "set", 40)
     job = studio.submit(CaptionSpec(data=str(folder), captioner=str(models / "blip")), "me")
     for view in studio.watch(job.id, "me"):

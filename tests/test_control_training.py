@@ -210,7 +210,33 @@ def test_drawings_that_cannot_be_followed_are_named(studio_home: Path) -> None:
     )
     assert len(drawings.read(studio_home / "made_of_bad")) == 2
     assert notes[0] == "style_1/0.png is left out: its drawing 0.control.png can't be read."
-    assert notes[1].startswith("style_1/1.png is left out. The drawing is empty")
+    assert notes[1].startswith("style_1/1.png is left out for 1.control.png. The drawing is empty")
+
+
+def test_a_drawing_of_another_shape_is_said(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 2) / "style_1"
+    Image.new("L", (128, 128), 255).save(folder / "0.control.png")
+    Image.new("L", (128, 80), 255).save(folder / "1.control.png")
+    found = files.check(tmp_path / "set", 64)
+    assert found.drawings == 2
+    [said] = found.problems
+    assert said.used
+    assert "1.control.png is 128 x 80 and its picture 64 x 64" in said.message
+
+
+def test_peoples_own_drawings_are_what_is_measured_and_shown(studio_home: Path, tmp_path: Path) -> None:
+    sheets = []
+    for side in (8, 50):
+        folder = write_set(tmp_path / str(side), 6) / "style_1"
+        for k in range(6):
+            drawn = Image.new("L", (64, 64), 255)
+            ImageDraw.Draw(drawn).rectangle((4, 4, 4 + side, 4 + side), outline=0, width=2)
+            drawn.save(folder / f"{k}.control.png")
+        run = start(studio_home, f"own_{side}", data=str(folder.parent), epochs=1, steps_per_epoch=1)
+        control.main(run.path)
+        with Image.open(run.samples / "step-000000.png") as sheet:
+            sheets.append(np.asarray(sheet)[:64].copy())
+    assert not np.array_equal(*sheets)
 
 
 def test_a_run_resumes_without_what_it_began_from(

@@ -298,7 +298,7 @@ def test_captions_are_written_only_beside_pictures_of_the_set(tmp_path: Path, na
 
 
 def test_a_folder_without_a_picture_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no picture to train on: the folder is empty"):
+    with pytest.raises(BadInput, match=r"no picture to train on\. The folder is empty"):
         files.check(tmp_path, 64)
     for name in ("a.pdf", "b.gif", "c.mp4", "d.doc"):
         (tmp_path / name).write_bytes(b"x")

@@ -108,8 +108,8 @@ def test_a_controlnet_is_started_found_again_and_used(
     assert at.button(key="cn_start").disabled
     folder = write_set(tmp_path / "data", 20)
     at.text_input(key="lora_folder").set_value(str(folder)).run()
-    assert "20 pictures." in texts(at)
-    assert "20 steps in all, 2 an epoch." in texts(at)  # of the 16 that aren't held out, 8 at a time
+    assert "20 pictures, 0 drawings for them." in texts(at)
+    assert "20 steps in all, 2 an epoch. 4 of the pictures are kept back" in texts(at)  # 16, 8 at a time
     at.text_input(key="cn_name").set_value("../x").run()
     assert "Name: letters, digits, _ and" in texts(at)
     assert at.button(key="cn_start").disabled

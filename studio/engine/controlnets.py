@@ -42,7 +42,10 @@ def find(reference: str, settings: Settings) -> Path | None:
         pass
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", reference) and not reference.endswith((".safetensors", *PICKLES)):
         return hub.snapshot(reference, ("",))
-    raise NotFound(f"There is no ControlNet {reference!r}: give a diffusers folder, a .safetensors file, a hub id.")
+    raise NotFound(
+        f"There is no ControlNet {reference!r}: give a diffusers folder, a .safetensors file, a hub id, "
+        "or what the model has (lines, canny)."
+    )
 
 
 def digest(path: Path) -> str:
@@ -50,6 +53,10 @@ def digest(path: Path) -> str:
     if path.is_file():
         return fingerprint(path)
     path = path.resolve()
+    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        inside = next((place for place in ("controlnet", "adapter/controlnet") if (path / place).is_dir()), None)
+        hint = f"; perhaps you mean {inside} in it" if inside else ""
+        raise BadInput(f"The folder {path.name} holds no ControlNet (config.json and its .safetensors){hint}.")
     files = [path / "config.json", *component_weights(path.parent, path.name)]
     total = hashlib.sha256()
     for file in files:

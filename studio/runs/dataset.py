@@ -204,13 +204,13 @@ def check(folder: Path, resolution: int) -> Report:
     problems: list[Problem] = []
     metadata = _metadata(folder, names, problems)
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in pictures}
+    stems = {str(PurePosixPath(name).with_suffix("")): name for name in pictures}
     for name in names:
         problem = _stray(name, stems)
         if problem and name not in pictures:
             problems.append(problem)
-    wrong = [problem for name in drawings if (problem := _drawing(folder, name, stems)) is not None]
-    problems += wrong
+    about = [problem for name in drawings if (problem := _drawing(folder, name, stems)) is not None]
+    problems += about
     seen: list[tuple[str, int, np.ndarray]] = []
     looked = [_look(folder, name, metadata, resolution, problems, seen) for name in pictures]
     entries = _own_triggers([entry for entry in looked if entry is not None])
@@ -219,11 +219,9 @@ def check(folder: Path, resolution: int) -> Report:
         digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
         digest.update(hashlib.sha256((folder / entry.file).read_bytes()).digest())
     if not entries:
-        if not problems:
-            raise BadInput("There is no picture to train on: the folder is empty.")
-        said = " ".join(problem.message for problem in problems[:3])
-        more = f" And so on: {len(problems)} remarks in all." if len(problems) > 3 else ""
-        raise BadInput(f"There is no picture to train on. {said}{more}")
+        said = " ".join(problem.message for problem in problems[:3]) or "The folder is empty."
+        said += f" And so on: {len(problems)} remarks in all." if len(problems) > 3 else ""
+        raise BadInput(f"There is no picture to train on. {said}")
     triggers: dict[str, int] = {}
     for entry in entries:
         if entry.trigger:
@@ -235,29 +233,40 @@ def check(folder: Path, resolution: int) -> Report:
         triggers=triggers,
         repeats=automatic_repeats(len(entries)),
         digest=digest.hexdigest(),
-        drawings=len(drawings) - len(wrong),
+        drawings=len(drawings) - sum(not problem.used for problem in about),
     )
 
 
-def _drawing(folder: Path, name: str, stems: set[str]) -> Problem | None:
-    """What is wrong with a drawing beside a picture, None where nothing is."""
+def _drawing(folder: Path, name: str, pictures: Mapping[str, str]) -> Problem | None:
+    """What is wrong with a drawing beside a picture, None where nothing is. `pictures`: by name without suffix."""
+
+    def problem(message: str, kind: Literal["unreadable", "name"] = "name", used: bool = False) -> Problem:
+        return Problem(file=name, kind=kind, message=f"{name} {message}", used=used)
+
     if not name.endswith(DRAWN):
-        message = f"{name} looks like a drawing, which is a PNG and ends in {DRAWN}: it is left out."
-        return Problem(file=name, kind="name", message=message, used=False)
-    if name.removesuffix(DRAWN) not in stems:
-        return Problem(file=name, kind="name", message=f"{name} has no picture of the same name: it is left out.",
-                       used=False)  # fmt: skip
-    try:
-        with Image.open(folder / name) as file:
-            if file.width * file.height <= MAX_PIXELS:
-                file.load()
-                return None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass
-    return Problem(file=name, kind="unreadable", message=f"{name} is not a drawing that can be read.", used=False)
+        return problem(f"looks like a drawing, which is a PNG and ends in {DRAWN}: it is left out.")
+    picture = pictures.get(name.removesuffix(DRAWN))
+    if picture is None:
+        return problem("has no picture of the same name: it is left out.")
+    sizes = []
+    for each in (name, picture):
+        try:
+            with Image.open(folder / each) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    raise ValueError
+                sizes.append(upright(file).size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            if each == picture:
+                return None  # said of the picture itself
+            return problem("is not a drawing that can be read: a ControlNet leaves its picture out.", "unreadable")
+    (w, h), (width, height) = sizes
+    if abs(w / h * height / width - 1) > 0.03:
+        said = f"is {w} x {h} and its picture {width} x {height}"
+        return problem(f"{said}: both are cut to a square, so its lines may lie beside what they mean.", used=True)
+    return None
 
 
-def _stray(name: str, stems: set[str]) -> Problem | None:
+def _stray(name: str, stems: Mapping[str, str]) -> Problem | None:
     path = PurePosixPath(name)
     suffix = path.suffix.lower()
     if path.name == METADATA:

@@ -45,6 +45,7 @@ from studio.training.session import Session, attend
 STANDARD = (16, 32, 96, 256)  # SD 1.5's, so that every tool loads the result
 WIDTHS = (8, 16, 32, 64, 96)
 SAMPLES = 4
+NOTES = 5  # remarks about pictures that stay on the page; the rest are in the log
 FULLY = 1.0  # control weight of the samples
 
 
@@ -304,16 +305,19 @@ def gather(
         if own.exists():
             key.update(f"\0{entry.file}\0".encode() + hashlib.sha256(own.read_bytes()).digest())
     into = session.run.path.parent / ".drawings" / key.hexdigest()[:16]
+    for problem in found.problems[:NOTES]:
+        session.say(problem.message, note=True)
     if main and not (into / "pictures.json").exists():
-        for problem in found.problems:
-            session.say(problem.message)
 
         def report(done: int) -> None:
             session.run.update(stage=f"3. Control images: {done} of {len(found.entries)}")
             if world == 1 and session.must_stop():
                 raise Cancelled
 
-        drawings.from_pictures(components, found.folder, found.entries, into, side, report, session.say)
+        def left_out(sentence: str) -> None:
+            session.say(sentence, note=len(session.notes) < 2 * NOTES)
+
+        drawings.from_pictures(components, found.folder, found.entries, into, side, report, left_out)
     if main:
         session.run.update(drawings=into.name)  # they go when the last run that uses them is deleted
     if world > 1:
@@ -353,6 +357,11 @@ def weights_of(stuff: drawings.Drawings, rows: list[int]) -> torch.Tensor:
     return weights
 
 
+def measured_kind(stuff: drawings.Drawings, place: int) -> int:
+    """Which control image is measured and drawn with: in turns, but people's own drawings and not the edges beside."""
+    return place % stuff.kinds if stuff.kinds > 2 else stuff.kinds - 1
+
+
 @torch.no_grad()
 def look(
     session: Session, spec: ControlRunSpec, components: Components, net: ControlNetModel, stuff: drawings.Drawings,
@@ -372,7 +381,7 @@ def look(
         z_0 = stuff.latents[part].float().to(alphas.device)
         epsilon = torch.randn(z_0.shape, generator=generator).to(alphas.device)
         z_t = diffusion.add_noise(z_0, epsilon, t, alphas)
-        lines = stuff.controls(part, [k % stuff.kinds for k in range(len(part))]).to(alphas.device)
+        lines = stuff.controls(part, [measured_kind(stuff, k) for k in range(len(part))]).to(alphas.device)
         states = encoded(components, [stuff.captions[row][0] for row in part])
         target = diffusion.target(z_0, epsilon, t, alphas, kind)
         plain = components.unet(z_t.to(components.dtype), t, encoder_hidden_states=states, return_dict=False)[0]
@@ -391,7 +400,7 @@ def sheet(
     rows: list[int], step: int,
 ) -> None:  # fmt: skip
     """Above the control images, below what is drawn from them; the same seeds every time."""
-    lines = stuff.controls(rows, [k % stuff.kinds for k in range(len(rows))])
+    lines = stuff.controls(rows, [measured_kind(stuff, k) for k in range(len(rows))])
     height, width = (side // components.factor * components.factor for side in lines.shape[2:])
     generators = sampling.generators([spec.seed + k for k in range(len(rows))])
     scheduler = sampling.make_scheduler(components.info.sampler, components.scheduler_config)

@@ -131,7 +131,7 @@ def from_pictures(
             edges = control.control_image(picture, canny, (side, side))
             lines = control.control_image(_square(own), drawn, (side, side)) if own.exists() else edges
         except BadInput as problem:
-            on_note(f"{entry.file} is left out. {problem}")
+            on_note(f"{entry.file} is left out{f' for {own.name}' if own.exists() else ''}. {problem}")
             continue
         except OSError:
             on_note(f"{entry.file} is left out: its drawing {own.name} can't be read.")
@@ -140,7 +140,7 @@ def from_pictures(
         controls.append(np.stack([np.asarray(image.convert("L")) for image in (edges, lines)]))
         captions.append([", ".join(split_tags(entry.caption))])
     if not latents:
-        raise BadInput(f"No picture in {folder} has edges that a drawing could be made of; choose others.")
+        raise BadInput("No picture is left to learn from: none has edges, or a drawing, that can be followed.")
     write(into, "pictures", torch.cat(latents), np.stack(controls), captions)
 
 

@@ -24,12 +24,12 @@ TEXT = {
     "seed": "Seed",
     "init": "Go on from",
     "init_hint": "A new one, from the model itself",
-    "init_help": "lines, canny or scribble for what the model has already, a Hugging Face id, a folder in diffusers "
-    "format, or a .safetensors file. Empty: a new one, which takes thousands of pictures.",
+    "init_help": "lines or canny for what the model has already, a Hugging Face id, a folder in diffusers format, or a "
+    ".safetensors file. Empty or none: a new one, which takes thousands of pictures.",
     "limit": "Stop after … minutes",
     "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
     "license": "Licence of the result",
-    "estimate": "{steps} steps in all, {each} an epoch.",
+    "estimate": "{steps} steps in all, {each} an epoch. {held} of the pictures are kept back, to measure by.",
     "start": "Start training",
     "need_data": "Choose pictures first.",
     "after": "Your ControlNet",
@@ -53,7 +53,7 @@ def settings() -> dict[str, Any]:
         TEXT["init"], ControlRunSpec.model_fields["init"].default, placeholder=TEXT["init_hint"],
         help=TEXT["init_help"], key="cn_init", max_chars=1024, persist_state="session",
     )  # fmt: skip
-    found["init"] = (init or "").strip() or None
+    found["init"] = None if (init or "").strip() in ("", "none") else (init or "").strip()
     with st.container(horizontal=True):
         found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
         found["learning_rate"] = _number(
@@ -80,8 +80,9 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
             st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
     if spec is not None and report is not None:
         count = len(report.entries)
-        each = max(1, (count - min(spec.held_out, count // 5)) // spec.batch_size)
-        st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each))
+        held = min(spec.held_out, count // 5)
+        each = max(1, (count - held) // spec.batch_size)
+        st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each, held=held))
     pressed = st.button(
         TEXT["start"], type="primary", icon=":material/school:", key="cn_start", disabled=spec is None,
         help=TEXT["need_data"] if report is None else None,
