@@ -85,7 +85,11 @@ def under() -> None:
                 args=(lying.without(), True),
             )  # fmt: skip
         file = st.file_uploader(
-            TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key="sk_upload", help=TEXT["upload_help"]
+            TEXT["upload"],
+            ["png", "jpg", "jpeg", "webp", "gif", "bmp"],
+            key="sk_upload",
+            help=TEXT["upload_help"],
+            max_upload_size=20,
         )
         if file is not None and st.session_state.get("sk_taken") != file.file_id:
             st.session_state["sk_taken"] = file.file_id
@@ -226,7 +230,7 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
         format_func=lambda name: KINDS[name][0], key="sk_kind", persist_state="session",
     )  # fmt: skip
     st.caption(KINDS[kind or "lines"][1])
-    place = st.container(key="stage_control")
+    place = st.container(key="stage_control", width="content")
     fields: dict[str, Any] = {"kind": kind or "lines"}
     chosen: ControlView | None = None
     if kind == "canny":
