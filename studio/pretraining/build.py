@@ -78,7 +78,7 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
         Step("control-images-bent", "controlnet",
              ("--prepare", "--data", f"{bent}", "--latents", f"{bent_latents}", "--out", f"{control}"),
              ("latents-bent",), ("controlnet/drawings/2*", "controlnet/drawings/held2*")),
-        Step("controlnet", "controlnet", (*model, "--out", f"{control}"),
+        Step("controlnet", "controlnet", (*model, "--out", f"{control}", "--rate", "8e-4", "--noise-bias", "2.5"),
              ("control-images", "control-images-bent", "assemble"), ("controlnet/run",)),
         Step("assemble-parts", "assemble",
              (*assembled, "--lcm-lora", f"{lcm / 'lcm_lora'}", "--controlnet",
