@@ -15,4 +15,4 @@ EXPOSE 8501
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['STUDIO_PORT'] + '/_stcore/health', timeout=4)"]
 # Beyond this computer the studio asks for a password, and refuses to start without one: pass -e STUDIO_PASSWORD=...
-CMD ["python", "-m", "studio.ui.start", "--server.headless", "true"]
+CMD ["python", "-m", "studio.interfaces.web.start", "--server.headless", "true"]

@@ -9,7 +9,7 @@ SPREAD := -n auto --maxprocesses 4 --dist loadfile
 .PHONY: run setup setup-dev test test-all check format bench models clean
 
 run: setup
-	$(BIN)/python -m studio.ui.start $(if $(PORT),--server.port $(PORT))
+	$(BIN)/python -m studio.interfaces.web.start $(if $(PORT),--server.port $(PORT))
 
 setup: $(VENV)/.run
 setup-dev: $(VENV)/.dev

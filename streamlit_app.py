@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from studio.ui.frame import on_script_error
-from studio.ui.gate import front_door
+from studio.interfaces.web.frame import on_script_error
+from studio.interfaces.web.gate import front_door
 
-app = st.App("studio/ui/main.py", middleware=[front_door()], on_script_error=on_script_error)
+app = st.App("studio/interfaces/web/main.py", middleware=[front_door()], on_script_error=on_script_error)

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from studio.engine.models import resolve
-from studio.engine.pipelines import Engine
+from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.core.specs import EMOTIONS, STYLES, LoraRef, Recipe
+from studio.engine.engine import Engine
+from studio.engine.models.catalogue import resolve
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance, wilson_interval
 from studio.pretraining import HELD_OUT
 from studio.pretraining.vae import to_tensor
 from studio.prompting.writers import OfflineWriter, PromptRequest
-from studio.settings import EMBEDDED_MODEL, Settings
-from studio.specs import EMOTIONS, STYLES, LoraRef, Recipe
 
 # The same colours as the painter's, by the words of the lexicon
 HAIR = ("black", "brown", "light brown", "blonde", "red", "orange", "pink", "purple", "blue", "aqua", "green", "grey",

@@ -56,10 +56,10 @@ def warm(model: str, runs: int) -> dict[str, Any]:
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    from studio.engine import sampling
-    from studio.engine.pipelines import Engine
-    from studio.settings import Settings
-    from studio.specs import Recipe
+    from studio.core.settings import Settings
+    from studio.core.specs import Recipe
+    from studio.engine.diffusion import sampling
+    from studio.engine.engine import Engine
 
     engine = Engine(Settings(preview_every=0))
     shown = Engine(Settings(preview_every=2))
@@ -125,7 +125,7 @@ def make_run() -> dict[str, float]:
         environment = clean | {"STUDIO_HOME": home, "STUDIO_HOST": "127.0.0.1", "STUDIO_PORT": str(port)}
         started = time.perf_counter()
         app = subprocess.Popen(
-            [sys.executable, "-m", "studio.ui.start", "--server.headless=true"],
+            [sys.executable, "-m", "studio.interfaces.web.start", "--server.headless=true"],
             cwd=REPOSITORY,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -170,9 +170,9 @@ def cold(model: str) -> dict[str, float]:
     """From nothing: a new process imports, loads and draws one picture of four steps."""
     started = time.perf_counter()
 
-    from studio.engine.pipelines import Engine
-    from studio.settings import Settings
-    from studio.specs import Recipe
+    from studio.core.settings import Settings
+    from studio.core.specs import Recipe
+    from studio.engine.engine import Engine
 
     imported = time.perf_counter()
     engine = Engine(Settings(preview_every=0))
@@ -196,10 +196,10 @@ def cold(model: str) -> dict[str, float]:
 
 def full_size(model: str) -> dict[str, Any]:
     """Stable Diffusion 1.5 of real size: a 512 px picture of one step with guidance, estimated and real peak memory."""
+    from studio.core.settings import Settings
+    from studio.core.specs import Recipe
     from studio.engine import memory
-    from studio.engine.pipelines import Engine
-    from studio.settings import Settings
-    from studio.specs import Recipe
+    from studio.engine.engine import Engine
 
     engine = Engine(Settings(preview_every=0, offline=True))
     started = time.perf_counter()
@@ -232,7 +232,7 @@ def run(quick: bool = False, model: str = "embedded") -> dict[str, Any]:
     found |= {part: _in_a_process(part, model) for part in ("cold", "warm")}
     if not quick:
         sys.path.insert(0, str(REPOSITORY / "tests"))
-        from checkpoints import full_sd15
+        from support.checkpoints import full_sd15
 
         with tempfile.TemporaryDirectory() as folder:
             found["full_size"] = _in_a_process("full_size", str(full_sd15(Path(folder) / "sd15")))

@@ -13,16 +13,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from studio.engine import latents, sampling, text
-from studio.engine.adapters import attached
-from studio.engine.components import Components
-from studio.engine.models import resolve
-from studio.engine.pipelines import load
-from studio.errors import BadInput
+from studio.core.errors import BadInput
+from studio.core.settings import Settings
+from studio.engine.diffusion import latents, sampling, text
+from studio.engine.engine import load
+from studio.engine.models.adapters import attached
+from studio.engine.models.catalogue import resolve
+from studio.engine.models.components import Components
 from studio.evaluation.metrics import wilson_interval
-from studio.settings import Settings
-from studio.training import prompts
-from studio.training.curve import STEPS, Ruler
+from studio.training.distill import prompts
+from studio.training.distill.curve import STEPS, Ruler
 
 BEST_STEPS = 25  # DPM++ 2M with guidance: the teacher at its best
 

@@ -194,10 +194,11 @@ def theirs(options: argparse.Namespace) -> list[float]:
 def ours(options: argparse.Namespace) -> list[float]:
     import torch
 
+    from studio.core.specs import LoraSpec
     from studio.runs.rundir import RunDir
-    from studio.specs import LoraSpec
-    from studio.training import dataset, lora, steps
-    from studio.training.samples import Sampler
+    from studio.training.lora import dataset, train
+    from studio.training.lora.samples import Sampler
+    from studio.training.runtime import steps
 
     def draw(
         picture: int, latents: Any, variants: int, spec: Any, scaling: float, total: int, step: int, k: int
@@ -228,7 +229,7 @@ def ours(options: argparse.Namespace) -> list[float]:
             gradient_checkpointing=options.checkpointing,
         )
     )
-    lora.main(run.path)
+    train.main(run.path)
     return [line["loss"] for line in run.metrics()]
 
 
@@ -261,7 +262,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         if options.model is None:
-            from checkpoints import full_sd15
+            from support.checkpoints import full_sd15
 
             options.model = full_sd15(home / "model")
         write_data(home / "data", options.side)

@@ -21,20 +21,23 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
-from studio.engine import animation, judging, latents, memory, morph, output, timing
-from studio.engine.adapters import attached
-from studio.engine.components import Components
-from studio.engine.models import resolve
-from studio.engine.pipelines import Engine
-from studio.engine.sampling import make_scheduler
-from studio.errors import StudioError
+from studio.core.errors import StudioError
+from studio.core.settings import Settings
+from studio.core.specs import EMOTIONS, STYLES, Emotion, Recipe
+from studio.engine import judging, memory
+from studio.engine.diffusion import latents
+from studio.engine.diffusion.sampling import make_scheduler
+from studio.engine.engine import Engine
+from studio.engine.media import output
+from studio.engine.models.adapters import attached
+from studio.engine.models.catalogue import resolve
+from studio.engine.models.components import Components
+from studio.engine.motion import animation, morph, timing
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini, sharpness, spearman, wilson_interval
 from studio.pretraining.painter.picture import paint
 from studio.pretraining.painter.spec import CharacterSpec
 from studio.prompting.writers import OfflineWriter, PromptRequest
-from studio.settings import Settings
-from studio.specs import EMOTIONS, STYLES, Emotion, Recipe
 
 FRAMES = 9
 HAIR = ("black", "brown", "blonde", "red", "orange", "pink", "purple", "blue", "aqua", "green", "grey", "white")

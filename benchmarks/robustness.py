@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.embedded import draw
-from studio.engine.pipelines import Engine
+from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.core.specs import EMOTIONS, STYLES, Emotion, Style
+from studio.engine.engine import Engine
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import wilson_interval
 from studio.prompting.experiment import arms
 from studio.prompting.writers import PromptRequest
-from studio.settings import EMBEDDED_MODEL, Settings
-from studio.specs import EMOTIONS, STYLES, Emotion, Style
 
 SHARES = (0.1, 0.2)
 STEPS = 10  # half of the usual ones: what is compared are prompts, and there are 1,600 pictures

@@ -25,15 +25,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from studio.engine import control
-from studio.engine.models import resolve
-from studio.engine.pipelines import Engine
-from studio.errors import BadInput
+from studio.core.errors import BadInput
+from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.core.specs import EMOTIONS, ControlSpec, Recipe
+from studio.engine.engine import Engine
+from studio.engine.media import control_images
+from studio.engine.models.catalogue import resolve
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import wilson_interval
 from studio.pretraining.painter import hand_lines, line_art, paint, sample_spec, tags
-from studio.settings import EMBEDDED_MODEL, Settings
-from studio.specs import EMOTIONS, ControlSpec, Recipe
 
 SEED = 900_000  # far from every shard's
 WEIGHT = 1.0
@@ -51,7 +51,10 @@ def held_out(count: int, side: int) -> list[dict[str, Any]]:
         picture = paint(spec, side, SEED + number)
         drawn = hand_lines(line_art(spec, side, SEED + number), rng)
         try:
-            images = {"canny": control.control_image(picture, CANNY), "lines": control.control_image(drawn, LINES)}
+            images = {
+                "canny": control_images.control_image(picture, CANNY),
+                "lines": control_images.control_image(drawn, LINES),
+            }
         except BadInput:
             continue
         found.append({"labels": asdict(spec), "prompt": ", ".join(tags(spec)), "drawn": drawn, "picture": picture}
@@ -67,7 +70,7 @@ def chamfer(lines: Image.Image, picture: Image.Image) -> tuple[float, float]:
     """
     points = np.asarray(lines.convert("L")) > 100
     try:
-        edges = np.asarray(control.control_image(picture, CANNY).convert("L")) > 0
+        edges = np.asarray(control_images.control_image(picture, CANNY).convert("L")) > 0
     except BadInput:  # nothing in it is sharp enough
         return float(max(picture.size)), float(max(picture.size))
     return _away(points, edges), _away(edges, points)

@@ -19,15 +19,15 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.embedded import accuracies, characters, draw, prompt, sheet
-from studio.engine.models import find_lora
-from studio.engine.pipelines import Engine
+from studio.core.presets import EMBEDDED, LORA
+from studio.core.settings import ASSETS, EMBEDDED_MODEL, Settings
+from studio.core.specs import LoraRef, LoraSpec
+from studio.engine.engine import Engine
+from studio.engine.models.catalogue import find_lora
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance
-from studio.presets import EMBEDDED, LORA
 from studio.runs.rundir import RunDir
-from studio.settings import ASSETS, EMBEDDED_MODEL, Settings
-from studio.specs import LoraRef, LoraSpec
-from studio.training import lora
+from studio.training.lora import train as lora
 
 WEIGHTS = (0.8, 1.0)  # at which Generate starts, and all of it
 SET = ASSETS / "examples" / "style_1"

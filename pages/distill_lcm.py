@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import distill, runs
+from studio.interfaces.web import distill, runs
 
 PAGE = "distill_lcm"
 TEXT = {

@@ -6,8 +6,8 @@ from typing import get_args
 
 import streamlit as st
 
-from studio.specs import GenerateSpec, MorphMethod, MorphSpec
-from studio.ui import motion, widgets
+from studio.core.specs import GenerateSpec, MorphMethod, MorphSpec
+from studio.interfaces.web import motion, widgets
 
 PAGE = "emotion_morph"
 TEXT = {

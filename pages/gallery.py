@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.errors import NotFound, StudioError
-from studio.ui import frame, results, text, trash, widgets
-from studio.ui.identity import owner
-from studio.ui.resources import studio
-from studio.views import GALLERY_KINDS, Picture
+from studio.core.errors import NotFound, StudioError
+from studio.core.views import GALLERY_KINDS, Picture
+from studio.interfaces.web import frame, results, text, trash, widgets
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
 
 PAGE_SIZE = 24
 TEXT = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import frame, lab, many, prompt_panel, request, results, widgets
-from studio.ui.identity import owner
-from studio.ui.resources import studio
+from studio.interfaces.web import frame, lab, many, prompt_panel, request, results, widgets
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
 
 PAGE = "generate"
 TEXT = {

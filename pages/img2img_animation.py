@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.specs import AnimateSpec
-from studio.ui import motion, widgets
+from studio.core.specs import AnimateSpec
+from studio.interfaces.web import motion, widgets
 
 PAGE = "img2img_animation"
 TEXT = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import canvas, sketch, widgets
-from studio.ui.resources import studio
+from studio.interfaces.web import canvas, sketch, widgets
+from studio.interfaces.web.resources import studio
 
 PAGE = "sketch_to_character"
 TEXT = {

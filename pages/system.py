@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.ui import system
-from studio.ui.resources import studio
+from studio.interfaces.web import system
+from studio.interfaces.web.resources import studio
 
 TEXT = {
     "title": "System",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.errors import StudioError
-from studio.specs import Axis, GenerateSpec, GridSpec, LoraRef
-from studio.ui import captions, control_form, download, results, runs, text, train_form, widgets
-from studio.ui.resources import studio
-from studio.views import RunView
+from studio.core.errors import StudioError
+from studio.core.specs import Axis, GenerateSpec, GridSpec, LoraRef
+from studio.core.views import RunView
+from studio.interfaces.web import captions, control_form, download, results, runs, text, train_form, widgets
+from studio.interfaces.web.resources import studio
 
 PAGE = "train_lora"
 WHAT = {"lora": "A style or a character (LoRA)", "control": "How to follow lines (ControlNet)"}

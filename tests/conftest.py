@@ -10,7 +10,7 @@ import studio  # isort: skip - before torch: it sets how OpenMP's threads wait
 import gc
 
 import hypothesis
-from browser import chromium, page_home, server, tiny_model, visitor
+from support.browser import chromium, page_home, server, tiny_model, visitor
 
 __all__ = ["chromium", "page_home", "server", "studio", "tiny_model", "visitor"]
 

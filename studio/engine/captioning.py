@@ -16,11 +16,12 @@ from typing import Protocol
 import torch
 from PIL import Image
 
-from studio.engine import captioners, choices, hub, judging, memory
-from studio.engine.captioners import CaptionerInfo
-from studio.engine.loading import quiet
-from studio.errors import BadInput, OutOfMemory
-from studio.settings import Settings
+from studio.core.errors import BadInput, OutOfMemory
+from studio.core.settings import Settings
+from studio.engine import judging, memory, optimizations
+from studio.engine.models import captioners, hub
+from studio.engine.models.captioners import CaptionerInfo
+from studio.engine.models.loading import quiet
 
 TAG_SURE = 0.35  # what SmilingWolf's and kohya's taggers use
 MANY = 1000  # with more labels than ImageNet has, a classifier is one of tags, also where its config doesn't say so
@@ -66,7 +67,7 @@ def load(
         )
         info = captioners.find(info.reference, settings)
     note(f"loading {info.title}")
-    decided = choices.plan(settings, info.size_bytes)
+    decided = optimizations.plan(settings, info.size_bytes)
     device = torch.device("cpu") if decided.offload else decided.device  # the card may be full of the model that draws
     if info.size_bytes > memory.SHARE * memory.free(torch.device("cpu")):
         size = f"{info.size_bytes / 1e9:.1f} GB"

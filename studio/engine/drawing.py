@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from studio.engine import choices, controlnets, memory, sampling, text
-from studio.engine import latents as pictures
-from studio.engine.adapters import attached
-from studio.engine.components import Components
-from studio.engine.models import FAST_STEPS, find_lora
+from studio.core.errors import BadInput, OutOfMemory
+from studio.core.imaging import flat
+from studio.core.settings import Settings
+from studio.core.specs import Recipe
+from studio.engine import memory, optimizations
+from studio.engine.diffusion import latents as pictures
+from studio.engine.diffusion import sampling, text
+from studio.engine.models import controlnets
+from studio.engine.models.adapters import attached
+from studio.engine.models.catalogue import FAST_STEPS, find_lora
+from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
-from studio.errors import BadInput, OutOfMemory
-from studio.flat import flat
-from studio.settings import Settings
-from studio.specs import Recipe
 
 
 def shared(recipe: Recipe) -> Any:
@@ -88,7 +90,7 @@ def draw(
     make_room(components, recipe, len(recipes))
     control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
     size = memory.batch_size(components, width, height, guided, len(recipes))  # the control network counts
-    choices.tiling(components, width, height)
+    optimizations.tiling(components, width, height)
     loras = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
     fast = components.info.fast.adapter if components.info.fast and uses_fast(components, recipe) else None
     source = _source(components, recipe, files, width, height)
@@ -247,7 +249,7 @@ def _control(
     spec = recipe.control
     if spec is None or spec.weight == 0:
         return None
-    from studio.engine import control
+    from studio.engine.media import control_images as control
 
     seen = control.see(open_picture(files(spec.image)), spec, (width, height))
     net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from studio.errors import OutOfMemory
+from studio.core.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from studio.engine.components import Components
+    from studio.engine.models.components import Components
 
 MAX_BATCH = 16
 SHARE = 0.8  # of the free memory is planned with; allocators waste some, and others take some

@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.settings import ASSETS, EMBEDDED_MODEL
+from studio.core.settings import ASSETS, EMBEDDED_MODEL
 
 PACKAGE = "studio.pretraining"
 CODE = Path(__file__).resolve().parent  # of the package

@@ -1,9 +1,9 @@
 """The embedded model's ControlNet: control images of painted characters, then the same training that people can start.
 
-`--prepare` makes shards (see `studio.training.drawings`) from painted ones, their latents and their painter specs:
-three control images of each drawing, through the very functions that the studio shows people's drawings with. Canny
-edges of the painting; its inked lines as a hand would draw them; and the same with much left out, as in a first sketch.
-Without `--prepare` the run in `--out` is begun, or goes on where it was. Knows the painter, not the network.
+`--prepare` makes shards (see `studio.training.controlnet.dataset`) from painted ones, their latents and their painter
+specs: three control images of each drawing, through the very functions that the studio shows people's drawings with.
+Canny edges of the painting; its inked lines as a hand would draw them; and the same with much left out, as in a first
+sketch. Without `--prepare` the run in `--out` is begun, or goes on where it was. Knows the painter, not the network.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from studio.engine.control import control_image, thresholds
-from studio.errors import BadInput
+from studio.core.errors import BadInput
+from studio.core.specs import ControlRunSpec, ControlSpec
+from studio.engine.media.control_images import control_image, thresholds
 from studio.pretraining import HELD_OUT
 from studio.pretraining.captions import caption
 from studio.pretraining.painter import CharacterSpec, bend, hand_lines, line_art
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import face_weights
-from studio.specs import ControlRunSpec, ControlSpec
-from studio.training import drawings
+from studio.training.controlnet import dataset
 
 PIXELS = 256
 CAPTIONS = 5  # ways to ask for each drawing; the first names every tag
@@ -113,7 +113,7 @@ def prepare_shard(data: Path, latents: Path, into: Path, number: str, limit: int
             captions.append([", ".join(meta["tags"])] + [caption(meta["tags"], meta, rng) for _ in range(CAPTIONS - 1)])
             weights.append(face_weights(meta, z.shape[-1])[None])
         stacked = torch.stack(weights).half()
-        drawings.write(into, name, z[chosen].clone(), np.stack(controls), captions, weight=stacked, channels=channels)
+        dataset.write(into, name, z[chosen].clone(), np.stack(controls), captions, weight=stacked, channels=channels)
     return time.monotonic() - started
 
 
@@ -175,7 +175,7 @@ def cli() -> None:
     else:
         if args.model is None:
             parser.error("training needs --model")
-        sys.exit(train_run(args.out / "run", run_spec(args), "control", args.processes, port=29537))
+        sys.exit(train_run(args.out / "run", run_spec(args), args.processes, port=29537))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The embedded model's few-step adapter: painted characters and captions, then the distillation that people can start.
 
-`pictures/` is a data folder like anybody's, drawn from the painted shards; `run/` is a run of `studio.training.lcm`,
-begun, or gone on with where it was; `lcm_lora/` its best weights in half precision, for `studio.pretraining.assemble`.
+`pictures/` is a data folder like anybody's, drawn from the painted shards; `run/` is a run of
+`studio.training.distill.train`, begun, or gone on with where it was; `lcm_lora/` its best weights in half precision,
+for `studio.pretraining.assemble`.
 Knows shards and run folders, not how anything is distilled.
 """
 
@@ -20,12 +21,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from studio.core.specs import LcmSpec
 from studio.pretraining.captions import caption
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT
-from studio.specs import LcmSpec
-from studio.training.curve import FAST_STEPS
-from studio.training.record import SAMPLERS
+from studio.training.distill.curve import FAST_STEPS
+from studio.training.distill.record import SAMPLERS
 
 FILE = "pytorch_lora_weights.safetensors"
 NUMBERS = 3_500_000  # that are shipped of the 6.2 million of rank 64: fewer change the pictures, more only the size
@@ -152,7 +153,7 @@ def cli() -> None:
     args = parser.parse_args()
     if args.data is not None:
         print(f"{write_pictures(args.data, args.out / 'pictures', args.limit)} pictures", flush=True)
-    code = train_run(args.out / "run", run_spec(args), "lcm", args.processes, port=29538)
+    code = train_run(args.out / "run", run_spec(args), args.processes, port=29538)
     if code == 0:
         made = ship(args.out / "run", args.out / "lcm_lora")
         print(made or f"Not shipped: DPM++ 2M draws better in {FAST_STEPS} steps without it.")

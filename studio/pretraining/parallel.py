@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from studio.runs.rundir import RunDir, RunSpec
+from studio.runs.rundir import TRAINERS, RunDir, RunSpec
 
 
 def _enter(rank: int, world: int, port: int, job: Callable[..., None], args: Any) -> None:
@@ -60,7 +60,7 @@ def agree(value: float, world: int) -> float:
     return float(box.item())
 
 
-def train_run(folder: Path, spec: RunSpec, module: str, world: int, port: int) -> int:
+def train_run(folder: Path, spec: RunSpec, world: int, port: int) -> int:
     """Begin the run in `folder`, or go on with it, with `world` processes of a trainer of people; its exit code."""
     run = RunDir(folder.resolve())
     run.path.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,6 @@ def train_run(folder: Path, spec: RunSpec, module: str, world: int, port: int) -
     command = [sys.executable, "-u", "-m"]
     if world > 1:
         command += ["torch.distributed.run", "--master-port", f"{port}", "--nproc-per-node", f"{world}", "-m"]
-    command += [f"studio.training.{module}", str(run.path)]
+    command += [TRAINERS[spec.kind], str(run.path)]
     threads = {"OMP_NUM_THREADS": "1"} if world > 1 else {}
     return subprocess.run(command, env=os.environ | threads).returncode

@@ -21,22 +21,16 @@ from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from studio.core.specs import MAX_PROMPT
 from studio.prompting.cache import PromptCache, Spent
 from studio.prompting.lexicon import Lexicon, layer_words, normal
 from studio.prompting.validation import Aspect, Validation, validate
-from studio.prompting.writers import (
-    TEMPLATE_VERSION,
-    OfflineWriter,
-    PromptRequest,
-    PromptResult,
-    assemble,
-)
-from studio.specs import MAX_PROMPT
+from studio.prompting.writers import TEMPLATE_VERSION, OfflineWriter, PromptRequest, PromptResult, assemble
 
 if TYPE_CHECKING:
     import anthropic
 
-    from studio.settings import Settings
+    from studio.core.settings import Settings
 
 log = logging.getLogger(__name__)
 

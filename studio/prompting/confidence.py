@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from studio.errors import BadInput
+from studio.core.errors import BadInput
+from studio.core.specs import MAX_SEED, LowConfidence
 from studio.prompting.writers import PromptRequest, PromptResult, fixed_template
-from studio.specs import MAX_SEED, LowConfidence
 
 RETRIES = 2  # each may be a call that costs money
 

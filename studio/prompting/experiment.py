@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from studio.errors import BadInput, NotFound
+from studio.core.errors import BadInput, NotFound
+from studio.core.specs import STYLES, Emotion, ExperimentSpec, Style
 from studio.prompting.attacks import AttackKind, Found, attack, most_prompts, search
 from studio.prompting.harden import harden
 from studio.prompting.lexicon import layer_words
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, Writer, fixed_template
-from studio.specs import STYLES, Emotion, ExperimentSpec, Style
 
 Z = 1.959964  # 95 %
 Verdict = Literal["left", "right", "neither"]

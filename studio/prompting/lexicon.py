@@ -21,10 +21,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from studio.errors import BadInput
+from studio.core.errors import BadInput
+from studio.core.settings import ASSETS
 from studio.prompting import tag_csv
 from studio.prompting.syntax import ANGLE
-from studio.settings import ASSETS
 
 FOLDER = ASSETS / "lexicon"
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import BadInput, NotFound
+from studio.core.errors import BadInput, NotFound
 
 TYPES = {0: "general", 1: "artist", 3: "copyright", 4: "character", 5: "meta"}
 MAX_BYTES = 64 * 2**20

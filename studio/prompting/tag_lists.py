@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.errors import BadInput, DiskFull, NotFound, StudioError
+from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.prompting import tag_csv
 from studio.prompting.lexicon import Lexicon, Tag, added
 

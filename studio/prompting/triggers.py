@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from studio.core.specs import GenerateSpec, LoraRef
 from studio.prompting.writers import PromptRequest
-from studio.specs import GenerateSpec, LoraRef
 
 LONGEST, MOST = 200, 64  # as `PromptRequest` takes them: a file from elsewhere may say anything of itself
 

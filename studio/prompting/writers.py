@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from studio.core.specs import Emotion, Quality, Seed, Style, Text
 from studio.prompting import phrases
 from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, layer_words, normal
 from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
 from studio.prompting.validation import assess
-from studio.specs import Emotion, Quality, Seed, Style, Text
 
 if TYPE_CHECKING:
-    from studio.settings import Settings
+    from studio.core.settings import Settings
 
 RECOMMENDED_CONFIDENCE = 0.8  # from here on a prompt just runs
 TEMPLATE_VERSION = 1  # part of the cache's key: raise it when the same request should be written anew

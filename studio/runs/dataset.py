@@ -26,10 +26,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from studio.errors import BadInput, NotFound
-from studio.flat import flat
+from studio.core.errors import BadInput, NotFound
+from studio.core.imaging import flat
+from studio.core.views import View
 from studio.runs.rundir import write_failure
-from studio.views import View
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 CAPTIONS = (".txt", ".caption")

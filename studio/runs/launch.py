@@ -1,6 +1,6 @@
 """Wait in line for the device, then become the trainer: `python -m studio.runs.launch DIR`.
 
-The waiting process is small (no torch) and turns into `python -m studio.training.<kind> DIR` by exec, so that process
+The waiting process is small (no torch) and turns into its trainer by exec, so that process
 number, session, log and both locks (the run's, the device's) stay. Nobody else has to be alive for the line to move.
 """
 
@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
+from studio.runs.rundir import LOCK_INHERITED, TRAINERS, RunDir, take_lock
 
 _POLL = 0.3  # seconds
 _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, WSL's, AMD's: one is there wherever torch has a card
@@ -93,7 +93,7 @@ def main(path: Path) -> None:
             time.sleep(_POLL)
     os.set_inheritable(device.fileno(), True)
     run.update(state="starting")
-    os.execv(sys.executable, [sys.executable, "-u", "-m", f"studio.training.{run.spec().kind}", str(run.path)])
+    os.execv(sys.executable, [sys.executable, "-u", "-m", TRAINERS[run.spec().kind], str(run.path)])
 
 
 if __name__ == "__main__":

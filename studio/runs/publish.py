@@ -8,8 +8,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from studio.errors import BadInput, Offline
-from studio.settings import Settings
+from studio.core.errors import BadInput, Offline
+from studio.core.settings import Settings
 
 _TRANSPORTS = ("httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3")
 _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")

@@ -21,8 +21,8 @@ from typing import Any, Literal, TextIO
 
 from pydantic import ValidationError
 
-from studio.errors import BadInput, Busy, DiskFull, NotFound, StudioError
-from studio.specs import ControlRunSpec, LcmSpec, LoraSpec
+from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError
+from studio.core.specs import ControlRunSpec, LcmSpec, LoraSpec
 
 try:
     import fcntl
@@ -33,6 +33,11 @@ RunState = Literal["queued", "starting", "running", "done", "stopped", "failed",
 ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
 RunSpec = LoraSpec | LcmSpec | ControlRunSpec
 SPECS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
+# the module of each kind's trainer, run as `python -m MODULE DIR`
+TRAINERS = {
+    kind: f"studio.training.{room}.train"
+    for kind, room in (("lora", "lora"), ("lcm", "distill"), ("control", "controlnet"))
+}
 
 # Set by `runs.launch` for the process that it turns into: the lock on this folder came with it.
 LOCK_INHERITED = "STUDIO_RUN_LOCKED"

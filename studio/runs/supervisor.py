@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from studio.errors import BadInput, Busy, NotFound
+from studio.core.errors import BadInput, Busy, NotFound
+from studio.core.settings import REPOSITORY, Settings
+from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, RunSpec, take_lock, write_failure
-from studio.settings import REPOSITORY, Settings
-from studio.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec
 
 _ENDING = 30.0  # seconds
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -161,7 +161,7 @@ class Supervisor:
         Of a distillation: bytes of memory, and bytes that are free, from the sizes of its parts.
         Takes as long as loading the model. Raises BadInput with the reason when it can't be measured.
         """
-        module = "memory" if isinstance(spec, LcmSpec) else "estimate"
+        module = "distill.memory" if isinstance(spec, LcmSpec) else "lora.estimate"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "spec.json"
             file.write_text(spec.model_dump_json(), encoding="utf-8")
@@ -199,7 +199,7 @@ class Supervisor:
         if not run.checkpoint_names():
             raise BadInput(f"Run {run_id} has no checkpoint yet: there is nothing to use.")
         done = subprocess.run(
-            [sys.executable, "-m", "studio.training.rescue", str(run.path)],
+            [sys.executable, "-m", "studio.training.export.from_checkpoint", str(run.path)],
             env=os.environ | self._environment(),
             capture_output=True,
             text=True,

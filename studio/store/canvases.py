@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from studio.errors import BadInput
+from studio.core.errors import BadInput
 from studio.store.pictures import write_file
 
 MAX_BYTES = 8 * 2**20  # some thousands of strokes

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from studio.errors import DiskFull, StudioError
+from studio.core.errors import DiskFull, StudioError
 
 log = logging.getLogger(__name__)
 

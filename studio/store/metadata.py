@@ -19,9 +19,9 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
-from studio.errors import BadInput
-from studio.specs import EMOTIONS, MAX_PROMPT, QUALITIES, STYLES, GenerateSpec, LoraRef, Recipe, Sampler
-from studio.views import FoundRecipe
+from studio.core.errors import BadInput
+from studio.core.specs import EMOTIONS, MAX_PROMPT, QUALITIES, STYLES, GenerateSpec, LoraRef, Recipe, Sampler
+from studio.core.views import FoundRecipe
 
 CHUNK = "studio"  # PNG text chunk (and key) of our own JSON
 

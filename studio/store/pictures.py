@@ -21,11 +21,11 @@ from typing import Any
 
 from PIL import Image
 
-from studio.errors import BadInput, DiskFull, NotFound, StudioError
-from studio.specs import Recipe
+from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
+from studio.core.specs import Recipe
+from studio.core.views import GALLERY_KINDS, PARTS, Picture, PictureKind
 from studio.store import metadata
 from studio.store.database import FULL, Database
-from studio.views import GALLERY_KINDS, PARTS, Picture, PictureKind
 
 LOW = 100 * 2**20  # bytes free: below it deleting is final
 TRASH_SECONDS = 24 * 3600  # how long a deleted picture can be brought back

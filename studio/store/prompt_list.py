@@ -7,8 +7,8 @@ import io
 
 from pydantic import ValidationError
 
-from studio.errors import BadInput
-from studio.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
+from studio.core.errors import BadInput
+from studio.core.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
 
 MAX_ROWS = 1000
 COLUMNS = ("prompt", "seed", "emotion")

@@ -9,8 +9,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from studio.errors import BadInput
-from studio.flat import flat, ground
+from studio.core.errors import BadInput
+from studio.core.imaging import flat, ground
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000  # decoded at once: 256 MB as RGBA, more than any camera phone in common use

@@ -1,0 +1,122 @@
+"""Pictures to latents and back. Knows the VAE and nothing of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from studio.engine.models.components import Components
+
+
+def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Pictures of one size to (pictures, 3, height, width) in -1..1, fp32."""
+    stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """(pictures, 3, height, width) in -1..1 to pictures; outside values are cut, NaN becomes grey."""
+    shares = (pixels.float() / 2 + 0.5).nan_to_num(0.5).clamp(0, 1)
+    array = (shares.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype("uint8")
+    return [Image.fromarray(picture) for picture in array]
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture scaled to cover width x height and cut at its centre; RGB."""
+    image = image.convert("RGB")
+    if image.size == (width, height):
+        return image
+    scale = max(width / image.width, height / image.height)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def cut(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The centre of a picture that was drawn a little too large."""
+    if image.size == (width, height):
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+@torch.no_grad()
+def encode(
+    components: Components, images: Sequence[Image.Image], generators: Sequence[torch.Generator] | None = None
+) -> torch.Tensor:
+    """Latents (pictures, channels, height / factor, width / factor) of pictures of one size, scaled for the UNet.
+
+    Sides must be multiples of `components.factor` (`fit` makes them so). Without `generators` the mean of the VAE's
+    posterior is taken: the same picture always gives the same latents. With them it is sampled, once per generator;
+    one picture can be sampled by several.
+    """
+    pixels = to_tensor(images).to(components.device, components.vae.dtype)
+    posterior = components.vae.encode(pixels).latent_dist
+    if generators is None:
+        drawn = posterior.mode()
+    else:
+        unit = [torch.randn(posterior.mean[:1].shape, generator=g, dtype=posterior.mean.dtype) for g in generators]
+        drawn = posterior.mean + posterior.std * torch.cat(unit).to(components.device)
+    return (drawn * components.vae.config.scaling_factor).to(components.dtype)
+
+
+@torch.no_grad()
+def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor:
+    """(pictures, 3, height, width) around -1..1. A half-precision VAE that overflows is run again in fp32."""
+    vae = components.vae
+    scaled = latents / vae.config.scaling_factor
+    pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+    if vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
+        # SD 1.5's decoder can pass fp16's 65504 on bright pictures
+        before = vae.dtype
+        try:
+            pixels = vae.to(torch.float32).decode(scaled.float(), return_dict=False)[0]
+        finally:
+            vae.to(before)
+    return pixels
+
+
+def decode(components: Components, latents: torch.Tensor) -> list[Image.Image]:
+    """Pictures of latents as `encode` and `denoise` give them."""
+    return to_images(decode_pixels(components, latents))
+
+
+# --- the latent editor --------------------------------------------------------------------------------------------
+
+
+def lerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
+    """The straight line from `a` (0) to `b` (1). Right for clean latents and text; shortens noise on its way."""
+    return torch.lerp(a, b, amount)
+
+
+def slerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
+    """The great arc from `a` (0) to `b` (1), (n, ...) each, row by row (Shoemake, 1985). Keeps the length on its way.
+
+    Right for noise: the mean of two samples has too little variance. Rows that point (nearly) the same way or away from
+    each other have no arc of their own; those take the straight line.
+    """
+    flat_a, flat_b = a.flatten(1).float(), b.flatten(1).float()
+    lengths = (flat_a.norm(dim=1) * flat_b.norm(dim=1)).clamp_min(1e-12)
+    cosine = ((flat_a * flat_b).sum(1) / lengths).clamp(-1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = cosine.abs() > 0.9995
+    sine = torch.where(straight, torch.ones_like(sine), sine)
+    first = torch.where(straight, torch.full_like(sine, 1 - amount), ((1 - amount) * angle).sin() / sine)
+    second = torch.where(straight, torch.full_like(sine, amount), (amount * angle).sin() / sine)
+    return (first[:, None] * flat_a + second[:, None] * flat_b).view_as(a).to(a.dtype)
+
+
+def direction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """From emotion a to emotion b: the difference of the means of two sets of latents (n, c, h, w) and (m, c, h, w).
+
+    Gives (1, c, h, w); `latents + amount * direction` moves a picture along it. The more characters the sets share,
+    the less of them is left in the difference.
+    """
+    return b.mean(0, keepdim=True) - a.mean(0, keepdim=True)

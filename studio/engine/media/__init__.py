@@ -1,0 +1,1 @@
+"""Pictures in and out: control images from drawings, and frames as files."""

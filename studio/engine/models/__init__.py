@@ -1,0 +1,1 @@
+"""Models on disk and in memory: what there is, how it is loaded, what is attached to it."""

@@ -1,0 +1,442 @@
+"""What can be loaded and from where: one reference string becomes a `ModelInfo`, a LoRA name a `LoraInfo`.
+
+Reads file names, small JSON files and headers, and whole files only for a hash. Knows no torch, no device and nothing
+of drawing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from studio.core.errors import BadInput, NotFound
+from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.engine.models import hub
+from studio.engine.models.families import FAMILIES, SD15, Family, family_of
+from studio.engine.models.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
+
+__all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "refused_loras",
+           "resolve"]  # fmt: skip
+
+# References that stood in many guides and are gone from the hub.
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-inpainting": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+}
+
+CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
+FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
+
+# What the first half of a low-rank pair is called: kohya, PEFT, and diffusers from its first form to its last.
+LORA_DOWN = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora.down.weight",
+    "_lora.down.weight",
+    ".lora_linear_layer.down.weight",
+)
+# What is called a LoRA in many places and is none, or more than one, by a part of its keys.
+_OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
+                   "lora_mid": "CP-decomposed LoCon", "oft_": "OFT"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """The few-step adapter of a model (LCM-LoRA, 2311.05556) and the settings that it was trained for."""
+
+    adapter: Path  # a safetensors file
+    steps: int
+    guidance: float
+    sampler: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model that the studio knows. `path` is None while it isn't on this machine; sizes in pixels and bytes."""
+
+    reference: str
+    title: str
+    family: Family
+    kind: Literal["embedded", "hub", "folder", "file"]
+    path: Path | None
+    size_bytes: int = 0  # on the disk, or to be downloaded; 0: unknown
+    parameters: int = 0  # of the parts that are loaded to draw, without a ControlNet
+    state: Literal["ready", "download", "missing"] = "ready"
+    note: str = ""
+    native_size: int = 512
+    steps: int = 20
+    guidance: float = 7.0
+    sampler: str = "dpmpp_2m"
+    fast: FastPath | None = None
+    controlnets: Mapping[str, str] = field(default_factory=dict)  # kind -> path or hub reference
+    control: Mapping[str, float] = field(default_factory=dict)  # the `CONTROL` of its own ControlNets
+    judge: Path | None = None
+    tags: tuple[str, ...] = ()
+    distill: Mapping[str, float] = field(default_factory=dict)
+    face: tuple[float, float, float, float] | None = None  # left, top, right, bottom, in shares of the picture
+    license: str = ""
+    hash: str = ""
+
+    @property
+    def hub_id(self) -> str:
+        """What everybody can find it by; empty for models that are only on this machine."""
+        return self.reference if self.kind == "hub" else ""
+
+    @property
+    def public_name(self) -> str:
+        """For files that may leave this machine: no path."""
+        return self.hub_id or self.title
+
+
+@dataclass(frozen=True)
+class LoraInfo:
+    """A LoRA file. `base` is what its own metadata says about the model it was trained on, if anything."""
+
+    path: Path
+    title: str
+    hash: str
+    trigger_words: tuple[str, ...] = ()
+    weight: float = 1.0
+    base: str = ""
+    fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
+    beside: tuple[tuple[str, float], ...] = ()  # title and weight of LoRAs that were part of its teacher: use them too
+
+
+def resolve(reference: str, settings: Settings, with_hash: bool = True) -> ModelInfo:
+    """What `reference` means: `embedded`, a hub id, a diffusers folder, a .safetensors file, or a name in `models/`.
+
+    Raises NotFound when there is nothing of that name and BadInput when there is something that can't be used (a
+    pickle, a damaged file, another architecture). A hub model that isn't on this machine resolves with state
+    "download". Hashing gigabytes for the first time takes seconds: `with_hash=False` leaves `hash` empty.
+    """
+    keep_in(settings.hashes)
+    asked = reference.strip()
+    note = ""
+    if asked in MOVED:
+        note = f"{asked} is gone from the hub; {MOVED[asked]} is the same model and is used."
+        asked = MOVED[asked]
+    if asked == "embedded":
+        if not (EMBEDDED_MODEL / "model_index.json").is_file():
+            raise NotFound("The embedded model is missing from this installation; get assets/models/embedded again.")
+        info = replace(_folder("embedded", EMBEDDED_MODEL), kind="embedded")
+    elif (place := _local(asked, settings)) is not None:
+        info = _folder(asked, place) if place.is_dir() else _file(asked, place)
+    elif re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", asked) and not asked.lower().endswith((".safetensors", *PICKLES)):
+        info = _hub(asked, settings)
+    else:
+        raise NotFound(
+            f"There is no model {reference!r}: give embedded, a hub id, a diffusers folder or a .safetensors file."
+        )
+    if with_hash and info.path is not None:
+        info = replace(info, hash=fingerprint(info.path))
+    return replace(info, note=note or info.note)
+
+
+def _local(reference: str, settings: Settings) -> Path | None:
+    try:
+        for place in (Path(reference).expanduser(), settings.models_dir / reference):
+            if place.is_dir() and not (place / "model_index.json").is_file():
+                if place.parent == settings.models_dir or Path(reference).is_absolute() or reference.startswith("."):
+                    raise BadInput(f"{place} is a folder without model_index.json, so not a diffusers model.")
+                continue
+            if place.exists():
+                return place
+        named = settings.models_dir / f"{reference}.safetensors"
+        return named if named.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path.parent.name}/{path.name} is missing from the model {path.parent.parent}.") from None
+    except (OSError, ValueError, RecursionError):
+        raise BadInput(f"{path} is not readable JSON; get the model again.") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path} is not readable JSON; get the model again.")
+    return data
+
+
+def component_weights(folder: Path, component: str) -> list[Path]:
+    """The safetensors files of one component of a diffusers folder, checked; several when it was saved in shards.
+
+    Full-precision files are preferred to a `fp16` variant. Raises BadInput when there are none.
+    """
+    place = folder / component
+    found = sorted(place.glob("*.safetensors"))
+    plain = [file for file in found if ".fp16." not in file.name and ".non_ema." not in file.name]
+    chosen = plain or [file for file in found if ".fp16." in file.name]
+    if not chosen:
+        if any(file.suffix in PICKLES for file in place.glob("*")):
+            raise BadInput(
+                f"The {component} of {folder.name} is a pickle, which can run code when it is opened; "
+                "use a version of the model with .safetensors files."
+            )
+        raise BadInput(f"The model {folder.name} has no weights for its {component}; get it again.")
+    for file in chosen:
+        read_header(file)
+    return chosen
+
+
+def _folder(reference: str, path: Path) -> ModelInfo:
+    unet, vae = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
+    facts = _json(path / "studio.json") if (path / "studio.json").is_file() else {}
+    family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
+    parts = ("unet", "vae", *family.text_encoders)
+    parameters = sum(read_header(file).parameters() for part in parts for file in component_weights(path, part))
+    size = sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
+    factor = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
+    sample = unet.get("sample_size")
+    native = int(sample) * factor if isinstance(sample, int) else family.default_size
+    try:
+        fast = None
+        if facts.get("fast"):
+            entry = facts["fast"]
+            place = path / str(entry["adapter"])
+            files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+            if files and files[0].is_file():
+                fast = FastPath(files[0], int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
+        controlnets = {
+            kind: str(path / place)
+            for kind, place in dict(facts.get("controlnet") or {}).items()
+            if (path / place / "config.json").is_file()
+        }
+        judge = path / str(facts["judge"]) if facts.get("judge") else None
+        box = (facts.get("face") or {}).get("box")
+        return ModelInfo(
+            reference=reference,
+            title=str(facts.get("title") or path.name),
+            family=family,
+            kind="folder",
+            path=path,
+            size_bytes=size,
+            parameters=parameters,
+            native_size=int(facts.get("native_size", native)),
+            steps=int(facts.get("steps", family.steps)),
+            guidance=float(facts.get("guidance", family.guidance)),
+            sampler=str(facts.get("sampler", family.sampler)),
+            fast=fast,
+            # published ones are made for the family's own text encoder
+            controlnets=controlnets or (dict(family.controlnets) if unet.get("cross_attention_dim") == 768 else {}),
+            control={key: float(facts["control"][key]) for key in CONTROL if key in dict(facts.get("control") or {})},
+            judge=judge if judge is not None and judge.is_dir() else None,
+            tags=tuple(str(tag) for tag in facts.get("tags", ())),
+            distill={key: float(value) for key, value in dict(facts.get("distill") or {}).items()},
+            face=tuple(float(side) for side in box) if box else None,  # type: ignore[arg-type]
+            license=str(facts.get("license", "")),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"studio.json of the model {path.name} is not as expected ({error}).") from None
+
+
+def _file(reference: str, path: Path) -> ModelInfo:
+    header = read_header(path)
+    family = _file_family(path, header)
+    return ModelInfo(
+        reference=reference,
+        title=header.metadata.get("modelspec.title") or path.stem,
+        family=family,
+        kind="file",
+        path=path,
+        size_bytes=path.stat().st_size,
+        # many files also hold the averages of a training, or an optimiser, which nobody loads
+        parameters=header.parameters("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
+        note="A single file: its configuration and tokenizer come with the studio.",
+        native_size=family.default_size,
+        steps=family.steps,
+        guidance=family.guidance,
+        sampler=family.sampler,
+        controlnets=dict(family.controlnets),
+        fast=_family_fast(family),
+    )
+
+
+def _family_fast(family: Family) -> FastPath | None:
+    """The family's published few-step adapter, when it is on this machine."""
+    if family.fast is None or (adapter := hub.cached_file(family.fast.reference, family.fast.file)) is None:
+        return None
+    return FastPath(adapter, family.fast.steps, family.fast.guidance, family.fast.sampler)
+
+
+def _file_family(path: Path, header: Header) -> Family:
+    tensors = header.tensors
+    if any(key.startswith("conditioner.embedders.") for key in tensors):
+        raise BadInput(
+            f"{path.name} is an SDXL model, which the studio can't draw with yet; choose a Stable Diffusion 1.5 one."
+        )
+    _refuse_other_adapter(path, tensors)
+    if _lora_keys(tensors):
+        raise BadInput(f"{path.name} is a LoRA, not a model; put it into the LoRA folder and choose it beside a model.")
+    for family in FAMILIES.values():
+        first = tensors.get(family.single_file_key)
+        if first is None:
+            continue
+        if first.shape[1:2] != (4,):
+            raise BadInput(f"{path.name} needs an extra input picture (inpainting); choose a text-to-image model.")
+        if not any(key.startswith("cond_stage_model.transformer.") for key in tensors):
+            raise BadInput(f"{path.name} has another text encoder than {family.title}; choose a {family.title} model.")
+        return family
+    raise BadInput(f"{path.name} is not a model that the studio knows; it needs the Stable Diffusion 1.5 layout.")
+
+
+def _hub(reference: str, settings: Settings) -> ModelInfo:
+    place = hub.snapshot(reference)
+    if place is not None:
+        info = replace(_folder(reference, place), kind="hub", title=reference.split("/")[-1])
+        return replace(info, fast=info.fast or _family_fast(info.family))
+    family = SD15  # nothing of the model is here: this is what it turns out to be, or `families.accept` refuses it
+    return ModelInfo(
+        reference=reference,
+        title=reference.split("/")[-1],
+        family=family,
+        kind="hub",
+        path=None,
+        size_bytes=family.download_bytes if reference == family.default_model else 0,
+        state="download",
+        note="Not on this machine yet; it is downloaded when it is used first.",
+        native_size=family.default_size,
+        steps=family.steps,
+        guidance=family.guidance,
+        sampler=family.sampler,
+        controlnets=dict(family.controlnets),
+    )
+
+
+def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
+    """Every model that can be chosen: the embedded one, those in `models/`, those in the Hub's cache, the default.
+
+    What can't be used is listed too, with state "missing" and the reason as its note. Hashes only where they are known
+    already, or `with_hash`: seconds for every model that was never used here.
+    """
+    references = ["embedded"]
+    if settings.models_dir.is_dir():
+        for place in sorted(settings.models_dir.iterdir()):
+            if place.suffix.lower() == ".safetensors" or (place / "model_index.json").is_file():
+                references.append(place.name)
+    references += hub.cached_models()
+    if SD15.default_model not in references:
+        references.append(SD15.default_model)
+    found = []
+    for reference in references:
+        try:
+            info = resolve(reference, settings, with_hash=False)
+            if info.path is not None and (with_hash or info.kind == "embedded" or remembered(info.path)):
+                info = replace(info, hash=fingerprint(info.path))
+            found.append(info)
+        except (BadInput, NotFound) as error:
+            found.append(ModelInfo(reference, reference, SD15, "folder", None, state="missing", note=str(error)))
+    return found
+
+
+# --- LoRAs -----------------------------------------------------------------------------------------------------------
+
+
+def _lora_keys(tensors: Mapping[str, object]) -> bool:
+    return any(key.endswith(LORA_DOWN) for key in tensors)
+
+
+def _refuse_other_adapter(path: Path, tensors: Mapping[str, object]) -> None:
+    for sign, kind in _OTHER_ADAPTERS.items():
+        if any(sign in key for key in tensors):
+            raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
+
+
+def _lora_places(settings: Settings) -> list[Path]:
+    return [*settings.models_dir.glob("loras/**/*.safetensors"), *settings.runs_dir.glob("*/adapter/*.safetensors")]
+
+
+def lora_header(path: Path) -> Header:
+    """The header of a LoRA file. Raises BadInput for a damaged file and for kinds of adapters that aren't supported."""
+    header = read_header(path)
+    _refuse_other_adapter(path, header.tensors)
+    return header
+
+
+def _lora(path: Path) -> LoraInfo:
+    header = lora_header(path)
+    if not _lora_keys(header.tensors):
+        raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
+    said: dict[str, Any] = {}
+    for name in (path.with_suffix(".json"), path.parent / "studio.json"):
+        if name.is_file():
+            said = _json(name)
+            break
+    metadata = header.metadata
+    words = said.get("trigger_words") or [word for word in [metadata.get("modelspec.trigger_phrase")] if word]
+    try:
+        weight = float(said.get("weight", 1.0))
+    except (TypeError, ValueError):
+        weight = 1.0
+    default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
+    fast = None
+    if isinstance(entry := said.get("fast"), dict):
+        try:
+            fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
+        except (KeyError, TypeError, ValueError):
+            fast = None  # a note beside the file that somebody edited: the LoRA itself is sound
+    try:
+        beside = tuple((str(one["title"]), float(one["weight"])) for one in said.get("with", ()))
+    except (KeyError, TypeError, ValueError):
+        beside = ()
+    return LoraInfo(
+        path=path,
+        title=str(
+            said.get("title") or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title
+        ),
+        hash=fingerprint(path),
+        trigger_words=tuple(str(word) for word in words) if isinstance(words, list | tuple) else (str(words),),
+        weight=weight,
+        fast=fast,
+        beside=beside,
+        base=str(said.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
+    )
+
+
+def find_lora(reference: str, settings: Settings) -> LoraInfo:
+    """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
+    keep_in(settings.hashes)
+    asked = Path(reference).expanduser()
+    if asked.suffix.lower() in PICKLES:
+        raise BadInput(
+            f"{asked.name} is a pickle, which can run code when it is opened; use the .safetensors version of it."
+        )
+    for place in (asked, settings.models_dir / "loras" / asked):
+        if place.is_dir():
+            files = sorted(place.glob("*.safetensors"))
+            if files:
+                return _lora(files[0])
+        if place.is_file():
+            return _lora(place)
+    for info in loras(settings):
+        if reference in (info.title, info.path.name, info.path.stem):
+            return info
+    raise NotFound(
+        f"There is no LoRA {reference!r}: give a .safetensors file, or put it into {settings.models_dir}/loras."
+    )
+
+
+def loras(settings: Settings) -> list[LoraInfo]:
+    """Every usable LoRA in `models/loras/` and in finished runs, by title; for the others see `refused_loras`."""
+    return sorted(_read_loras(settings)[0], key=lambda info: info.title.lower())
+
+
+def refused_loras(settings: Settings) -> list[tuple[str, str]]:
+    """File name and reason of everything that stands where LoRAs do and can't be used, by name."""
+    return sorted(_read_loras(settings)[1])
+
+
+def _read_loras(settings: Settings) -> tuple[list[LoraInfo], list[tuple[str, str]]]:
+    keep_in(settings.hashes)
+    found, refused = [], []
+    for path in _lora_places(settings):
+        try:
+            found.append(_lora(path))
+        except BadInput as error:
+            refused.append((path.name, str(error)))
+    return found, refused

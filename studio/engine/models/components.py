@@ -1,0 +1,64 @@
+"""The parts of one loaded model, together. Knows neither where they came from nor what is drawn with them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from studio.core.views import Choice
+from studio.engine.diffusion.preview import Previewer
+from studio.engine.models.catalogue import ModelInfo
+from studio.engine.models.families import Family
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+
+@dataclass
+class Components:
+    """A loaded model, in evaluation mode, shared by text-to-image, image-to-image and ControlNet.
+
+    Nothing of a request is ever left on it: schedulers are made anew, adapters are detached. `text_key` names what is
+    attached to the text encoder; with the prompt it is the key of `text_cache`.
+    """
+
+    info: ModelInfo
+    family: Family
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+    choices: tuple[Choice, ...] = ()
+    controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by fingerprint; one at a time
+    offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
+    sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
+    text_key: tuple[Any, ...] = ()
+    text_cache: OrderedDict[tuple[Any, ...], torch.Tensor] = field(default_factory=OrderedDict, repr=False)
+
+    @cached_property
+    def previewer(self) -> Previewer:
+        """What draws small pictures of unfinished latents; made on first use."""
+        return Previewer(self)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell and side: 8 for SD 1.5, 16 for the embedded model."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Latent channels: 4 for SD 1.5, 16 for the embedded model."""
+        return int(self.unet.config.in_channels)
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Everything that holds weights, by name."""
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **self.controls}

@@ -1,0 +1,1 @@
+"""One character through time: morphs, animations and when their frames stand where."""

@@ -1,0 +1,469 @@
+"""One character from one emotion to another: four ways to draw the picture at any place between them.
+
+`LatentMorph` fades between finished pictures in latent space, `PromptMorph` draws every frame anew from the same noise
+with a text in between, `PictureMorph` changes the expression of a given picture and holds the rest, `DirectionMorph`
+moves a picture's latents by the difference of two emotions. Each can draw any place, so that `closer` can find the
+places that look equally far apart. Knows recipes, latents and pictures; no job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageFilter
+
+from studio.core.specs import MAX_SEED, Easing, MorphMethod, Recipe
+from studio.engine.diffusion import inversion, sampling, text
+from studio.engine.diffusion import latents as pictures
+from studio.engine.diffusion.attention import anchored
+from studio.engine.diffusion.frames import Borrower, SharedNoise, Track, advance, side_by_side
+from studio.engine.models.catalogue import ModelInfo
+from studio.engine.motion import timing
+from studio.evaluation.judge import Judge
+from studio.evaluation.metrics import gini
+
+if TYPE_CHECKING:
+    from studio.engine.models.components import Components
+
+Distance = Callable[[Sequence[Image.Image], Sequence[Image.Image]], torch.Tensor]
+OnStep = Callable[[int], None]
+
+HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
+INVERTED = 0.75  # share of the noise up to which a given picture is taken back
+# Of a face drawn anew, the colour of the eyes is lost first: a few latents hold it, and most of them change shape.
+EYES = re.compile(
+    r"(?:black|brown|red|orange|yellow|golden|green|aqua|blue|purple|pink|grey|gray|white) eyes", re.IGNORECASE
+)
+MIN_STEPS = 32  # inversion needs small steps: with 20, eyes come back in another colour; the few-step path has none
+ROUNDS = 3  # how often frames are moved until they look equally far apart
+MEAN_OF = 6  # pictures per emotion whose mean says where that emotion lies
+MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB each
+TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean again
+# Added to the seed: a picture drawn from the same seed would get its own noise back, which leads to it at any strength.
+NOISE_OFFSET = 1_000_003
+
+
+class _Chain(Borrower):
+    """What the methods share: the texts of the emotions, and where a place in 0..1 lies between two of them.
+
+    `shown` describes a given picture as it is; None: as the first of `recipes` does.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing,
+        amount: float,
+        on_step: OnStep | None,
+        batch: int | None = None,
+        shown: Recipe | None = None,
+    ) -> None:
+        super().__init__(components)
+        self.recipe = recipes[0]
+        self.easing = easing
+        self.amount = amount
+        self.on_step = on_step
+        factor = components.factor
+        self.size = (-(-self.recipe.width // factor) * factor, -(-self.recipe.height // factor) * factor)
+        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
+        self.prompts = text.arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
+        conditioning = text.encode(components, self.prompts, [self.recipe.negative])
+        assert conditioning.negative is not None
+        self.before, self.texts = conditioning.positive[:1], self.reach(conditioning.positive[1:])
+        self.negative = conditioning.negative
+        self.legs = len(recipes) - 1
+
+    def reach(self, ends: torch.Tensor) -> torch.Tensor:
+        """(emotions, ...) with the last one moved to `amount` of the way from the one before."""
+        return torch.cat([ends[:-1], pictures.lerp(ends[-2:-1], ends[-1:], self.amount)])
+
+    def between(self, ends: torch.Tensor, place: float) -> torch.Tensor:
+        """(1, ...) at `place` of (emotions, ...)."""
+        leg, share = self.leg(place)
+        return pictures.lerp(ends[leg : leg + 1], ends[leg + 1 : leg + 2], share)
+
+    def leg(self, place: float) -> tuple[int, float]:
+        leg = min(int(place * self.legs), self.legs - 1)
+        return leg, timing.EASINGS[self.easing](min(max(place * self.legs - leg, 0.0), 1.0))
+
+    def cut(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        return [pictures.cut(image, self.recipe.width, self.recipe.height) for image in images]
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        """The pictures at `places` (0..1 over the whole chain), in order, as they are made."""
+        raise NotImplementedError
+
+
+class PromptMorph(_Chain):
+    """The same noise for every frame, the text in between; optionally attention in between (AID, 2403.17924).
+
+    The first `held` of the steps are drawn once, with the mean of the emotions, and shared by all frames.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing = "linear",
+        amount: float = 1.0,
+        on_step: OnStep | None = None,
+        *,
+        held: float = HELD,
+        attention: bool = False,
+        batch: int | None = None,
+    ) -> None:
+        super().__init__(components, recipes, easing, amount, on_step, batch)
+        self.attention = attention
+        recipe = self.recipe
+        if attention and batch is None:
+            self.batch = side_by_side(components, *self.size, recipe.guidance > 1, anchors=2)
+        self.noise = SharedNoise(components, recipe.seed, *self.size)
+        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+        timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
+        begin = sampling.start_latents(scheduler, self.noise.first, timesteps)
+        self.held = min(int(held * len(timesteps)), len(timesteps) - 1)
+        self.trunk = Track(scheduler, timesteps, begin, self.texts.mean(0, keepdim=True))
+        self.fitting(
+            lambda _: advance(
+                components, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held, on_step=on_step
+            ), 1,
+        )  # fmt: skip
+
+    def lend(self, components: Components | None) -> None:
+        super().lend(components)
+        if components is not None:  # noise holds its model too; the same seed gives the same once more
+            self.noise = SharedNoise(components, self.recipe.seed, *self.size)
+        else:
+            del self.noise
+
+    def latents(self, places: Sequence[float]) -> torch.Tensor:
+        """Clean latents (places, c, h, w)."""
+        tracks = [self.trunk.fork(self.between(self.texts, place)) for place in places]
+        go = {"begin": self.held, "on_step": self.on_step}
+        if not self.attention:
+            advance(self.components, tracks, self.negative, self.recipe.guidance, self.noise, **go)  # type: ignore[arg-type]
+        else:
+            legs = [self.leg(place) for place in places]
+            # only the ends of these legs: those of a long chain would take the memory of the frames
+            used = sorted({end for leg, _ in legs for end in (leg, leg + 1)})
+            row = {end: len(places) + number for number, end in enumerate(used)}
+            for track, (leg, share) in zip(tracks, legs, strict=True):
+                track.ends = (row[leg], row[leg + 1], share)
+            tracks += [self.trunk.fork(self.texts[end : end + 1]) for end in used]
+            with anchored(self.components.unet, cross=True) as anchors:
+                advance(
+                    self.components,
+                    tracks,
+                    self.negative,
+                    self.recipe.guidance,
+                    self.noise,
+                    anchors=anchors,
+                    **go,  # type: ignore[arg-type]
+                )
+        return torch.cat([track.latents for track in tracks[: len(places)]])
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        for clean in self.in_batches(places, self.latents):
+            for one in clean.split(1):
+                yield from self.cut(pictures.decode(self.components, one))
+
+
+class LatentMorph(_Chain):
+    """A way between the latents of one finished picture per emotion: quick, and it shows both faces at once.
+
+    The pictures are drawn from the same noise. `first` (RGB, any size) replaces the first of them. The way is a
+    straight line, or with `spherical` an arc, which keeps the contrast of the middle.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing = "linear",
+        amount: float = 1.0,
+        on_step: OnStep | None = None,
+        *,
+        first: Image.Image | None = None,
+        spherical: bool = False,
+        batch: int | None = None,
+    ) -> None:
+        super().__init__(components, recipes, easing, 1.0, on_step, batch)
+        self.spherical = spherical
+        whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
+        given = [] if first is None else [pictures.encode(components, [pictures.fit(first, *self.size)])]
+        places = timing.positions(len(recipes))[len(given) :]
+        self.amount = amount
+        self.ends = self.reach(torch.cat([*given, *whole.in_batches(places, whole.latents)]))
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        for place in places:
+            yield from self.cut(pictures.decode(self.components, self.between(self.ends, place)))
+
+    def between(self, ends: torch.Tensor, place: float) -> torch.Tensor:
+        if not self.spherical:
+            return super().between(ends, place)
+        leg, share = self.leg(place)
+        return pictures.slerp(ends[leg : leg + 1], ends[leg + 1 : leg + 2], share)
+
+
+class PictureMorph(_Chain):
+    """A given picture, inverted; the emotion moved within the region that it changes, all else held to the pixel."""
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        image: Image.Image,
+        easing: Easing = "linear",
+        amount: float = 1.0,
+        on_step: OnStep | None = None,
+        *,
+        shown: Recipe | None = None,
+        strength: float = INVERTED,
+        batch: int | None = None,
+    ) -> None:
+        firm = [recipe.model_copy(update={"prompt": text.stressed(recipe.prompt, EYES)}) for recipe in recipes]
+        shown = shown and shown.model_copy(update={"prompt": text.stressed(shown.prompt, EYES)})
+        super().__init__(components, firm, easing, amount, on_step, batch, shown)
+        self.image = pictures.fit(image, *self.size)
+        recipe = self.recipe
+        clean = pictures.encode(components, [self.image])
+        # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
+        info = components.info
+        self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
+        steps = max(recipe.steps, MIN_STEPS)
+        self.inversion = self.fitting(
+            lambda batch: inversion.invert(
+                components, clean, self.before, self.negative, self.guidance, steps, strength, recipe.seed, batch,
+                on_step,
+            ), steps,
+        )  # fmt: skip
+        other = self.texts if self.prompts[0] != self.prompts[1] else self.texts[1:]
+        self.region = self.fitting(
+            lambda batch: inversion.changed_region(
+                components, self.inversion, self.before, other, self.negative, info.face, batch=batch
+            ), steps,
+        )  # fmt: skip
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        mask = self.mask()
+        for clean in self.in_batches(places, self.latents):
+            for one in clean.split(1):
+                drawn = pictures.decode(self.components, one)[0]
+                yield from self.cut([Image.composite(drawn, self.image, mask)])
+
+    def latents(self, places: Sequence[float]) -> torch.Tensor:
+        """Clean latents (places, c, h, w)."""
+        texts = torch.cat([self.between(self.texts, place) for place in places])
+        return inversion.replay(
+            self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
+        )
+
+    def mask(self) -> Image.Image:
+        """The region in pixels, soft at its edge: 255 where the picture is drawn anew."""
+        cells = (self.region[0, 0].float().cpu() * 255).round().to(torch.uint8).numpy()
+        grown = Image.fromarray(cells).resize(self.image.size, Image.Resampling.BICUBIC)
+        return grown.filter(ImageFilter.GaussianBlur(self.components.factor / 4))
+
+
+class DirectionMorph(_Chain):
+    """The latent editor: a picture's latents moved by the difference of two emotions' means, then drawn clean again.
+
+    The means are those of `MEAN_OF` pictures of this character, from the same noise for every emotion, so that little
+    but the emotion is left in their difference. A sum of latents shows both faces at once; a short image-to-image pass
+    whose strength grows with the way gone makes one of them. `first` (RGB, any size) is the picture to begin with;
+    None: the one that `recipes[0]` draws. Without a way to go it stays as it is.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        recipes: Sequence[Recipe],
+        easing: Easing = "linear",
+        amount: float = 1.0,
+        on_step: OnStep | None = None,
+        *,
+        first: Image.Image | None = None,
+        shown: Recipe | None = None,
+        tidy: float = TIDY,
+        batch: int | None = None,
+    ) -> None:
+        super().__init__(components, recipes, easing, amount, on_step, batch, shown)
+        self.tidy = tidy
+        means = torch.cat([self._mean(row) for row in range(len(self.prompts))])
+        if first is not None:
+            self.source = pictures.encode(components, [pictures.fit(first, *self.size)])
+        else:
+            self.source = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch).latents([0.0])
+        self.ways = self.reach(torch.cat([pictures.direction(means[:1], mean[None]) for mean in means[1:]]))
+        self.longest = max(float(pictures.direction(means[:1], mean[None]).norm()) for mean in means)
+
+    def _mean(self, row: int) -> torch.Tensor:
+        """(1, c, h, w) of the emotion that `prompts[row]` says; kept with the model until another one is loaded."""
+        recipe, prompt, components = self.recipe, self.prompts[row], self.components
+        alike = {"prompt": prompt, "seed": 0, "source": None, "strength": None, "control": None, "frame": ""}
+        key = recipe.model_copy(update=alike).key
+        kept: OrderedDict[str, torch.Tensor] = vars(components).setdefault("emotion_means", OrderedDict())
+        if key not in kept:
+            words = text.encode(components, [prompt], [recipe.negative])
+
+            def draw(seeds: Sequence[int]) -> torch.Tensor:
+                each, count = sampling.generators(seeds), len(seeds)
+                scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+                timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
+                noise = sampling.noise(components, each, *self.size)
+                rows = sampling.Conditioning(
+                    words.positive.expand(count, -1, -1),
+                    None if words.negative is None else words.negative.expand(count, -1, -1),
+                )
+                begin = sampling.start_latents(scheduler, noise, timesteps)
+                return sampling.denoise(
+                    components, scheduler, begin, rows, recipe.guidance, each, timesteps=timesteps,
+                    on_step=lambda done, of, clean: self._did(count),
+                )  # fmt: skip
+
+            kept[key] = torch.cat(list(self.in_batches(range(MEAN_OF), draw))).mean(0, keepdim=True)
+        kept.move_to_end(key)
+        mean = kept[key]
+        while len(kept) > MEANS_KEPT:
+            kept.popitem(last=False)
+        return mean
+
+    def _did(self, steps: int) -> None:
+        if self.on_step is not None:
+            self.on_step(steps)
+
+    def latents(self, places: Sequence[float]) -> torch.Tensor:
+        """Clean latents (places, c, h, w)."""
+        recipe, components = self.recipe, self.components
+        found = [self.source + self.between(self.ways, place) for place in places]
+        tracks: dict[int, Track] = {}
+        noise = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), *self.size)
+        for index, place in enumerate(places):
+            share = min(1.0, float(self.between(self.ways, place).norm()) / max(self.longest, 1e-6))
+            if share * self.tidy < 1e-3:
+                continue
+            scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
+            timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, self.tidy * share, components.device)
+            begin = sampling.start_latents(scheduler, noise.first, timesteps, found[index])
+            tracks[index] = Track(scheduler, timesteps, begin, self.between(self.texts, place))
+        if tracks:
+            # counted from the end, so that a frame gets the same noise in whatever company it is drawn
+            offset = recipe.steps - max(len(track.timesteps) for track in tracks.values())
+            advance(
+                components, list(tracks.values()), self.negative, recipe.guidance, lambda step: noise(step + offset),
+                on_step=self.on_step,
+            )  # fmt: skip
+        return torch.cat([tracks[index].latents if index in tracks else found[index] for index in range(len(places))])
+
+    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+        for clean in self.in_batches(places, self.latents):
+            for one in clean.split(1):
+                yield from self.cut(pictures.decode(self.components, one))
+
+
+def closer(
+    places: Sequence[float],
+    known: Mapping[float, Image.Image],
+    distance: Distance,
+    anchors: Sequence[float] = (),
+    good: float = 0.08,
+) -> list[float]:
+    """Where frames look more equally far apart than at `places`; `places` themselves when they are good enough.
+
+    `known` are all pictures drawn so far, those at `places` among them: every one refines the measure. Good enough is a
+    Gini coefficient of the steps below `good`. `anchors` (the emotions of a chain) stay where they are. New places have
+    four decimals: drawn again in other company, a picture may round differently, and nearly the same place is found.
+    """
+    shown = [known[place] for place in places]
+    if gini(distance(shown[:-1], shown[1:])) < good:
+        return list(places)
+    seen = sorted(known)
+    steps = distance([known[p] for p in seen[:-1]], [known[p] for p in seen[1:]])
+    # the measure is a squared distance: of its root, short steps add up to a long one
+    moved = timing.retime(seen, steps.clamp_min(0).sqrt().tolist(), len(places), anchors)
+    return [place if place in anchors else round(place, 4) for place in moved]
+
+
+def turns(
+    count: int,
+    legs: int,
+    known: Callable[[], Mapping[float, Image.Image]],
+    distance: Callable[[], Distance] | None,
+) -> Iterator[list[float]]:
+    """The places of `count` frames, to be drawn before the next ones are asked for; the last ones are those to show.
+
+    Without `distance` these are (nearly) equal steps of the interpolation. With it places are moved (`closer`) until
+    the frames look equally far apart, at most `ROUNDS` times. `known` gives the pictures of all places so far.
+    """
+    places = timing.spread(count, legs)
+    yield places
+    for _ in range(ROUNDS if distance is not None else 0):
+        assert distance is not None
+        moved = closer(places, known(), distance(), timing.positions(legs + 1)[1:-1])
+        if moved == places:
+            return
+        places = moved
+        yield places
+
+
+def strip(morph: _Chain, count: int, distance: Distance | None = None) -> list[tuple[float, Image.Image]]:
+    """(place, picture) of `count` frames in order, chosen by `turns` as a job does, but kept in memory."""
+    known: dict[float, Image.Image] = {}
+    places: list[float] = []
+    for places in turns(count, morph.legs, lambda: known, None if distance is None else lambda: distance):
+        missing = [place for place in places if place not in known]
+        known.update(zip(missing, morph.draw(missing), strict=True))
+    return [(place, known[place]) for place in places]
+
+
+def make(
+    method: MorphMethod,
+    components: Components,
+    recipes: Sequence[Recipe],
+    image: Image.Image | None = None,
+    easing: Easing = "linear",
+    amount: float = 1.0,
+    held: float | None = None,
+    attention: bool = False,
+    on_step: OnStep | None = None,
+    shown: Recipe | None = None,
+    spherical: bool = False,
+) -> _Chain:
+    """The morph of a request. `recipes` are one per emotion and differ in the prompt only.
+
+    `image` is needed by "picture", replaces the first end of "latent", and is where "direction" begins. `shown` is
+    like `recipes`, with the emotion that `image` shows now (None: the first one).
+    """
+    if method == "picture":
+        assert image is not None
+        return PictureMorph(components, recipes, image, easing, amount, on_step, shown=shown)
+    if method == "direction":
+        return DirectionMorph(components, recipes, easing, amount, on_step, first=image, shown=shown)
+    if method == "latent":
+        return LatentMorph(components, recipes, easing, amount, on_step, first=image, spherical=spherical)
+    share = HELD if held is None else held
+    return PromptMorph(components, recipes, easing, amount, on_step, held=share, attention=attention)
+
+
+def distance_of(info: ModelInfo) -> Distance:
+    """How different two pictures look, as the model's judge sees it; `look` where the model has none."""
+    return Judge.load(info.judge).distance if info.judge else look
+
+
+def look(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:
+    """How different a[i] and b[i] look, (n,), where there is no judge: squared differences of colours and of edges.
+
+    Measured at 64 px in linear steps of lightness; good for comparing neighbours of one morph, not for more.
+    """
+    small = (pictures.to_tensor([i.resize((64, 64), Image.Resampling.BOX) for i in side]) for side in (a, b))
+    x, y = small
+    total = (x - y).square().mean((1, 2, 3))
+    for axis in (2, 3):
+        total = total + (x.diff(dim=axis) - y.diff(dim=axis)).square().mean((1, 2, 3))
+    return total

@@ -1,0 +1,1 @@
+"""What the studio can make: one place for each kind of job."""

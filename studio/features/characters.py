@@ -1,0 +1,201 @@
+"""Who a morph, an animation or a sprite set shows: what is asked for, and what is known about a picture of them.
+
+A picture that was drawn here brings the request that it came from. What was asked for beside it goes first (`settled`,
+at submission: a job that is repeated is the same one), and what it doesn't allow is said in a note. The rest is for the
+worker. Doesn't draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from studio.core.settings import Settings
+from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Recipe
+from studio.engine.models.catalogue import find_lora, resolve
+from studio.jobs.job import Job
+from studio.prompting.traits import decided
+from studio.store.metadata import request_of
+
+if TYPE_CHECKING:
+    from studio.service.resolving import Resolver
+
+TEXT = {
+    "uploaded": "An uploaded picture has no noise to draw it again from, so its expression is changed in place.",
+    "not_redrawn": "This picture came from more than noise and words (a drawing, another picture or a morph), which "
+    "can't be drawn again with another expression; so its expression is changed in place.",
+    "decided": "So that every picture shows the same character, what you left open was decided: {}.",
+    "described": "The picture was read as: {}.",
+    "no_face": "No anime face was recognised with certainty; say in the text field what the picture shows.",
+    "unread": "{} has no judge to read the picture with; say in the text field what it shows (hair, eyes, clothes), so "
+    "that it is kept better.",
+    "own": "Drawn with the picture's own {}, not with the default.",
+    "quality": "The picture's own words are used, so the quality that was asked for changes nothing.",
+    "anew": "Something was asked for that the picture wasn't drawn with (words, seed, model, LoRAs or settings), so "
+    "the character is drawn anew and may look different.",
+    "few_step": "A few-step LoRA can't change a picture in place and was left out.",
+}
+# Fields of a request that decide what is drawn from the noise.
+DRAWN_BY = (
+    "prompt", "negative", "model", "seed", "loras", "steps", "guidance", "sampler", "width", "height",
+)  # fmt: skip
+FEW_STEPS = ("steps", "guidance", "loras")
+# A judge that is less sure of every emotion may have no face before it. It only hints: of 32 example faces one or two
+# are below, of 7 pictures of noise two (it knows no answer "none of these").
+FACE = 0.5
+PLAIN = GenerateSpec()
+
+
+def one_character(base: GenerateSpec, resolver: Resolver, notes: list[str]) -> GenerateSpec:
+    """`base` (its seed known) with what it leaves open about the face decided, for pictures that show the same one.
+
+    A prompt of one's own stays as it is.
+    """
+    if base.prompt is not None:
+        return base
+    assert base.seed is not None
+    words = ", ".join(decided(resolver.written(base, fixed=False).positive_prompt, base.seed))
+    said = ", ".join(filter(None, (base.text, words)))
+    if not words or len(said) > MAX_PROMPT:
+        return base
+    if (note := TEXT["decided"].format(words)) not in notes:
+        notes.append(note)
+    return base.model_copy(update={"text": said})
+
+
+@dataclass(frozen=True)
+class Character:
+    """Who is to be shown: the request for them, and what is known about a picture of them.
+
+    `shown` is the emotion in the picture; None: there is no picture, or nobody knows. `redrawn`: noise and words alone
+    lead to it again, so that they can be changed; without a picture so too. `changed`: something else was asked for
+    than it was drawn with.
+    """
+
+    base: GenerateSpec
+    shown: Emotion | None = None
+    redrawn: bool = True
+    uploaded: bool = False
+    changed: bool = False
+
+
+def settled(
+    base: GenerateSpec, recipe: Recipe, resolver: Resolver, settings: Settings, notes: list[str]
+) -> GenerateSpec:
+    """The request for the character of a picture with this recipe: its own, with all that `base` asks for.
+
+    What is blank or a default in `base` wasn't asked for; an empty list of LoRAs was, where it is given. Raises
+    `NotFound` and `BadInput` for a model or LoRA that isn't here.
+    """
+    known = request_of(recipe)
+
+    def asked(name: str) -> bool:
+        return name in base.model_fields_set and getattr(base, name) not in (None, getattr(PLAIN, name))
+
+    changes: dict[str, Any] = {
+        name: getattr(base, name)
+        for name in ("negative", "seed", "width", "height", "steps", "guidance", "sampler")
+        if asked(name)
+    }
+    if "loras" in base.model_fields_set:
+        refs = [(find_lora(ref.path, settings).path, ref.weight) for ref in base.loras]
+        changes["loras"] = tuple(LoraRef(path=str(path), weight=weight) for path, weight in refs)
+    own: list[str] = []
+    sampling = {name: getattr(base, name) for name in ("steps", "guidance", "sampler")}
+    if "model" in base.model_fields_set and base.model != known.model:
+        if base.model == settings.model:
+            own.append(f"model ({known.model.rstrip('/').rsplit('/', 1)[-1]})")
+        elif resolve(base.model, settings).hash != recipe.model_hash:  # another one has settings of its own
+            changes |= sampling | {"model": base.model, "width": base.width, "height": base.height}
+    few = known.sampler in ("lcm", "tcd")
+    if few and any(changes.get(name, getattr(known, name)) != getattr(known, name) for name in FEW_STEPS):
+        changes |= sampling  # few steps, low guidance and their adapter belong together
+    changes |= {"count": 1, "control": None, "source": None, "on_low_confidence": base.on_low_confidence}
+    if base.prompt is not None:
+        changes |= {name: getattr(base, name) for name in ("prompt", "emotion", "style", "quality", "text")}
+        return known.model_copy(update=changes)
+    if asked("quality") and base.quality != known.quality:
+        notes.append(TEXT["quality"])
+    if asked("text") and base.text != known.text:
+        words = resolver.written(base, fixed=False).layers.text
+        changes |= {"prompt": ", ".join(part for part in (known.prompt, words) if part), "text": base.text}
+    found = known.model_copy(update=changes)
+    if asked("style"):
+        found = resolver.prompted(found, found.emotion, base.style)
+    elif "style" in base.model_fields_set and base.style != known.style:
+        own.append(f"style ({known.style})")
+    if own:
+        notes.append(TEXT["own"].format(" and ".join(own)))
+    return found
+
+
+def character(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> Character:
+    """Read the picture: its recipe where it has one, else the model's judge; where that is missing, ask for words.
+
+    What the person wrote goes before what was read. `base` is settled already.
+    """
+    if image is None:
+        return Character(base)
+    known = job.picture(image).recipe
+    if known is not None:
+        redrawn = why_in_place(known) is None
+        request = request_of(known)
+        changed = any(getattr(base, name) != getattr(request, name) for name in DRAWN_BY)
+        return Character(base, request.emotion if "emotion" in known.labels else None, redrawn, changed=changed)
+    from studio.engine import judging
+
+    info = resolve(base.model, engine.settings, with_hash=False)
+    told = base.prompt is not None or bool(base.text)
+    if info.judge is None:
+        if not told:
+            job.note(TEXT["unread"].format(info.title))
+        return Character(base, None, False, True)
+    seen = judging.describe(info.judge, job.image(image))
+    if not told:
+        words = ", ".join(seen.tags)
+        job.note(TEXT["described"].format(words))
+        if seen.sure < FACE:
+            job.note(TEXT["no_face"])
+        base = base.model_copy(update={"text": words, "emotion": seen.emotion, "style": seen.style})
+    return Character(base, seen.emotion, False, True)  # type: ignore[arg-type]
+
+
+def why_in_place(recipe: Recipe | None) -> str | None:
+    """Why a picture with this recipe (None: uploaded) can only be changed in place; None where it can be redrawn."""
+    if recipe is None:
+        return TEXT["uploaded"]
+    return TEXT["not_redrawn"] if recipe.control or recipe.source or recipe.frame else None
+
+
+def method(job: Job, who: Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
+    """The method that fits the picture: what noise and words don't lead to again can only be changed in place."""
+    if asked in ("picture", "direction") or (who.uploaded and asked == "latent"):
+        return asked
+    if who.redrawn:
+        if who.changed:
+            job.note(TEXT["anew"])
+        return asked
+    if not who.uploaded:
+        job.note(TEXT["not_redrawn"])
+    elif note_uploads:
+        job.note(TEXT["uploaded"])
+    return "picture"
+
+
+def in_place(engine: Any, job: Job, base: GenerateSpec) -> GenerateSpec:
+    """The request as the method "picture" carries it out: DDIM in small steps, guided, without few-step adapters."""
+    from studio.engine.motion.morph import INVERTED, MIN_STEPS
+
+    info = resolve(base.model, engine.settings, with_hash=False)
+    loras = tuple(ref for ref in base.loras if find_lora(ref.path, engine.settings).fast is None)
+    if len(loras) < len(base.loras):
+        job.note(TEXT["few_step"])
+    guided = base.guidance is not None and base.guidance > 1
+    changes: dict[str, Any] = {
+        "sampler": "ddim",
+        "steps": min(50, max(base.steps or info.steps, MIN_STEPS)),
+        "guidance": base.guidance if guided else info.guidance,
+        "strength": INVERTED,
+        "loras": loras,
+    }
+    return base.model_copy(update=changes)

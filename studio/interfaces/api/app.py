@@ -1,0 +1,500 @@
+"""The HTTP API: the same service, as routes of three lines each: parse, call, map.
+
+Bearer keys (`STUDIO_API_KEY`, several separated by commas) say who an owner is; beyond this machine there is no serving
+without one. Clients name data sets by their names in `datasets/`, and where files lie on the server is not told. Routes
+are plain `def`: nothing here may block the event loop. Knows no torch and no page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from studio import __version__
+from studio.core.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError
+from studio.core.net import is_loopback, passed_on
+from studio.core.settings import Settings
+from studio.core.specs import CaptionSpec
+from studio.core.views import FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
+from studio.service.resolving import plain
+
+log = logging.getLogger(__name__)
+
+STATUS = (  # the first that fits
+    (NotFound, 404),
+    (BadInput, 422),
+    (Busy, 429),
+    (DiskFull, 507),
+    (OutOfMemory, 503),
+    (Offline, 503),
+    (StudioError, 500),
+)
+MEDIA = {
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".mp4": "video/mp4",
+    ".zip": "application/zip",
+    ".json": "application/json",
+}
+POLL = 0.2  # seconds between looks at a job that somebody watches
+HEARTBEAT = 15.0  # seconds after which a silent stream says that it lives
+BODY_ROOM = 8 * 2**20  # bytes that a request may have beside a file: the largest batch of prompts fits
+bearer = HTTPBearer(auto_error=False)
+
+
+class ResumeChanges(BaseModel):
+    """What may be another when a run goes on; what is left out stays. The run's own bounds hold."""
+
+    model_config = ConfigDict(extra="forbid")
+    epochs: int | None = None  # in all
+    learning_rate: float | None = None
+
+
+def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
+    """The app. Without a key it answers this machine only, and no web page from elsewhere: see `ThisMachine`."""
+    keys = api_keys(settings)
+    tell = _teller(settings)
+
+    class PortableJSON(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            return super().render(tell(content))
+
+    app = FastAPI(
+        title="Anime Character Studio",
+        version=__version__,
+        default_response_class=PortableJSON,
+        description="Jobs, pictures, models, runs, prompts. Send the key as `Authorization: Bearer KEY`.",
+    )
+    app.state.studio = studio or Studio(settings)
+    app.state.keys = keys
+    app.state.tell = tell
+    app.add_middleware(SmallBody, limit=settings.max_upload_mb * 2**20 + BODY_ROOM)
+    if not keys:
+        app.add_middleware(ThisMachine)
+    for error_class, status in STATUS:
+        app.add_exception_handler(error_class, _sentence(status))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+    _routes(app)
+    return app
+
+
+def api_keys(settings: Settings) -> tuple[str, ...]:
+    """The keys that are accepted; none: this machine only. Raises `BadInput` for keys that can be guessed."""
+    if settings.api_key is None:
+        return ()
+    keys = tuple(key.strip() for key in settings.api_key.get_secret_value().split(",") if key.strip())
+    if not keys or any(len(key) < 16 for key in keys):
+        raise BadInput("STUDIO_API_KEY needs at least 16 characters for each key; `openssl rand -hex 24` makes one.")
+    return keys
+
+
+def check_address(settings: Settings, host: str) -> None:
+    """Raises `BadInput` when `host` is reachable from elsewhere and there is no key."""
+    if not is_loopback(host) and not api_keys(settings):
+        raise BadInput(f"Serving on {host} needs a key: set STUDIO_API_KEY, or serve on 127.0.0.1.")
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until interrupted. Raises `BadInput` for an address without its key, or a port that is taken."""
+    import socket
+
+    import uvicorn
+
+    check_address(settings, host)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"{host}:{port} can't be used ({error}); choose another --port.") from error
+    app = create(settings)
+    try:
+        uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=5)
+    finally:
+        app.state.studio.close()
+
+
+# --- who asks -------------------------------------------------------------------------------------------------------
+
+
+class ThisMachine:
+    """Where there is no key: answers programs and pages of this machine, and refuses everything else with 403.
+
+    The name that was asked for (a foreign page may point its own at 127.0.0.1), the headers of tunnels and proxies, and
+    what browsers say of the page that asks: one from elsewhere could send forms here, though it can't read the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (problem := self._problem(Headers(scope=scope))):
+            await JSONResponse({"error": problem}, 403)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _problem(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if passed_on(headers.keys()) or not is_loopback(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
+            return "Without STUDIO_API_KEY the API answers its own computer only; set a key to open it to others."
+        origin = headers.get("origin")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
+        return None
+
+
+class SmallBody:
+    """Refuses bodies of more than `limit` bytes, with 413, whatever their length says."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        left = self.limit
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"The request is larger than the {self.limit // 2**20} MB that are accepted.")
+            return message
+
+        await self.app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+def _owner(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
+    """The owner that the key stands for. Every key is compared, each in constant time."""
+    keys: tuple[str, ...] = request.app.state.keys
+    if not keys:
+        return "local"
+    offered = (given.credentials if given else "").encode()
+    found = [key for key in keys if hmac.compare_digest(key.encode(), offered)]
+    if not found:
+        raise HTTPException(401, "A valid key is needed: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"})
+    return "api-" + hashlib.sha256(found[0].encode()).hexdigest()[:24]
+
+
+def _studio(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+Owner = Annotated[str, Depends(_owner)]
+TheStudio = Annotated[Studio, Depends(_studio)]
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def _sentence(status: int) -> Any:
+    def handler(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(request.app.state.tell({"error": _sendable(str(error))}), status)
+
+    return handler
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = "" if first["type"] == "json_invalid" else ".".join(str(part) for part in first["loc"][1:])
+    message = plain(first)
+    sentence = f"{place}: {message}." if place else f"{message[:1].upper()}{message[1:]}."
+    return JSONResponse({"error": _sendable(sentence)}, 422)
+
+
+def _sendable(sentence: str) -> str:
+    """The sentence with what isn't valid Unicode spelled out: it may quote what was sent."""
+    return sentence.encode(errors="backslashreplace").decode()
+
+
+def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("a request failed", exc_info=error)
+    return JSONResponse({"error": "Something went wrong inside the studio; its log says more."}, 500)
+
+
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+# Fields that may hold a path, and fields with sentences that may quote one.
+_PATHS = {"adapter", "captioner", "data", "folder", "home", "image", "init", "judge", "model", "path", "samples"}
+_SENTENCES = {"error", "log", "note", "notes", "message"}
+
+
+def _teller(settings: Settings) -> Callable[[Any], Any]:
+    """What turns an answer (plain JSON) into one without the folders of this machine.
+
+    A data set, a model and a LoRA get the names under which a request finds them; other files below the home folder
+    their place in it; everything else its last part.
+    """
+    home = settings.home.resolve()
+    places = [folder.resolve() for folder in (settings.datasets_dir, settings.models_dir / "loras")]
+    places += [settings.models_dir.resolve(), home]
+
+    def path(text: str) -> str:
+        given = Path(text)
+        if not given.is_absolute() and not text.startswith("~"):
+            return text  # a hub id, a name, or a path that tells nothing of this machine
+        return next(
+            (given.relative_to(place).as_posix() for place in places if given.is_relative_to(place)), given.name
+        )
+
+    def tell(value: Any, field: str = "") -> Any:
+        if isinstance(value, dict):
+            return {key: tell(inner, str(key)) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [tell(inner, field) for inner in value]
+        if isinstance(value, str) and field in _PATHS:
+            return path(value)
+        if isinstance(value, str) and field in _SENTENCES:
+            return value.replace(f"{home}/", "").replace(str(home), home.name)
+        return value
+
+    return tell
+
+
+def _data_set(settings: Settings, name: str) -> str:
+    """The folder or ZIP of a data set by its name in `datasets/`. Raises `NotFound` for everything that lies elsewhere.
+
+    A key may read pictures and write captions there, and nowhere else on the server.
+    """
+    folder = settings.datasets_dir.resolve()
+    try:
+        found = (folder / name).resolve()
+        if found != folder and found.is_relative_to(folder) and found.exists():
+            return str(found)
+    except (OSError, ValueError):  # too long, a NUL in it
+        pass
+    raise NotFound(f"There is no data set {name[:80]!r} in the studio's folder datasets/; give the name of one there.")
+
+
+# --- routes ---------------------------------------------------------------------------------------------------------
+
+
+def _routes(app: FastAPI) -> None:
+    @app.post("/jobs", status_code=202)
+    def submit(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> JobView:
+        """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
+        spec = parse_spec(body)
+        if isinstance(spec, CaptionSpec):
+            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
+        return studio.submit(spec, owner)
+
+    @app.get("/jobs")
+    def jobs(owner: Owner, studio: TheStudio, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[JobView]:
+        """Your jobs, newest first."""
+        return studio.jobs(owner, limit)
+
+    @app.get("/jobs/{id}")
+    def job(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """How a job stands."""
+        return studio.job(id, owner)
+
+    @app.get("/jobs/{id}/events")
+    def events(id: str, owner: Owner, studio: TheStudio) -> StreamingResponse:
+        """Server-sent events: a `job` event at every change, the last one when it is over."""
+        studio.job(id, owner)
+        return StreamingResponse(
+            _events(studio, id, owner, app.state.tell), media_type="text/event-stream", headers=_UNBUFFERED
+        )
+
+    @app.get("/jobs/{id}/preview", responses={200: {"content": {"image/jpeg": {}}}})
+    def preview(id: str, owner: Owner, studio: TheStudio) -> Response:
+        """The picture that is being made, as JPEG; 204 when there is none."""
+        data = studio.job(id, owner).preview
+        return Response(data, 200 if data else 204, media_type="image/jpeg" if data else None)
+
+    @app.post("/jobs/{id}/cancel")
+    def cancel(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """Stop a job within one sampling step."""
+        return studio.cancel(id, owner)
+
+    @app.post("/jobs/{id}/again", status_code=202)
+    def again(id: str, owner: Owner, studio: TheStudio) -> JobView:
+        """The same request with the same seeds: resumes a batch that was interrupted."""
+        return studio.again(id, owner)
+
+    @app.get("/images")
+    def images(
+        owner: Owner,
+        studio: TheStudio,
+        query: Annotated[str, Query(max_length=500)] = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+        limit: Annotated[int, Query(ge=1, le=200)] = 60,
+    ) -> list[Picture]:
+        """Your pictures, newest first. `query`: beginnings of words of the prompt, model or labels."""
+        return studio.gallery(owner, query, favourites, kind, offset, limit)
+
+    @app.get("/images/{id}", responses={200: {"content": {"image/png": {}}}})
+    def image(id: str, owner: Owner, studio: TheStudio) -> FileResponse:
+        """The file: a PNG with its recipe inside, or an animation."""
+        path = _there(studio.picture_path(id, owner))
+        return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=_PRIVATE)
+
+    @app.get("/images/{id}/info")
+    def info(id: str, owner: Owner, studio: TheStudio) -> Picture:
+        """A picture's recipe, size, date."""
+        return studio.picture(id, owner)
+
+    @app.post("/images", status_code=201)
+    def upload(file: UploadFile, owner: Owner, studio: TheStudio) -> Picture:
+        """Send a picture; its id can be a `source`, a drawing, a first frame."""
+        data = file.file.read(studio.settings.max_upload_mb * 2**20 + 1)
+        return studio.upload(data, owner, file.filename or "")
+
+    @app.post("/images/recipe")
+    def recipe(file: UploadFile, owner: Owner, studio: TheStudio) -> FoundRecipe:
+        """The recipe inside a picture file, ours or A1111's, as a request."""
+        return studio.read_recipe(file.file.read(studio.settings.max_upload_mb * 2**20 + 1))
+
+    @app.put("/images/{id}/favourite")
+    def favourite(id: str, owner: Owner, studio: TheStudio, on: bool = True) -> Picture:
+        return studio.favourite(id, owner, on)
+
+    @app.delete("/images/{id}")
+    def delete(id: str, owner: Owner, studio: TheStudio) -> dict[str, int]:
+        """Delete a picture; `POST /images/undo` brings the last one back for a day."""
+        studio.picture(id, owner)
+        return {"deleted": studio.delete([id], owner)}
+
+    @app.post("/images/undo")
+    def undo(owner: Owner, studio: TheStudio) -> dict[str, int]:
+        return {"restored": studio.undo_delete(owner)}
+
+    @app.get("/models")
+    def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
+        """What can be loaded."""
+        return {"models": [_model(info) for info in studio.models()], "loras": [_lora(info) for info in studio.loras()]}
+
+    @app.post("/prompt")
+    def prompt(request: PromptRequest, owner: Owner, studio: TheStudio) -> PromptResult:
+        """Write a prompt and draw nothing."""
+        return studio.write_prompt(request)
+
+    @app.get("/runs")
+    def runs(owner: Owner, studio: TheStudio) -> list[RunView]:
+        """All training runs, newest first."""
+        return studio.runs()
+
+    @app.post("/runs", status_code=202)
+    def start_run(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> RunView:
+        """Start a training run: a LoRA (`"kind": "lora"`), a distillation (`"lcm"`) or a ControlNet (`"control"`)."""
+        spec = parse_run(body)
+        if spec.data is not None:
+            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
+        return studio.start_run(spec, owner)
+
+    @app.get("/runs/{id}")
+    def run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+        return studio.run(id)
+
+    @app.post("/runs/{id}/stop")
+    def stop_run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+        """Save and end after the current step."""
+        return studio.stop_run(id)
+
+    @app.post("/runs/{id}/resume")
+    def resume_run(id: str, owner: Owner, studio: TheStudio, body: ResumeChanges | None = None) -> RunView:
+        """Go on from the last checkpoint; the body, if there is one, changes what it says."""
+        return studio.resume_run(id, **(body.model_dump() if body else {}))
+
+    @app.delete("/runs/{id}")
+    def delete_run(id: str, owner: Owner, studio: TheStudio) -> dict[str, str]:
+        studio.delete_run(id)
+        return {"deleted": id}
+
+    @app.get("/status")
+    def status(owner: Owner, studio: TheStudio) -> SystemStatus:
+        """The machine, the queue, what was chosen and why."""
+        return studio.system()
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Alive; asks for no key and tells nothing."""
+        return {"status": "ok"}
+
+
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+
+
+async def _events(studio: Studio, id: str, owner: str, tell: Callable[[Any], Any]) -> AsyncIterator[str]:
+    """The job at every change. Asks now and then, in a thread: a look may wait for the queue's lock or the disk."""
+    last, silent = "", 0.0
+    while True:
+        try:
+            view = await run_in_threadpool(studio.job, id, owner)
+        except StudioError as error:
+            yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"
+            return
+        text = json.dumps(tell(view.model_dump(mode="json")), ensure_ascii=False)
+        if text != last:
+            yield f"event: job\ndata: {text}\n\n"
+            last, silent = text, 0.0
+        elif silent >= HEARTBEAT:
+            yield ": still here\n\n"
+            silent = 0.0
+        if not view.active:
+            return
+        await asyncio.sleep(POLL)
+        silent += POLL
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.")
+    return path
+
+
+def _model(info: Any) -> dict[str, Any]:
+    # Where files lie on the server is nobody's business.
+    names = ("reference", "title", "kind", "size_bytes", "state", "note", "native_size", "steps", "guidance", "sampler")
+    fast = (
+        {"steps": info.fast.steps, "guidance": info.fast.guidance, "sampler": info.fast.sampler} if info.fast else None
+    )
+    return {name: getattr(info, name) for name in names} | {
+        "family": info.family.name,
+        "fast": fast,
+        "controls": list(info.controlnets),
+        "license": info.license,
+        "hash": info.hash,
+    }
+
+
+def _lora(info: Any) -> dict[str, Any]:
+    return {
+        "name": info.path.stem,
+        "title": info.title,
+        "hash": info.hash,
+        "trigger_words": info.trigger_words,
+        "weight": info.weight,
+        "base": info.base,
+    }

@@ -1,0 +1,459 @@
+"""What all verbs of the command line share: options to fields, progress to standard error, errors to sentences.
+
+Calls the service and prints; decides nothing. Knows no torch and no streamlit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json as json_module
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from studio.core.errors import BadInput, StudioError
+from studio.core.settings import settings
+from studio.core.specs import AnimateSpec, AnimationFormat, Easing, Favour, LoraRef, LowConfidence, MorphMethod, bounds
+from studio.core.views import JobView
+from studio.features import drawing_jobs, motion_jobs
+from studio.service import PromptRequest, PromptResult, Studio, parse_spec
+from studio.service.resolving import explain
+
+OWNER = "local"  # whoever may use this command line owns what it makes
+MAX_LIST = 20 * 2**20  # bytes of a list of prompts
+BY_SUFFIX: dict[str, AnimationFormat] = {
+    ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp": "webp", ".mp4": "mp4", ".zip": "zip",
+}  # fmt: skip
+_closing = contextlib.ExitStack()
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+class Failed(StudioError):
+    """A job or run that ended without its result; its own sentence says why."""
+
+
+# --- options that several verbs have ------------------------------------------------------------------------------
+
+
+def names(kind: Any) -> str:
+    """The values of a `Literal` of the specs for a help text: "gif, apng or webp"."""
+    *first, last = get_args(kind)
+    return f"{', '.join(first)} or {last}"
+
+
+Json = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Copy the files into this folder.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Copy the files into this folder. A name that ends in .gif, .png (APNG), .apng, .webp, .mp4 or .zip: "
+        "write only the animation, as this file and in its format.",
+    ),
+]
+OutZip = Annotated[
+    Path | None,
+    typer.Option("--out", help="Copy the files into this folder. A name that ends in .zip: write only the ZIP there."),
+]
+Emotion = Annotated[str, typer.Option(help="happy, angry, sad, surprised or calm.")]
+Style = Annotated[str, typer.Option(help="casual, formal, artistic or realistic.")]
+Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
+Model = Annotated[str | None, typer.Option(help="embedded, a hub id, a diffusers folder or a .safetensors file.")]
+Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH or PATH:WEIGHT; may be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Blank: another one each time.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Write the prompt without asking a language model.")]
+Text = Annotated[str, typer.Option(help="What else is in the picture.")]
+Who = Annotated[str, typer.Option("--text", help="Who it is.")]
+Prompt = Annotated[str | None, typer.Option(help="The whole prompt.")]
+Doubtful = Annotated[
+    LowConfidence,
+    typer.Option(
+        "--on-low-confidence",
+        help="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: use the "
+        "fixed template. retry: have it written up to twice more, then use the fixed template. fail: say why and exit "
+        "with code 2.",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="1 to 50.")]
+Size = Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")]
+Source = Annotated[Path | None, typer.Option(help="Start from this picture.")]
+Character = Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")]
+
+# of `morph` and `animate`
+Emotions = Annotated[str | None, typer.Option(help="In order, as often as you like: happy,sad,happy.")]
+EaseBy = Annotated[str | None, typer.Option("--easing", help=f"{names(Easing)}.")]
+Pingpong = Annotated[bool | None, typer.Option("--pingpong/--once", help="Run back to the first frame, or don't.")]
+Fps = Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")]
+Format = Annotated[str, typer.Option(help=f"{names(AnimationFormat)}.")]
+# of `harden`
+Protect = Annotated[
+    list[str] | None,
+    typer.Option("--protect", help="Words that stay as they are, with commas between them; may be repeated."),
+]
+# of `morph`
+METHOD_NAMES: dict[MorphMethod, str] = {  # what the page calls them
+    "prompt": "Redraw", "direction": "Direction", "picture": "Keep my picture", "latent": "Cross-fade",
+}  # fmt: skip
+Method = Annotated[
+    str | None,
+    typer.Option(help=f"On the page: {', '.join(f'{key} ({name})' for key, name in METHOD_NAMES.items())}."),
+]
+Amount = Annotated[
+    float | None, typer.Option(help="How far towards the last emotion, above 0 to 2; above 1: further than asked.")
+]
+Held = Annotated[
+    float | None, typer.Option(help="Method prompt: the share of the steps that all frames share, 0 to 0.9.")
+]
+# of `animate`
+Keyframes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keyframe",
+        help="FRAME:EMOTION[:STRENGTH[:HOLD]], like 12:sad, 12:sad:0.6 or 12:sad::4 (stays for 4 frames' time); frames "
+        "count from 1. May be repeated; replaces --emotions.",
+    ),
+]
+# of `sketch`
+Net = Annotated[
+    str | None,
+    typer.Option("--controlnet", help="A hub id, a diffusers folder or a .safetensors file; blank: the model's own."),
+]
+Begin = Annotated[float | None, typer.Option("--start", help="The share of the steps at which it sets in, 0 to 1.")]
+End = Annotated[float | None, typer.Option("--end", help="The share of the steps at which it stops, 0 to 1.")]
+Favoured = Annotated[
+    str | None, typer.Option("--favour", help=f"What matters more where drawing and words disagree: {names(Favour)}.")
+]
+
+
+# --- options to fields ----------------------------------------------------------------------------------------------
+
+
+def open_studio() -> Studio:
+    """The studio of this home, closed when the verb is over."""
+    studio = Studio(settings())
+    at_exit(studio.close)
+    return studio
+
+
+def only_said(**given: Any) -> dict[str, Any]:
+    """Only what was said: the rest are the spec's own defaults."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def base_of(
+    studio: Studio, *, offline: bool = True, on_low_confidence: LowConfidence = "run", lora: list[str] | None = None,
+    size: str | None = None, **given: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of a `GenerateSpec`; without a prompt it is written now, or offline by `submit`."""
+    fields = only_said(**given, on_low_confidence=on_low_confidence, loras=lora_refs(lora), **sides(size))
+    if "prompt" not in fields and not offline:
+        asked = {name: value for name, value in fields.items() if name in ("emotion", "style", "quality", "text")}
+        refs = [spec(LoraRef, ref) for ref in fields.get("loras", ())]
+        asked["trigger_words"] = drawing_jobs.trigger_words(refs, studio.lora)
+        result = written(studio, asked, on_low_confidence)
+        fields["prompt"] = result.positive_prompt
+        fields.setdefault("negative", result.negative_prompt)
+    return fields | {"model": given.get("model") or studio.settings.model}
+
+
+def spec(kind: type[SpecT], fields: dict[str, Any]) -> SpecT:
+    """Raises `BadInput` with one sentence."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+def sides(size: str | None) -> dict[str, Any]:
+    """`512` or `512x768` as width and height; nothing for None. Raises `BadInput`."""
+    if size is None:
+        return {}
+    found = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", size)
+    if found is None:
+        raise BadInput(f"The size {size[:40]!r} isn't a number of pixels like 512 or 512x768.")
+    return {"width": int(found[1]), "height": int(found[2] or found[1])}
+
+
+def lora_refs(given: Sequence[str] | None) -> list[dict[str, Any]] | None:
+    """`PATH` or `PATH:WEIGHT`, each as a `LoraRef`'s fields."""
+    if not given:
+        return None
+    found = []
+    for text in given:
+        path, colon, weight = text.rpartition(":")
+        is_weight = bool(colon and path) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+|nan|inf)", weight, re.IGNORECASE)
+        found.append({"path": path, "weight": weight} if is_weight else {"path": text})
+    return found
+
+
+def sequence(given: str) -> list[str]:
+    """`happy,sad,happy` as a list."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def keyframes(given: Sequence[str] | None) -> list[dict[str, Any]]:
+    """`FRAME:EMOTION[:STRENGTH[:HOLD]]`, frames from 1, each as a `Keyframe`'s fields. Raises `BadInput`."""
+    found = []
+    for text in given or ():
+        frame, *rest = text.split(":")
+        if not (1 <= len(rest) <= 3 and re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", frame)):
+            raise BadInput(
+                f"The keyframe {text[:40]!r} isn't FRAME:EMOTION[:STRENGTH[:HOLD]] like 12:sad or 12:sad:0.6:4; "
+                "frames count from 1."
+            )
+        values = zip(("emotion", "strength", "hold"), map(str.strip, rest), strict=False)
+        found.append({"frame": int(frame) - 1} | {name: value for name, value in values if value})
+    return found
+
+
+def image_id(studio: Studio, path: Path | None) -> str | None:
+    """The id of a picture file, checked and put into the store. Raises `BadInput`."""
+    if path is None:
+        return None
+    limit = studio.settings.max_upload_mb * 2**20
+    return studio.upload(_read(path, limit), OWNER, path.name).id
+
+
+def read_list(path: Path) -> bytes:
+    return _read(path, MAX_LIST)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{path} can't be read ({reason}).") from error
+    if len(data) > limit:
+        raise BadInput(f"{path} is larger than the {limit // 2**20} MB that are accepted.")
+    return data
+
+
+def text(argument: str) -> str:
+    """An argument as text. Raises `BadInput` for bytes that the terminal's encoding doesn't know."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput("The text isn't valid UTF-8.") from error
+    return argument
+
+
+def check_folder(out: Path | None) -> None:
+    """Refuse before anything is drawn what could not be written afterwards."""
+    if out is None:
+        return
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif") and not out.is_dir():
+        raise BadInput(f"{out} is the name of a picture, and the results need a folder; choose one.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadInput(f"{out} can't be a folder for the results ({reason}).") from error
+    if not os.access(out, os.W_OK):
+        raise BadInput(f"{out} can't be written to; choose another folder.")
+
+
+def file_named(out: Path | None, form: AnimationFormat | None = None) -> tuple[Path | None, AnimationFormat | None]:
+    """The file that `--out` names, and its format; None twice for a folder. Raises `BadInput` for what can't be one.
+
+    `form`: the only format that there is, if there is only one.
+    """
+    if out is None or out.is_dir() or (found := BY_SUFFIX.get(out.suffix.lower())) is None:
+        return None, None
+    if form is not None and found != form:
+        raise BadInput(f"{out} can't be written: this makes a {form.upper()}; name a folder or a .{form} file.")
+    if out.exists():
+        raise BadInput(f"{out} is there already; choose another name.")
+    check_folder(out.parent)
+    return out, found
+
+
+def in_time(marks: Iterable[dict[str, Any]], frames: int) -> None:
+    """Refuse keyframes past the end, counted from 1 as they were given. Raises `BadInput`."""
+    most = bounds(AnimateSpec, "frames")["le"]
+    end = f"there are {frames} frames" if frames <= most else f"an animation has {most} frames at most"
+    for mark in marks:
+        if mark["frame"] >= min(frames, most):
+            raise BadInput(f"The keyframe at frame {mark['frame'] + 1} is past the end, {end}.")
+
+
+# --- calls and waiting ----------------------------------------------------------------------------------------------
+
+
+def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfidence = "run") -> PromptResult:
+    """A prompt for these fields; doubts about it go to standard error, or are raised (see `Studio.write_prompt`)."""
+    result = studio.write_prompt(spec(PromptRequest, fields), on_low_confidence)
+    for note in result.notes:
+        say(note)
+    return result
+
+
+def harden(studio: Studio, given: str, protect: Sequence[str] | None = None, json: bool = False) -> None:
+    """What `harden` does: the text put right, and every change. Words and phrases in `protect` stay as they are."""
+    found = studio.harden(text(given), tuple(word for words in protect or () for word in sequence(text(words))))
+    changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
+    lines = [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
+    answer(json, {"text": found.text, "changes": changes}, lines)
+
+
+def follow_job(studio: Studio, view: JobView) -> JobView:
+    """Wait for a job, with its progress on standard error. Raises what it failed with; Ctrl-C cancels it."""
+    shown = ""
+    try:
+        while view.active:
+            view = studio.wait(view.id, OWNER, 0.5)
+            left = "" if view.seconds_left is None else f", {view.seconds_left:.0f} s left"
+            waiting = f"{view.position} go first" if view.position else f"{view.done} of {view.total}{left}"
+            line = f"{view.state}: {waiting}" + (f" ({view.note})" if view.note else "")
+            if view.active and line != shown:
+                say(line)
+                shown = line
+    except KeyboardInterrupt:
+        studio.cancel(view.id, OWNER)
+        raise
+    for note in view.notes:
+        say(note)
+    if view.state != "done":
+        kind = BadInput if view.bad_input else Failed
+        raise kind(view.error or f"The job was {view.state}.")
+    return view
+
+
+def animation(
+    studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
+) -> None:
+    """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
+    file, form = file_named(out)
+    if file is not None:
+        if given["format"] not in ("gif", form):  # "gif" is what stands there when nobody said anything
+            raise BadInput(f"--format {given['format']} and {file} don't go together; leave one of them out.")
+        given["format"], out = form, None
+    check_folder(out)
+    in_time(given.get("keyframes", ()), given["frames"])
+    wanted = parse_spec({"kind": kind, "base": base} | only_said(image=image_id(studio, image), **given))
+    view = follow_job(studio, studio.submit(wanted, OWNER))
+    frames = save_to(studio, view.result["frames"], out, "frame-")
+    made = save_one(studio, view.result["animation"], file, out, "animation-")
+    filmstrip = save_filmstrip(studio, view.result["frames"], out)
+    recipe = studio.picture(view.result["frames"][0], OWNER).recipe
+    seed = recipe.seed if recipe else None
+    keys = {"frames": frames, "animation": made, "filmstrip": filmstrip, "seed": seed}
+    answer(json, keys, [*frames, made, *([filmstrip] if filmstrip else [])])
+
+
+def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = "") -> list[str]:
+    """Copies numbered from 1 in `out`, or the store's own files where it is None. Paths as text.
+
+    A name has the picture's key in it: the same picture has the same name again, another one never takes it.
+    """
+    found = []
+    for number, id in enumerate(ids, 1):
+        path = studio.picture_path(id, OWNER)
+        if out is not None:
+            try:
+                path = Path(shutil.copy2(path, out / f"{prefix}{number:04d}-{id[:8]}{path.suffix}"))
+            except OSError as error:
+                raise Failed(
+                    f"{out} can't be written to ({error.strerror}); the pictures are in the gallery."
+                ) from error
+        found.append(str(path.resolve()))
+    return found
+
+
+def save_one(studio: Studio, id: str, file: Path | None, out: Path | None, prefix: str) -> str:
+    """A copy as `file` where that is given, else as `save_to` makes it. Its path as text."""
+    if file is None:
+        return save_to(studio, [id], out, prefix)[0]
+    try:
+        with open(file, "xb") as made:  # never over another file, even one that came while this was drawn
+            made.write(studio.picture_path(id, OWNER).read_bytes())
+    except OSError as error:
+        raise Failed(f"{file} can't be written ({error.strerror}); the result is in the gallery.") from error
+    return str(file.resolve())
+
+
+def save_filmstrip(studio: Studio, ids: Sequence[str], out: Path | None) -> str | None:
+    """All frames as one picture, `filmstrip.png` in `out`; nothing without a folder. Its path as text.
+
+    Where the name is taken by another one, part of its content's fingerprint is added.
+    """
+    if out is None:
+        return None
+    recipe = studio.picture(ids[0], OWNER).recipe
+    data = motion_jobs.filmstrip([studio.picture_path(id, OWNER) for id in ids], recipe)
+    path = out / "filmstrip.png"
+    try:
+        if path.exists() and path.read_bytes() != data:
+            path = out / f"filmstrip-{hashlib.sha256(data).hexdigest()[:8]}.png"
+        path.write_bytes(data)
+    except OSError as error:
+        raise Failed(f"{path} can't be written to ({error.strerror}); the frames are in the gallery.") from error
+    return str(path.resolve())
+
+
+# --- saying ---------------------------------------------------------------------------------------------------------
+
+
+def say(line: str) -> None:
+    """Progress and remarks: standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def answer(json: bool, data: dict[str, Any], lines: Iterable[str]) -> None:
+    """The result: lines for people, or one line of JSON (ASCII: any terminal and any pipe takes it)."""
+    if json:
+        print(json_module.dumps(data, default=str))
+    else:
+        for line in lines:
+            print(line)
+    sys.stdout.flush()
+
+
+def at_exit(close: Callable[[], None]) -> None:
+    """Close something when the verb is over, however it ends."""
+    _closing.callback(close)
+
+
+def guarded(app: typer.Typer, arguments: list[str] | None) -> int:
+    """Run one verb. 0, 2 for a wrong request, 1 for all else; one sentence and never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a prompt in Japanese on a terminal that can't show it
+    try:
+        with _closing:
+            code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BadInput as error:
+        say(str(error))
+        return 2
+    except StudioError as error:
+        say(str(error))
+        return 1
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except typer.TyperException as error:
+        say(error.format_message())
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        say("Stopped.")
+        return 1
+    except BrokenPipeError:  # `| head`: whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ValidationError as error:
+        say(explain(error))
+        return 2
+    except Exception as error:
+        if os.environ.get("STUDIO_DEBUG"):
+            raise
+        say(f"Something went wrong inside the studio ({type(error).__name__}); STUDIO_DEBUG=1 shows where.")
+        return 1

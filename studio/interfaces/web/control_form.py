@@ -1,0 +1,106 @@
+"""The form of a ControlNet run on the Train page: its settings and its start. The data's form is `train_form.data`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from studio.core.specs import ControlRunSpec
+from studio.core.views import RunView
+from studio.interfaces.web import captions, widgets
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+
+TEXT = {
+    "settings": "2 · Settings",
+    "lead": "Pictures, the more the better, with `.txt` captions beside them, and what you drew for `girl.png` as "
+    "`girl.control.png`. Where there is no drawing, lines are found in the picture itself.",
+    "name": "Name",
+    "epochs": "Epochs",
+    "rate": "Learning rate",
+    "batch": "Pictures per step",
+    "seed": "Seed",
+    "init": "Go on from",
+    "init_hint": "A new one, from the model itself",
+    "init_help": "lines or canny for what the model has already, a Hugging Face id, a folder in diffusers format, or a "
+    ".safetensors file. Empty or none: a new one, which takes thousands of pictures.",
+    "limit": "Stop after … minutes",
+    "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
+    "license": "Licence of the result",
+    "estimate": "{steps} steps in all, {each} an epoch. {held} of the pictures are kept back, to measure by.",
+    "start": "Start training",
+    "need_data": "Choose pictures first.",
+    "after": "Your ControlNet",
+    "use": "Use in Sketch",
+    "held": "Loss on pictures it never learnt from: {with_it} with their lines (before training {before}), without "
+    "any {without}.",
+    "checkpointing": "Save memory by computing twice",
+}
+
+
+def _number(field: str, label: str, **options: Any) -> Any:
+    return widgets.number_from(ControlRunSpec, field, label, key=f"cn_{field}", persist_state="session", **options)
+
+
+def settings() -> dict[str, Any]:
+    """The fields of `ControlRunSpec` that the form has, data left out."""
+    st.markdown(f"#### {TEXT['settings']}")
+    found: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
+    found["name"] = st.text_input(TEXT["name"], "my-controlnet", max_chars=64, key="cn_name", persist_state="session")
+    init = st.text_input(
+        TEXT["init"], ControlRunSpec.model_fields["init"].default, placeholder=TEXT["init_hint"],
+        help=TEXT["init_help"], key="cn_init", max_chars=1024, persist_state="session",
+    )  # fmt: skip
+    found["init"] = None if (init or "").strip() in ("", "none") else (init or "").strip()
+    with st.container(horizontal=True):
+        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
+        found["learning_rate"] = _number(
+            "learning_rate", TEXT["rate"], width=160, format="%.5f", step=0.0001, min_value=0.000001
+        )
+        found["batch_size"] = _number("batch_size", TEXT["batch"], width=140)
+        found["seed"] = _number("seed", TEXT["seed"], width=160)
+        found["time_limit_minutes"] = _number(
+            "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
+        )
+    found["gradient_checkpointing"] = st.toggle(TEXT["checkpointing"], key="cn_checkpointing", persist_state="session")
+    found["license"] = st.text_input(TEXT["license"], key="cn_license", max_chars=200, persist_state="session")
+    return {name: value for name, value in found.items() if value is not None or name == "init"}
+
+
+def start(report: Any | None, fields: dict[str, Any]) -> str | None:
+    """How many steps it takes, and the button; the id of the run that was started."""
+    spec = None
+    if report is not None:
+        try:
+            spec = ControlRunSpec(data=str(report.folder), **fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+    if spec is not None and report is not None:
+        count = len(report.entries)
+        held = min(spec.held_out, count // 5)
+        each = max(1, (count - held) // spec.batch_size)
+        st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each, held=held))
+    pressed = st.button(
+        TEXT["start"], type="primary", icon=":material/school:", key="cn_start", disabled=spec is None,
+        help=TEXT["need_data"] if report is None else None,
+    )  # fmt: skip
+    if not pressed or spec is None or report is None:
+        return None
+    captions.save_pending(report)
+    return studio().start_run(spec, owner()).id
+
+
+def after(run: RunView) -> None:
+    """What can be done with a result."""
+    st.markdown(f"#### {TEXT['after']}")
+    measured = [run.extra.get(name) for name in ("held_out", "held_out_before", "held_out_without")]
+    if None not in measured:
+        with_it, before, without = (f"{value:.3f}" for value in measured)
+        st.caption(TEXT["held"].format(with_it=with_it, before=before, without=without))
+    if st.button(TEXT["use"], type="primary", icon=":material/draw:", key="cn_use"):
+        st.session_state.update({"sk_net": str(run.adapter), "sk_model": run.model})
+        widgets.go("sketch_to_character")
+    st.code(str(run.adapter), language=None)

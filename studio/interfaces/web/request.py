@@ -1,0 +1,381 @@
+"""The form of the Generate page: its fields, what they add up to, and how a recipe is put back into them.
+
+Every field lives in the session under a `gen_` key and survives a change of page. The prompt itself is `prompt_panel`.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import streamlit as st
+from PIL import Image
+from pydantic import ValidationError
+
+from studio.core.errors import BadInput, StudioError
+from studio.core.specs import EMOTIONS, QUALITIES, SAMPLERS, STYLES, GenerateSpec, LoraRef
+from studio.core.views import FoundRecipe
+from studio.interfaces.web import text, widgets
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+from studio.service import ModelInfo, PromptRequest
+from studio.service.resolving import explain, sampling
+
+TEXT = {
+    "text": "Describe your character",
+    "text_hint": "red hair, blue eyes, school uniform…",
+    "emotion": "Emotion",
+    "style": "Style",
+    "quality": "Quality",
+    "quality_help": "Draft and Standard take the fast path where the model has one; High is the model at its best, "
+    "slower.",
+    "count": "Pictures",
+    "more": "More settings",
+    "steps": "Steps",
+    "steps_help": "More steps, finer picture, longer wait.",
+    "guidance": "Guidance",
+    "guidance_help": "How closely the picture follows the prompt. 1 turns the negative prompt off.",
+    "sampler": "Sampler",
+    "seed": "Seed",
+    "seed_hint": "random",
+    "seed_help": "The same seed and settings give the same picture. Picture 2 of a set has this seed + 1, and so on.",
+    "width": "Width",
+    "height": "Height",
+    "auto_help": "The grey number is what is taken while the field is empty.",
+    "side_help": "Pixels, in steps of 8.",
+    "source": "Starting from",
+    "strength": "How much may change",
+    "strength_help": "Low keeps the picture, high keeps little more than its colours.",
+    "drop_source": "Draw from the prompt alone",
+    "upload": "Drop a picture",
+    "upload_help": "A picture made here or in A1111 brings its recipe. Any picture can be the start of a new one.",
+    "load": "Load its recipe",
+    "use": "Start from it",
+    "loaded": "Recipe loaded. {notes}",
+    "drawing": "The drawing that it followed isn't part of this form, so Draw makes another picture, from the words "
+    "alone. To draw in those lines again, send the picture to Sketch.",
+    "restored": "The form is as it was when this was asked for. {notes}",
+    "source_gone": "The picture that it started from isn't here, so Draw makes another picture.",
+}
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What the form says, before the prompt is written."""
+
+    emotion: str
+    style: str
+    quality: str
+    text: str
+    count: int
+    rest: dict[str, Any]  # the optional fields of GenerateSpec
+    loras: tuple[LoraRef, ...]
+
+    @cached_property
+    def triggers(self) -> tuple[str, ...]:
+        """Trigger words of the chosen LoRAs: never touched by the spelling help."""
+        known = {str(lora.path): lora.trigger_words for lora in studio().loras()}
+        return tuple(word for ref in self.loras for word in known.get(ref.path, ()))
+
+    def request(self, seed: int = 0, offline: bool = False) -> PromptRequest:
+        """What the prompt's writer is asked; another `seed` chooses other words. `offline`: instant and free."""
+        return PromptRequest(
+            emotion=self.emotion,
+            style=self.style,
+            quality=self.quality,
+            text=self.text,
+            seed=seed,
+            offline=offline,
+            trigger_words=self.triggers,
+        )
+
+    def spec(self, prompt: str | None, negative: str | None) -> GenerateSpec:
+        """The request. Raises BadInput with a sentence where a field has what no request can have."""
+        try:
+            return GenerateSpec(
+                emotion=self.emotion,
+                style=self.style,
+                quality=self.quality,
+                text=self.text,
+                count=self.count,
+                prompt=prompt,
+                negative=negative,
+                loras=self.loras,
+                **self.rest,
+            )
+        except ValidationError as error:
+            raise BadInput(explain(error)) from error
+
+
+# The optional fields and the keys of their widgets.
+KEYS = {
+    "model": "gen_model",
+    "steps": "gen_steps",
+    "guidance": "gen_guidance",
+    "sampler": "gen_sampler",
+    "width": "gen_width",
+    "height": "gen_height",
+    "seed": "gen_seed",
+}
+
+
+def receive() -> None:
+    """Take over what another page, or a dropped file, wants in the form. Runs before any widget is drawn."""
+    got = widgets.sent("generate")
+    if got and got["as"] == "source":
+        st.session_state["gen_source"] = got["picture"]
+    elif got:
+        load(studio().recipe_of(got["picture"], owner()))
+    waiting = st.session_state.pop("gen_load", None)
+    if waiting is not None:
+        load(waiting)
+    if "gen_emotion" not in st.session_state and (job_id := st.query_params.get("job")):
+        restore(job_id)
+
+
+def restore(job_id: str) -> None:
+    """Put the request of a job back into a form that knows nothing: the page was loaded again.
+
+    Its seed is left out, because a blank one was filled in since: the next picture is to be another.
+    """
+    with suppress(StudioError):  # not here any more, which the page says
+        asked = studio().job_spec(job_id, owner())
+        base = asked if isinstance(asked, GenerateSpec) else getattr(asked, "base", None)
+        if base is not None:
+            load(FoundRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"), TEXT["restored"])
+
+
+def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
+    """Put a recipe into the form, and say so. Raises StudioError when a LoRA of it is gone.
+
+    Its prompt becomes a prompt of one's own, to be edited as a whole, unless it is what is written for its fields
+    anyway: then the fields go on to decide. What the form has no place for, or isn't here, is said: it would draw
+    another picture.
+    """
+    state, spec, notes = st.session_state, found.spec, list(found.notes)
+    state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
+    state["gen_text"], state["gen_count"] = spec.text, spec.count
+    for name, key in KEYS.items():
+        state[key] = getattr(spec, name)
+    widgets.put_loras("gen_loras", spec.loras)
+    state["gen_source"], state["gen_strength"] = spec.source, spec.strength
+    if spec.source is not None:
+        try:
+            studio().picture(spec.source, owner())
+        except StudioError:
+            state["gen_source"] = None
+            notes.append(TEXT["source_gone"])
+    if spec.control is not None:
+        notes.append(TEXT["drawing"])
+    state["gen_said"] = said.format(notes=" ".join(text.escape(note) for note in notes)).strip()
+    for key in [key for key in state if str(key).startswith("gen_layer_")]:
+        del state[key]  # edits of another prompt
+    state["gen_writer_seed"], state["gen_fixed"] = 0, False
+    state["gen_own"] = spec.prompt is not None and not _written_here(spec)
+    state.pop("gen_own_for", None)
+    if state["gen_own"]:
+        state["gen_own_prompt"], state["gen_own_negative"] = spec.prompt, spec.negative or ""
+
+
+def _written_here(spec: GenerateSpec) -> bool:
+    """Whether Draw would draw this prompt from the fields alone, without a question."""
+    if studio().claude_writes:
+        return False
+    fields = Fields(spec.emotion, spec.style, spec.quality, spec.text.strip(), spec.count, {}, spec.loras)
+    written = studio().write_prompt(fields.request(offline=True))
+    return (written.positive_prompt, written.negative_prompt, written.doubtful) == (spec.prompt, spec.negative, False)
+
+
+def typed_text() -> str:
+    """The free text, in the bar at the foot of the page."""
+    typed = st.text_input(
+        TEXT["text"],
+        key="gen_text",
+        placeholder=TEXT["text_hint"],
+        max_chars=4000,
+        live="300ms",
+        icon=":material/edit:",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    return (typed or "").strip()
+
+
+def choices() -> tuple[str, str, str, int]:
+    """The few fields that are always there: emotion, style, quality, number of pictures."""
+    emotion = st.pills(
+        TEXT["emotion"],
+        EMOTIONS,
+        default=EMOTIONS[0] if "gen_emotion" not in st.session_state else None,
+        required=True,
+        format_func=text.emotion_label,
+        key="gen_emotion",
+        wrap=True,
+        persist_state="session",
+    )
+    style = st.segmented_control(
+        TEXT["style"],
+        STYLES,
+        default=STYLES[0] if "gen_style" not in st.session_state else None,
+        required=True,
+        format_func=text.STYLE_NAMES.__getitem__,
+        key="gen_style",
+        persist_state="session",
+    )
+    with st.container(horizontal=True, gap="small"):
+        quality = st.segmented_control(
+            TEXT["quality"],
+            QUALITIES,
+            default="standard" if "gen_quality" not in st.session_state else None,
+            required=True,
+            format_func=text.QUALITY_NAMES.__getitem__,
+            key="gen_quality",
+            help=TEXT["quality_help"],
+            persist_state="session",
+        )
+        count = widgets.number_from(
+            GenerateSpec, "count", TEXT["count"], key="gen_count", width=110, persist_state="session"
+        )
+    return emotion or EMOTIONS[0], style or STYLES[0], quality or "standard", int(count or 1)
+
+
+def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
+    """Steps and guidance that will be taken where their fields are empty, given what the other fields hold now."""
+    state = st.session_state
+    known = {str(lora.path): lora for lora in studio().loras()}
+    chosen = []
+    for path in state.get("gen_loras") or ():
+        with suppress(StudioError):  # one that is gone is said by the picker
+            chosen.append(known.get(path) or studio().lora(path))
+    asked: dict[str, Any] = {
+        "quality": quality, "sampler": state.get("gen_sampler") or "auto", "source": state.get("gen_source")
+    }  # fmt: skip
+    steps, guidance = state.get("gen_steps"), state.get("gen_guidance")
+    # Not validated: the fields may hold what they are about to put right.
+    return (
+        sampling(GenerateSpec.model_construct(**asked, steps=None, guidance=guidance), info, chosen)[0],
+        sampling(GenerateSpec.model_construct(**asked, steps=steps, guidance=None), info, chosen)[1],
+    )
+
+
+def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
+    """The fields behind "More settings"."""
+    models = studio().models()
+    model = widgets.model_picker("gen_model", models=models)
+    about = {info.reference: info for info in models}.get(model)
+    hints = dict.fromkeys(("steps", "guidance", "side"), "")  # a model that was typed may not be here yet
+    if about:
+        steps, guidance = automatic(quality, about)
+        hints = {"steps": f"{steps}", "guidance": f"{guidance:g}", "side": f"{about.native_size}"}
+    rest: dict[str, Any] = {"model": model}
+
+    def number(name: str, hint: str, explained: str, **options: Any) -> None:
+        rest[name] = widgets.number_from(
+            GenerateSpec,
+            name,
+            TEXT[name],
+            key=KEYS[name],
+            placeholder=hints[hint],  # no word before it: the fields are so narrow that its end would be cut off
+            help=f"{TEXT[explained]} {TEXT['auto_help']}",
+            persist_state="session",
+            **options,
+        )
+
+    with st.container(horizontal=True):
+        number("steps", "steps", "steps_help")
+        number("guidance", "guidance", "guidance_help", step=0.5)
+    with st.container(horizontal=True):
+        number("width", "side", "side_help", step=64)
+        number("height", "side", "side_help", step=64)
+    with st.container(horizontal=True):
+        rest["sampler"] = st.selectbox(
+            TEXT["sampler"],
+            SAMPLERS,
+            format_func=text.SAMPLER_NAMES.__getitem__,
+            key="gen_sampler",
+            persist_state="session",
+        )
+        rest["seed"] = widgets.number_from(
+            GenerateSpec,
+            "seed",
+            TEXT["seed"],
+            key="gen_seed",
+            placeholder=TEXT["seed_hint"],
+            help=TEXT["seed_help"],
+            persist_state="session",
+        )
+    loras = widgets.lora_picker("gen_loras")
+    dropped()
+    return rest, loras
+
+
+def dropped() -> None:
+    """A picture from outside: load the recipe in it, or start from it."""
+    file = st.file_uploader(
+        TEXT["upload"], ["png", "jpg", "jpeg", "webp"], key="gen_file", help=TEXT["upload_help"], max_upload_size=20
+    )
+    if file is None:
+        return
+    state = st.session_state
+    if state.get("gen_file_id") != file.file_id:  # read once for each file: hashes of models may be needed
+        state["gen_file_id"], state["gen_file_found"], state["gen_file_wrong"] = file.file_id, None, ""
+        try:
+            state["gen_file_found"] = studio().read_recipe(file.getvalue())
+        except StudioError as problem:
+            state["gen_file_wrong"] = str(problem)
+    found: FoundRecipe | None = state["gen_file_found"]
+    if found is None:
+        if not _is_picture(file.getvalue()):
+            st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
+            return
+        st.caption(text.escape(state["gen_file_wrong"]))
+    with st.container(horizontal=True):
+        if found is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
+            state["gen_load"] = found
+            st.rerun()
+        if st.button(TEXT["use"], key="gen_file_use", icon=":material/image:"):
+            try:
+                state["gen_source"] = studio().upload(file.getvalue(), owner(), file.name).id
+            except StudioError as problem:
+                st.error(text.escape(str(problem)), icon=":material/broken_image:")
+            else:
+                st.rerun()
+
+
+def _is_picture(data: bytes) -> bool:
+    """Whether it looks like one; whether it is sound is found out when it is used."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return False
+
+
+def source() -> dict[str, Any]:
+    """The picture to start from, if there is one, and how far the new one may go from it."""
+    picture_id = st.session_state.get("gen_source")
+    if not picture_id:
+        return {}
+    try:
+        picture = studio().picture(picture_id, owner())
+    except StudioError:
+        st.session_state["gen_source"] = None
+        return {}
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        st.image(widgets.thumbnail(picture), width=72, alt=TEXT["source"])
+        strength = widgets.number_from(
+            GenerateSpec,
+            "strength",
+            TEXT["strength"],
+            slider=True,
+            key="gen_strength",
+            help=TEXT["strength_help"],
+            persist_state="session",
+        )
+        if st.button(TEXT["drop_source"], key="gen_source_drop", icon=":material/close:", type="tertiary"):
+            st.session_state["gen_source"] = None
+            st.rerun()
+    return {"source": picture_id, "strength": strength}

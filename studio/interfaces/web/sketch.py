@@ -1,0 +1,364 @@
+"""Pieces of the sketch page: what lies under the canvas, how strictly the drawing is followed, the results.
+
+Knows widgets and the service; the canvas itself is `canvas`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from studio.core.errors import StudioError
+from studio.core.settings import ASSETS
+from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, SketchSpec
+from studio.core.views import ControlView, JobView, Picture
+from studio.interfaces.web import canvas, results, text, widgets
+from studio.interfaces.web.canvas import Paper
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+from studio.service import Studio
+
+EXAMPLES = ASSETS / "examples" / "sketches"
+TEXT = {
+    "under": "Under the canvas",
+    "upload": "A drawing, a photo of one, or a picture",
+    "upload_help": "PNG, JPEG, WebP, GIF or BMP, up to 20 MB. A photo of paper may be unevenly lit.",
+    "examples": "Example sketches",
+    "part": "It is part of the drawing",
+    "part_help": "Off: it only lies under the canvas, to be traced.",
+    "opacity": "How visible",
+    "without": "Without it",
+    "sees": "What the model sees",
+    "sees_nothing": "Draw something: its lines appear here as the model will see them.",
+    "kind": "Lines",
+    "low": "Lower threshold",
+    "high": "Upper threshold",
+    "thresholds": "Thresholds used: {low} and {high}",
+    "weight": "How strictly",
+    "weight_help": "1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
+    "span": "From and to",
+    "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
+    "favour": "Where they disagree",
+    "strict": "Following the drawing",
+    "net": "ControlNet",
+    "net_hint": "Chosen from what was drawn",
+    "net_help": "What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors file that "
+    "fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
+    "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
+    "model": "Model and seed",
+    "seed": "Seed",
+    "each": "New each time",
+    "steps": "Steps",
+    "guidance": "Guidance",
+    "guidance_help": "How closely the picture follows the words. Above 2 the model's own steps are taken "
+    "and not the 4-step fast path.",
+    "by_itself": "Automatic",
+    "trace": "Trace over this",
+    "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
+    "seen": "It followed these lines",
+}
+KINDS = {
+    "lines": ("As drawn", "Every stroke is one line, whatever its width: right for drawings."),
+    "canny": ("Edges", "The edges of a picture (Canny): right for photos and finished pictures."),
+}
+FAVOURS = {"both": "Both count", "sketch": "The sketch matters more", "prompt": "The prompt matters more"}
+
+
+# --- under the canvas ---------------------------------------------------------------------------------------------
+
+
+def under() -> None:
+    """Upload, examples, and what to do with the picture that lies under the canvas."""
+    lying = canvas.paper()
+    with st.expander(TEXT["under"], icon=":material/layers:", expanded=lying is not None):
+        if lying is not None:
+            for name in ("drawn", "opacity"):  # the widgets show what the canvas has, whoever put it there
+                if st.session_state.get(f"sk_{name}") != getattr(lying, name):
+                    st.session_state[f"sk_{name}"] = getattr(lying, name)
+            st.toggle(TEXT["part"], key="sk_drawn", help=TEXT["part_help"], on_change=_change)
+            if not lying.drawn:
+                st.slider(TEXT["opacity"], 0.1, 1.0, step=0.1, key="sk_opacity", on_change=_change)
+            st.button(
+                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put,
+                args=(lying.without(), True),
+            )  # fmt: skip
+        file = st.file_uploader(
+            TEXT["upload"],
+            ["png", "jpg", "jpeg", "webp", "gif", "bmp"],
+            key="sk_upload",
+            help=TEXT["upload_help"],
+            max_upload_size=20,
+        )
+        if file is not None and st.session_state.get("sk_taken") != file.file_id:
+            st.session_state["sk_taken"] = file.file_id
+            try:
+                picture = studio().upload(file.getvalue(), owner(), file.name)
+                _lay(picture)
+            except StudioError as error:
+                st.error(str(error), icon=":material/broken_image:")
+            else:
+                for note in picture.details.get("notes", ()):
+                    st.toast(note)
+                st.rerun()
+    st.caption(TEXT["examples"])
+    with st.container(horizontal=True, gap="small", key="sk_examples"):
+        for path in sorted(EXAMPLES.glob("*.png")):
+            name = path.stem.replace("_", " ").capitalize()
+            st.button(name, key=f"sk_example_{path.stem}", on_click=_example, args=(path.stem,), type="tertiary",
+                      icon=":material/draw:")  # fmt: skip
+
+
+def _change() -> None:
+    if lying := canvas.paper():
+        drawn, opacity = st.session_state["sk_drawn"], st.session_state.get("sk_opacity", lying.opacity)
+        canvas.put(replace(lying, drawn=drawn, opacity=opacity), keep_strokes=True)
+
+
+def _lay(picture: Picture) -> None:
+    """An uploaded picture: a drawing becomes part of the drawing, with its lines as they are; else its edges count.
+
+    Where something was drawn by hand, that stays the drawing, and the picture lies under it to be traced.
+    """
+    if canvas.strokes():
+        canvas.put(replace(_beneath(picture.id), size=canvas.size()), keep_strokes=True)
+        return
+    paper, st.session_state["sk_kind"] = studio().drawable(picture.id, owner())
+    canvas.put(Paper(paper.id, drawn=True))
+
+
+def _example(stem: str) -> None:
+    try:
+        picture = studio().upload((EXAMPLES / f"{stem}.png").read_bytes(), owner(), f"{stem}.png")
+    except StudioError as problem:
+        st.session_state["sk_problem"] = str(problem)
+        return
+    canvas.put(Paper(picture.id, drawn=True))
+    words = (EXAMPLES / f"{stem}.txt").read_text(encoding="utf-8").strip()
+    tags = [tag.strip() for tag in words.split(",")]
+    emotion = next((tag for tag in tags if tag in EMOTIONS), EMOTIONS[0])
+    plain = [tag for tag in tags if tag not in (emotion, "solo", "looking at viewer")]
+    st.session_state.update({"sk_text": ", ".join(plain), "sk_emotion": emotion, "sk_kind": "lines"})
+
+
+def receive(page: str) -> None:
+    """A picture that another page sent here: its drawing, where it followed one; else to be traced."""
+    if (got := widgets.sent(page)) and not draw_again(got["picture"]):
+        trace(got["picture"], keep_strokes=False)
+
+
+def draw_again(picture_id: str) -> bool:
+    """Lay the drawing that a picture followed on the canvas, with all that the form has of its recipe.
+
+    False, and nothing happens, when it followed none, or its drawing isn't here any more.
+    """
+    recipe = studio().picture(picture_id, owner()).recipe
+    if recipe is None or recipe.control is None:
+        return False
+    control, state = recipe.control, st.session_state
+    drawing = _followed(control)
+    if drawing is None:
+        return False
+    canvas.put(Paper(drawing, drawn=True))
+    for name in ("kind", "low", "high", "weight", "favour"):
+        state[f"sk_{name}"] = getattr(control, name)
+    state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
+    _fill(picture_id)
+    return True
+
+
+def _followed(control: ControlSpec) -> str | None:
+    """The stored drawing that a picture followed, as one that can be drawn on; None where it isn't here any more."""
+    try:
+        if control.kind == "lines":
+            return studio().drawable(control.image, owner())[0].id
+        return studio().picture(control.image, owner()).id
+    except StudioError:
+        return None
+
+
+def _fill(picture_id: str) -> None:
+    """Put the recipe of a picture into the fields that aren't about the drawing; what isn't here is said."""
+    found, state = studio().recipe_of(picture_id, owner()), st.session_state
+    for name in ("model", "seed", "steps", "guidance", "text", "emotion", "style"):
+        state[f"sk_{name}"] = getattr(found.spec, name)
+    widgets.put_loras("sk_loras", found.spec.loras)
+    if found.notes:
+        state["sk_problem"] = " ".join(found.notes)
+
+
+def _beneath(picture_id: str) -> Paper:
+    """Paper with a picture that is only traced: what lies there as the drawing stays the drawing."""
+    lying = canvas.paper()
+    if lying is None or lying.drawing is None:
+        return Paper(picture_id, drawn=False)
+    if lying.picture == picture_id:
+        return replace(lying, drawn=False)
+    if lying.drawing == picture_id:  # under another one; nothing is traced from itself
+        return Paper(picture_id, drawn=True)
+    shown = st.session_state.get("sk_kind", "lines") == "lines" if lying.drawn else lying.shown
+    return Paper(picture_id, drawn=False, lines=lying.drawing, shown=shown)
+
+
+def trace(picture_id: str, keep_strokes: bool = True) -> None:
+    """Lay a picture under what was drawn, which stays the drawing, and keep its seed.
+
+    On an empty canvas the lines that the picture followed are the drawing again. Without `keep_strokes` it is a new
+    page: nothing of the old one stays, and all that the form has of the picture's recipe is put into it.
+    """
+    recipe = studio().picture(picture_id, owner()).recipe
+    laid = _beneath(picture_id) if keep_strokes else Paper(picture_id, drawn=False)
+    if keep_strokes and not (laid.drawing or canvas.strokes()) and recipe is not None and recipe.control is not None:
+        laid = replace(laid, lines=_followed(recipe.control), shown=recipe.control.kind == "lines")
+    canvas.put(laid, keep_strokes)
+    if recipe is None:
+        return
+    if keep_strokes:
+        st.session_state["sk_seed"] = recipe.seed
+    else:
+        _fill(picture_id)
+
+
+# --- how the drawing is followed ------------------------------------------------------------------------------------
+
+
+def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, Any], ControlView | None]:
+    """The control image, live, and the fields that shape it; (fields of ControlSpec, None where there is none)."""
+    kind = st.segmented_control(
+        TEXT["kind"], list(KINDS), default="lines" if "sk_kind" not in st.session_state else None, required=True,
+        format_func=lambda name: KINDS[name][0], key="sk_kind", persist_state="session",
+    )  # fmt: skip
+    st.caption(KINDS[kind or "lines"][1])
+    place = st.container(key="stage_control", width="content")
+    fields: dict[str, Any] = {"kind": kind or "lines"}
+    chosen: ControlView | None = None
+    if kind == "canny":
+        with st.container(horizontal=True):
+            for name in ("low", "high"):
+                fields[name] = widgets.number_from(
+                    ControlSpec, name, TEXT[name], key=f"sk_{name}", persist_state="session", step=5,
+                    placeholder=TEXT["by_itself"],
+                )  # fmt: skip
+        if None not in fields.values() and fields["low"] >= fields["high"]:
+            fields["high"] = None  # they exclude each other: the upper one is chosen for the lower one
+    if drawing is None:
+        place.caption(TEXT["sees_nothing"])
+    else:
+        try:
+            chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
+            place.image(chosen.png, width=256, alt=TEXT["sees"])
+            if chosen.low is not None:
+                place.caption(TEXT["thresholds"].format(low=chosen.low, high=chosen.high))
+        except StudioError as problem:
+            place.info(str(problem), icon=":material/draw:")
+    return fields, chosen
+
+
+def strictness() -> dict[str, Any]:
+    """Weight, span of steps, what matters more, and the ControlNet."""
+    with st.expander(TEXT["strict"], icon=":material/tune:"):
+        weight = widgets.number_from(
+            ControlSpec, "weight", TEXT["weight"], slider=True, key="sk_weight", help=TEXT["weight_help"],
+            persist_state="session",
+        )  # fmt: skip
+        start, end = st.slider(
+            TEXT["span"], 0.0, 1.0, (0.0, 1.0), 0.05, key="sk_span", help=TEXT["span_help"], persist_state="session"
+        )
+        favour = st.selectbox(
+            TEXT["favour"], list(FAVOURS), format_func=FAVOURS.__getitem__, key="sk_favour", persist_state="session"
+        )
+        net = st.text_input(
+            TEXT["net"], key="sk_net", placeholder=TEXT["net_hint"], help=TEXT["net_help"], max_chars=1024,
+            persist_state="session",
+        )  # fmt: skip
+    if start >= end:
+        start, end = (start, start + 0.05) if start < 1 else (0.95, 1.0)
+    return {"weight": weight, "start": start, "end": end, "favour": favour, "model": (net or "").strip() or None}
+
+
+def rest() -> dict[str, Any]:
+    """Model, seed, steps, guidance and LoRAs."""
+    with st.expander(TEXT["model"], icon=":material/memory:"):
+        fields: dict[str, Any] = {"model": widgets.model_picker("sk_model")}
+        with st.container(horizontal=True):
+            fields["seed"] = widgets.number_from(
+                GenerateSpec, "seed", TEXT["seed"], key="sk_seed", placeholder=TEXT["each"], persist_state="session"
+            )
+            for name in ("steps", "guidance"):
+                fields[name] = widgets.number_from(
+                    GenerateSpec, name, TEXT[name], key=f"sk_{name}", placeholder=TEXT["by_itself"],
+                    persist_state="session", help=TEXT.get(f"{name}_help"), step=0.5 if name == "guidance" else 1,
+                )  # fmt: skip
+        fields["loras"] = widgets.lora_picker("sk_loras")
+    return fields
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def show(job: JobView) -> None:
+    """The pictures of a job, each with "trace over this", beside the lines that they followed."""
+    pictures: list[Picture] = []
+    for id in job.pictures:
+        try:
+            pictures.append(studio().picture(id, owner()))
+        except StudioError:
+            continue  # deleted since
+    drawn = [picture for picture in pictures if picture.kind != "control"]
+    grid = st.grid("auto", min_column_width=150, gap="small")
+    for index, picture in enumerate(drawn):
+        with grid.cell():
+            seed = f"seed {picture.recipe.seed}" if picture.recipe else ""
+            key = f"sk_{job.id}_{index}"
+            if widgets.picture_card(picture, key, seed):
+                st.session_state["sk_shown"] = picture.id
+            st.button(
+                TEXT["trace"], key=f"trace_{key}", icon=":material/layers:", help=TEXT["trace_help"], on_click=trace,
+                args=(picture.id,), width="stretch",
+            )  # fmt: skip
+    results.says(job)
+    for picture in drawn:
+        if picture.id == st.session_state.get("sk_shown"):
+            results.large(picture)
+    for picture in pictures:
+        if picture.kind == "control":
+            with st.expander(TEXT["seen"], icon=":material/timeline:"):
+                st.image(studio().picture_bytes(picture.id, owner()), width=256, alt=TEXT["seen"])
+
+
+def ask() -> None:
+    """Let the page submit what it shows, once it has read all its fields: see `start`.
+
+    As a callback: a stroke that is sent while the page still answers to the button can't swallow the click then.
+    """
+    st.session_state["sk_asked"] = True
+
+
+def start(page: str, drawing: bytes | None, base: dict[str, Any], control: dict[str, Any]) -> None:
+    """Submit a drawing, with the words as they are now, if that was asked for."""
+    if not st.session_state.pop("sk_asked", False) or drawing is None:
+        return
+    try:
+        image = studio().upload(drawing, owner(), "sketch.png").id
+        spec = GenerateSpec(text=(st.session_state.get("sk_text") or "").strip(), **base)
+        widgets.start(SketchSpec(base=spec, control=ControlSpec(image=image, **control)), page)
+    except StudioError as problem:
+        st.session_state["sk_problem"] = str(problem)
+
+
+def words() -> dict[str, Any]:
+    """Emotion, style and number of pictures."""
+    emotion = st.pills(
+        "Emotion", EMOTIONS, default=EMOTIONS[0] if "sk_emotion" not in st.session_state else None, required=True,
+        format_func=text.emotion_label, key="sk_emotion", wrap=True, persist_state="session",
+    )  # fmt: skip
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        style = st.selectbox(
+            "Style", list(text.STYLE_NAMES), format_func=text.STYLE_NAMES.__getitem__, key="sk_style",
+            persist_state="session",
+        )  # fmt: skip
+        count = widgets.number_from(
+            GenerateSpec, "count", "Pictures", value=2, max_value=8, key="sk_count", width=110, persist_state="session"
+        )
+    return {"emotion": emotion or EMOTIONS[0], "style": style, "count": int(count or 1)}

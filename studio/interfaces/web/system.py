@@ -1,0 +1,182 @@
+"""The parts of the System page, each of which draws one piece of what the service says about the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from studio.core.views import SystemStatus
+from studio.interfaces.web import text
+from studio.interfaces.web.resources import studio
+
+TEXT = {
+    "device": "Device",
+    "memory": "Memory of the studio",
+    "memory_of": "of {total}",
+    "device_memory": "Memory of the device",
+    "disk": "Free disk",
+    "disk_used": "{size} for {pictures}",
+    "queue": "Jobs",
+    "queue_idle": "idle",
+    "queue_busy": "{running} running, {waiting} waiting",
+    "not_loaded": "The model is loaded for the first picture; what was chosen then, and why, is said here. {expected}",
+    "expected": "The studio expects to draw on {device}.",
+    "cuda": "the CUDA card: in half precision, with CPU offload if the model doesn't fit on it",
+    "mps": "the Apple GPU: in full precision, because half precision is less exact there",
+    "cpu": "the CPU: in full precision, because half precision is slower there",
+    "model": "Loaded: {model}, {dtype}",
+    "models": "Models",
+    "loras": "LoRAs",
+    "loras_none": "None yet.",
+    "loras_refused": "Not usable: {name}. {reason}",
+    "tags": "Your own tags",
+    "tags_lead": "A tag list as A1111's autocomplete reads it: a CSV with the columns name, type, count and aliases. "
+    "Generate suggests its tags, and the spelling help leaves their words alone.",
+    "tags_file": "Tag list",
+    "tags_add": "Use it",
+    "tags_added": "{tags} from {name}.",
+    "tags_bad": "{lines} left out:",
+    "tags_line": "Line {line}: {reason}.",
+    "tags_more": "And {lines} more.",
+    "tags_size": "{tags}, {size}",
+    "tags_drop": "Remove",
+    "runs": "Runs",
+    "runs_none": "No training or distillation has been started yet.",
+    "claude_spent": "All prompts so far: {tokens_in:,} + {tokens_out:,} tokens in {calls}, ${cost:.4f}. "
+    "It is asked only by Draw and by the buttons that name it.",
+    "on": "On",
+    "off": "Off",
+}
+RUN_KINDS = {"lora": "LoRA", "lcm": "Distillation", "control": "ControlNet"}
+STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
+BAD_LINES = 20  # that are named
+
+
+def tiles(status: SystemStatus) -> None:
+    """The figures at the top: device, memory, disk, jobs."""
+    grid = st.grid("auto", min_column_width=200, gap="small")
+
+    def tile(label: str, value: str, note: str | None = None, **options: Any) -> None:
+        grid.metric(label, value, note, delta_color="off", delta_arrow="off", border=True, **options)
+
+    of_all = TEXT["memory_of"].format
+    busy = status.queue_running + status.queue_waiting
+    waiting = TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting)
+    kept = TEXT["disk_used"].format(pictures=text.plural(status.pictures, "picture"), size=text.size(status.disk_used))
+    tile(TEXT["device"], status.device.upper(), status.device_name or None, icon=":material/memory:")
+    tile(TEXT["memory"], text.size(status.memory_used), of_all(total=text.size(status.memory_total)))
+    if status.device_memory_total:
+        used = text.size(status.device_memory_used or 0)
+        tile(TEXT["device_memory"], used, of_all(total=text.size(status.device_memory_total)))
+    tile(TEXT["disk"], text.size(status.disk_free), kept)
+    tile(TEXT["queue"], str(busy), waiting if busy else TEXT["queue_idle"])
+
+
+def choices(status: SystemStatus) -> None:
+    """What was chosen for this machine and why; before a model is loaded, what will be."""
+    if not status.loaded:
+        device = TEXT.get(status.device.partition(":")[0], status.device)
+        st.caption(TEXT["not_loaded"].format(expected=TEXT["expected"].format(device=device)))
+        return
+    st.caption(TEXT["model"].format(model=text.escape(status.model or ""), dtype=status.dtype))
+    for choice in status.choices:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.badge(
+                TEXT["on" if choice.on else "off"],
+                icon=":material/check:" if choice.on else ":material/remove:",
+                color="green" if choice.on else "gray",
+            )
+            st.markdown(f"**{text.escape(choice.name)}** · {text.escape(choice.reason)}")
+
+
+def models() -> None:
+    """Every model, usable or not."""
+    rows = [
+        {
+            "Model": model.title,
+            "State": STATES.get(model.state, model.state),
+            "Size": text.size(model.size_bytes) if model.size_bytes else "",
+            "Reference": model.reference,
+            "Note": model.note,
+        }
+        for model in studio().models()
+    ]
+    st.dataframe(rows, hide_index=True, alt=TEXT["models"])
+
+
+def loras() -> None:
+    """Every LoRA, and why a file beside them is none."""
+    rows = [
+        {"LoRA": lora.title, "Trigger words": ", ".join(lora.trigger_words), "Trained on": lora.base}
+        for lora in studio().loras()
+    ]
+    if rows:
+        st.dataframe(rows, hide_index=True, alt=TEXT["loras"])
+    else:
+        st.caption(TEXT["loras_none"])
+    for name, reason in studio().refused_loras():
+        st.caption(TEXT["loras_refused"].format(name=text.escape(name), reason=text.escape(reason)))
+
+
+def tag_lists() -> None:
+    """The tag lists of this studio: add one, drop one."""
+    st.caption(TEXT["tags_lead"])
+    for tag_list in studio().tag_lists():
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            size = TEXT["tags_size"].format(tags=text.plural(tag_list.tags, "tag"), size=text.size(tag_list.size))
+            st.markdown(f"**{text.escape(tag_list.name)}** · {size}", width="content")
+            st.button(
+                TEXT["tags_drop"],
+                key=f"system_tags_drop_{tag_list.name}",
+                icon=":material/close:",
+                type="tertiary",
+                on_click=studio().drop_tags,
+                args=(tag_list.name,),
+            )
+    file = st.file_uploader(
+        TEXT["tags_file"], ["csv", "txt"], key="system_tags", max_upload_size=studio().settings.max_upload_mb
+    )
+    if file is not None and st.button(TEXT["tags_add"], key="system_tags_add", icon=":material/add:"):
+        read = studio().add_tags(file.getvalue(), file.name)
+        st.session_state["system_tags_read"] = (file.name, len(read.rows), read.bad)
+        st.rerun()  # the list above has it then
+    if found := st.session_state.pop("system_tags_read", None):
+        name, count, bad = found
+        st.success(TEXT["tags_added"].format(tags=text.plural(count, "tag"), name=text.escape(name)))
+        if bad:
+            lines = [TEXT["tags_line"].format(line=one.line, reason=text.escape(one.reason)) for one in bad[:BAD_LINES]]
+            lines += [TEXT["tags_more"].format(lines=len(bad) - BAD_LINES)] if len(bad) > BAD_LINES else []
+            heading = TEXT["tags_bad"].format(lines=text.plural(len(bad), "line"))
+            st.warning("\n".join([heading, "", *(f"- {line}" for line in lines)]))
+
+
+def runs() -> None:
+    """Every training run and how far it is."""
+    rows = [
+        {
+            "Run": run.name,
+            "Kind": RUN_KINDS[run.kind],
+            "State": run.state,
+            "Done": run.step / run.steps if run.steps else 0.0,
+            "Model": run.model,
+        }
+        for run in studio().runs()
+    ]
+    if not rows:
+        st.caption(TEXT["runs_none"])
+        return
+    done = st.column_config.ProgressColumn(format="percent")
+    st.dataframe(rows, column_config={"Done": done}, hide_index=True, alt=TEXT["runs"])
+
+
+def claude() -> None:
+    """What Claude cost so far."""
+    spent = studio().spent()
+    said = TEXT["claude_spent"].format(
+        tokens_in=spent.tokens_in,
+        tokens_out=spent.tokens_out,
+        calls=text.plural(spent.calls, "call"),
+        cost=spent.cost_usd,
+    )
+    st.caption(said.replace("$", r"\$"))

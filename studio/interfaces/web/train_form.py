@@ -1,0 +1,295 @@
+"""The form of the Train page: data with its check and captions, settings with presets, an estimate, the start."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from studio.core.errors import StudioError
+from studio.core.presets import EMBEDDED, LORA
+from studio.core.settings import ASSETS
+from studio.core.specs import LoraSpec
+from studio.interfaces.web import captions, text, widgets
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+
+EXAMPLE = ASSETS / "examples" / "style_1"
+TEXT = {
+    "data": "1 · Pictures",
+    "data_lead": "20 to 100 pictures of one style or character. Folders in a ZIP become trigger words; `.txt` files "
+    "beside the pictures are their captions.",
+    "upload": "A ZIP, or pictures with their captions",
+    "folder": "Or a folder on this computer",
+    "example": "Use the example set",
+    "found": "{pictures}, {epoch} in an epoch (each shown {repeats}). Trigger words: {words}.",
+    "found_once": "{pictures}, {drawn} for them.",
+    "no_words": "none, so captions alone call it",
+    "problems": "{count} to look at",
+    "fine": "Nothing is wrong with these files.",
+    "captions": "Captions",
+    "settings": "2 · Settings",
+    "preset": "Preset",
+    "name": "Name",
+    "epochs": "Epochs",
+    "rank": "Rank",
+    "rank_help": "How much it can learn. 32 for most; 8 to 16 for a simple style.",
+    "rate": "Learning rate",
+    "batch": "Pictures per step",
+    "accumulation": "Steps gathered",
+    "repeats": "Repeats",
+    "repeats_hint": "Auto",
+    "resolution": "Resolution",
+    "auto": "The model's own",
+    "flip": "Mirror some pictures",
+    "flip_help": "Only where left and right don't matter: no writing, no asymmetric hair or clothes.",
+    "seed": "Seed",
+    "more": "More settings",
+    "alpha": "Alpha",
+    "alpha_hint": "Half the rank",
+    "text_rate": "Text encoder's learning rate",
+    "text_help": "0 leaves it alone, which is right for styles.",
+    "optimizer": "Optimiser",
+    "precision": "Precision",
+    "checkpointing": "Save memory by computing twice",
+    "ema": "Average the weights",
+    "snr": "Min-SNR gamma",
+    "offset": "Noise offset",
+    "dropout": "Captions left out",
+    "checkpoint": "Save every … epochs",
+    "minutes": "Save every … minutes",
+    "minutes_help": "Besides the epochs, in the middle of one too: what a cut-off run may lose. Empty: epochs only.",
+    "limit": "Stop after … minutes",
+    "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
+    "samples": "Sample prompts, one a line",
+    "samples_hint": "From the first captions",
+    "license": "Licence of the result",
+    "estimate": "{steps} steps in all, {each} an epoch.",
+    "measure": "Measure three steps",
+    "measuring": "Loading the model for three steps",
+    "measured": "About {time} for the whole run ({step} a step), and {memory} of memory.",
+    "start": "Start training",
+    "need_data": "Choose pictures first.",
+}
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
+    """Choose, check and caption the pictures; the report, or None while there are none.
+
+    `lead` says what is wanted where it isn't a LoRA: then neither trigger words nor repeats count.
+    """
+    st.markdown(f"#### {TEXT['data']}")
+    st.caption(lead or TEXT["data_lead"])
+    files = st.file_uploader(
+        TEXT["upload"],
+        ["zip", "png", "jpg", "jpeg", "webp", "bmp", "txt", "jsonl"],
+        accept_multiple_files=True,
+        key=f"lora_files_{st.session_state.get('lora_uploads', 0)}",
+        max_upload_size=200,
+    )
+    job = captions.followed()
+    if job is not None and "lora_folder" not in st.session_state:  # after a reload: the set that is being captioned
+        st.session_state["lora_folder"] = job.result["folder"]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input(TEXT["folder"], key="lora_folder", persist_state="session")
+        if EXAMPLE.is_dir():
+            st.button(TEXT["example"], key="lora_example", on_click=_example, icon=":material/palette:")
+    try:
+        if files:
+            folder = _uploaded(files)
+        elif typed := st.session_state.get("lora_folder"):
+            folder = typed
+        else:
+            return None
+        report = _checked(folder, model, resolution)
+    except StudioError as problem:
+        st.error(str(problem), icon=":material/error:")
+        return None
+    words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
+    repeats = st.session_state.get("lora_repeats") or report.repeats
+    st.success(
+        TEXT["found_once" if lead else "found"].format(
+            pictures=text.plural(len(report.entries), "picture"),
+            epoch=per_epoch(report, repeats),
+            repeats=text.plural(repeats, "time"),
+            drawn=text.plural(report.drawings, "drawing"),
+            words=text.escape(words),
+        ),
+        icon=":material/check:",
+    )
+    if report.problems:
+        with st.expander(TEXT["problems"].format(count=text.plural(len(report.problems), "file")),
+                         icon=":material/report:", key="lora_problems"):  # fmt: skip
+            st.markdown("\n".join(f"- {text.escape(problem.message)}" for problem in report.problems))
+    else:
+        st.caption(TEXT["fine"])
+    with st.expander(TEXT["captions"], job is not None, icon=":material/edit_note:", key="lora_captions"):
+        captions.table(report)
+    return report
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking at every picture", ttl=3600)
+def _report(folder: str, model: str, resolution: int | None, changed: float) -> Any:
+    return studio().check_dataset(folder, model, resolution)
+
+
+@st.cache_data(max_entries=20, show_spinner="Unpacking", ttl=3600)
+def _unpacked(archive: str, changed: float, size: int) -> str:
+    return studio().dataset_folder(archive)
+
+
+def _checked(folder: str, model: str, resolution: int | None) -> Any:
+    # as long as nothing in the folder changes, the check of every picture isn't repeated at each click
+    path = os.path.expanduser(folder)
+    if os.path.isfile(path):  # captions are edited where it was unpacked, the archive stays as it is
+        path = folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
+    changed = 0.0
+    if os.path.isdir(path):
+        changed = max(p.stat().st_mtime for p in [Path(path), *Path(path).rglob("*")])
+    return _report(folder, model, resolution, changed)
+
+
+def _example() -> None:
+    """A copy of one's own, because captions are edited in place."""
+    files = [(file.name, file.read_bytes()) for file in sorted(EXAMPLE.iterdir()) if file.is_file()]
+    st.session_state["lora_folder"] = studio().upload_dataset(files)
+    # What was uploaded before would count first: a fresh field is an empty one
+    st.session_state["lora_uploads"] = st.session_state.get("lora_uploads", 0) + 1
+
+
+def _uploaded(files: list[Any]) -> str:
+    """The folder of uploaded files, written once and not at every click."""
+    ids = [file.file_id for file in files]
+    before, folder = st.session_state.get("lora_uploaded", (None, ""))
+    if ids != before or not Path(folder).is_dir():
+        folder = studio().upload_dataset([(file.name, file.getvalue()) for file in files])
+        st.session_state["lora_uploaded"] = (ids, folder)
+    return str(folder)
+
+
+def per_epoch(report: Any, repeats: int) -> int:
+    """Pictures in an epoch."""
+    return sum(entry.repeats or repeats for entry in report.entries)
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def _preset() -> None:
+    chosen = st.session_state.get("lora_preset")
+    for field, value in LORA.get(chosen or "", {}).items():
+        st.session_state[f"lora_{field}"] = value
+
+
+def _number(field: str, label: str, **options: Any) -> Any:
+    return widgets.number_from(LoraSpec, field, label, key=f"lora_{field}", persist_state="session", **options)
+
+
+def settings() -> dict[str, Any]:
+    """The fields of `LoraSpec` that the form has, data left out."""
+    st.markdown(f"#### {TEXT['settings']}")
+    if "lora_preset" not in st.session_state and studio().settings.model == "embedded":
+        st.session_state["lora_preset"] = EMBEDDED
+        _preset()
+    st.segmented_control(TEXT["preset"], list(LORA), key="lora_preset", on_change=_preset, persist_state="session")
+    found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
+    found["name"] = st.text_input(TEXT["name"], "my-style", max_chars=64, key="lora_name", persist_state="session")
+    with st.container(horizontal=True):
+        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
+        found["rank"] = _number("rank", TEXT["rank"], width=120, help=TEXT["rank_help"])
+        found["learning_rate"] = _number(
+            "learning_rate", TEXT["rate"], width=160, format="%.5f", step=0.0001, min_value=0.000001
+        )
+        found["batch_size"] = _number("batch_size", TEXT["batch"], width=140)
+        found["repeats"] = _number("repeats", TEXT["repeats"], width=140, placeholder=TEXT["repeats_hint"])
+    found["flip"] = st.toggle(TEXT["flip"], key="lora_flip", help=TEXT["flip_help"], persist_state="session")
+    with st.expander(TEXT["more"], icon=":material/tune:", key="lora_more"):
+        found |= _more()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _more() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with st.container(horizontal=True):
+        found["resolution"] = _number("resolution", TEXT["resolution"], width=160, placeholder=TEXT["auto"])
+        found["alpha"] = _number("alpha", TEXT["alpha"], width=140, placeholder=TEXT["alpha_hint"])
+        found["accumulation"] = _number("accumulation", TEXT["accumulation"], width=140)
+        found["text_encoder_rate"] = _number(
+            "text_encoder_rate", TEXT["text_rate"], width=200, format="%.5f", step=0.00001, help=TEXT["text_help"]
+        )
+        found["seed"] = _number("seed", TEXT["seed"], width=160)
+    with st.container(horizontal=True):
+        found["min_snr_gamma"] = _number("min_snr_gamma", TEXT["snr"], width=140, step=0.5)
+        found["noise_offset"] = _number("noise_offset", TEXT["offset"], width=140, step=0.01)
+        found["caption_dropout"] = _number("caption_dropout", TEXT["dropout"], width=160, step=0.01)
+        found["checkpoint_epochs"] = _number("checkpoint_epochs", TEXT["checkpoint"], width=160)
+        found["checkpoint_minutes"] = _number(
+            "checkpoint_minutes", TEXT["minutes"], width=180, step=5.0, help=TEXT["minutes_help"]
+        )
+        found["time_limit_minutes"] = _number(
+            "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
+        )
+    with st.container(horizontal=True):
+        for field, options in (("optimizer", ["adamw", "adamw8bit", "prodigy"]),
+                               ("precision", ["auto", "fp32", "fp16", "bf16"])):  # fmt: skip
+            found[field] = st.selectbox(TEXT[field], options, key=f"lora_{field}", width=180, persist_state="session")
+        for field, label in (("gradient_checkpointing", "checkpointing"), ("ema", "ema")):
+            found[field] = st.toggle(TEXT[label], key=f"lora_{field}", persist_state="session")
+    typed = st.text_area(
+        TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session"
+    )
+    found["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
+    found["license"] = st.text_input(TEXT["license"], key="lora_license", max_chars=200, persist_state="session")
+    return found
+
+
+# --- start ----------------------------------------------------------------------------------------------------------
+
+
+def _measured_by(spec: LoraSpec) -> list[Any]:
+    """Everything that a measurement depends on; data, epochs and rates aren't among it."""
+    fields = ("model", "resolution", "rank", "batch_size", "accumulation", "optimizer", "precision",
+              "gradient_checkpointing", "ema")  # fmt: skip
+    return [*(getattr(spec, field) for field in fields), spec.text_encoder_rate > 0]
+
+
+def start(report: Any | None, fields: dict[str, Any]) -> str | None:
+    """What the run will take, and the button; the id of the run that was started."""
+    if report is None:
+        st.button(TEXT["start"], type="primary", disabled=True, key="lora_start", help=TEXT["need_data"])
+        return None
+    try:
+        spec = LoraSpec(data=str(report.folder), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        st.button(TEXT["start"], type="primary", disabled=True, icon=":material/school:", key="lora_start")
+        return None
+    pictures = per_epoch(report, spec.repeats or report.repeats)
+    each = math.ceil(pictures / (spec.batch_size * spec.accumulation))
+    st.markdown(TEXT["estimate"].format(steps=f"{each * spec.epochs:,}", each=each))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button(TEXT["start"], type="primary", icon=":material/school:", key="lora_start")
+        if st.button(TEXT["measure"], icon=":material/timer:", key="lora_measure"):
+            with st.spinner(TEXT["measuring"]):
+                st.session_state["lora_measured"] = (_measured_by(spec), studio().measure_run(spec))
+    of, found = st.session_state.get("lora_measured", (None, None))
+    if found and of != _measured_by(spec):  # of another run than the one that the form describes now
+        del st.session_state["lora_measured"]
+        found = None
+    if found:
+        seconds = found["seconds_per_step"] * each * spec.epochs + found["seconds_to_load"]
+        memory = text.size(int(found["memory"]))
+        step = f"{found['seconds_per_step']:.2f} s"
+        st.caption(TEXT["measured"].format(time=text.duration(seconds), step=step, memory=memory))
+    if not pressed:
+        return None
+    captions.save_pending(report)
+    return studio().start_run(spec, owner()).id

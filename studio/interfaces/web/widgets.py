@@ -1,0 +1,444 @@
+"""Pieces that every page uses: a running job, a picture with what can be done with it, model and LoRA pickers.
+
+Each asks the service for data and draws it. Knows no page: where a picture can be sent is in `SEND_TO`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import streamlit as st
+from PIL import Image, UnidentifiedImageError
+
+from studio.core.errors import NotFound, StudioError
+from studio.core.specs import JobSpec, LoraRef, Spec, bounds
+from studio.core.views import JobView, Picture
+from studio.interfaces.web import frame, text
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+from studio.service import ModelInfo
+
+POLL = 0.5  # seconds between two looks at a running job
+TEXT = {
+    "queued": "Next in line",
+    "ahead": "Waiting for {jobs} to finish first",
+    "starting": "Getting ready",
+    "left": "about {time} left",
+    "cancel": "Cancel",
+    "cancelled": "Cancelled. What was finished is kept.",
+    "interrupted": "The studio was closed while this was being made.",
+    "resume": "Continue",
+    "again": "Try again",
+    "gone": "This job is not here any more. Its pictures, if it made any, are in the Gallery.",
+    "favourite": "Favourite",
+    "unfavourite": "Not a favourite any more",
+    "download": "Download",
+    "send": "Send to",
+    "source": "Start from this picture",
+    "recipe": "Load its recipe",
+    "sketch": "Sketch (with its drawing)",
+    "model": "Model",
+    "model_help": "A model in the list, a Hugging Face id, a folder in diffusers format, or a .safetensors file.",
+    "lora": "LoRAs",
+    "lora_none": "No LoRAs yet: train one, or put a .safetensors file into {folder}",
+    "lora_gone": "Not here, so not used: {names}. Without it the picture is another.",
+    "lora_weight": "{name}: weight",
+    "trigger": "Trigger words: {words}",
+    "bounded": "{label} can't be {given}, so it is {value} now: {rule}.",
+    "between": "from {low} to {high}",
+    "at_least": "{low} or more",
+    "multiple": "in steps of {step}",
+    "beside": "{name} was made with {names}: use it together with that.",
+}
+SEND_TO = {
+    "emotion_morph": "Emotion morph",
+    "img2img_animation": "Animation",
+    "sketch_to_character": "Sketch (trace over it)",
+}
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def start(spec: JobSpec, page: str) -> JobView:
+    """Submit a request and make it the page's job, so that it is found again after a reload. Raises StudioError."""
+    job = studio().submit(spec, owner())
+    follow(job.id, page)
+    return job
+
+
+def follow(job_id: str, page: str) -> None:
+    """Make a job the one that the page shows."""
+    st.session_state[f"job:{page}"] = job_id
+    st.query_params["job"] = job_id
+
+
+def current_job(page: str) -> str | None:
+    """The page's job: from the address (a reload, a link), else from this session (back from another page).
+
+    One that failed stays in the session alone: a reload starts afresh.
+    """
+    found: str | None = st.query_params.get("job") or st.session_state.get(f"job:{page}")
+    if found and found != st.session_state.get(f"failed:{page}"):
+        follow(found, page)
+    return found
+
+
+def forget_job(page: str) -> None:
+    """Let the page be empty again; the job itself goes on."""
+    st.session_state.pop(f"job:{page}", None)
+    st.query_params.pop("job", None)
+
+
+@contextmanager
+def refusals(page: str) -> Iterator[None]:
+    """What the studio refuses inside is a toast at once, and stands where the page calls `refusal`, until the next run.
+
+    The rest of the page goes on: without this the error would end it.
+    """
+    try:
+        yield
+    except StudioError as problem:
+        st.session_state[f"refused:{page}"] = str(problem)
+        st.toast(text.escape(str(problem)), icon=":material/error:")
+
+
+def refusal(page: str, place: Any) -> None:
+    """Show what was refused in this run, in place of what `place` (an `st.empty`) says."""
+    problem = st.session_state.pop(f"refused:{page}", None)
+    if problem:
+        place.error(text.escape(problem), icon=":material/error:")
+
+
+def job_panel(job_id: str, page: str, *, size: int | None = None, place: Any = None) -> JobView | None:
+    """A job while it works: preview, progress, time left, place in the line, cancel. The page goes on at once.
+
+    Polls by itself and reruns the page when the job is over. Afterwards it shows how it ended, if there is something
+    to say, and returns the job; the caller draws `job.pictures`. None when there is no such job for this browser.
+    `size`: width of the preview in pixels; None: as wide as the place. `place`: where it is said how the job ended
+    (an `st.empty`), if not here.
+    """
+    try:
+        job = studio().job(job_id, owner())
+    except StudioError:
+        forget_job(page)
+        st.info(TEXT["gone"], icon=":material/search_off:")
+        return None
+    if job.active:
+        st.fragment(_working, run_every=POLL)(job_id, size)
+        return job
+    if job.state != "done":
+        with place.container() if place is not None else st.container():
+            _ended(job, page)
+    return job
+
+
+def _ended(job: JobView, page: str) -> None:
+    if job.state == "failed":
+        st.session_state[f"failed:{page}"] = job.id
+        st.query_params.pop("job", None)
+        st.error(text.escape(job.error or frame.TEXT["failed"]), icon=":material/error:")
+    elif job.state == "cancelled":
+        st.info(TEXT["cancelled"], icon=":material/cancel:")
+    elif job.state == "interrupted":
+        st.warning(TEXT["interrupted"], icon=":material/power_off:")
+    label = TEXT["resume" if job.state == "interrupted" else "again"]
+    if st.button(label, key=f"again_{job.id}", icon=":material/refresh:"):
+        follow(studio().again(job.id, owner()).id, page)
+        st.rerun()
+
+
+def _working(job_id: str, size: int | None) -> None:
+    job = studio().job(job_id, owner())
+    if not job.active:
+        st.rerun()
+    latest = job.preview
+    if latest is None and job.pictures:
+        latest = studio().picture_bytes(job.pictures[-1], owner())
+    with st.container(key="stage_single_live"):
+        if latest:
+            st.image(latest, width=size or "stretch", alt="Preview of the picture being made")
+        else:
+            st.html('<div class="studio-waiting"></div>')  # as large as the picture that will take its place
+    with st.container(horizontal=True, vertical_alignment="center", key="job_line"):
+        st.progress(job.fraction, text=progress_text(job))
+        if st.button(TEXT["cancel"], key=f"cancel_{job_id}", icon=":material/stop_circle:"):
+            studio().cancel(job_id, owner())
+            st.rerun(scope="fragment")
+
+
+def progress_text(job: JobView) -> str:
+    """One line on how far a job is: its place in the line, or its step and the time left."""
+    if job.state == "queued":
+        return TEXT["ahead"].format(jobs=text.plural(job.position, "job")) if job.position else TEXT["queued"]
+    parts = [text.escape(job.note) if job.note else "" if job.done else TEXT["starting"]]
+    if job.total > 1 and job.done:
+        parts.append(f"{job.fraction:.0%}")
+    if job.seconds_left is not None and job.done:
+        parts.append(TEXT["left"].format(time=text.duration(job.seconds_left)))
+    return " · ".join(part for part in parts if part)
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _thumbnail(picture_id: str, side: int, _load: Callable[[], bytes]) -> bytes:
+    with Image.open(io.BytesIO(_load())) as image:
+        image.seek(0)
+        small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=88)
+    return stream.getvalue()
+
+
+def thumbnail(picture: Picture, side: int = 360) -> bytes:
+    """A small JPEG of a picture, kept in memory. Only for pictures that the service gave to this owner.
+
+    A grey tile where its file is gone: one lost picture must not hide the others.
+    """
+    try:
+        return _thumbnail(picture.id, side, lambda: studio().picture_bytes(picture.id, owner()))
+    except (NotFound, UnidentifiedImageError):
+        stream = io.BytesIO()
+        Image.new("RGB", (side, side), "#8883a0").save(stream, "JPEG")
+        return stream.getvalue()
+
+
+def picture_card(picture: Picture, key: str, caption: str | None = None) -> bool:
+    """A picture in a grid; True when it was clicked (or opened by keyboard)."""
+    name = text.name(picture)
+    with st.container(key=f"card_{key}"):
+        st.image(thumbnail(picture), width="stretch", alt=name)
+        opened = st.button(f"Open {name}", key=f"open_{key}")
+        if caption is not None:
+            st.caption(caption)
+    return opened
+
+
+def favourite_button(picture: Picture, key: str) -> None:
+    """A heart that remembers."""
+    icon = ":material/favorite:" if not picture.favourite else ":material/heart_check:"
+    label = TEXT["unfavourite" if picture.favourite else "favourite"]
+    st.button(
+        label if not picture.favourite else "Favourite",
+        key=f"favourite_{key}",
+        icon=icon,
+        type="primary" if picture.favourite else "secondary",
+        help=label,
+        on_click=_mark,
+        args=(picture.id, not picture.favourite),
+    )
+
+
+def _mark(picture_id: str, favourite: bool) -> None:
+    studio().favourite(picture_id, owner(), favourite)
+
+
+def download(picture: Picture, key: str) -> None:
+    """The file itself, with its recipe inside."""
+    suffix = picture.path.suffix or ".png"
+    name = "-".join(part for part in (*_labels(picture), picture.id[:8]) if part) + suffix
+    service, mine = studio(), owner()  # the file is asked for later, by a thread that knows no session
+    st.download_button(
+        TEXT["download"],
+        data=lambda: service.picture_bytes(picture.id, mine),
+        file_name=name,
+        key=f"download_{key}",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def _labels(picture: Picture) -> tuple[str, ...]:
+    labels = picture.recipe.labels if picture.recipe else {}
+    return tuple(labels[name] for name in ("emotion", "style") if labels.get(name))
+
+
+def send_menu(picture: Picture, key: str) -> None:
+    """Take a picture to another page: to morph, to animate, to trace, to start from, or to load its recipe."""
+    options = {name: label for name, label in SEND_TO.items() if frame.has_page(name)}
+    if picture.recipe is not None and picture.recipe.control is not None and "sketch_to_character" in options:
+        options["sketch_to_character"] = TEXT["sketch"]
+    options |= {"source": TEXT["source"]}
+    if picture.recipe is not None:
+        options |= {"recipe": TEXT["recipe"]}
+    chosen = st.menu_button(
+        TEXT["send"], list(options), key=f"send_{key}", icon=":material/send:", format_func=lambda name: options[name]
+    )
+    if chosen in ("source", "recipe"):
+        st.session_state["send"] = {"page": "generate", "picture": picture.id, "as": chosen}
+        go("generate")
+    elif chosen:
+        st.session_state["send"] = {"page": chosen, "picture": picture.id}
+        go(chosen)
+
+
+def go(page: str) -> None:
+    """To another page, with an empty address."""
+    st.switch_page(frame.page_path(page))
+
+
+def sent(page: str) -> dict[str, str] | None:
+    """What another page sent here, once: {"page", "picture"} and perhaps more. None when nothing was."""
+    waiting: dict[str, str] | None = st.session_state.get("send")
+    if waiting is None or waiting.get("page") != page:
+        return None
+    del st.session_state["send"]
+    return waiting
+
+
+# --- fields ---------------------------------------------------------------------------------------------------------
+
+
+def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = False, **options: Any) -> Any:
+    """A number field with the bounds and the default that the spec has for it. `options` go to the widget.
+
+    A field whose default is None stays empty until somebody types (and says so in its placeholder). What is out of
+    bounds, or between two steps that the spec allows, becomes the nearest value that isn't, and a toast says so: left
+    to the browser, such a number stays in the field, in red, and the old one is used.
+    """
+    found = bounds(spec, field)
+    default = options.pop("value", found["default"])
+    whole = isinstance(default if default is not None else found.get("ge", found.get("gt")), int)
+    step = options.pop("step", found.get("multiple_of", 1 if whole else 0.05))
+    convert: Callable[[Any], Any] = int if whole and isinstance(step, int) else float
+    low, high = found.get("ge"), found.get("le", found.get("lt"))
+    if low is None and "gt" in found:
+        low = found["gt"] + step
+    limits: dict[str, Any] = {
+        "min_value": None if low is None else convert(options.pop("min_value", low)),
+        "max_value": None if high is None else convert(options.pop("max_value", high)),
+    }
+    key = options.get("key")
+    given = st.session_state.get(key) if key is not None else None
+    if key is not None and given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
+        st.session_state[key] = convert(value)
+        rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
+            low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
+        )
+        if "multiple_of" in found:
+            rule += ", " + TEXT["multiple"].format(step=found["multiple_of"])
+        said = TEXT["bounded"].format(label=label, given=_shown(given), value=_shown(value), rule=rule)
+        st.toast(text.escape(said), icon=":material/straighten:")
+    if key is None or key not in st.session_state:
+        options["value"] = None if default is None else convert(default)
+    elif default is None and not slider:
+        options["value"] = None  # an empty field stays one that may be empty
+    if slider:
+        return st.slider(label, **limits, step=convert(step), **options)
+    if key is None:
+        options |= limits
+    return st.number_input(label, step=convert(step), **options)
+
+
+def _allowed(value: Any, found: dict[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:
+    """The nearest number that the spec allows. Its limits are multiples themselves where it wants multiples."""
+    low, high = limits["min_value"], limits["max_value"]
+    if "multiple_of" in found:
+        value = round(value / found["multiple_of"]) * found["multiple_of"]
+    if not slider and "gt" in found and value > found["gt"]:
+        low = None  # a slider begins one step above the bound; typed numbers may lie between
+    if not slider and "lt" in found and value >= found["lt"]:
+        high = found["lt"] - step
+    value = value if high is None else min(value, high)
+    return value if low is None else max(value, low)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.10g}"
+
+
+def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
+    """A model by reference: one of the list, or typed. `models`: the list, where the page has read it already."""
+    known = {model.reference: model for model in (studio().models() if models is None else models)}
+
+    def named(reference: str) -> str:
+        model = known.get(reference)
+        if model is None:
+            return reference.rstrip("/").rsplit("/", 1)[-1] if reference.startswith("/") else reference
+        state = {"ready": "", "download": f" · downloads {text.size(model.size_bytes)}" if model.size_bytes else ""}
+        return f"{model.title}{state.get(model.state, ' · not here')}"
+
+    options = [name for name, model in known.items() if model.state != "missing"]
+    default = frame.settings().model
+    if default not in options:
+        options.insert(0, default)
+    chosen = st.session_state.get(key)
+    if chosen and chosen not in options:
+        options.insert(0, chosen)
+    picked = st.selectbox(
+        label,
+        options,
+        index=options.index(default),
+        key=key,
+        format_func=named,
+        help=TEXT["model_help"],
+        accept_new_options=True,
+        persist_state="session",
+    )
+    return (picked or default).strip()
+
+
+def put_loras(key: str, refs: Sequence[LoraRef]) -> None:
+    """Choose these LoRAs in the picker `key`, in place of what is chosen. Raises StudioError when one isn't here."""
+    state = st.session_state
+    paths: dict[str, None] = {}  # in order, each once
+    for ref in refs:
+        lora = studio().lora(ref.path)
+        paths[str(lora.path)] = None
+        state[f"{key}_weight_{lora.hash}"] = ref.weight
+    state[key] = list(paths)
+    state.pop(f"{key}_gone", None)
+
+
+def lora_picker(key: str) -> tuple[LoraRef, ...]:
+    """LoRAs and how strongly each is applied. One that is chosen and isn't here any more is named, until it's seen to.
+
+    Files outside of the list can't be chosen here, but one that a recipe brought is used like the others.
+    """
+    state = st.session_state
+    found = {str(lora.path): lora for lora in studio().loras()}
+    asked = list(state.get(key) or ())
+    for path in asked:
+        if path not in found:
+            try:
+                found[path] = studio().lora(path)
+            except StudioError:
+                state.setdefault(f"{key}_gone", []).append(path.replace("\\", "/").rsplit("/", 1)[-1])
+    kept = [path for path in asked if path in found]
+    if kept != asked:
+        state[key] = kept
+    if gone := state.get(f"{key}_gone"):
+        names = ", ".join(text.escape(name) for name in gone)
+        st.warning(TEXT["lora_gone"].format(names=names), icon=":material/link_off:")
+    if not found:
+        st.caption(TEXT["lora_none"].format(folder=f"`{frame.settings().models_dir / 'loras'}`"))
+        return ()
+    chosen: Sequence[str] = st.multiselect(
+        TEXT["lora"], list(found), key=key, format_func=lambda path: found[path].title, persist_state="session",
+        on_change=state.pop, args=(f"{key}_gone", None),
+    )  # fmt: skip
+    picked = []
+    for path in chosen:
+        lora = found[path]
+        weight = number_from(
+            LoraRef,
+            "weight",
+            TEXT["lora_weight"].format(name=lora.title),
+            slider=True,
+            value=lora.weight,
+            key=f"{key}_weight_{lora.hash}",
+            persist_state="session",
+        )
+        if lora.trigger_words:
+            st.caption(TEXT["trigger"].format(words=text.escape(", ".join(lora.trigger_words))))
+        if lora.beside:
+            names = ", ".join(f"{text.escape(title)} ({weight:g})" for title, weight in lora.beside)
+            st.caption(TEXT["beside"].format(name=text.escape(lora.title), names=names))
+        picked.append(LoraRef(path=path, weight=weight))
+    return tuple(picked)

@@ -1,0 +1,115 @@
+"""Everything that the studio can do with words: write, correct, judge, attack and complete them.
+
+The half of `service.Studio` that needs no picture. It decides which lexicon is used (the studio's and people's own tag
+lists) and keeps the one writer of the process; what a prompt is made of, the other modules of this room know.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from studio.prompting.cache import Spent
+from studio.prompting.confidence import settle
+from studio.prompting.lexicon import Lexicon, Suggestion
+from studio.prompting.tag_csv import TagFile
+from studio.prompting.tag_lists import TagList, TagLists
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
+
+if TYPE_CHECKING:
+    from studio.core.settings import Settings
+    from studio.core.specs import LowConfidence
+    from studio.prompting.claude import ClaudeWriter
+    from studio.prompting.harden import Hardened
+    from studio.prompting.validation import Validation
+
+
+class PromptDesk:
+    """One per process, shared by its threads; reads no word list before it is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tag_lists = TagLists(settings.home / "tags")
+        self._writer: Writer | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def _lexicon(self) -> Lexicon:
+        return self._tag_lists.lexicon()
+
+    def _current_writer(self) -> Writer:
+        lexicon = self._lexicon
+        with self._lock:
+            if self._writer is None:
+                self._writer = make_writer(self.settings, lexicon)
+            self._writer.use(lexicon)
+            return self._writer
+
+    def _claude(self) -> ClaudeWriter | None:
+        from studio.prompting.claude import ClaudeWriter
+
+        writer = self._current_writer()
+        return writer if isinstance(writer, ClaudeWriter) else None
+
+    @property
+    def claude_writes(self) -> bool:
+        """A key is set and the studio isn't offline: `write_prompt` and `review` may take seconds and cost money."""
+        return self._claude() is not None
+
+    def write_prompt(self, request: PromptRequest, on_low_confidence: LowConfidence = "run") -> PromptResult:
+        """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
+
+        With `request.offline` it is instant and free. Raises `BadInput` for a doubtful prompt where
+        `on_low_confidence` is "fail"; see `confidence.settle`.
+        """
+        return settle(self._current_writer().write, request, on_low_confidence)
+
+    def spent(self) -> Spent:
+        """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""
+        claude = self._claude()
+        return claude.spent() if claude else Spent()
+
+    def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
+        """What was typed, with typos, look-alikes and invisible characters undone, and every change listed."""
+        from studio.prompting.harden import harden  # its tables take a moment to load
+
+        return harden(text, protected, self._lexicon)
+
+    def attack(self, prompt: str, kind: str, share: float, seed: int, protected: tuple[str, ...] = ()) -> str:
+        """The prompt with a share of its words misspelt, for a stress test. `kind`: typo, glyph, phonetic or mixed."""
+        from studio.prompting.attacks import attack
+
+        return attack(prompt, cast(Any, kind), share, seed, protected).text
+
+    def validate(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
+        """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""
+        from studio.prompting.validation import validate
+
+        return validate(prompt, protected, self._lexicon)
+
+    def review(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
+        """As `validate`, by Claude where a key is there: seconds and money the first time, then remembered.
+
+        Where that fails it is what `validate` says, with a `note`.
+        """
+        claude = self._claude()
+        return claude.review(prompt, protected) if claude else self.validate(prompt, protected)
+
+    def complete(self, text: str, limit: int = 6) -> list[Suggestion]:
+        """What the last, half-typed tag of `text` may become, best first; Japanese too. Empty when nothing fits."""
+        return self._lexicon.suggest(text, limit)
+
+    def add_tags(self, data: bytes, name: str = "tags.csv") -> TagFile:
+        """Keep a tag list (`name,type,count,"alias,alias"`) and use it from now on: completed, and never corrected.
+
+        Returns its tags and the lines that are none. Raises `BadInput` for what isn't a tag list or is too much.
+        """
+        return self._tag_lists.add(data, name)
+
+    def tag_lists(self) -> list[TagList]:
+        """The tag lists that are in use."""
+        return self._tag_lists.lists()
+
+    def drop_tags(self, name: str) -> None:
+        """Use a tag list no longer. Raises `NotFound`."""
+        self._tag_lists.remove(name)

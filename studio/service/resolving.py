@@ -1,0 +1,499 @@
+"""From a request to recipes: prompts written, blanks filled, files named by content, at once and for good.
+
+Runs at submission, before any model is loaded: it knows model files by their headers and hashes only. Doesn't draw,
+doesn't queue, and never asks a language model (that is an earlier request of its own).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.settings import Settings
+from studio.core.specs import (
+    EMOTIONS,
+    MAX_SEED,
+    STYLES,
+    Axis,
+    BatchSpec,
+    ControlSpec,
+    DrawSpec,
+    Emotion,
+    ExperimentSpec,
+    GenerateSpec,
+    GridSpec,
+    LoraRef,
+    Recipe,
+    SheetSpec,
+    SketchSpec,
+    Style,
+)
+from studio.core.views import FoundRecipe, Picture
+from studio.engine.models import controlnets
+from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
+from studio.features.characters import one_character, settled
+from studio.prompting.confidence import settle
+from studio.prompting.exchange import exchange
+from studio.prompting.triggers import request_for
+from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
+from studio.store.metadata import Read, known_loras
+
+MAX_PICTURES = 4000  # of one job
+CONSISTENCY = ("lcm", "tcd")  # samplers that draw with a few-step adapter only
+FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
+
+GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
+DrawnWith = Callable[[str], str | None]  # the reference under which pictures were drawn with weights of this hash
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request, resolved. `spec` is the request with nothing left to chance, so that it can be repeated."""
+
+    spec: DrawSpec
+    recipes: tuple[Recipe, ...]
+    title: str
+    notes: tuple[str, ...]
+    model_title: str
+    fixed: bool | None = None  # what `Resolver.written` is to be asked with for this job
+
+
+class Files:
+    """Models and LoRAs by reference, each looked at once: a batch of a thousand prompts has one model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._models: dict[str, ModelInfo] = {}
+        self._loras: dict[str, LoraInfo] = {}
+        self._nets: dict[Any, str] = {}
+
+    def model(self, reference: str) -> ModelInfo:
+        """Raises `NotFound` and `BadInput`."""
+        if reference not in self._models:
+            self._models[reference] = resolve(reference, self._settings)
+        return self._models[reference]
+
+    def lora(self, reference: str) -> LoraInfo:
+        """Raises `NotFound` and `BadInput`."""
+        if reference not in self._loras:
+            self._loras[reference] = find_lora(reference, self._settings)
+        return self._loras[reference]
+
+    def net(self, info: ModelInfo, spec: ControlSpec, drawing: Picture, size: tuple[int, int]) -> str:
+        """Fingerprint of the ControlNet that will follow this drawing; "" for none, and for one not downloaded yet.
+
+        Raises `NotFound` and `BadInput`, also for a drawing in which there is nothing to follow.
+        """
+        key = (info.reference, spec, size)
+        if key not in self._nets:
+            from studio.engine.media import control_images as control  # OpenCV: only where something is drawn
+
+            fitting = control.chosen(drawing.path, spec, size, info.controlnets)
+            wanted = spec.model or fitting
+            self._nets[key] = controlnets.fingerprint_of(info.controlnets, wanted, self._settings)
+        return self._nets[key] if spec.weight else ""
+
+
+class Resolver:
+    """Resolves requests of one studio. Thread-safe: it keeps nothing but the word lists."""
+
+    def __init__(self, settings: Settings, picture: GetPicture) -> None:
+        self._settings = settings
+        self._picture = picture
+        self._writer: OfflineWriter | None = None
+
+    # --- prompts --------------------------------------------------------------------------------------------------
+
+    def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
+        """What is written for this request when nobody edits it. Offline, the same every time.
+
+        `fixed`: from the fixed template (True), by the writer however unsure it is (False), or as the request's
+        `on_low_confidence` says (None): `BadInput` where that is "fail". A LoRA that isn't here raises `NotFound`.
+        """
+        request = request_for(spec, lambda path: find_lora(path, self._settings))
+        if fixed:
+            return fixed_template(request)
+        if self._writer is None:
+            self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
+        return settle(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
+
+    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
+        """The same request with another emotion and style.
+
+        An edited prompt stays as it is but for all tags that say the old emotion and style, whoever wrote them: they
+        are exchanged where they stand; where they were edited away, the new ones go to the end.
+        """
+        changed = spec.model_copy(update={"emotion": emotion, "style": style})
+        if spec.prompt is None:
+            return changed
+        layers, prompt = self.written(changed, fixed=False).layers, spec.prompt
+        if emotion != spec.emotion:
+            prompt = exchange(prompt, "emotion", spec.emotion, emotion, layers.emotion)
+        if style != spec.style:
+            prompt = exchange(prompt, "style", spec.style, style, layers.style)
+        return changed.model_copy(update={"prompt": prompt})
+
+    # --- one request of one prompt ----------------------------------------------------------------------------------
+
+    def recipes(
+        self,
+        spec: GenerateSpec,
+        owner: str,
+        notes: list[str] | None = None,
+        files: Files | None = None,
+        fixed: bool | None = None,
+    ) -> tuple[Recipe, ...]:
+        """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence.
+
+        `files` remembers models and LoRAs between the recipes of one request. `fixed`: see `written`.
+        """
+        notes = [] if notes is None else notes
+        files = files or Files(self._settings)
+        info = files.model(spec.model)
+        found = [files.lora(ref.path) for ref in spec.loras]
+        prompt, negative = self._texts(spec, notes, fixed)
+        steps, guidance, sampler, fast = sampling(spec, info, found)
+        width, height = self._size(spec, info, owner)
+        if info.note:
+            _once(notes, info.note)
+        net = ""
+        if spec.control is not None:
+            net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
+        seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
+        values: dict[str, Any] = {
+            "model": info.reference,
+            "model_hash": info.hash,
+            "prompt": prompt,
+            "negative": negative,
+            "steps": steps,
+            "guidance": guidance,
+            "sampler": sampler,
+            "width": width,
+            "height": height,
+            "loras": tuple(_placed(ref, lora) for ref, lora in zip(spec.loras, found, strict=True)),
+            "lora_hashes": tuple(lora.hash for lora in found),
+            "fast": fast,
+            "source": spec.source,
+            "strength": spec.strength if spec.source is not None else None,
+            "control": spec.control,
+            "control_hash": net,
+            "labels": _labels(spec),
+        }
+        try:
+            first = Recipe(seed=seed, **values)
+        except ValidationError as error:
+            raise BadInput(explain(error)) from error
+        return tuple(
+            first.model_copy(update={"seed": (seed + number) % (MAX_SEED + 1)}) for number in range(spec.count)
+        )
+
+    def _texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
+        if spec.prompt is not None and spec.negative is not None:
+            return spec.prompt, spec.negative
+        written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted
+        if spec.prompt is None:
+            for note in written.notes:
+                _once(notes, note)
+        prompt = written.positive_prompt if spec.prompt is None else spec.prompt
+        return prompt, written.negative_prompt if spec.negative is None else spec.negative
+
+    def _size(self, spec: GenerateSpec, info: ModelInfo, owner: str) -> tuple[int, int]:
+        """The size asked for; else the model's own, in the shape of the picture that the drawing starts from."""
+        shape = 1.0
+        reference = spec.source or (spec.control.image if spec.control else None)
+        if reference is not None:
+            picture = self._picture(reference, owner)
+            shape = min(2.0, max(0.5, picture.width / picture.height))
+        if spec.width is not None and spec.height is not None:
+            width, height = spec.width, spec.height
+        elif spec.width is not None:
+            width, height = spec.width, _side(spec.width / shape)
+        elif spec.height is not None:
+            width, height = _side(spec.height * shape), spec.height
+        else:
+            width, height = default_size(info.native_size, shape)
+        if width * height > self._settings.max_pixels:
+            raise BadInput(
+                f"{width} x {height} pixels are more than this studio draws "
+                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
+            )
+        return width, height
+
+    # --- recipes from elsewhere -------------------------------------------------------------------------------------
+
+    def with_known_files(self, found: Read, drawn_with: DrawnWith, own: bool = False) -> FoundRecipe:
+        """The recipe with its model and LoRAs as they are called here, found by hash, else by name; else a note.
+
+        Another model stands in for one that isn't here, nothing for a LoRA. `own`: it was stored here, so its model
+        stays as it is called and paths are worth a look.
+        """
+        spec, notes = found.spec, list(found.notes)
+        model = spec.model if own else next(self._models_like(spec.model, found.model_hash, drawn_with), None)
+        if model is None:
+            notes.append(f"Its model {spec.model!r} isn't here; another one gives another picture.")
+        changes: dict[str, Any] = {"model": model or self._settings.model}
+        changes["loras"] = self._known_loras(found, notes, own)
+        if spec.control is not None and spec.control.model is not None:
+            try:
+                controlnets.find(spec.control.model, self._settings)
+            except StudioError:
+                notes.append(f"Its ControlNet {spec.control.model!r} isn't here; the model's own is used.")
+                changes["control"] = spec.control.model_copy(update={"model": None})
+        return FoundRecipe(
+            spec=spec.model_copy(update=changes), origin=found.origin, notes=tuple(notes), model_hash=found.model_hash
+        )
+
+    def proven(self, found: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
+        """The recipe in an uploaded picture, if all that it names is here under the same hashes; None without one.
+
+        A file can claim anything, so nothing in it is believed: names become those of this studio, and what it starts
+        from or follows has to be this owner's. Raises `BadInput` that says what is missing.
+        """
+        recipe = found.recipe if found is not None else None
+        if found is None or recipe is None or size != (recipe.width, recipe.height):
+            return None
+        models = self._models_like(recipe.model, recipe.model_hash, drawn_with, listed=True)
+        same = (info for info in (resolve(name, self._settings) for name in models) if info.hash == recipe.model_hash)
+        if (info := next(same, None)) is None:
+            raise BadInput(f"Its model {recipe.model!r} isn't here.")
+        notes: list[str] = []
+        refs = self._known_loras(found, notes)
+        if notes or len(refs) < len(recipe.loras):
+            raise BadInput(notes[0] if notes else "It names a LoRA twice.")
+        control = recipe.control
+        try:
+            if recipe.source is not None:
+                self._picture(recipe.source, owner)
+            drawing = self._picture(control.image, owner) if control else None
+        except NotFound:
+            raise BadInput("The picture that it started from isn't here.") from None
+        if control is not None and drawing is not None:
+            net = Files(self._settings).net(info, control, drawing, size)
+            if net != recipe.control_hash and (recipe.control_hash or control.model):
+                raise BadInput("Its ControlNet isn't here.")
+        return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(found.spec)})
+
+    def _models_like(self, wanted: str, digest: str, drawn_with: DrawnWith, listed: bool = False) -> Iterator[str]:
+        """References of models that may be the one meant, best first. `listed`: only those that can be chosen here.
+
+        `digest` is a hash or its beginning.
+        """
+        models = catalogue(self._settings, with_hash=len(digest) >= 10)
+        found = [wanted] if not listed or wanted in {info.reference for info in models} else []
+        if len(digest) >= 10:
+            by_hash = [drawn_with(digest), *(info.reference for info in models if info.hash.startswith(digest))]
+            found = [reference for reference in by_hash if reference is not None] + found
+        for reference in dict.fromkeys([*found, self._settings.model] if listed else found):
+            try:
+                if resolve(reference, self._settings, with_hash=False).path is not None:
+                    yield reference
+            except StudioError:
+                continue
+
+    def _known_loras(self, found: Read, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
+        """`metadata.known_loras`; `own`: the paths are of this machine, so a file outside of the list counts too."""
+        here = loras(self._settings) if found.spec.loras else []
+        for ref in found.spec.loras if own else ():
+            with suppress(StudioError):  # it has moved
+                here.append(find_lora(ref.path, self._settings))
+        return known_loras(found, here, notes)
+
+    # --- every kind of job ------------------------------------------------------------------------------------------
+
+    def plan(self, spec: DrawSpec, owner: str) -> Plan:
+        """Resolve a request of any kind.
+
+        Generate, sheet, grid, batch and sketch get a recipe for every picture, in order; other kinds get that of their
+        base, and their own function asks for more (`Job.resolve`).
+        """
+        notes: list[str] = []
+        base: GenerateSpec = spec if isinstance(spec, GenerateSpec) else spec.base
+        base = base.model_copy(update={"seed": base.seed if base.seed is not None else secrets.randbelow(2**31)})
+        requests: list[GenerateSpec] = []
+        if isinstance(spec, GenerateSpec):
+            requests = [base]
+        elif isinstance(spec, SketchSpec):
+            requests = [base.model_copy(update={"control": spec.control})]
+        elif isinstance(spec, SheetSpec):
+            base = one_character(base.model_copy(update={"count": 1}), self, notes)
+            requests = [
+                self.prompted(base, emotion, style)
+                for style in spec.styles or (base.style,)
+                for emotion in spec.emotions
+            ]
+        elif isinstance(spec, GridSpec):
+            base = base.model_copy(update={"count": 1})
+            if {"emotion", "style"} & {axis.name for axis in (spec.x, spec.y) if axis is not None}:
+                base = one_character(base, self, notes)
+            for y in spec.y.values if spec.y else (None,):
+                for x in spec.x.values:
+                    cell = self._set(base, spec.x, x)
+                    requests.append(self._set(cell, spec.y, y) if spec.y and y is not None else cell)
+        elif isinstance(spec, BatchSpec):
+            requests = [self._row(base, spec, number) for number in range(len(spec.rows))]
+        else:
+            image = getattr(spec, "image", None)
+            known = self._picture(image, owner).recipe if image is not None else None
+            if known is not None:
+                base = settled(spec.base, known, self, self._settings, notes)
+            elif image is None and not isinstance(spec, ExperimentSpec):
+                base = one_character(base, self, notes)
+            requests = [base.model_copy(update={"count": 1})]
+        fixed = self._agreed(spec, base, requests, notes)
+        if sum(request.count for request in requests) > MAX_PICTURES:
+            raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
+        files = Files(self._settings)
+        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes, files, fixed))
+        return Plan(
+            spec=base if isinstance(spec, GenerateSpec) else spec.model_copy(update={"base": base}),
+            recipes=recipes,
+            title=_title(base, spec),
+            notes=tuple(notes),
+            model_title=files.model(base.model).title,
+            fixed=fixed,
+        )
+
+    def _agreed(
+        self, spec: DrawSpec, base: GenerateSpec, requests: Sequence[GenerateSpec], notes: list[str]
+    ) -> bool | None:
+        """How all prompts of this job are written (see `written`); None: each for itself.
+
+        One character in several emotions has one wording: where only one of its prompts came from the template, the
+        words around the emotion would change with it, and the character too. Decided before anything is drawn.
+        """
+        if base.on_low_confidence == "run" or base.prompt is not None:  # a picture drawn here has brought its words
+            return None
+        if isinstance(spec, GenerateSpec | SketchSpec | BatchSpec):
+            return None
+        if isinstance(spec, ExperimentSpec):
+            return False  # it compares prompts of its own
+        if not isinstance(spec, SheetSpec | GridSpec):
+            emotions = [mark.emotion for mark in getattr(spec, "keyframes", ())] or spec.emotions
+            requests = [self.prompted(base, emotion, base.style) for emotion in emotions]
+        # The offline writer is as sure of one wording as of another: what isn't fixed now is its first one.
+        written = [self.written(request) for request in requests]
+        for result in written:
+            for note in result.notes if result.writer == "fixed" else ():
+                _once(notes, note)
+        return any(result.writer == "fixed" for result in written)
+
+    def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
+        row = spec.rows[number]
+        assert base.seed is not None
+        seed = row.seed if row.seed is not None else (base.seed + number * base.count) % (MAX_SEED + 1)
+        if row.emotion is None:
+            return base.model_copy(update={"prompt": row.prompt, "seed": seed})
+        return base.model_copy(update={"prompt": None, "text": row.prompt, "emotion": row.emotion, "seed": seed})
+
+    def _set(self, base: GenerateSpec, axis: Axis, value: str) -> GenerateSpec:
+        """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""
+        value = value.strip()
+        if axis.name == "emotion" and value in EMOTIONS:
+            return self.prompted(base, cast(Emotion, value), base.style)
+        if axis.name == "style" and value in STYLES:
+            return self.prompted(base, base.emotion, cast(Style, value))
+        if axis.name == "lora_weight":
+            if not base.loras:
+                raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")
+            change: dict[str, Any] = {"loras": [{"path": ref.path, "weight": value} for ref in base.loras]}
+        elif axis.name == "lora":
+            weights = [ref.weight for ref in base.loras] or [1.0]
+            change = {"loras": [{"path": value, "weight": weights[0]}, *base.loras[1:]]}
+        else:
+            change = {axis.name: value}
+        try:
+            return GenerateSpec.model_validate(base.model_dump() | change)
+        except ValidationError as error:
+            raise BadInput(f"{axis.name} can't be {value[:40]!r} in a grid: {explain(error)}") from error
+
+
+def default_size(native: int, shape: float) -> tuple[int, int]:
+    """Width and height of a picture of this `shape` (width by height) with as many pixels as the model's own square."""
+    if shape == 1:
+        return native, native
+    shape = min(2.0, max(0.5, shape))
+    return _side(native * math.sqrt(shape)), _side(native / math.sqrt(shape))
+
+
+def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()) -> tuple[int, float, str, bool]:
+    """Steps, guidance, sampler, and whether the model's own few-step adapter is attached.
+
+    Where nothing else is said the few-step path is taken, except for high quality, which is the model at its best. A
+    chosen LoRA that is a few-step adapter itself takes the model's place: two of them at once would draw mud.
+    """
+    chosen = next((lora.fast for lora in loras if lora.fast is not None), None)
+    fast = chosen or info.fast
+    few = fast is not None and (spec.steps is None or spec.steps <= FAST_STEPS * fast.steps)
+    if spec.sampler == "auto":
+        few = few and (spec.quality != "high" or spec.steps is not None or chosen is not None)
+        few = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
+    else:
+        few = few and spec.sampler in CONSISTENCY
+    if fast is not None and few:
+        # A solver's steps begin at their own levels of noise only: from a picture it takes more of them to meet one.
+        finer = FAST_STEPS if spec.source is not None and fast.sampler not in CONSISTENCY else 1
+        default: tuple[int, float, str] = (finer * fast.steps, fast.guidance, fast.sampler)
+    else:
+        steps = -(-info.steps // 2) if spec.quality == "draft" else info.steps
+        default = (steps, info.guidance, info.sampler)
+    return (
+        default[0] if spec.steps is None else spec.steps,
+        default[1] if spec.guidance is None else spec.guidance,
+        default[2] if spec.sampler == "auto" else spec.sampler,
+        few and chosen is None,
+    )
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one sentence: which field, what is wrong, what was given."""
+    # A union reports once for each of its members; the first error of the deepest place says the most.
+    first = max(error.errors(), key=lambda item: len(item["loc"]))
+    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    message = plain(first)[:1].lower() + plain(first)[1:]
+    given = first.get("input")
+    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
+    if place and message.startswith("input should"):
+        return f"{place} {message.removeprefix('input ')}{shown}."
+    return f"{place}: {message}{shown}." if place else f"{message[:1].upper()}{message[1:]}{shown}."
+
+
+def plain(error: Any) -> str:
+    """One of pydantic's errors without its idiom."""
+    if error["type"] in ("too_long", "string_too_long") and isinstance(error.get("input"), str):
+        return f"this is too long, at most {error['ctx']['max_length']} characters are taken"
+    if error["type"] == "json_invalid":
+        return f"this isn't valid JSON ({error['ctx']['error']})"
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
+def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
+    return LoraRef(path=str(found.path), weight=ref.weight)
+
+
+def _labels(spec: GenerateSpec) -> dict[str, str]:
+    labels = {"emotion": spec.emotion, "style": spec.style, "quality": spec.quality}
+    return labels | ({"text": spec.text} if spec.text else {})
+
+
+def _side(length: float) -> int:
+    return min(2048, max(64, round(length / 16) * 16))
+
+
+def _title(base: GenerateSpec, spec: DrawSpec) -> str:
+    if isinstance(spec, BatchSpec):
+        return f"{len(spec.rows)} prompts"
+    words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")
+    words = " ".join(words.split())
+    return words if len(words) <= 60 else words[:59].rstrip(" ,") + "…"
+
+
+def _once(notes: list[str], note: str) -> None:
+    if note not in notes:
+        notes.append(note)

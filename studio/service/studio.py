@@ -1,0 +1,500 @@
+"""The only door: pages, command line and HTTP call `Studio`, and nothing behind it.
+
+Loads neither torch nor streamlit: the engine is imported in the worker, at the first job. Knows no widget, no HTTP and
+no argument parser; who an owner is, the caller decides.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.settings import Settings
+from studio.core.specs import (
+    AnimationFormat,
+    BatchRow,
+    CaptionSpec,
+    ControlKind,
+    ControlRunSpec,
+    ControlSpec,
+    GenerateSpec,
+    JobSpec,
+    LcmSpec,
+    LoraSpec,
+)
+from studio.core.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.engine.devices import expected
+from studio.engine.models import captioners
+from studio.engine.models.captioners import CaptionerInfo
+from studio.engine.models.catalogue import LoraInfo, ModelInfo, catalogue, find_lora, refused_loras, resolve
+from studio.engine.models.catalogue import loras as lora_catalogue
+from studio.features import motion_jobs
+from studio.features.drawing_jobs import KINDS
+from studio.jobs.job import Job
+from studio.jobs.log import JobLog
+from studio.jobs.queue import Jobs
+from studio.prompting.validation import Validation
+from studio.prompting.writers import PromptRequest, PromptResult
+from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
+from studio.runs.rundir import RunSpec
+from studio.service.prompts import PromptDesk
+from studio.service.resolving import Resolver, default_size, explain
+from studio.service.runs import TrainingRuns
+from studio.store import metadata, prompt_list, uploads
+from studio.store.canvases import Canvases
+from studio.store.database import Database
+from studio.store.pictures import Pictures, pixel_key
+
+# For pages, which import no other room: models, prompt requests and verdicts, and what edits a caption.
+__all__ = [
+    "ModelInfo",
+    "PromptRequest",
+    "PromptResult",
+    "Report",
+    "Studio",
+    "Validation",
+    "add_tags",
+    "parse_run",
+    "parse_spec",
+    "remove_tags",
+    "replace_tag",
+]
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
+
+
+class Studio(PromptDesk):
+    """One studio over one home folder. One per process, shared by all its threads; cheap until the first job.
+
+    Every method raises `StudioError` subclasses whose message can be shown as it is.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        database = Database(settings.database)
+        self._database = database
+        self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
+        self._log = JobLog(database, settings.home / "processes")
+        self._resolver = Resolver(settings, self._pictures.get)
+        self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
+        self._runs = TrainingRuns(settings)
+        self._canvases = Canvases(settings.home / "canvases")
+        self._loras: tuple[list[tuple[str, int, int]], list[LoraInfo]] | None = None  # as the files were, what they are
+        self._pictures.purge()
+        self._log.forget()
+
+    def close(self) -> None:
+        """Stop the worker within a step and free the files; what it was doing reads as interrupted."""
+        self._jobs.close()
+        self._database.close()
+
+    def _make_engine(self) -> Any:
+        from studio.engine.engine import Engine  # torch: seconds, and only here, in the worker
+
+        return Engine(self.settings)
+
+    # --- jobs -----------------------------------------------------------------------------------------------------
+
+    def submit(self, spec: JobSpec, owner: str) -> JobView:
+        """Take a request and answer at once. What was drawn before isn't drawn again: then the job is done already.
+
+        Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
+        """
+        if spec.kind not in KINDS:
+            raise BadInput(f"This studio has no {spec.kind!r} jobs.")
+        if isinstance(spec, CaptionSpec):
+            return self._caption(spec, owner)
+        plan = self._resolver.plan(spec, owner)
+        title = plan.title
+        found = {}
+        if isinstance(plan.spec, GenerateSpec) or plan.spec.kind in ("sheet", "grid", "batch", "sketch"):
+            for index, recipe in enumerate(plan.recipes):
+                picture = self._pictures.adopt(recipe, owner, title=title)
+                if picture is not None:
+                    found[index] = picture
+        notes = plan.notes
+        if found:
+            count = len(plan.recipes)
+            notes += (
+                "This picture was there already: same recipe, same picture."
+                if count == 1
+                else f"{len(found)} of {count} pictures were there already: same recipe, same picture.",
+            )
+        job = Job(
+            plan.spec,
+            owner,
+            title=title,
+            recipes=plan.recipes,
+            found=found,
+            notes=notes,
+            pictures=self._pictures,
+            resolve=lambda request: self._resolver.recipes(request, owner, fixed=plan.fixed),
+            prompted=self._resolver.prompted,
+            model_title=plan.model_title,
+        )
+        if plan.spec.kind == "generate" and len(found) == len(plan.recipes):
+            return self._jobs.finished(job)
+        return self._jobs.submit(job)
+
+    def job(self, id: str, owner: str) -> JobView:
+        """The newest state of a job. Raises `NotFound`, also for somebody else's."""
+        return self._jobs.view(id, owner)
+
+    def jobs(self, owner: str, limit: int = 20) -> list[JobView]:
+        """This owner's jobs, newest first."""
+        return self._jobs.list(owner, limit)
+
+    def job_spec(self, id: str, owner: str) -> JobSpec:
+        """The request of a job as it was resolved: its seed is filled in, so it can be repeated exactly."""
+        return parse_spec(self._jobs.spec(id, owner))
+
+    def again(self, id: str, owner: str) -> JobView:
+        """The same request with the same seeds once more: finished pictures are taken over, the rest is drawn."""
+        return self.submit(self.job_spec(id, owner), owner)
+
+    def cancel(self, id: str, owner: str) -> JobView:
+        """At once when it waits, within one sampling step when it runs. Raises `NotFound` for somebody else's job."""
+        return self._jobs.cancel(id, owner)
+
+    def wait(self, id: str, owner: str, timeout: float | None = None) -> JobView:
+        """Block until the job is over, at most `timeout` seconds. For scripts; pages ask `job` now and then."""
+        return self._jobs.wait(id, owner, timeout)
+
+    def watch(self, id: str, owner: str) -> Iterator[JobView]:
+        """Every change of a job until it is over, the last state last. Blocks between changes."""
+        last: JobView | None = None
+        while True:
+            view = self._jobs.view(id, owner)
+            if view != last:
+                yield view
+                last = view
+            if not view.active:
+                return
+            self._jobs.wait(id, owner, 0.2)
+
+    # --- pictures -------------------------------------------------------------------------------------------------
+
+    def picture(self, id: str, owner: str) -> Picture:
+        return self._pictures.get(id, owner)
+
+    def picture_bytes(self, id: str, owner: str) -> bytes:
+        """The file as it is on the disk: a PNG with its recipe inside, or an animation."""
+        return self._pictures.read(id, owner)
+
+    def animation(self, id: str, owner: str, form: AnimationFormat) -> bytes:
+        """A stored animation in any format, made again from its frames. Raises `BadInput` when some were deleted."""
+        stored = self._pictures.get(id, owner)
+        if "frames" not in stored.details:
+            raise BadInput("This picture isn't an animation made here.")
+        if stored.details.get("format") == form:
+            return self._pictures.read(id, owner)
+        files = [self._pictures.get(frame, owner).path for frame in stored.details["frames"]]
+        return motion_jobs.encode(files, form, stored.recipe, **stored.details)
+
+    def picture_path(self, id: str, owner: str) -> Path:
+        return self._pictures.get(id, owner).path
+
+    def archive(self, ids: Sequence[str], owner: str) -> bytes:
+        """A ZIP of these pictures as files numbered from 1, with their recipes in them; deleted ones leave a gap."""
+        buffer, digits = BytesIO(), len(str(len(ids)))
+        with zipfile.ZipFile(buffer, "w") as bundle:  # stored: PNGs don't get smaller
+            for number, id in enumerate(ids, 1):
+                with suppress(NotFound):
+                    suffix = self._pictures.get(id, owner).path.suffix
+                    bundle.writestr(f"{number:0{digits}}{suffix}", self._pictures.read(id, owner))
+        return buffer.getvalue()
+
+    def gallery(
+        self,
+        owner: str,
+        query: str = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        offset: int = 0,
+        limit: int = 60,
+    ) -> list[Picture]:
+        """This owner's pictures, newest first. `query`: beginnings of words of the prompt, model, labels or title."""
+        return self._pictures.gallery(owner, query, favourites, kind, offset, limit)
+
+    def gallery_count(
+        self, owner: str, query: str = "", favourites: bool = False, kind: PictureKind | None = None
+    ) -> int:
+        return self._pictures.count(owner, query, favourites, kind)
+
+    def favourite(self, id: str, owner: str, on: bool = True) -> Picture:
+        return self._pictures.favourite(id, owner, on)
+
+    def delete(self, ids: Iterable[str], owner: str) -> int:
+        """Returns how many were deleted; `undo_delete` brings these back for a day."""
+        return self._pictures.delete(ids, owner)
+
+    def undo_delete(self, owner: str) -> int:
+        """Bring back what was deleted last. Returns how many came back."""
+        return self._pictures.undo_delete(owner)
+
+    def upload(self, data: bytes, owner: str, name: str = "") -> Picture:
+        """Check a picture file and keep it as RGB PNG. Its `id` can be a source, a drawing, a first frame.
+
+        A picture that was drawn here, or with the same files elsewhere, keeps the recipe in it: in this owner's row
+        only, never in the shared file. `details["notes"]` says what was changed, and why a recipe wasn't kept. Raises
+        `BadInput` for what isn't a sound picture.
+        """
+        image, notes = uploads.clean(data, self.settings.max_upload_mb * 2**20)
+        recipe = None
+        try:
+            recipe = self._resolver.proven(metadata.own(data), image.size, owner, self._pictures.model_with)
+        except StudioError as error:
+            notes += (f"The recipe in it isn't used. {error}",)
+        id = pixel_key(image)  # never the recipe's key: nobody is to find made-up pixels under another's recipe
+        title = "".join(c for c in Path(name).name if c.isprintable())[:80]
+        return self._pictures.save_file(
+            metadata.png(image, None), ".png", owner, id=id, size=image.size, recipe=recipe, kind="upload", title=title,
+            details={"notes": list(notes)} if notes else {},
+        )  # fmt: skip
+
+    def control_image(
+        self, data: bytes, control: ControlSpec, model: str = "embedded", size: tuple[int, int] | None = None
+    ) -> ControlView:
+        """What the model will get of a drawing (a picture file): quick enough to follow a pencil.
+
+        `control.image` isn't read. Without `size` it is what a request without one would have. Raises `BadInput` with
+        what is wrong with the drawing: empty, one colour, damaged, hardly a line.
+        """
+        from studio.engine.media import control_images as lines  # OpenCV: only where something is drawn
+
+        image, _ = uploads.clean(data, self.settings.max_upload_mb * 2**20)
+        if size is None:
+            info = resolve(model, self.settings, with_hash=False)
+            size = default_size(info.native_size, image.width / image.height)
+        seen = lines.see(image, control, size)
+        png = metadata.png(seen.image, None)
+        return ControlView(png=png, width=size[0], height=size[1], low=seen.low, high=seen.high)
+
+    def drawable(self, id: str, owner: str) -> tuple[Picture, ControlKind]:
+        """A picture to draw on, and how it is followed: `lines` for a drawing, dark on white, `canny` for any other."""
+        from studio.engine.media import control_images as lines
+
+        picture = self.picture(id, owner)
+        kind, white = lines.drawable(self.picture_bytes(id, owner))
+        return picture if white is None else self.upload(metadata.png(white, None), owner, picture.title), kind
+
+    def save_canvas(self, data: dict[str, Any], owner: str) -> None:
+        """Keep what is on this owner's canvas (strokes and what lies under them). Raises `BadInput` when it is huge."""
+        self._canvases.save(data, owner)
+
+    def canvas(self, owner: str) -> dict[str, Any]:
+        """What `save_canvas` kept last; empty when nothing was."""
+        return self._canvases.load(owner)
+
+    def read_recipe(self, data: bytes) -> FoundRecipe:
+        """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
+        if len(data) > self.settings.max_upload_mb * 2**20:
+            raise BadInput(f"The file is larger than the {self.settings.max_upload_mb} MB that are accepted.")
+        return self._resolver.with_known_files(metadata.read(data), self._pictures.model_with)
+
+    def recipe_of(self, id: str, owner: str) -> FoundRecipe:
+        """As `read_recipe` for a stored picture: its notes say what isn't here any more. Raises `BadInput`."""
+        spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
+        assert recipe is not None
+        found = metadata.Read(
+            spec=spec, origin="studio", notes=metadata.left_out(recipe), lora_hashes=recipe.lora_hashes,
+            model_hash=recipe.model_hash,
+        )  # fmt: skip
+        return self._resolver.with_known_files(found, self._pictures.model_with, own=True)
+
+    def spec_of(self, id: str, owner: str) -> GenerateSpec:
+        """The request that makes this picture again. Raises `BadInput` for uploads without a recipe."""
+        recipe = self.picture(id, owner).recipe
+        if recipe is None:
+            raise BadInput("This picture wasn't drawn here, so it has no recipe.")
+        return metadata.request_of(recipe)
+
+    # --- prompts: more in `PromptDesk` --------------------------------------------------------------------------------
+
+    def prompt_for(self, spec: GenerateSpec) -> PromptResult:
+        """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
+        return self._resolver.written(spec)
+
+    def parse_rows(self, data: str | bytes, table: bool = False) -> tuple[BatchRow, ...]:
+        """Prompts pasted, or a file of them (`table`: CSV). Raises `BadInput` that names bad lines, or its encoding."""
+        return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data, table)
+
+    # --- training runs --------------------------------------------------------------------------------------------
+
+    def check_dataset(self, path: str, model: str = "embedded", resolution: int | None = None) -> Report:
+        """What is in a folder or ZIP of pictures, and what is wrong with it. Reads every picture: seconds."""
+        side = resolution or resolve(model, self.settings, with_hash=False).native_size
+        return self._runs.check(path, side)
+
+    def upload_dataset(self, files: Sequence[tuple[str, bytes]]) -> str:
+        """Keep uploaded (name, content) files, one ZIP or pictures with captions, as a data set; its folder."""
+        return str(self._runs.upload(files))
+
+    def dataset_folder(self, path: str) -> str:
+        """The folder of a data set given as one or as a ZIP, which is unpacked once. Raises `NotFound`, `BadInput`."""
+        return str(self._runs.folder(path))
+
+    def captioners(self) -> list[CaptionerInfo]:
+        """Who can write first captions (a `CaptionSpec` job) without a download: the judge first, then taggers."""
+        return captioners.catalogue(self.settings)
+
+    def _caption(self, spec: CaptionSpec, owner: str) -> JobView:
+        folder = self._runs.folder(spec.data)
+        captioner = captioners.find(spec.captioner, self.settings)
+        fixed = spec.model_copy(update={"data": str(folder), "captioner": captioner.reference})
+        title = f"captions for {folder.name}"
+        job = Job(fixed, owner, title=title, pictures=self._pictures, model_title=captioner.title)
+        job.result["folder"] = str(folder)
+        return self._jobs.submit(job)
+
+    def write_captions(self, folder: str, captions: dict[str, str]) -> None:
+        """Write captions (picture -> text) beside the pictures of a data set. Raises `NotFound` before any is."""
+        write_captions(Path(folder), captions)
+
+    def measure_run(self, spec: LoraSpec | LcmSpec) -> dict[str, float]:
+        """`seconds_per_step`, `seconds_to_load`, `memory` (bytes), from three real steps. Takes as long as loading.
+
+        Of a distillation: `memory` and `free` (bytes).
+        """
+        return self._runs.measure(spec)
+
+    def publish_run(self, id: str, repository: str, private: bool = True) -> str:
+        """Upload a run's LoRA with its card to the Hugging Face Hub; the address of the commit."""
+        return self._runs.publish(id, repository, private)
+
+    def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
+        """Take a LoRA file from elsewhere into the list. Raises `BadInput` for what isn't a plain LoRA."""
+        return self._runs.import_lora(data, name, trigger_words, weight)
+
+    def start_run(self, spec: RunSpec, owner: str = "") -> RunView:
+        """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`."""
+        return self._runs.start(spec)
+
+    def runs(self) -> list[RunView]:
+        """All runs, newest first."""
+        return self._runs.list()
+
+    def run(self, id: str) -> RunView:
+        """One run with its metrics and the end of its log. Raises `NotFound`."""
+        return self._runs.get(id)
+
+    def stop_run(self, id: str) -> RunView:
+        """Ask it to save and end after the step it is in."""
+        return self._runs.stop(id)
+
+    def resume_run(self, id: str, **changes: Any) -> RunView:
+        """Go on exactly where the last good checkpoint is; `changes` may be a larger `epochs`, for instance."""
+        return self._runs.resume(id, **changes)
+
+    def export_run(self, id: str) -> RunView:
+        """Make the LoRA of a run that ended without one from its last good checkpoint. Raises `Busy`, `BadInput`."""
+        return self._runs.export(id)
+
+    def delete_run(self, id: str) -> None:
+        """Remove a run with its checkpoints and its adapter. Raises `Busy` while it trains."""
+        self._runs.delete(id)
+
+    # --- models and machine ---------------------------------------------------------------------------------------
+
+    def models(self) -> list[ModelInfo]:
+        """Every model that can be chosen, with its state; those that can't be used say why."""
+        return catalogue(self.settings)
+
+    def loras(self) -> list[LoraInfo]:
+        """Every LoRA that can be used. Files are read again only when one of them has changed: pages ask often."""
+        folders = self.settings.models_dir.glob("loras/**/*"), self.settings.runs_dir.glob("*/adapter/*")
+        stamps = []
+        for file in (file for found in folders for file in found if file.suffix in (".safetensors", ".json")):
+            with suppress(OSError):  # deleted since it was listed
+                stat = file.stat()
+                stamps.append((str(file), stat.st_mtime_ns, stat.st_size))
+        known = self._loras
+        if known is None or known[0] != stamps:
+            self._loras = known = (stamps, lora_catalogue(self.settings))
+        return list(known[1])
+
+    def refused_loras(self) -> list[tuple[str, str]]:
+        """File name and reason of every file that lies where LoRAs do and can't be used."""
+        return refused_loras(self.settings)
+
+    def lora(self, reference: str) -> LoraInfo:
+        """A LoRA by path, file name or title, in the list or not. Raises `NotFound` and `BadInput`."""
+        return find_lora(reference, self.settings)
+
+    def system(self) -> SystemStatus:
+        """What there is and what was chosen. Cheap: asks nothing of the device that the worker doesn't know already."""
+        engine = self._jobs.engine
+        status: dict[str, Any] = engine.status() if engine is not None else {}
+        count, size = self._pictures.usage()
+        device = status.get("device") or expected(self.settings)
+        processor = platform.processor() or platform.machine() if device == "cpu" else ""
+        return SystemStatus(
+            loaded=bool(status.get("loaded")),
+            device=device,
+            device_name=status.get("device_name") or processor,
+            dtype=status.get("dtype", ""),
+            model=status.get("model"),
+            choices=tuple(status.get("choices", ())),
+            memory_used=psutil.Process().memory_info().rss,
+            memory_total=psutil.virtual_memory().total,
+            device_memory_used=status.get("device_memory_used"),
+            device_memory_total=status.get("device_memory_total"),
+            queue_waiting=self._jobs.waiting,
+            queue_running=self._jobs.running,
+            disk_free=shutil.disk_usage(self.settings.home).free,
+            disk_used=size,
+            pictures=count,
+            home=self.settings.home.resolve(),
+            versions=_versions(),
+        )
+
+
+def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
+    """A request from JSON (or what JSON was read into). Raises `BadInput` with one sentence about the first mistake."""
+    try:
+        fields = data if isinstance(data, dict) else TypeAdapter(dict[str, Any]).validate_json(data)
+        kind = fields.get("kind", "generate")
+        known = {cls.model_fields["kind"].default: cls for cls in _SPECS}
+        if not isinstance(kind, str) or kind not in known:
+            raise BadInput(f"There is no job of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
+        spec: JobSpec = known[kind].model_validate(fields)
+        return spec
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+def parse_run(fields: dict[str, Any]) -> RunSpec:
+    """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
+    known: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
+    kind = fields.get("kind", "lora")
+    if not isinstance(kind, str) or kind not in known:
+        raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
+    try:
+        return known[kind].model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+
+
+_SPECS: tuple[Any, ...] = JobSpec.__args__
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

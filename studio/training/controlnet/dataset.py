@@ -1,0 +1,152 @@
+"""What a ControlNet learns from: clean latents, control images and captions, in shards on disk or made from pictures.
+
+Shard NAME is `NAME.safetensors` (`latents` (n, c, h, w), scaled for the UNet; optional loss weights `weight`
+(n, 1, h, w) and `channels` (c,)), `NAME.control.npy`, uint8 (n, kinds, height, width), and `NAME.json`: the captions of
+each, a list of lists. Control images stay on the disk and are read as a step needs them. Knows no loss and no network
+but the VAE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from studio.core.errors import BadInput
+from studio.core.imaging import flat
+from studio.core.specs import ControlSpec
+from studio.engine.diffusion.latents import encode, fit
+from studio.engine.media import control_images
+from studio.engine.models.components import Components
+from studio.runs.dataset import DRAWN, Entry, split_tags, upright
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """All shards together. `controls(rows, kinds)` reads control images."""
+
+    latents: torch.Tensor  # (n, c, h, w), fp16 or fp32
+    captions: list[list[str]]
+    weight: torch.Tensor | None  # (n, 1, h, w)
+    channels: torch.Tensor | None  # (c,)
+    shards: list[np.ndarray]  # memory-mapped, (n, kinds, height, width) each
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def kinds(self) -> int:
+        """Control images per picture."""
+        return int(self.shards[0].shape[1])
+
+    def controls(self, rows: Sequence[int], kinds: Sequence[int]) -> torch.Tensor:
+        """(rows, 3, height, width) in 0..1: control image `kinds[k]` of picture `rows[k]`."""
+        found = []
+        for row, kind in zip(rows, kinds, strict=True):
+            shard = 0
+            while row >= len(self.shards[shard]):
+                row -= len(self.shards[shard])
+                shard += 1
+            found.append(np.asarray(self.shards[shard][row, kind]))
+        lines = torch.from_numpy(np.stack(found)).float().div_(255)
+        return lines[:, None].expand(-1, 3, -1, -1)
+
+
+def write(
+    folder: Path, name: str, latents: torch.Tensor, controls: np.ndarray, captions: list[list[str]], **weights: Any
+) -> None:
+    """One shard; the captions come last, so that a shard that has them is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"latents": latents.contiguous()} | weights, folder / f"{name}.safetensors.part")
+    os.replace(folder / f"{name}.safetensors.part", folder / f"{name}.safetensors")
+    with open(folder / f"{name}.control.npy.part", "wb") as file:
+        np.save(file, controls)
+    os.replace(file.name, folder / f"{name}.control.npy")
+    (folder / f"{name}.json.part").write_text(json.dumps(captions), encoding="utf-8")
+    os.replace(folder / f"{name}.json.part", folder / f"{name}.json")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds shards rather than pictures."""
+    return any(folder.glob("*.control.npy"))
+
+
+def read(folder: Path) -> Drawings:
+    """All whole shards of a folder, by name. Raises BadInput when there are none or they don't agree."""
+    latents, captions, weight, channels, shards = [], [], [], None, []
+    for path in sorted(folder.glob("*.json")):
+        arrays = path.with_suffix(".control.npy")
+        if not arrays.exists():
+            continue
+        tensors = load_file(path.with_suffix(".safetensors"))
+        shard = np.load(arrays, mmap_mode="r")
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        if not len(rows) == len(shard) == len(tensors["latents"]):
+            raise BadInput(f"The shard {path.stem} in {folder} is damaged; delete it and prepare it again.")
+        latents.append(tensors["latents"])
+        captions += rows
+        shards.append(shard)
+        channels = tensors.get("channels", channels)
+        if "weight" in tensors:
+            weight.append(tensors["weight"])
+    if not shards:
+        raise BadInput(f"There is nothing to learn from in {folder}.")
+    if len({shard.shape[1:] for shard in shards}) > 1 or len(weight) not in (0, len(shards)):
+        raise BadInput(f"The shards in {folder} were made with different settings; prepare them again.")
+    return Drawings(torch.cat(latents), captions, torch.cat(weight) if weight else None, channels, shards)
+
+
+def from_pictures(
+    components: Components,
+    folder: Path,
+    entries: Sequence[Entry],
+    into: Path,
+    side: int,
+    on_picture: Callable[[int], None] = lambda done: None,
+    on_note: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Prepare captioned pictures as the shard `pictures` in `into`: squares of `side` pixels, cut at their centre.
+
+    The control image is the picture's own drawing where one lies beside it (`NAME.control.png`), cut as the picture is,
+    and its Canny edges. A picture without any edge, or whose drawing can't be followed, is left out, and `on_note` is
+    told. Trigger words play no part: what calls a ControlNet is the drawing. Raises BadInput when no picture is left.
+    """
+    canny = ControlSpec(image="picture", kind="canny")
+    drawn = ControlSpec(image="picture", kind="lines")
+    latents, controls, captions = [], [], []
+    for index, entry in enumerate(entries):
+        on_picture(index + 1)
+        with Image.open(folder / entry.file) as file:
+            picture = fit(upright(file), side, side)
+        own = (folder / entry.file).with_suffix(DRAWN)
+        try:
+            edges = control_images.control_image(picture, canny, (side, side))
+            lines = control_images.control_image(_square(own), drawn, (side, side)) if own.exists() else edges
+        except BadInput as problem:
+            on_note(f"{entry.file} is left out{f' for {own.name}' if own.exists() else ''}. {problem}")
+            continue
+        except OSError:
+            on_note(f"{entry.file} is left out: its drawing {own.name} can't be read.")
+            continue
+        latents.append(encode(components, [picture]).cpu())
+        controls.append(np.stack([np.asarray(image.convert("L")) for image in (edges, lines)]))
+        captions.append([", ".join(split_tags(entry.caption))])
+    if not latents:
+        raise BadInput("No picture is left to learn from: none has edges, or a drawing, that can be followed.")
+    write(into, "pictures", torch.cat(latents), np.stack(controls), captions)
+
+
+def _square(path: Path) -> Image.Image:
+    """The middle of a drawing, in its own resolution: `fit` cuts its picture to the same."""
+    with Image.open(path) as file:
+        drawing = flat(file)
+    side = min(drawing.size)
+    return fit(drawing, side, side)

@@ -1,0 +1,216 @@
+"""What a distillation learns from: clean latents and their encoded prompts, from a folder or from the teacher itself.
+
+Where there is no data the teacher draws latents from written prompts first. They are cached in small files named by
+what they depend on, so that a killed run goes on drawing where it stopped and the next run with the same teacher finds
+them there. Knows nothing of losses or students.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from studio.core.errors import BadInput, Cancelled
+from studio.core.settings import Settings
+from studio.core.specs import LcmSpec
+from studio.engine.diffusion import latents, sampling, text
+from studio.engine.models.components import Components
+from studio.runs import dataset
+from studio.training.distill.prompts import training as training_prompts
+from studio.training.runtime import steps
+from studio.training.runtime.batch_sizer import Fitting
+from studio.training.runtime.processes import agreed
+from studio.training.runtime.session import Session
+
+CACHE = ".latents"  # beside the run folders, for all of them
+CHUNK = 16  # latents per file: what is lost at most when the process is killed
+VERSION = 1  # of the drawing itself: raised when the same request would give other latents
+
+Report = Callable[[int, int], None]  # done, total; may raise
+
+
+@dataclass(frozen=True)
+class Material:
+    """Clean latents (n, channels, h, w), scaled for the UNet, and their prompts, each encoded once.
+
+    The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on CPU.
+    `digest` is a fingerprint of latents and prompts.
+    """
+
+    latents: torch.Tensor
+    text: torch.Tensor
+    row: torch.Tensor
+    empty: torch.Tensor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def encode_prompts(components: Components, prompts: Sequence[str]) -> torch.Tensor:
+    """(n, tokens, dim), one chunk of the text encoder's length each: what is longer is cut."""
+    length = components.tokenizer.model_max_length
+    parts = [text.encode(components, [prompt], [""]).positive[:, :length] for prompt in prompts]
+    return torch.cat(parts)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, fresh)
+    os.replace(fresh, path)
+
+
+def _chunks(
+    folder: Path, count: int, make: Callable[[int, int], torch.Tensor], report: Report, rank: int, world: int
+) -> list[Path]:
+    """Files with `make(start, stop)` inside for all of `count`; those of process `rank` are made where they miss."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, fitting = [], Fitting(CHUNK)
+    for index, start in enumerate(range(0, count, CHUNK)):
+        path = folder / f"{start:06d}.safetensors"
+        paths.append(path)
+        stop = min(start + CHUNK, count)
+        if index % world == rank and not _whole(path, stop - start):
+            _write(path, {"latents": torch.cat(fitting.each(start, stop, make)).half()})
+        report(stop, count)
+    return paths
+
+
+def _whole(path: Path, count: int) -> bool:
+    try:
+        return len(load_file(path)["latents"]) == count
+    except (OSError, KeyError, SafetensorError):
+        return False
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *parts], default=str).encode()).hexdigest()[:16]
+
+
+def drawn_by_teacher(
+    components: Components,
+    prompts: Sequence[str],
+    seed: int,
+    steps_: int,
+    guidance: float,
+    cache: Path,
+    about: Sequence[object],
+    report: Report,
+    rank: int = 0,
+    world: int = 1,
+) -> list[Path]:
+    """Latents of one picture per prompt, drawn by DPM++ 2M with `steps_` steps; files under `cache`.
+
+    `about` names everything else that the teacher depends on (its hash, its LoRAs): another teacher, other files.
+    `report` may raise to stop; what was drawn stays. With `world` processes each draws its share.
+    """
+    side = components.info.native_size
+
+    def make(start: int, stop: int) -> torch.Tensor:
+        generators = [steps.generator(seed, "drawn", k) for k in range(start, stop)]
+        scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)
+        timesteps = sampling.set_timesteps(scheduler, steps_, components.device)
+        noise = sampling.noise(components, generators, side, side)
+        part = prompts[start:stop]
+        return sampling.denoise(
+            components,
+            scheduler,
+            sampling.start_latents(scheduler, noise, timesteps),
+            text.encode(components, part, [""] * len(part)),
+            guidance,
+            generators,
+            timesteps=timesteps,
+        ).cpu()
+
+    digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
+    folder = cache / _key("drawn", digest, seed, steps_, guidance, side, *about)
+    return _chunks(folder, len(prompts), make, report, rank, world)
+
+
+def from_folder(
+    components: Components, entries: Sequence[dataset.Entry], folder: Path, seed: int, cache: Path, digest: str,
+    about: Sequence[object], report: Report, rank: int = 0, world: int = 1,
+) -> list[Path]:  # fmt: skip
+    """Latents of the pictures `entries` of a data set, cut to the model's own square; files under `cache`."""
+    side = components.info.native_size
+
+    def make(start: int, stop: int) -> torch.Tensor:
+        found = []
+        for k in range(start, stop):
+            with Image.open(folder / entries[k].file) as opened:
+                picture = latents.fit(dataset.upright(opened), side, side)
+            found.append(latents.encode(components, [picture], [steps.generator(seed, "posterior", k)]))
+        return torch.cat(found).cpu()
+
+    place = cache / _key("folder", digest, seed, side, *about)
+    return _chunks(place, len(entries), make, report, rank, world)
+
+
+def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]) -> Material:
+    """Read the latents of all `files` and encode their `prompts`.
+
+    Raises BadInput where a latent is not a number: a teacher that draws black pictures can't teach.
+    """
+    stored = torch.cat([load_file(path)["latents"] for path in files])
+    digest = hashlib.sha256("\0".join(prompts).encode())
+    digest.update(stored.numpy().tobytes())
+    latents = stored.float()
+    if not torch.isfinite(latents).all():
+        raise BadInput("The teacher draws pictures that are not numbers; its weights are damaged or overflow in fp16.")
+    unique = list(dict.fromkeys(prompts))
+    encoded = encode_prompts(components, unique).float().cpu()
+    row = {prompt: index for index, prompt in enumerate(unique)}
+    rows = torch.tensor([row[prompt] for prompt in prompts])
+    empty = encode_prompts(components, [""]).float().cpu()
+    return Material(latents, encoded, rows, empty, digest.hexdigest()[:16])
+
+
+def for_run(
+    session: Session, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str],
+    pause: Callable[[], None], rank: int, world: int,
+) -> Material | None:  # fmt: skip
+    """Latents and prompts from the data folder, or drawn by the teacher. None where `pause` raised Cancelled."""
+    run, info = session.run, components.info
+    cache = run.path.parent / CACHE
+
+    def report(done: int, total: int) -> None:
+        if session.main:
+            run.update(stage=f"3. Latents: {done} of {total}", material=[done, total])
+        pause()
+
+    paths: list[Path] = []
+    if spec.data is not None:
+        found = dataset.check(dataset.folder_of(Path(spec.data), config.datasets_dir), info.native_size)
+        for problem in found.problems:
+            session.say(problem.message)
+        texts = [entry.prompt for entry in found.entries]
+        with contextlib.suppress(Cancelled):
+            paths = from_folder(
+                components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
+            )
+    else:
+        own = run.path / "prompts.txt"
+        lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+        given = [line.strip() for line in lines if line.strip()]
+        texts = (
+            [given[k % len(given)] for k in range(spec.latents)] if given else training_prompts(spec.latents, spec.seed)
+        )
+        texts = [", ".join(filter(None, [*triggers, text])) if text else text for text in texts]
+        guidance = info.guidance
+        with contextlib.suppress(Cancelled):
+            paths = drawn_by_teacher(
+                components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
+            )
+    # Each process looked at the clock and the folder by itself
+    return None if agreed(not paths, world) else gather(components, paths, texts)

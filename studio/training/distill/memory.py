@@ -1,0 +1,121 @@
+"""How much memory a distillation takes, from the real sizes of its weights and activations, before it is started.
+
+`python -m studio.training.distill.memory SPEC.json` prints one JSON object: `memory` and `free`, in bytes.
+
+The networks are built without weights and run once on PyTorch's "meta" device, which computes shapes only; what
+autograd would keep for the backward pass is counted there. Knows no data and no device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from studio.core.settings import settings
+from studio.core.specs import LcmSpec
+from studio.engine.memory import free, resident
+from studio.engine.models.catalogue import resolve
+from studio.engine.models.components import Components
+from studio.engine.models.loading import load_parts
+from studio.training.distill import matching
+from studio.training.distill.latent_dataset import Material
+from studio.training.distill.student import FullStudent, LoraStudent
+from studio.training.runtime.session import Session
+
+RUNTIME = 600 * 2**20  # Python, torch, diffusers and their libraries, before anything is loaded
+ADAM = 2  # numbers that the optimiser keeps for each one that it changes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes. `trained`: trainable numbers, their gradients, Adam's state and their running mean."""
+
+    weights: int
+    trained: int
+    activations: int
+    parameters: int  # how many numbers are trained; not bytes
+
+    @property
+    def total(self) -> int:
+        return RUNTIME + self.weights + self.trained + self.activations
+
+
+def estimate(
+    spec: LcmSpec, unet_config: dict[str, Any], side: int, tokens: int, targets: tuple[str, ...], others: int
+) -> Estimate:
+    """Of a run of `spec` on a UNet with this configuration.
+
+    `side` is the latents' (512 px of SD 1.5: 64), `tokens` the length of a prompt, `others` the bytes of text encoder
+    and VAE. Weights in fp32 on the CPU.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(unet_config)
+        base = sum(p.numel() for p in unet.parameters())
+        critic = matching.make_critic(unet, targets, spec.rank) if spec.objective == "dmd" else None
+        student = LoraStudent(unet, targets, spec.rank) if spec.form == "lora" else FullStudent(unet)
+        z = torch.empty(spec.batch_size, unet.config.in_channels, side, side)
+        text = torch.empty(spec.batch_size, tokens, unet.config.cross_attention_dim)
+        t = torch.zeros(spec.batch_size, dtype=torch.long)
+        kept: dict[int, int] = {}
+        weights = {p.untyped_storage()._cdata for p in student.unet.parameters()}
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            said = student.student(z, t, text, torch.zeros(spec.batch_size))
+    parameters = sum(p.numel() for p in student.trainable.values())
+    follows = sum(p.numel() for p in critic.trainable.values()) if critic is not None else 0
+    del said
+    return Estimate(
+        weights=4 * base + others,
+        trained=4 * (parameters + follows) * (1 + 1 + ADAM + 1),
+        activations=sum(kept.values()),
+        parameters=parameters,
+    )
+
+
+def say(session: Session, spec: LcmSpec, components: Components, stuff: Material) -> None:
+    """What a run will take, in its log, and as a note where that is more than there is."""
+    others = sum(
+        p.numel() * p.element_size() for part in (components.vae, components.text_encoder) for p in part.parameters()
+    )
+    said = estimate(
+        spec, dict(components.unet.config), stuff.latents.shape[-1], stuff.text.shape[1],
+        components.family.lcm_lora_targets, others,
+    ).total  # fmt: skip
+    there = free(components.device) + resident()
+    session.say(f"About {said / 1e9:.1f} GB of memory; {there / 1e9:.1f} GB are there")
+    if said > there:
+        session.say(
+            f"This run needs about {said / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are free: it may be ended by "
+            "the system. Choose fewer pictures per step, or turn on saving memory.", note=True,
+        )  # fmt: skip
+
+
+def measure(spec: LcmSpec) -> dict[str, float]:
+    """Bytes that a run of `spec` takes, and bytes that are free where it would run."""
+    info, cuda = resolve(spec.model, settings(), with_hash=False), torch.cuda.is_available()
+    there = free(torch.device("cuda" if cuda and settings().device != "cpu" else "cpu"))
+    parts = load_parts(info, torch.float32)
+    vae, text_encoder = parts["vae"], parts["text_encoder"]
+    others = sum(p.numel() * p.element_size() for part in (vae, text_encoder) for p in part.parameters())
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    said = estimate(
+        spec, dict(parts["unet"].config), info.native_size // factor, parts["tokenizer"].model_max_length,
+        info.family.lcm_lora_targets, others,
+    )  # fmt: skip
+    return {"memory": float(said.total), "free": float(there)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(LcmSpec.model_validate_json(Path(sys.argv[1]).read_text()))))

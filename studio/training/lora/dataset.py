@@ -1,0 +1,195 @@
+"""A checked data set as tensors: aspect buckets, cached latents, cached captions, and the order of an epoch.
+
+Everything that a step draws comes from (seed, epoch) or (seed, step, place in the step), so nothing here has a state.
+Shuffle, dropout, flip and the sampling of the VAE's posterior survive the caches: mean and deviation are kept, both
+flips, several variants of each caption and the empty one. Knows VAE and text encoder, not the UNet or the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from studio.core.specs import LoraSpec
+from studio.engine.diffusion.latents import fit, to_tensor
+from studio.runs.dataset import Entry, split_tags, upright
+from studio.training.runtime import steps
+
+
+def _go_on() -> None:
+    """Nobody asks to stop."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The posterior of one picture, (channels, h, w) each, unscaled, fp32 on the CPU; `flipped` of its mirror image."""
+
+    mean: Tensor
+    std: Tensor
+    flipped: tuple[Tensor, Tensor] | None = None
+
+    def sample(self, unit: Tensor, flip: bool) -> Tensor:
+        """mean + std * unit, as `AutoencoderKL` samples."""
+        mean, std = self.flipped if flip and self.flipped is not None else (self.mean, self.std)
+        return mean + std * unit
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All that chance decides about one picture in one step."""
+
+    picture: int
+    caption: int  # which variant; -1: the empty caption
+    flip: bool
+    t: int
+    z_0: Tensor  # (channels, h, w), scaled
+    epsilon: Tensor
+
+
+# --- aspect buckets ------------------------------------------------------------------------------------------------
+
+
+def bucket(width: int, height: int, resolution: int, step: int) -> tuple[int, int]:
+    """(width, height) to train a picture at: multiples of `step`, area at most resolution^2, nearest aspect ratio.
+
+    Sides lie between half and twice the resolution (NovelAI's aspect ratio bucketing).
+    """
+    best = (resolution, resolution)
+    low, high = max(step, resolution // 2 // step * step), 2 * resolution
+    for side in range(low, high + 1, step):
+        other = min(high, resolution * resolution // side // step * step)
+        if other >= low:
+            best = min(best, (side, other), key=lambda size: abs(math.log(size[0] / size[1] * height / width)))
+    return best
+
+
+def sizes(entries: Sequence[Entry], resolution: int, step: int, buckets: bool) -> list[tuple[int, int]]:
+    """The training size of each picture."""
+    square = (resolution, resolution)
+    return [bucket(e.width, e.height, resolution, step) if buckets else square for e in entries]
+
+
+# --- caches --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cache_latents(
+    vae: Any,
+    folder: Path,
+    entries: Sequence[Entry],
+    sizes: Sequence[tuple[int, int]],
+    flip: bool,
+    pause: Callable[[], None] = _go_on,
+) -> list[Latents]:
+    """Encode each picture once, alone (a batch's rounding depends on its company) and in the VAE's own precision.
+
+    `pause` is called before each and may raise.
+    """
+    found = []
+    for entry, size in zip(entries, sizes, strict=True):
+        pause()
+        with Image.open(folder / entry.file) as file:
+            picture = fit(upright(file), *size)
+        pairs = []
+        for pixels in [to_tensor([picture])] + ([to_tensor([picture]).flip(-1)] if flip else []):
+            posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+            pairs.append((posterior.mean[0].float().cpu(), posterior.std[0].float().cpu()))
+        found.append(Latents(*pairs[0], flipped=pairs[1] if flip else None))
+    return found
+
+
+def caption_variants(prompt: str, count: int, keep: int, dropout: float, seed: int) -> list[str]:
+    """`prompt` as written, then up to `count - 1` versions with the tags after the first `keep` shuffled or dropped."""
+    tags = split_tags(prompt)
+    head, rest = tags[:keep], tags[keep:]
+    found = [", ".join(tags)]
+    for variant in range(1, count):
+        draw = steps.generator(seed, "caption", prompt, variant)
+        order: list[int] = torch.randperm(len(rest), generator=draw).tolist()
+        kept = (torch.rand(len(rest), generator=draw) >= dropout).tolist()
+        found.append(", ".join(head + [rest[k] for k in order if kept[k]]))
+    return list(dict.fromkeys(found))
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Token ids (prompts, 77), cut at the model's length. Brackets are letters here: captions have no weights."""
+    ids: Tensor = tokenizer(
+        list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def too_long(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
+    """Those prompts of which the text encoder doesn't read the end."""
+    return [
+        p for p in prompts if len(tokenizer(p, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
+    ]
+
+
+@torch.no_grad()
+def cache_texts(
+    tokenizer: Any, text_encoder: Any, prompts: Iterable[str], pause: Callable[[], None] = _go_on
+) -> dict[str, Tensor]:
+    """Encoding (tokens, dim) of each distinct prompt, on the CPU. `pause` is called before each and may raise."""
+    found = {}
+    for prompt in dict.fromkeys(prompts):
+        pause()
+        ids = tokenize(tokenizer, [prompt]).to(text_encoder.device)
+        found[prompt] = text_encoder(ids)[0][0].cpu()
+    return found
+
+
+# --- chance --------------------------------------------------------------------------------------------------------
+
+
+def epoch_order(
+    sizes: Sequence[tuple[int, int]], repeats: Sequence[int], chunk: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The pictures of each optimiser step of one epoch: `chunk` indices each, of one size where possible.
+
+    A function of (seed, epoch) only. What is left of each size at the end is joined into mixed steps, so that every
+    picture is seen `repeats` times.
+    """
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, (size, count) in enumerate(zip(sizes, repeats, strict=True)):
+        by_size.setdefault(size, []).extend([index] * count)
+    chunks, left = [], []
+    for size in sorted(by_size):
+        members = by_size[size]
+        order = [members[k] for k in steps.permutation(len(members), seed, "order", epoch, *size)]
+        whole = len(order) // chunk * chunk
+        chunks += [order[k : k + chunk] for k in range(0, whole, chunk)]
+        left += order[whole:]
+    chunks += [left[k : k + chunk] for k in range(0, len(left), chunk)]
+    return [chunks[k] for k in steps.permutation(len(chunks), seed, "steps", epoch)]
+
+
+def draw(
+    picture: int,
+    latents: Latents,
+    variants: int,
+    spec: LoraSpec,
+    scaling: float,
+    timesteps: int,
+    step: int,
+    place: int,
+) -> Draw:
+    """Chance for the `place`-th picture of optimiser step `step`: a function of (seed, step, place)."""
+    g = steps.generator(spec.seed, "step", step, place)
+    dropped, flipped = (torch.rand(2, generator=g) < torch.tensor([spec.caption_dropout, 0.5])).tolist()
+    caption = int(torch.randint(variants, (1,), generator=g))
+    t = int(torch.randint(timesteps, (1,), generator=g))
+    unit = torch.randn(latents.mean.shape, generator=g)
+    epsilon = torch.randn(latents.mean.shape, generator=g)
+    # A shift of whole channels: without it no step teaches a mean brightness ("Diffusion with offset noise")
+    epsilon = epsilon + spec.noise_offset * torch.randn(latents.mean.shape[0], 1, 1, generator=g)
+    flip = flipped and spec.flip
+    z_0 = latents.sample(unit, flip) * scaling
+    return Draw(picture, -1 if dropped else caption, flip, t, z_0, epsilon)

@@ -1,0 +1,1 @@
+"""What every trainer stands on: its run folder, checkpoints, precision, memory, optimizers."""

@@ -1,0 +1,71 @@
+"""Lists of prompts as they are pasted, and sheets as they are laid out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.pictures import image
+
+from studio.core.errors import BadInput
+from studio.store import prompt_list
+from studio.store.layout import grid_picture
+
+
+def test_prompt_lists() -> None:
+    plain = prompt_list.parse("a cat, red\n\n# a remark\n  1girl, smile  \n")
+    assert [row.prompt for row in plain] == ["a cat, red", "1girl, smile"]
+    table = prompt_list.parse('\ufeffseed;prompt;emotion\n5;"a; cat";sad\n;dog;\n')
+    assert [(row.seed, row.prompt, row.emotion) for row in table] == [(5, "a; cat", "sad"), (None, "dog", None)]
+    quoted = prompt_list.parse('prompt,seed\n"1girl, smile\nsecond line",3\n')
+    assert (quoted[0].prompt, quoted[0].seed) == ("1girl, smile\nsecond line", 3)
+    assert prompt_list.parse("prompt\nonly one")[0].prompt == "only one"
+
+
+def test_bad_lines_are_named() -> None:
+    with pytest.raises(BadInput) as caught:
+        prompt_list.parse("prompt,seed,emotion\ncat,nan,sad\ndog,1,grumpy\n,2,sad\na,b,c,d\nfine,3,sad")
+    for part in ("line 2: the seed 'nan'", "line 3: the emotion 'grumpy'", "line 4: no prompt", "line 5: 4 columns"):
+        assert part in str(caught.value)
+    for empty in ("", "\n\n", "# only\n", "prompt,seed\n"):
+        with pytest.raises(BadInput, match="no prompts"):
+            prompt_list.parse(empty)
+    with pytest.raises(BadInput, match="1001"):
+        prompt_list.parse("x\n" * 1001)
+
+
+def test_a_quote_that_is_not_closed_does_not_swallow_the_rows_after_it() -> None:
+    for table, line in (('prompt,seed\na,1\n"b,2\nc,3\nd,4', 3), ('prompt,seed\n"a cat" red,1\nb,2', 2)):
+        with pytest.raises(BadInput, match=f"line {line}: a quote"):
+            prompt_list.parse(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "said"),
+    [("foo,bar\na,b", True, "it says 'foo, bar'"), ("seed,emotion\n1,sad", False, "has to be prompt"),
+     ("prompt,foo\na,b", False, "no column 'foo'"), ("prompt,prompt\na,b", True, "twice")],
+)  # fmt: skip
+def test_a_header_with_an_unknown_column_is_no_prompt(text: str, table: bool, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        prompt_list.parse(text, table)
+    assert prompt_list.parse("a cat\na dog", table=True)[0].prompt == "a cat"
+    assert prompt_list.parse("foo, bar\na, b")[0].prompt == "foo, bar"  # pasted: tags
+
+
+@settings(max_examples=80)
+@given(st.text(max_size=200))
+def test_any_text_is_a_list_or_refused(text: str) -> None:
+    try:
+        rows = prompt_list.parse(text)
+    except BadInput:
+        return
+    assert rows
+
+
+def test_a_sheet_has_its_tiles_in_place() -> None:
+    tiles = [image(colour, (64, 48)) for colour in ("red", "lime", "blue", "yellow")]
+    sheet = grid_picture(tiles, ["a", "a label that is far too long for its tile"], ["x", "y"])
+    colours = [colour for count, colour in sheet.getcolors(100_000) if count == 64 * 48]
+    assert set(colours) == {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)}
+    huge = grid_picture([image("red", (2048, 2048))] * 6, list("abcdef"))
+    assert max(huge.size) <= 8192 + 200
