@@ -64,18 +64,18 @@ def prompt(character: dict[str, str]) -> tuple[str, str]:
 
 def draw(
     engine: Engine, prompts: Sequence[tuple[str, str]], fast: bool = False, steps: int | None = None,
-    loras: Sequence[tuple[LoraRef, str]] = (),
+    loras: Sequence[tuple[LoraRef, str]] = (), model: str | Path = "embedded",
 ) -> tuple[list[Image.Image], float]:  # fmt: skip
     """One picture for each (positive, negative) prompt, seed k for the k-th, and the seconds per picture.
 
     `fast` takes the model's few-step path, where it has one; `steps` replaces its own number of steps; `loras` come
-    with their hashes.
+    with their hashes; `model` may be another model's folder.
     """
-    info = resolve("embedded", engine.settings)
+    info = resolve(str(model), engine.settings)
     path = info.fast if fast and info.fast is not None else info
     recipes = [
         Recipe(
-            model="embedded", model_hash=info.hash, prompt=positive, negative=negative, seed=seed,
+            model=str(model), model_hash=info.hash, prompt=positive, negative=negative, seed=seed,
             steps=steps or path.steps, guidance=path.guidance, sampler=path.sampler, width=info.native_size,
             height=info.native_size, fast=path is info.fast,
             loras=tuple(ref for ref, _ in loras), lora_hashes=tuple(digest for _, digest in loras),

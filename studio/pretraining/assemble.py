@@ -67,11 +67,12 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
 def main(args: argparse.Namespace) -> None:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    if args.unet is not None:  # without it only `studio.json` is made anew
+    if args.vae is not None:
+        AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
+    if args.unet is not None:  # without any part only `studio.json` is made anew
         UNet2DConditionModel.from_pretrained(args.unet).to(torch.float16).save_pretrained(out / "unet")
         CLIPTextModel.from_pretrained(args.text_encoder).to(torch.float16).save_pretrained(out / "text_encoder")
         CLIPTokenizer.from_pretrained(args.tokenizer).save_pretrained(out / "tokenizer")
-        AutoencoderKL.from_pretrained(args.vae).to(torch.float16).save_pretrained(out / "vae")
         EulerAncestralDiscreteScheduler(
             **SCHEDULE, prediction_type="v_prediction", timestep_spacing="linspace"
         ).save_pretrained(out / "scheduler")

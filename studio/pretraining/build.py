@@ -41,7 +41,7 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
     data, latents, unet, lcm, control = (state / name for name in ("data", "latents", "unet", "lcm", "controlnet"))
     assembled = ("--data", f"{data}", "--out", f"{out}")
     model = ("--model", f"{out}")
-    bent, bent_latents = state / "bent", state / "latents-bent"
+    bent, bent_latents, fresh = state / "bent", state / "latents-bent", state / "fresh"
     painted = ("corpus", "corpus-full")
     return [
         Step("corpus", "corpus", ("--out", f"{data}", "--variety", "small", "--shards", "8", "--first", "0"),
@@ -84,6 +84,15 @@ def steps(state: Path, out: Path, hours: float) -> list[Step]:
              (*assembled, "--lcm-lora", f"{lcm / 'lcm_lora'}", "--controlnet",
               f"{control / 'run' / 'adapter' / 'controlnet'}"),
              ("lcm", "controlnet")),
+        # last: its latents are the finished model's mistakes, in paintings that nothing was trained on
+        Step("corpus-fresh", "corpus",
+             ("--out", f"{fresh}", "--variety", "full", "--shards", "4", "--first", "120"), leaves=("fresh",)),
+        Step("mistakes", "mistakes", (*model, "--data", f"{fresh}", "--out", f"{state / 'mistakes'}"),
+             ("corpus-fresh", "assemble-parts"), ("mistakes",)),
+        Step("decoder", "decoder",
+             ("--data", f"{fresh}", "--latents", f"{state / 'mistakes'}", "--vae", f"{latents / 'vae'}", "--out",
+              f"{state / 'decoder'}"), ("mistakes",), ("decoder",)),
+        Step("assemble-decoder", "assemble", (*assembled, "--vae", f"{state / 'decoder' / 'vae'}"), ("decoder",)),
     ]  # fmt: skip
 
 
