@@ -93,7 +93,7 @@ def test_only_a_full_disk_asks_for_room(tmp_path: Path, monkeypatch: pytest.Monk
         def fail(*_: object) -> None:
             raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(files, "_unpack", fail)
+        monkeypatch.setattr("studio.runs.dataset.archive._unpack", fail)
         with pytest.raises(StudioError) as caught:
             files.folder_of(good, tmp_path / "datasets")
         return caught.value
@@ -272,7 +272,7 @@ def test_captions_that_cannot_be_written_are_a_sentence(tmp_path: Path, monkeypa
     def refuses(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.os, "replace", refuses)
+    monkeypatch.setattr("studio.runs.dataset.captions.os.replace", refuses)
     with pytest.raises(StudioError, match=r"captions can't be written.*Permission denied"):
         files.write_captions(tmp_path, {"a.png": "1girl"})
 

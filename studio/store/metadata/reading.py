@@ -1,9 +1,6 @@
-"""A recipe as text inside a picture, and back: our JSON, and the `parameters` line of the AUTOMATIC1111 web UI.
+"""The recipe inside a picture file, or a pasted text, as a request: ours, or in the words of AUTOMATIC1111's web UI.
 
-The second is what Civitai, Forge and `sd-parsers` read. Its layout (prompt, "Negative prompt:", one line of
-"key: value" pairs, values with commas quoted as JSON) follows `create_infotext` and `parse_generation_parameters` of
-AUTOMATIC1111/stable-diffusion-webui, `modules/processing.py` and `modules/infotext_utils.py`. Doesn't know which models
-or LoRAs exist here: a name that was read is only a name.
+What stands in a file is only claimed: which models and LoRAs exist here is another room's business.
 """
 
 from __future__ import annotations
@@ -16,25 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import ExifTags, Image
-from PIL.PngImagePlugin import PngInfo
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, MAX_PROMPT, QUALITIES, STYLES, GenerateSpec, LoraRef, Recipe, Sampler
 from studio.core.views import FoundRecipe
+from studio.store.metadata.writing import A1111_SAMPLERS, CHUNK, portable
 
-CHUNK = "studio"  # PNG text chunk (and key) of our own JSON
-
-# Sampler and schedule type as A1111 has named them since 1.9; before, the schedule was the end of the sampler's name.
-A1111_SAMPLERS: dict[str, tuple[str, str]] = {
-    "dpmpp_2m": ("DPM++ 2M", "Uniform"),
-    "dpmpp_2m_karras": ("DPM++ 2M", "Karras"),
-    "euler_a": ("Euler a", "Uniform"),
-    "ddim": ("DDIM", "Uniform"),
-    "unipc": ("UniPC", "Uniform"),
-    "lcm": ("LCM", "Uniform"),
-    "tcd": ("TCD", "Uniform"),
-}
 MAX_LORAS = 8  # of one request
 FRAME = (
     "It is part of a morph or an animation, and only its words and settings can be taken over: drawn from them alone "
@@ -53,63 +38,10 @@ class Read(FoundRecipe):
     recipe: Recipe | None = None
 
 
-_PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
 # Every repetition is bounded or ends at the next start: a text chunk may be a megabyte that somebody made up.
 _LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>", re.IGNORECASE)
 _EXTRA = re.compile(r"<(?:hypernet|lyco):[^<>]*>", re.IGNORECASE)
 _PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
-
-
-def parameters(recipe: Recipe, model_title: str = "") -> str:
-    """The recipe as A1111's text. `model_title`: a name for people; the reference where there is none."""
-    tags = "".join(f" <lora:{_stem(lora.path)}:{lora.weight:g}>" for lora in recipe.loras)
-    sampler, schedule = A1111_SAMPLERS.get(recipe.sampler, (recipe.sampler, "Automatic"))
-    pairs: dict[str, Any] = {
-        "Steps": recipe.steps,
-        "Sampler": sampler,
-        "Schedule type": schedule,
-        "CFG scale": f"{recipe.guidance:g}",
-        "Seed": recipe.seed,
-        "Size": f"{recipe.width}x{recipe.height}",
-        "Model hash": recipe.model_hash[:10],
-        "Model": model_title or _stem(recipe.model),
-    }
-    if recipe.source is not None and recipe.strength is not None:
-        pairs["Denoising strength"] = f"{recipe.strength:g}"
-    if recipe.lora_hashes:
-        pairs["Lora hashes"] = ", ".join(
-            f"{_stem(lora.path)}: {digest[:12]}" for lora, digest in zip(recipe.loras, recipe.lora_hashes, strict=True)
-        )
-    pairs["Version"] = "Anime Character Studio"
-    lines = [(recipe.prompt + tags).strip()]
-    if recipe.negative:
-        lines.append(f"Negative prompt: {recipe.negative}")
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items() if value != ""))
-    return "\n".join(lines)
-
-
-def png(image: Image.Image, recipe: Recipe | None, model_title: str = "", extra: dict[str, Any] | None = None) -> bytes:
-    """The picture as PNG with its recipe inside, twice. `extra`: more of our own JSON (layout of a sheet)."""
-    chunks = PngInfo()
-    if recipe is not None:
-        chunks.add_text("parameters", parameters(recipe, model_title))
-        data = portable(recipe).model_dump(mode="json") | ({"details": extra} if extra else {})
-        chunks.add_itxt(CHUNK, json.dumps(data, ensure_ascii=False))
-    buffer = BytesIO()
-    image.save(buffer, "PNG", pnginfo=chunks)
-    return buffer.getvalue()
-
-
-def portable(recipe: Recipe) -> Recipe:
-    """The recipe without the folders of this machine: a picture that is passed on shouldn't tell them.
-
-    Files keep their names; their hashes say which they were.
-    """
-    loras = tuple(LoraRef(path=_name(lora.path), weight=lora.weight) for lora in recipe.loras)
-    control = recipe.control
-    if control is not None and control.model is not None:
-        control = control.model_copy(update={"model": _name(control.model) or None})
-    return recipe.model_copy(update={"model": _name(recipe.model), "loras": loras, "control": control})
 
 
 def read(data: bytes) -> Read:
@@ -336,21 +268,6 @@ def _sampler(pairs: dict[str, str], notes: list[str]) -> Sampler:
     if name:
         notes.append(f"The sampler {name!r} isn't in this studio; its own default is used.")
     return "auto"
-
-
-def _name(reference: str) -> str:
-    """A hub id or a plain name as it is; of a path (absolute, `~`, `.` or `..`) only the last part."""
-    return reference.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] if _PATH.match(reference) else reference
-
-
-def _stem(reference: str) -> str:
-    """The name that A1111 would show for a file or a hub id."""
-    name = reference.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-    return name.removesuffix(".safetensors")
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:\n"') else value
 
 
 def _unquoted(value: str) -> str:

@@ -1,0 +1,100 @@
+"""A training set in a ZIP: unpacked once per content, or refused whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import lzma
+import os
+import re
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from studio.core.errors import BadInput, NotFound
+from studio.runs.dataset.views import CAPTIONS, IGNORED, MAX_BYTES, MAX_FILES, PICTURES
+from studio.runs.rundir import write_failure
+
+# Names that no file system takes, or a file where another entry has a folder.
+_ARCHIVES_FAULT = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EILSEQ}
+
+
+def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
+    """The folder of a data set given as a folder or a ZIP; a ZIP is unpacked under `into`, once per content.
+
+    Raises NotFound, BadInput for a ZIP that can't be trusted (nothing of it is kept), DiskFull.
+    """
+    try:
+        if data.is_dir():
+            return data.resolve()
+        with open(data, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise NotFound(f"There is no data set at {data}: give a folder of pictures or a ZIP of one.") from error
+        raise BadInput(f"{data} can't be read ({error.strerror}).") from error
+    name = re.sub(r"[^a-z0-9]+", "-", data.stem.lower()).strip("-")[:40] or "data"
+    target = into / f"{name}-{digest}"
+    if not target.exists():
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=into) as fresh:
+            try:
+                _unpack(data, Path(fresh) / "data", max_bytes)
+            except OSError as error:
+                if error.errno is None or error.errno in _ARCHIVES_FAULT:
+                    raise BadInput(f"{data.name} can't be unpacked ({error.strerror or error}).") from error
+                raise write_failure(f"{data.name} can't be unpacked", into, error) from error
+            os.rename(Path(fresh) / "data", target)
+    return _inner(target).resolve()
+
+
+def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
+    target.mkdir()
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            named = [(m, _safe_name(m, archive.name)) for m in bundle.infolist() if not m.is_dir()]
+            members = [(m, name) for m, name in named if not IGNORED.search(str(name))]
+            if len(members) > MAX_FILES:
+                raise BadInput(
+                    f"{archive.name} has {len(members)} files; {MAX_FILES} are the most a data set may have."
+                )
+            left = max_bytes
+            for member, name in members:
+                if name.suffix.lower() not in {*PICTURES, *CAPTIONS, ".jsonl"}:
+                    # The name stays, so that the check can list it; what is inside is of no use.
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    (target / name).touch()
+                    continue
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                with bundle.open(member) as source, open(target / name, "wb") as copy:
+                    # Counted while it unpacks: the sizes in the header may lie.
+                    while block := source.read(min(2**20, left + 1)):
+                        left -= len(block)
+                        if left < 0:
+                            raise BadInput(
+                                f"{archive.name} unpacks to more than {max_bytes / 2**20:.0f} MB: make it smaller."
+                            )
+                        copy.write(block)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+            UnicodeError) as error:  # fmt: skip
+        raise BadInput(f"{archive.name} is not a ZIP that can be read ({error}).") from error
+
+
+def _safe_name(member: zipfile.ZipInfo, archive: str) -> PurePosixPath:
+    name = PurePosixPath(member.filename.replace("\\", "/"))
+    escapes = name.is_absolute() or ".." in name.parts or "\x00" in member.filename
+    escapes = escapes or not name.parts or ":" in name.parts[0]
+    if escapes or stat.S_ISLNK(member.external_attr >> 16):
+        raise BadInput(f"{archive} has an entry that points outside of it ({member.filename!r}): it isn't unpacked.")
+    return name
+
+
+def _inner(folder: Path) -> Path:
+    # A ZIP of a folder of style folders has one folder more than the data set.
+    while True:
+        inside = list(folder.iterdir())
+        if len(inside) != 1 or not inside[0].is_dir() or not all(p.is_dir() for p in inside[0].iterdir()):
+            return folder
+        folder = inside[0]
