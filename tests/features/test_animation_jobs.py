@@ -276,7 +276,7 @@ def test_the_command_line_writes_frames_and_files(
 
 
 def app(page: str, **state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90)
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
     at.session_state["owner"] = "me"
     for name, value in state.items():
         at.session_state[name] = value

@@ -305,7 +305,7 @@ def test_the_page_asks_for_the_worst_case_and_says_what_an_experiment_compares(p
 
     from studio.interfaces.web.resources import studio as shared
 
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=60)
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=60)
     at.session_state["owner"] = "me"
     at.session_state["gen_seed"] = 21
     at.run()

@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str]]
 
 
 def page(**state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90)
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
     for name, value in {"owner": "me", **state}.items():
         at.session_state[name] = value
     at.run()

@@ -19,7 +19,7 @@ from studio.interfaces.web import canvas
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
 
-MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
+MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
 PAGE = str(REPOSITORY / "pages" / "sketch_to_character.py")
 
 

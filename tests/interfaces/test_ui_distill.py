@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 
 def distill_page() -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
     return at.switch_page(str(REPOSITORY / "pages" / "distill_lcm.py")).run()
 
 

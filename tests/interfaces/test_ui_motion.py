@@ -25,7 +25,7 @@ from studio.service import Studio
 
 
 def app(page: str, **state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90)
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
     at.session_state["owner"] = "me"
     for name, value in state.items():
         at.session_state[name] = value

@@ -20,7 +20,7 @@ from studio.interfaces.web import text, trash, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import studio as service
 
-MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
+MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
 STEPS = 2
 
 

@@ -20,7 +20,7 @@ from studio.runs.rundir import RunDir, take_lock
 from studio.runs.supervisor import Supervisor
 from studio.service import Studio
 
-MAIN = str(REPOSITORY / "studio" / "ui" / "main.py")
+MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
 
 
 def train_page(run: str | None = None) -> AppTest:

@@ -43,7 +43,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def train_page(page_home: Path) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
     return at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
 
 
@@ -90,7 +90,7 @@ def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest,
 
 def test_the_embedded_model_comes_with_its_own_settings(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDIO_MODEL", "embedded")
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90).run()
+    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
     at = at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
     assert not at.exception
     assert at.segmented_control(key="lora_preset").value == "Laptop, embedded model"
@@ -254,7 +254,7 @@ def test_captions_in_the_making_are_shown_and_found_again_after_a_reload(train_p
     at.button(key="lora_caption_go").click().run()
     job, owner = at.session_state["job:train_lora"], at.session_state["owner"]
     until(lambda: len(studio().job(job, owner).result.get("captions", {})) > 1)
-    reloaded = AppTest.from_file(str(REPOSITORY / "studio" / "ui" / "main.py"), default_timeout=90)
+    reloaded = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
     reloaded.session_state["owner"] = owner
     reloaded.run()
     elsewhere = [line.proto.label for line in reloaded.sidebar.get("page_link")]
