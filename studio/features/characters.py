@@ -14,7 +14,7 @@ from studio.core.settings import Settings
 from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Recipe
 from studio.engine.models.catalogue import find_lora, resolve
 from studio.jobs.job import Job
-from studio.prompting.traits import decided
+from studio.prompting.traits import decide_traits
 from studio.store.metadata import request_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def one_character(base: GenerateSpec, resolver: Resolver, notes: list[str]) -> G
     if base.prompt is not None:
         return base
     assert base.seed is not None
-    words = ", ".join(decided(resolver.written(base, fixed=False).positive_prompt, base.seed))
+    words = ", ".join(decide_traits(resolver.written(base, fixed=False).positive_prompt, base.seed))
     said = ", ".join(filter(None, (base.text, words)))
     if not words or len(said) > MAX_PROMPT:
         return base

@@ -3,7 +3,7 @@
 Whatever goes wrong - no network, a bad key, a refusal, an answer that breaks the schema - ends in the offline writer's
 prompt and one true sentence, and isn't tried again at once: each try may cost money, and somebody's patience. The
 person's own text never passes through the model: it stands in the prompt literally,
-as the offline writer would put it. This module doesn't know when to ask: `writers.make_writer` decides.
+as the offline writer would put it. This module doesn't know when to ask: `factory.make_writer` decides.
 """
 
 from __future__ import annotations

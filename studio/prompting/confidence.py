@@ -14,7 +14,7 @@ from studio.prompting.writers import PromptRequest, PromptResult, fixed_template
 RETRIES = 2  # each may be a call that costs money
 
 
-def settle(
+def apply_policy(
     write: Callable[[PromptRequest], PromptResult], request: PromptRequest, policy: LowConfidence = "run"
 ) -> PromptResult:
     """The prompt that is to be drawn, by `policy` where what `write` gives is doubtful (see `PromptResult.doubtful`).

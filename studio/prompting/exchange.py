@@ -28,7 +28,7 @@ def belonging(layer: Literal["emotion", "style"], value: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def exchange(prompt: str, layer: Literal["emotion", "style"], old: str, new: str, tags: Sequence[str]) -> str:
+def replace_layer(prompt: str, layer: Literal["emotion", "style"], old: str, new: str, tags: Sequence[str]) -> str:
     """`prompt` with `tags`, which say `new`, where the first tag of `old` stood; at the end where there was none.
 
     What says both of them stays. Brackets around several tags stay around those that are left.

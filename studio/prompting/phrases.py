@@ -11,7 +11,7 @@ from studio.prompting.lexicon import Lexicon, normal
 _OF_HAIR = ("hair_color", "hair_length", "hair_texture")
 
 
-def apart(text: str, lexicon: Lexicon) -> tuple[str, dict[str, str]]:
+def split_hair_phrases(text: str, lexicon: Lexicon) -> tuple[str, dict[str, str]]:
     """`text` with every such phrase as its tags, and which became what.
 
     Only whole phrases between commas of which every word is about hair; brackets, weights and tags stay as they are.

@@ -29,7 +29,7 @@ def _lexicon() -> Lexicon:
     return Lexicon.load()
 
 
-def decided(prompt: str, seed: int) -> tuple[str, ...]:
+def decide_traits(prompt: str, seed: int) -> tuple[str, ...]:
     """One word for each of `TRAITS` that `prompt` says nothing about; the same ones for the same seed."""
     lexicon, rng = _lexicon(), random.Random(seed)
     tags = [lexicon.find(segment.text.strip()) for segment in segments(prompt)]

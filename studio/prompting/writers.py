@@ -13,7 +13,7 @@ import random
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,9 +22,6 @@ from studio.prompting import phrases
 from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, layer_words, normal
 from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
 from studio.prompting.validation import assess
-
-if TYPE_CHECKING:
-    from studio.core.settings import Settings
 
 RECOMMENDED_CONFIDENCE = 0.8  # from here on a prompt just runs
 TEMPLATE_VERSION = 1  # part of the cache's key: raise it when the same request should be written anew
@@ -89,15 +86,6 @@ class Writer(Protocol):
 
     def use(self, lexicon: Lexicon) -> None:
         """Know these words from now on."""
-
-
-def make_writer(settings: Settings, lexicon: Lexicon | None = None) -> Writer:
-    """The writer for these settings: Claude where a key is there and the studio isn't offline, behind the persistent
-    cache; else the offline writer. Requests with `offline=True` never leave the machine either way.
-    """
-    from studio.prompting.claude import claude_writer  # imports the SDK only when a key is there
-
-    return claude_writer(settings, lexicon) or OfflineWriter(lexicon)
 
 
 def clean_text(text: str) -> str:
@@ -215,7 +203,7 @@ def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
         penalty += 0.1 + 0.4 * len(translated.unknown) / (len(translated.unknown) + len(translated.tags))
         words = ", ".join(f"「{word}」" for word in dict.fromkeys(translated.unknown))
         notes.append(f"No tag is known for {words}; left out of the prompt.")
-    text, apart = phrases.apart(clean_text(text), lexicon)
+    text, apart = phrases.split_hair_phrases(clean_text(text), lexicon)
     notes += [f"'{phrase}' is written as tags: {tags}." for phrase, tags in apart.items()]
     wrong = balance(text)
     if wrong:

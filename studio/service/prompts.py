@@ -10,11 +10,12 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.prompting.cache import Spent
-from studio.prompting.confidence import settle
+from studio.prompting.confidence import apply_policy
+from studio.prompting.factory import make_writer
 from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, make_writer
+from studio.prompting.writers import PromptRequest, PromptResult, Writer
 
 if TYPE_CHECKING:
     from studio.core.settings import Settings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from studio.prompting.validation import Validation
 
 
-class PromptDesk:
+class PromptService:
     """One per process, shared by its threads; reads no word list before it is asked."""
 
     def __init__(self, settings: Settings) -> None:
@@ -60,9 +61,9 @@ class PromptDesk:
         """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
 
         With `request.offline` it is instant and free. Raises `BadInput` for a doubtful prompt where
-        `on_low_confidence` is "fail"; see `confidence.settle`.
+        `on_low_confidence` is "fail"; see `confidence.apply_policy`.
         """
-        return settle(self._current_writer().write, request, on_low_confidence)
+        return apply_policy(self._current_writer().write, request, on_low_confidence)
 
     def spent(self) -> Spent:
         """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""

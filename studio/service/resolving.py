@@ -39,8 +39,8 @@ from studio.core.views import FoundRecipe, Picture
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
 from studio.features.characters import one_character, settled
-from studio.prompting.confidence import settle
-from studio.prompting.exchange import exchange
+from studio.prompting.confidence import apply_policy
+from studio.prompting.exchange import replace_layer
 from studio.prompting.triggers import request_for
 from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
 from studio.store.metadata import Read, known_loras
@@ -122,7 +122,7 @@ class Resolver:
             return fixed_template(request)
         if self._writer is None:
             self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
-        return settle(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
+        return apply_policy(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
 
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.
@@ -135,9 +135,9 @@ class Resolver:
             return changed
         layers, prompt = self.written(changed, fixed=False).layers, spec.prompt
         if emotion != spec.emotion:
-            prompt = exchange(prompt, "emotion", spec.emotion, emotion, layers.emotion)
+            prompt = replace_layer(prompt, "emotion", spec.emotion, emotion, layers.emotion)
         if style != spec.style:
-            prompt = exchange(prompt, "style", spec.style, style, layers.style)
+            prompt = replace_layer(prompt, "style", spec.style, style, layers.style)
         return changed.model_copy(update={"prompt": prompt})
 
     # --- one request of one prompt ----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from studio.prompting.validation import Validation
 from studio.prompting.writers import PromptRequest, PromptResult
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
 from studio.runs.rundir import RunSpec
-from studio.service.prompts import PromptDesk
+from studio.service.prompts import PromptService
 from studio.service.resolving import Resolver, default_size, explain
 from studio.service.runs import TrainingRuns
 from studio.store import metadata, prompt_list, uploads
@@ -75,7 +75,7 @@ __all__ = [
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
 
-class Studio(PromptDesk):
+class Studio(PromptService):
     """One studio over one home folder. One per process, shared by all its threads; cheap until the first job.
 
     Every method raises `StudioError` subclasses whose message can be shown as it is.
@@ -321,7 +321,7 @@ class Studio(PromptDesk):
             raise BadInput("This picture wasn't drawn here, so it has no recipe.")
         return metadata.request_of(recipe)
 
-    # --- prompts: more in `PromptDesk` --------------------------------------------------------------------------------
+    # --- prompts: more in `PromptService` -----------------------------------------------------------------------------
 
     def prompt_for(self, spec: GenerateSpec) -> PromptResult:
         """What `submit` writes for this request when its prompt is left blank. Offline, instant."""

@@ -29,7 +29,7 @@ from studio.core.specs import (
     SheetSpec,
     SpritesSpec,
 )
-from studio.prompting.confidence import settle
+from studio.prompting.confidence import apply_policy
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
 from studio.service import Studio
 
@@ -63,19 +63,19 @@ class Scripted:
 @pytest.mark.parametrize("policy", ["retry", "fixed", "run", "fail"])
 def test_a_sure_prompt_is_taken_whatever_the_policy(policy: LowConfidence) -> None:
     write = Scripted(0.8)
-    result = settle(write, PromptRequest(seed=4), policy)
+    result = apply_policy(write, PromptRequest(seed=4), policy)
     assert (result.writer, result.confidence, result.notes, write.seeds) == ("offline", 0.8, ("Try 1.",), [4])
 
 
 def test_run_takes_a_doubtful_prompt_as_it_is() -> None:
     write = Scripted(0.2)
-    assert settle(write, PromptRequest(), "run") == settle(Scripted(0.2), PromptRequest())
+    assert apply_policy(write, PromptRequest(), "run") == apply_policy(Scripted(0.2), PromptRequest())
     assert write.seeds == [0]
 
 
 def test_fixed_takes_the_template_and_says_why() -> None:
     request = PromptRequest(emotion="sad", text="red hair")
-    result = settle(Scripted(0.79), request, "fixed")
+    result = apply_policy(Scripted(0.79), request, "fixed")
     assert (result.writer, result.positive_prompt) == ("fixed", fixed_template(request).positive_prompt)
     assert result.negative_prompt == fixed_template(request).negative_prompt
     assert result.notes[-1] == (
@@ -86,14 +86,14 @@ def test_fixed_takes_the_template_and_says_why() -> None:
 
 def test_retry_ends_with_the_first_sure_prompt() -> None:
     write = Scripted(0.3, 0.9)
-    result = settle(write, PromptRequest(seed=2**32 - 1), "retry")
+    result = apply_policy(write, PromptRequest(seed=2**32 - 1), "retry")
     assert (result.confidence, result.notes, write.seeds) == (0.9, ("Try 2.",), [2**32 - 1, 0])
     assert (result.tokens_in, result.tokens_out, result.cost_usd) == (20, 2, 1.0)
 
 
 def test_retry_goes_on_with_the_template_after_three_and_quotes_the_best() -> None:
     write = Scripted(0.3, 0.7, 0.5)
-    result = settle(write, PromptRequest(), "retry")
+    result = apply_policy(write, PromptRequest(), "retry")
     assert (result.writer, write.seeds) == ("fixed", [0, 1, 2])
     assert "only 70% sure" in result.notes[-1]
     assert result.notes[-1].endswith(": Try 2.")
@@ -103,7 +103,7 @@ def test_retry_goes_on_with_the_template_after_three_and_quotes_the_best() -> No
 def test_fail_is_one_sentence_with_every_reason() -> None:
     text = "long hair, short hair, crying, frown, tears and much more that nobody wants to read again"
     with pytest.raises(BadInput) as caught:
-        settle(WRITER.write, PromptRequest(emotion="happy", style="formal", text=text), "fail")
+        apply_policy(WRITER.write, PromptRequest(emotion="happy", style="formal", text=text), "fail")
     said = str(caught.value)
     assert said.startswith("The prompt for happy, formal with 'long hair, short hair, crying")
     assert "…' is only 55% sure" in said

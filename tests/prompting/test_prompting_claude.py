@@ -18,7 +18,8 @@ from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.prompting.cache import PromptCache
 from studio.prompting.claude import ClaudeWriter, cost_of
-from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, make_writer
+from studio.prompting.factory import make_writer
+from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
 from studio.service import Studio
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -8,7 +8,7 @@ import pytest
 
 from studio.core.settings import Settings
 from studio.core.specs import EMOTIONS, Emotion, GenerateSpec
-from studio.prompting.exchange import belonging, exchange
+from studio.prompting.exchange import belonging, replace_layer
 from studio.prompting.lexicon import layer_words, normal
 from studio.service.resolving import Resolver
 
@@ -31,7 +31,7 @@ SAD = ("sad", "tearful")
     ],
 )
 def test_every_word_of_the_old_emotion_goes(prompt: str, wanted: str) -> None:
-    assert exchange(prompt, "emotion", "happy", "sad", SAD) == wanted
+    assert replace_layer(prompt, "emotion", "happy", "sad", SAD) == wanted
 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from studio.prompting.lexicon import Lexicon
-from studio.prompting.phrases import apart
+from studio.prompting.phrases import split_hair_phrases
 from studio.prompting.writers import OfflineWriter, PromptRequest
 
 LEXICON = Lexicon.load()
@@ -25,8 +25,8 @@ LEXICON = Lexicon.load()
     ],
 )
 def test_what_is_taken_apart_and_what_stays(typed: str, written: str) -> None:
-    assert apart(typed, LEXICON)[0] == written
-    assert apart(written, LEXICON) == (written, {})  # once is enough
+    assert split_hair_phrases(typed, LEXICON)[0] == written
+    assert split_hair_phrases(written, LEXICON) == (written, {})  # once is enough
 
 
 def test_the_writer_says_so() -> None:

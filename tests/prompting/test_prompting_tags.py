@@ -13,15 +13,15 @@ from studio.core.settings import Settings
 from studio.prompting import tag_lists
 from studio.prompting.lexicon import Lexicon
 from studio.prompting.tag_lists import TagLists
-from studio.service.prompts import PromptDesk
+from studio.service.prompts import PromptService
 
 LEXICON = Lexicon.load()
 MINE = b'zorvaxia,3,500,"zorvax"\nqwendolin,4,20,\nrem_(re:zero),4,9000,"rem"\nblue_hair,0,77,\n'
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> PromptDesk:
-    return PromptDesk(Settings(home=tmp_path / "home", offline=True, _env_file=None))
+def desk(tmp_path: Path) -> PromptService:
+    return PromptService(Settings(home=tmp_path / "home", offline=True, _env_file=None))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_suggestions_are_bounded() -> None:
     assert LEXICON.suggest("bl", 0) == []
 
 
-def test_a_list_is_used_from_then_on(desk: PromptDesk) -> None:
+def test_a_list_is_used_from_then_on(desk: PromptService) -> None:
     assert desk.complete("zorv") == []
     assert desk.harden("zorvaxia, qwendolin smiles").changes == ()
     found = desk.add_tags(MINE + b"bad,x,1,\n,0,1,\n", "C:\\my tags.CSV")
@@ -71,7 +71,7 @@ def test_a_list_is_used_from_then_on(desk: PromptDesk) -> None:
         desk.drop_tags("../studio")
 
 
-def test_words_of_a_list_are_left_alone_and_nothing_becomes_one(desk: PromptDesk) -> None:
+def test_words_of_a_list_are_left_alone_and_nothing_becomes_one(desk: PromptService) -> None:
     assert desk.harden("bule hiar").text == "blue hair"
     desk.add_tags(b"bule,4,9,\nsmlie,4,9,\n")
     assert desk.harden("bule hiar, smlie").text == "bule hair, smlie"
@@ -79,11 +79,11 @@ def test_words_of_a_list_are_left_alone_and_nothing_becomes_one(desk: PromptDesk
     assert desk._lexicon.words == LEXICON.words
 
 
-def test_another_process_sees_the_list(desk: PromptDesk) -> None:
+def test_another_process_sees_the_list(desk: PromptService) -> None:
     code = (
-        "import sys; from pathlib import Path; from studio.service.prompts import PromptDesk\n"
+        "import sys; from pathlib import Path; from studio.service.prompts import PromptService\n"
         "from studio.core.settings import Settings\n"
-        "PromptDesk(Settings(home=Path(sys.argv[1]), _env_file=None)).add_tags(b'zorvaxia,3,500,\\n')"
+        "PromptService(Settings(home=Path(sys.argv[1]), _env_file=None)).add_tags(b'zorvaxia,3,500,\\n')"
     )
     assert desk.complete("zorv") == []
     subprocess.run([sys.executable, "-c", code, str(desk.settings.home)], check=True, timeout=120)

@@ -8,19 +8,19 @@ from support.checkpoints import tiny_sd
 
 from studio.core.settings import Settings
 from studio.core.specs import Axis, GenerateSpec, GridSpec, MorphSpec, SheetSpec
-from studio.prompting.traits import TRAITS, decided
+from studio.prompting.traits import TRAITS, decide_traits
 from studio.service import Studio
 
 
 def test_only_what_was_left_open_is_decided_and_the_same_for_a_seed() -> None:
-    every = decided("1girl, happy", 5)
+    every = decide_traits("1girl, happy", 5)
     assert [word in words for word, words in zip(every, TRAITS.values(), strict=True)] == [True] * 4
-    assert decided("1girl, happy", 5) == every
-    assert len({decided("1girl", seed) for seed in range(30)}) > 20
+    assert decide_traits("1girl, happy", 5) == every
+    assert len({decide_traits("1girl", seed) for seed in range(30)}) > 20
     # what is said, also by a synonym or with a weight, is left alone, and changes none of the others
-    assert decided("1girl, (pink hair:1.2), twintails", 5) == every[1:]
-    assert decided("brunette, azure eyes", 5) == (every[1], every[3])
-    assert decided("pink hair, long hair, blue eyes, pale skin", 5) == ()
+    assert decide_traits("1girl, (pink hair:1.2), twintails", 5) == every[1:]
+    assert decide_traits("brunette, azure eyes", 5) == (every[1], every[3])
+    assert decide_traits("pink hair, long hair, blue eyes, pale skin", 5) == ()
 
 
 def test_every_tile_of_a_sheet_asks_for_the_same_character(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_every_tile_of_a_sheet_asks_for_the_same_character(tmp_path: Path) -> No
         base = GenerateSpec(model=model, text="hat", seed=5)
         for spec in (SheetSpec(base=base), GridSpec(base=base, x=Axis(name="emotion", values=("happy", "sad")))):
             plan = studio._resolver.plan(spec, "me")
-            words = decided("hat", 5)
+            words = decide_traits("hat", 5)
             assert all(set(words) <= set(recipe.prompt.split(", ")) for recipe in plan.recipes)
             assert any(", ".join(words) in note for note in plan.notes)
         own = SheetSpec(base=base.model_copy(update={"prompt": "1girl, happy, pink hair"}), emotions=("happy", "sad"))
