@@ -75,13 +75,13 @@ with side:
                 MorphSpec, "amount", TEXT["amount"], slider=True, help=TEXT["amount_help"], key="morph_amount",
                 persist_state="session",
             )  # fmt: skip
-        attention, held = False, None
+        attention, shared_steps = False, None
         if method == "prompt":
             attention = st.toggle(
                 TEXT["attention"], help=TEXT["attention_help"], key="morph_attention", persist_state="session"
             )
-            held = widgets.number_from(
-                MorphSpec, "held", TEXT["held"], help=TEXT["held_help"], key="morph_held", step=0.05,
+            shared_steps = widgets.number_from(
+                MorphSpec, "shared_steps", TEXT["held"], help=TEXT["held_help"], key="morph_held", step=0.05,
                 placeholder=TEXT["held_blank"], persist_state="session",
             )  # fmt: skip
         spherical = method == "latent" and st.toggle(
@@ -94,7 +94,7 @@ with side:
 if pressed:
     motion.start(
         MorphSpec, PAGE, words | rest, chain, frames=frames, method=method, image=image, attention=attention,
-        amount=amount, held=held, retime=retime, easing=easing, spherical=spherical, **loop,
+        amount=amount, shared_steps=shared_steps, retime=retime, easing=easing, spherical=spherical, **loop,
     )  # fmt: skip
 
 with stage:

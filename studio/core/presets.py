@@ -11,15 +11,15 @@ EMBEDDED = "Laptop, embedded model"
 LORA: dict[str, dict[str, Any]] = {
     EMBEDDED: {
         "model": "embedded", "rank": 32, "learning_rate": 5e-4, "batch_size": 4, "accumulation": 1,
-        "gradient_checkpointing": False, "epochs": 20, "text_encoder_rate": 0.0, "resolution": None,
+        "gradient_checkpointing": False, "epochs": 20, "text_encoder_lr": 0.0, "resolution": None,
     },
     "T4, character": {
         "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 2,
-        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 5e-5, "resolution": 512,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_lr": 5e-5, "resolution": 512,
     },
     "T4, style": {
         "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 4,
-        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_rate": 0.0, "resolution": 512,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_lr": 0.0, "resolution": 512,
     },
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ def lora_defaults(model: str) -> dict[str, Any]:
 # From nothing to better than DPM++ 2M at as few steps in one and a half hours of two busy cores (docs/distillation.md)
 _DISTILL_EMBEDDED: dict[str, Any] = {
     "objective": "dmd", "epochs": 20, "steps_per_epoch": 100, "batch_size": 8, "learning_rate": 2e-4,
-    "ema_decay": 0.99, "finish": 0.15, "match": 0.06,
+    "ema_decay": 0.99, "exact_target_share": 0.15, "dmd_share": 0.06,
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What can be asked for, as frozen data. The bounds stand here once; widgets, command line and API read them.
 
 A `*Spec` is a request as a person makes it (blank seed, model by reference). `studio.service.studio` resolves it at
-submission into `Recipe`s: one picture each, every default filled in, files named by content. A picture can be made
-again from its recipe alone. Nothing here knows how a picture is made.
+submission into `Recipe`s: one picture each, every default filled in, files named by content, so that a picture can be
+made again from its recipe alone. Nothing here knows how.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import math
 import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 Emotion = Literal["happy", "angry", "sad", "surprised", "calm"]
@@ -65,9 +74,13 @@ def _run_name(name: str) -> str:
 Text = Annotated[str, BeforeValidator(_no_nul), Field(max_length=MAX_PROMPT)]
 Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_SEED)]
 RunName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_run_name)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 # 8 is the coarsest step that every family accepts for its latents; the engine rounds further where a family needs it.
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
+
+
+def _renamed(name: str, old: str, default: Any) -> Any:
+    """A field that earlier requests and run folders call `old`: both names are read, `name` is written."""
+    return Field(default=default, validation_alias=AliasChoices(name, old))
 
 
 class Spec(BaseModel):
@@ -86,9 +99,8 @@ class LoraRef(Spec):
 class ControlSpec(Spec):
     """A drawing that steers the picture (ControlNet, 2302.05543)."""
 
-    image: Annotated[
-        str, Field(min_length=1, max_length=1024)
-    ]  # content id in the store, or a file on the command line
+    # content id in the store, or a file on the command line
+    image: Annotated[str, Field(min_length=1, max_length=1024)]
     kind: ControlKind = "lines"
     low: Annotated[int, Field(ge=0, le=255)] | None = None  # Canny thresholds; None: chosen from the picture
     high: Annotated[int, Field(ge=0, le=255)] | None = None
@@ -201,9 +213,8 @@ class MorphSpec(Spec):
     attention: bool = False  # interpolate attention too (AID, fused outer)
     # how far towards the last emotion, above 1: further than asked; the slider of method "direction"
     amount: Annotated[float, Field(gt=0, le=2)] = 1.0
-    held: Annotated[float, Field(ge=0, le=0.9)] | None = (
-        None  # share of the steps that all frames share; None: the method's
-    )
+    # share of the steps that all frames share; None: the method's
+    shared_steps: Annotated[float, Field(ge=0, le=0.9)] | None = _renamed("shared_steps", "held", None)
     spherical: bool = False  # method latent: along an arc (slerp) instead of a straight line (lerp)
     retime: bool = False  # move the frames so that each step is perceptually equal
     easing: Easing = "linear"
@@ -295,17 +306,8 @@ class CaptionSpec(Spec):
     style: bool = False  # name the style too; a LoRA that is to learn it wants it left out
 
 
-DrawSpec = (
-    GenerateSpec
-    | SheetSpec
-    | GridSpec
-    | BatchSpec
-    | MorphSpec
-    | AnimateSpec
-    | SpritesSpec
-    | SketchSpec
-    | ExperimentSpec
-)
+_Grouped = SheetSpec | GridSpec | BatchSpec | SpritesSpec
+DrawSpec = GenerateSpec | _Grouped | MorphSpec | AnimateSpec | SketchSpec | ExperimentSpec
 JobSpec = DrawSpec | CaptionSpec
 
 
@@ -320,7 +322,8 @@ class LoraSpec(Spec):
     rank: Annotated[int, Field(ge=1, le=256)] = 32
     alpha: Annotated[float, Field(gt=0, le=512)] | None = None  # None: rank / 2
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
-    text_encoder_rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # 0: the text encoder stays as it is
+    # the text encoder's learning rate; 0: it stays as it is
+    text_encoder_lr: Annotated[float, Field(ge=0, le=1)] = _renamed("text_encoder_lr", "text_encoder_rate", 0.0)
     optimizer: Literal["adamw", "adamw8bit", "prodigy"] = "adamw"
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # share of all steps
     batch_size: Annotated[int, Field(ge=1, le=64)] = 4
@@ -349,7 +352,7 @@ class LoraSpec(Spec):
     license: Annotated[str, Field(max_length=200)] = ""
 
 
-def _a_lora_s(objective: str, info: ValidationInfo) -> str:
+def _lora_objective(objective: str, info: ValidationInfo) -> str:
     if objective == "dmd" and info.data.get("form") == "full":
         raise PydanticCustomError("objective", "DMD makes a LoRA; choose another method for a whole model")
     return objective
@@ -364,9 +367,10 @@ class LcmSpec(Spec):
     loras: tuple[LoraRef, ...] = Field(default=(), max_length=4)  # part of the teacher
     data: str | None = None  # None: the teacher draws its own latents
     form: Literal["lora", "full"] = "lora"
-    objective: Annotated[Literal["lcm", "tcd", "pcm", "dmd"], AfterValidator(_a_lora_s)] = "lcm"
-    finish: Annotated[float, Field(ge=0, lt=1)] = 0.25  # pcm, dmd: share of the steps with exact targets
-    match: Annotated[float, Field(gt=0, lt=1)] = 0.1  # dmd: last share, in which pictures are matched to the teacher's
+    objective: Annotated[Literal["lcm", "tcd", "pcm", "dmd"], AfterValidator(_lora_objective)] = "lcm"
+    # pcm, dmd: share of the steps with exact targets; dmd: last share, with distribution matching
+    exact_target_share: Annotated[float, Field(ge=0, lt=1)] = _renamed("exact_target_share", "finish", 0.25)
+    dmd_share: Annotated[float, Field(gt=0, lt=1)] = _renamed("dmd_share", "match", 0.1)
     epochs: Annotated[int, Field(ge=1, le=1000)] = 20
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 50
     rank: Annotated[int, Field(ge=1, le=256)] = 64

@@ -70,7 +70,7 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
         "morph": method, "prompts": [recipe.prompt for recipe in recipes], "amount": spec.amount, "easing": spec.easing,
     }  # fmt: skip
     if method == "prompt":
-        plan |= {"held": spec.held, "attention": spec.attention}
+        plan |= {"held": spec.shared_steps, "attention": spec.attention}
     if method == "latent" and spec.image is not None:
         plan |= {"first": spec.image}
     if method == "latent" and spec.spherical:
@@ -115,7 +115,8 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
             drawing.begin(round((len(missing) * rounds + before) * each))
             make = partial(
                 morphs.make, method, recipes=recipes, image=image, easing=spec.easing, amount=spec.amount,
-                held=spec.held, attention=spec.attention, on_step=drawing.did, shown=shown, spherical=spec.spherical,
+                held=spec.shared_steps, attention=spec.attention, on_step=drawing.did, shown=shown,
+                spherical=spec.spherical,
             )  # fmt: skip
             made = drawing.make(make)
             yield

@@ -122,8 +122,8 @@ def run_spec(args: argparse.Namespace) -> LcmSpec:
         learning_rate=args.rate, batch_size=args.batch * args.processes, epochs=args.looks,
         steps_per_epoch=max(1, args.steps // args.looks), checkpoint_epochs=1, checkpoint_minutes=args.save_minutes,
         time_limit_minutes=args.minutes, ema_decay=args.ema, curve_pictures=args.pictures, loss=args.loss,
-        huber_c=args.huber_c, w_min=args.w_min, w_max=args.w_max, patience=args.looks, finish=args.finish,
-        match=args.match,
+        huber_c=args.huber_c, w_min=args.w_min, w_max=args.w_max, patience=args.looks,
+        exact_target_share=args.exact_target_share, dmd_share=args.dmd_share,
     )  # fmt: skip
 
 
@@ -134,8 +134,12 @@ def cli() -> None:
     parser.add_argument("--data", type=Path, help="folder of painted shards; without it the teacher draws its own data")
     parser.add_argument("--limit", type=int, default=600, help="drawings of each shard")
     parser.add_argument("--objective", choices=("lcm", "tcd", "pcm", "dmd"), default="dmd")
-    parser.add_argument("--finish", type=float, default=0.25, help="share of the steps with exact targets")
-    parser.add_argument("--match", type=float, default=0.05, help="dmd: last share, with distribution matching")
+    parser.add_argument(
+        "--exact-target-share", "--finish", type=float, default=0.25, help="share of the steps with exact targets"
+    )
+    parser.add_argument(
+        "--dmd-share", "--match", type=float, default=0.05, help="dmd: last share, with distribution matching"
+    )
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-4, help="from 5e-4 on the student unlearns to draw")
     parser.add_argument("--batch", type=int, default=8, help="pictures per process")

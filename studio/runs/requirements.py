@@ -73,7 +73,7 @@ def trained(spec: RunSpec, sizes: Sizes) -> int:
         return sizes.controlnet
     if isinstance(spec, LcmSpec):
         return sizes.unet if spec.form == "full" else spec.rank * sizes.lcm_lora
-    return spec.rank * (sizes.lora + (sizes.text_lora if spec.text_encoder_rate else 0))
+    return spec.rank * (sizes.lora + (sizes.text_lora if spec.text_encoder_lr else 0))
 
 
 def _averaged(spec: RunSpec) -> bool:
@@ -111,5 +111,5 @@ def memory(spec: RunSpec, sizes: Sizes, card: bool) -> int:
     learning = FLOAT * trained(spec, sizes) * (1 + 1 + ADAM + _averaged(spec))
     if isinstance(spec, LcmSpec | ControlRunSpec):
         return RUNTIME + loaded + learning + FLOAT * _critic(spec, sizes) * (1 + 1 + ADAM)
-    kept = FLOAT * sizes.unet if not spec.text_encoder_rate else loaded  # what is done with leaves first
+    kept = FLOAT * sizes.unet if not spec.text_encoder_lr else loaded  # what is done with leaves first
     return RUNTIME + max(loaded, kept + learning)

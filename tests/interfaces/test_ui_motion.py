@@ -233,7 +233,7 @@ def test_shared_start_can_be_any_share(page_home: Path) -> None:
     assert not at.exception
     spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")
     assert isinstance(spec, MorphSpec)
-    assert spec.held == 0.35
+    assert spec.shared_steps == 0.35
     studio().cancel(at.session_state["job:emotion_morph"], "me")
 
 
@@ -393,7 +393,13 @@ def test_a_morph_by_all_its_options(run: Callable[..., tuple[int, str, str]], as
     assert isinstance(spec, MorphSpec)
     assert spec.emotions == ("happy", "sad", "happy")
     assert (spec.base.text, spec.base.emotion) == ("red hair", "happy")
-    assert (spec.easing, spec.amount, spec.held, spec.retime, spec.attention) == ("ease_in", 1.5, 0.3, True, True)
+    assert (spec.easing, spec.amount, spec.shared_steps, spec.retime, spec.attention) == (
+        "ease_in",
+        1.5,
+        0.3,
+        True,
+        True,
+    )
     assert spec.spherical
     assert (spec.pingpong, spec.fps, spec.frames) == (True, 12, 7)
     run("morph", "--to", "angry", "--once")
@@ -447,7 +453,7 @@ WRONG = [
     (["morph", "--easing", "bouncy"], "easing should be"),
     (["morph", "--amount", "nan"], "amount"),
     (["morph", "--amount", "9"], "amount should be less than or equal to 2"),
-    (["morph", "--held", "1"], "held should be less than or equal to 0.9"),
+    (["morph", "--held", "1"], "shared_steps should be less than or equal to 0.9"),
     (["morph", "--method", "magic"], "method should be"),
     (["morph", "--fps", "0"], "fps"),
     (["animate", "--easing", "bouncy"], "easing should be"),

@@ -16,7 +16,7 @@ import pytest
 
 from studio.core.errors import BadInput, Busy, NotFound
 from studio.core.settings import REPOSITORY, Settings
-from studio.core.specs import LcmSpec, LoraSpec
+from studio.core.specs import LcmSpec, LoraSpec, MorphSpec
 from studio.runs import launch
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 from studio.runs.supervisor import Supervisor
@@ -55,6 +55,24 @@ def busy_device(tmp_path: Path) -> Iterator[None]:
     assert held is not None
     yield
     held.close()
+
+
+def test_requests_of_earlier_versions_are_read(run: RunDir) -> None:
+    """Fields by their old names, as run folders, JSON bodies and pictures have them; the new ones are written."""
+    old = json.loads(run.spec_file.read_text())
+    old["text_encoder_rate"] = 1e-5
+    del old["text_encoder_lr"]
+    run.spec_file.write_text(json.dumps(old))
+    spec = run.spec()
+    assert isinstance(spec, LoraSpec)
+    assert spec.text_encoder_lr == 1e-5
+    run.write_spec(spec)
+    assert "text_encoder_rate" not in json.loads(run.spec_file.read_text())
+    lcm = LcmSpec.model_validate({"finish": 0.4, "match": 0.2})
+    assert (lcm.exact_target_share, lcm.dmd_share) == (0.4, 0.2)
+    assert MorphSpec.model_validate({"held": 0.3}) == MorphSpec(shared_steps=0.3)
+    for kind, name in ((LoraSpec, "text_encoder_lr"), (LcmSpec, "dmd_share"), (MorphSpec, "shared_steps")):
+        assert name in kind.model_json_schema()["properties"]
 
 
 def hold(run: RunDir) -> subprocess.Popen[str]:

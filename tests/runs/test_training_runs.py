@@ -150,7 +150,7 @@ def test_what_a_run_needs_is_counted_from_its_request() -> None:
     assert requirements.disk(many, sd15, 512) - requirements.disk(few, sd15, 512) == 8 * 4 * one
     lora = LoraSpec(data="x", rank=32)
     assert requirements.trained(lora, sd15) == 6_377_472
-    assert requirements.trained(lora.model_copy(update={"text_encoder_rate": 1e-5}), sd15) > 6_377_472
+    assert requirements.trained(lora.model_copy(update={"text_encoder_lr": 1e-5}), sd15) > 6_377_472
     assert requirements.memory(full, sd15, card=False) > 3 * requirements.FLOAT * sd15.unet
     assert requirements.memory(full, sd15, card=True) < requirements.memory(lora, sd15, card=False) + gb
 

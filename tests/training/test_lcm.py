@@ -70,7 +70,7 @@ def new_run(home: Path, teacher: Path) -> Callable[..., RunDir]:
     [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("lora", "dmd"), ("full", "lcm")],
 )
 def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective: str) -> None:
-    run = new_run("whole", form=form, objective=objective, finish=0.3, match=0.6)
+    run = new_run("whole", form=form, objective=objective, exact_target_share=0.3, dmd_share=0.6)
     train.main(run.path)
     status = run.status()
     assert status["state"] == "done"
@@ -104,7 +104,7 @@ def test_a_killed_run_ends_at_the_same_bytes(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str, call: int, stopped: int
 ) -> None:
     # dmd: two steps as PCM, one of the critic alone (two calls), three of both (three calls each)
-    asked = {"form": form, "objective": objective, "finish": 0.3, "match": 0.6}
+    asked = {"form": form, "objective": objective, "exact_target_share": 0.3, "dmd_share": 0.6}
     straight = new_run("straight", **asked)
     train.main(straight.path)
     killed = new_run("killed", **asked)

@@ -285,7 +285,7 @@ def test_text_encoder_v_prediction_buckets_and_bf16_in_one_run(home: Path, tmp_p
             epochs=1,
             batch_size=2,
             accumulation=2,
-            text_encoder_rate=1e-4,
+            text_encoder_lr=1e-4,
             precision="bf16",
             gradient_checkpointing=True,
             repeats=None,
@@ -363,7 +363,7 @@ def test_a_measurement_trains_what_the_run_will(home: Path, monkeypatch: pytest.
     monkeypatch.setattr(UNet2DConditionModel, "forward", watched)
     monkeypatch.setattr(estimate.steps, "update_average", lambda *_: averaged.append(1))
     settings.cache_clear()
-    found = estimate.measure(spec(home, text_encoder_rate=1e-4, precision="bf16", ema=True))
+    found = estimate.measure(spec(home, text_encoder_lr=1e-4, precision="bf16", ema=True))
     settings.cache_clear()
     assert seen == {"parts": {"unet", "text_encoder"}, "learnt": {torch.float32}, "computed": torch.bfloat16}
     assert len(averaged) == estimate.STEPS

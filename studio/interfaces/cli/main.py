@@ -143,7 +143,7 @@ def morph(
     image: Source = None,
     method: terminal.Method = None,
     amount: terminal.Amount = None,
-    held: terminal.Held = None,
+    shared_steps: terminal.SharedSteps = None,
     attention: Annotated[bool, typer.Option("--attention", help="Method prompt: mix attention too.")] = False,
     spherical: Annotated[bool, typer.Option("--spherical", help="Method latent: along an arc (slerp).")] = False,
     retime: Annotated[bool, typer.Option("--retime", help="Frames that look equally far apart.")] = False,
@@ -174,8 +174,8 @@ def morph(
     )  # fmt: skip
     terminal.animation(
         studio, "morph", base, image, out, json, emotions=chain, frames=frames, method=method, amount=amount,
-        held=held, attention=attention, spherical=spherical, retime=retime, easing=easing, pingpong=pingpong,
-        fps=fps, format=format,
+        shared_steps=shared_steps, attention=attention, spherical=spherical, retime=retime, easing=easing,
+        pingpong=pingpong, fps=fps, format=format,
     )  # fmt: skip
 
 

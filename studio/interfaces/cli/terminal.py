@@ -109,8 +109,11 @@ Method = Annotated[
 Amount = Annotated[
     float | None, typer.Option(help="How far towards the last emotion, above 0 to 2; above 1: further than asked.")
 ]
-Held = Annotated[
-    float | None, typer.Option(help="Method prompt: the share of the steps that all frames share, 0 to 0.9.")
+SharedSteps = Annotated[
+    float | None,
+    typer.Option(
+        "--shared-steps", "--held", help="Method prompt: the share of the steps that all frames share, 0 to 0.9."
+    ),
 ]
 # of `animate`
 Keyframes = Annotated[

@@ -221,8 +221,8 @@ def _more() -> dict[str, Any]:
         found["resolution"] = _number("resolution", TEXT["resolution"], width=160, placeholder=TEXT["auto"])
         found["alpha"] = _number("alpha", TEXT["alpha"], width=140, placeholder=TEXT["alpha_hint"])
         found["accumulation"] = _number("accumulation", TEXT["accumulation"], width=140)
-        found["text_encoder_rate"] = _number(
-            "text_encoder_rate", TEXT["text_rate"], width=200, format="%.5f", step=0.00001, help=TEXT["text_help"]
+        found["text_encoder_lr"] = _number(
+            "text_encoder_lr", TEXT["text_rate"], width=200, format="%.5f", step=0.00001, help=TEXT["text_help"]
         )
         found["seed"] = _number("seed", TEXT["seed"], width=160)
     with st.container(horizontal=True):
@@ -257,7 +257,7 @@ def _measured_by(spec: LoraSpec) -> list[Any]:
     """Everything that a measurement depends on; data, epochs and rates aren't among it."""
     fields = ("model", "resolution", "rank", "batch_size", "accumulation", "optimizer", "precision",
               "gradient_checkpointing", "ema")  # fmt: skip
-    return [*(getattr(spec, field) for field in fields), spec.text_encoder_rate > 0]
+    return [*(getattr(spec, field) for field in fields), spec.text_encoder_lr > 0]
 
 
 def start(report: Any | None, fields: dict[str, Any]) -> str | None:

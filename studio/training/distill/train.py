@@ -152,7 +152,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     total = spec.epochs * spec.steps_per_epoch
-    match_from = total - round(spec.match * total) if spec.objective == "dmd" else total
+    match_from = total - round(spec.dmd_share * total) if spec.objective == "dmd" else total
 
     session.stage(6, "Look for a checkpoint")
     characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
@@ -182,7 +182,7 @@ def distill(session: Session, spec: LcmSpec, stack: contextlib.ExitStack) -> Non
         session.say(f"Resumed from {found.name}: step {step + 1} of {total} is next.", note=True)
         del found
         gc.collect()
-    turn = max(0, match_from - round(spec.finish * total)) if phased else total
+    turn = max(0, match_from - round(spec.exact_target_share * total)) if phased else total
     learns_from = match_from + min(matching.LISTENS, (total - match_from) // 3)
 
     own = slice(rank * spec.batch_size // world, (rank + 1) * spec.batch_size // world)  # of each batch

@@ -145,7 +145,7 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
         "ss_dataset_hash": data.get("digest"),
         "ss_learning_rate": settings.get("learning_rate"),
         "ss_unet_lr": settings.get("learning_rate"),
-        "ss_text_encoder_lr": settings.get("text_encoder_rate"),
+        "ss_text_encoder_lr": settings.get("text_encoder_lr"),
         "ss_optimizer": settings.get("optimizer"),
         "ss_num_epochs": settings.get("epochs"),
         "ss_seed": settings.get("seed"),

@@ -46,7 +46,7 @@ def measure(spec: LoraSpec) -> dict[str, float]:
     unet, text_encoder = model.unet, model.text_encoder
     del model
     trained = {"unet": (unet, info.family.lora_targets)}
-    if spec.text_encoder_rate:
+    if spec.text_encoder_lr:
         trained["text_encoder"] = (text_encoder, TEXT_TARGETS)
     del text_encoder
     parameters: dict[str, torch.nn.Parameter] = {}

@@ -93,13 +93,13 @@ def train(session: Session, spec: LoraSpec) -> None:
         unet.add_adapter(
             LoraConfig(r=spec.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
         )
-        if spec.text_encoder_rate:
+        if spec.text_encoder_lr:
             text_encoder.add_adapter(
                 LoraConfig(
                     r=spec.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(TEXT_TARGETS)
                 )
             )
-    trained: list[torch.nn.Module] = [unet, *([text_encoder] if spec.text_encoder_rate else [])]
+    trained: list[torch.nn.Module] = [unet, *([text_encoder] if spec.text_encoder_lr else [])]
     parameters = {
         f"{part}.{name}": p
         for part, module in zip(("unet", "text_encoder"), trained, strict=False)
@@ -126,7 +126,7 @@ def train(session: Session, spec: LoraSpec) -> None:
         session.say(f"{len(long)} captions are longer than the model reads; their last tags don't count.", note=True)
     sampler = Sampler(model, run, spec, report, sum(repeats), accelerator)
     texts: dict[str, torch.Tensor] = {}
-    if not spec.text_encoder_rate:
+    if not spec.text_encoder_lr:
         every = ["", *(v for several in variants for v in several)]
         texts = dataset.cache_texts(tokenizer, text_encoder, every, pause)
         del text_encoder

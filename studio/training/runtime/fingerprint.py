@@ -56,7 +56,7 @@ def what_changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for field in ("rank", "optimizer", "form", "objective"):  # not every kind of run has each
         if old.get(field) != new.get(field):
             raise BadInput(f"The run was started with {field} {old[field]}, not {new[field]}: start a new run.")
-    if bool(old.get("text_encoder_rate")) != bool(new.get("text_encoder_rate")):
+    if bool(old.get("text_encoder_lr")) != bool(new.get("text_encoder_lr")):
         raise BadInput("The text encoder can't be added to a run or left out of it later: start a new run.")
     found = [
         f"Changed since the checkpoint: {field} was {old[field]}, is {new[field]}."

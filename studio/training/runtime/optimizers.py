@@ -20,7 +20,7 @@ def make_optimizer(spec: LoraSpec, parameters: Mapping[str, torch.nn.Parameter])
     unet = [p for name, p in parameters.items() if not name.startswith("text_encoder.")]
     groups: list[dict[str, Any]] = [{"params": unet, "lr": spec.learning_rate, "peak": spec.learning_rate}]
     if text:
-        groups.append({"params": text, "lr": spec.text_encoder_rate, "peak": spec.text_encoder_rate})
+        groups.append({"params": text, "lr": spec.text_encoder_lr, "peak": spec.text_encoder_lr})
     if spec.optimizer == "adamw8bit":
         try:
             from bitsandbytes.optim import AdamW8bit
