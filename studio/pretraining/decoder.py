@@ -30,6 +30,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from studio.evaluation.metrics import surface
 from studio.pretraining import HELD_OUT, mistakes
+from studio.pretraining.parallel import average_gradients, launch
 from studio.pretraining.state import load_state, optimizer_tensors, restore_optimizer, save_state
 from studio.pretraining.vae import psnr, reconstruction_loss, to_tensor
 
@@ -116,9 +117,9 @@ class Corpus:
         if not self.shards:
             raise SystemExit(f"No latents in {latents}: run studio.pretraining.mistakes first.")
 
-    def batch(self, size: int, seed: int, step: int) -> Batch:
-        """Of step `step`, a function of (seed, step) alone: one place for all, half of the time around the face."""
-        rng = np.random.default_rng((seed, step))
+    def batch(self, size: int, seed: int, step: int, rank: int = 0) -> Batch:
+        """Of step `step`, a function of (seed, step, rank) alone; one place for all, half of the time at the face."""
+        rng = np.random.default_rng((seed, step, rank))
         side = 256 // CELL
         if rng.random() < 0.5:
             top, left = int(rng.integers(4, 7)), int(rng.integers(2, 7))
@@ -231,8 +232,7 @@ def look(vae: AutoencoderKL, before: AutoencoderKL, corpus: Corpus, path: Path, 
     return found
 
 
-def main(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
+def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 1. paintings and latents, the decoder as it was, the one that learns, its adversary
     corpus = Corpus(args.data, args.latents)
     before = AutoencoderKL.from_pretrained(args.vae).eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -282,7 +282,7 @@ def main(args: argparse.Namespace) -> None:
     bf16 = torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
     began, run = time.time(), [0.0, 0.0, 0.0]
     while step < args.steps:
-        batch = corpus.batch(args.batch, args.seed, step)
+        batch = corpus.batch(args.batch, args.seed, step, rank)
         x, z = batch.seen(batch.x), batch.seen(batch.z, 1)
         anchors = batch.broad > 0
         with bf16:
@@ -302,12 +302,14 @@ def main(args: argparse.Namespace) -> None:
             group["lr"] = args.rate * rate_at(step, args)
         optimizer.zero_grad(set_to_none=True)
         y.backward(gradient.to(y.dtype))
+        average_gradients(list(named.values()), world)
         torch.nn.utils.clip_grad_norm_(list(named.values()), 1.0)
         optimizer.step()
         with bf16:
             fooled = discriminator_loss(judge, x, shown.detach(), z, batch.told)
         judge_optimizer.zero_grad(set_to_none=True)
         fooled.backward()
+        average_gradients(list(judge.parameters()), world)
         judge_optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -318,6 +320,8 @@ def main(args: argparse.Namespace) -> None:
         step += 1
         now = [wanted.item(), adversary.item() if adversary is not None else 0.0, fooled.item()]
         run = [0.98 * a + 0.02 * b if a else b for a, b in zip(run, now, strict=True)]
+        if rank:
+            continue  # the first process alone writes
         if step % 50 == 0:
             speed = (time.time() - began) / 60
             print(
@@ -339,7 +343,7 @@ def cli() -> None:
     parser.add_argument("--init", type=Path, help="go on from this one's decoder instead")
     parser.add_argument("--out", type=Path, required=True, help="folder for state, weights and sheets")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=8, help="crops")
+    parser.add_argument("--batch", type=int, default=6, help="crops per process")
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--judge-rate", type=float, default=4e-4, help="of the discriminator")
     parser.add_argument("--share", type=float, default=1.0, help="length of the adversary's gradient, the painting's 1")
@@ -349,11 +353,11 @@ def cli() -> None:
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     parser.add_argument("--look", type=int, default=500, help="steps between two looks")
     parser.add_argument("--save", type=int, default=100, help="steps between two saves")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    main(args)
+    launch(main, args, args.processes, port=29541)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ Generate draws, or by the guided teacher. What comes back shows the same charact
 it. The later a drawing begins, the closer it stays; from pure noise only the caption is left (`drawn`).
 
 File xNNN.safetensors beside shard NNN, all float16: `clean` (n, 16, 16, 16), `mended` (n, 3, 16, 16, 16) (student from
-its second last time, student from its third last, teacher) and `drawn` (n, 16, 16, 16). Knows no decoder.
+its second last time, student from its third last, teacher), `drawn` (n, 16, 16, 16), and `begun` (n, 3, 16, 16, 16),
+what the student said in the steps before `drawn`. Knows no decoder.
 """
 
 from __future__ import annotations
@@ -60,16 +61,17 @@ class Artist:
     def text(self, captions: list[str]) -> Tensor:
         return self.parts.text_encoder(tokens(self.parts.tokenizer, captions)).last_hidden_state
 
-    def student(self, z: Tensor | None, text: Tensor, back: int, generator: torch.Generator) -> Tensor:
-        """`back` steps of LCM to the end, from `z` noised as far, or from pure noise. The adapter is attached."""
-        shape = (len(text), self.parts.channels, 16, 16)
+    def student(self, z: Tensor | None, text: Tensor, back: int, generator: torch.Generator) -> list[Tensor]:
+        """What each of `back` steps of LCM to the end says, from `z` noised as far, or from pure noise, the last one
+        being the picture. The adapter is attached."""
+        shape, found = (len(text), self.parts.channels, 16, 16), []
         for t in self.times[-back:]:
             alpha = self.alphas[t]
             noise = torch.randn(shape, generator=generator)
             z_t = noise if z is None else add_noise(z, noise, alpha)
             z = clean_of(self.parts.unet(z_t, t, text).sample, z_t, alpha)
-        assert z is not None
-        return z
+            found.append(z)
+        return found
 
     def teacher(self, z: Tensor, text: Tensor, start: int, guidance: float, generator: torch.Generator) -> Tensor:
         """DDIM with guidance from time `start` on, in `TEACHER_STEPS` even steps. The adapter is not attached."""
@@ -89,14 +91,14 @@ class Artist:
 def mistaken(
     artist: Artist, fast: Path, z: Tensor, captions: list[str], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """`clean`, `mended` and `drawn` of a few paintings."""
+    """What a file holds of a few paintings, in fp32."""
     text = artist.text(captions)
     with adapters.attached(artist.parts, fast=fast):
-        mended = [artist.student(z, text, back, generator) for back in BACK]
-        drawn = artist.student(None, text, len(artist.times), generator)
+        mended = [artist.student(z, text, back, generator)[-1] for back in BACK]
+        *begun, drawn = artist.student(None, text, len(artist.times), generator)
     start = int(torch.randint(*TEACHER_TIMES, (), generator=generator))
     mended.append(artist.teacher(z, text, start, artist.parts.info.guidance, generator))
-    return {"clean": z, "mended": torch.stack(mended, 1), "drawn": drawn}
+    return {"clean": z, "mended": torch.stack(mended, 1), "begun": torch.stack(begun, 1), "drawn": drawn}
 
 
 def main(rank: int, world: int, args: argparse.Namespace) -> None:

@@ -101,7 +101,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(corpus, tmp_path, mon
 
     def train(out, steps: int, save: int) -> None:
         options = ["--data", f"{corpus}", "--latents", f"{corpus}", "--vae", f"{VAE}", "--out", f"{out}"]
-        options += ["--steps", "3", "--batch", "2", "--save", f"{save}", "--look", "100"]
+        options += ["--steps", "3", "--batch", "2", "--save", f"{save}", "--look", "100", "--processes", "1"]
         monkeypatch.setattr(sys, "argv", ["decoder", *options])
         monkeypatch.setattr(decoder, "rate_at", lambda step, args: 1.0)
         stopped = decoder.save_state
