@@ -92,7 +92,8 @@ def test_half_a_file_is_not_halved_again(tmp_path: Path, monkeypatch) -> None:
 # --- xformers --------------------------------------------------------------------------------------------------------
 
 BROKEN = """
-from studio.engine import pipelines, choices
+import studio.engine.engine
+from studio.engine import optimizations as choices
 from diffusers import UNet2DConditionModel
 from studio.core.settings import Settings
 print({c.name: c.reason for c in choices.plan(Settings(device="cpu"), 0).choices}["xformers"])

@@ -206,7 +206,7 @@ def test_threads_and_handles_on_one_folder(tmp_path: Path) -> None:
 
 FULL_DISK = """
 import sys
-sys.path.insert(0, {repository!r})
+sys.path[:0] = [{repository!r}, {repository!r} + "/tests"]
 from pathlib import Path
 from PIL import Image
 from studio.core.errors import DiskFull
