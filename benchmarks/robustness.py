@@ -18,7 +18,7 @@ from studio.core.specs import EMOTIONS, STYLES, Emotion, Style
 from studio.engine.engine import Engine
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import wilson_interval
-from studio.prompting.experiment import arms
+from studio.features.experiment.report import arms
 from studio.prompting.writers import PromptRequest
 
 SHARES = (0.1, 0.2)

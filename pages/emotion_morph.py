@@ -6,7 +6,8 @@ from typing import get_args
 
 import streamlit as st
 
-from studio.core.specs import GenerateSpec, MorphMethod, MorphSpec
+from studio.core.specs import GenerateSpec, MorphMethod
+from studio.features.morph.spec import MorphSpec
 from studio.interfaces.web import motion, widgets
 
 PAGE = "emotion_morph"

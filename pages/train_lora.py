@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import Axis, GenerateSpec, GridSpec, LoraRef
+from studio.core.specs import GenerateSpec, LoraRef
 from studio.core.views import RunView
+from studio.features.sheets.spec import Axis, GridSpec
 from studio.interfaces.web import captions, control_form, download, results, runs, text, train_form, widgets
 from studio.interfaces.web.resources import studio
 

@@ -5,6 +5,14 @@ bug and is shown as one ("something went wrong inside the studio"), with its tra
 knows no exit codes by number and no HTTP: `__main__` and `api` map the classes.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class StudioError(Exception):
     """A problem that the person in front of the studio can understand and act on.
@@ -39,3 +47,40 @@ class Busy(StudioError):
 
 class Cancelled(Exception):
     """Raised by a progress callback to unwind a job whose owner cancelled it."""
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one sentence: which field, what is wrong, what was given."""
+    # A union reports once for each of its members; the first error of the deepest place says the most.
+    return sentence(max(error.errors(), key=lambda item: len(item["loc"])))
+
+
+def sentence(error: Any, place: Sequence[str | int] | None = None) -> str:
+    """One of pydantic's errors as a sentence. `place`: where it is, if not where pydantic says."""
+    if error["type"] == "union_tag_invalid":  # see `specs.base.by_kind`
+        _, what, kind = error["ctx"]["tag"].split(":", 2)
+        known = [tag.strip("'").split(":", 2)[2] for tag in error["ctx"]["expected_tags"].split(", ")]
+        return f"There is no {what} of kind {kind!r}; there are {', '.join(known)}."
+    where = ".".join(str(part) for part in (error["loc"] if place is None else place) if _said(part))
+    message = plain(error)
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
+    if where and message.startswith("Input should"):
+        return f"{where} {message.removeprefix('Input ')}{shown}."
+    if where:
+        return f"{where}: {message[:1].lower()}{message[1:]}{shown}."
+    return f"{message[:1].upper()}{message[1:]}{shown}."
+
+
+def _said(part: str | int) -> bool:
+    """Whether a part of a place means something to people: validators and the kinds of a union don't."""
+    return not str(part).startswith(("function-", "kind:"))
+
+
+def plain(error: Any) -> str:
+    """What one of pydantic's errors says, without its idiom."""
+    if error["type"] in ("too_long", "string_too_long") and isinstance(error.get("input"), str):
+        return f"this is too long, at most {error['ctx']['max_length']} characters are taken"
+    if error["type"] == "json_invalid":
+        return f"this isn't valid JSON ({error['ctx']['error']})"
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

@@ -254,4 +254,4 @@ def _control(
     seen = control.see(open_picture(files(spec.image)), spec, (width, height))
     net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
     image = pictures.to_tensor([seen.image]) / 2 + 0.5
-    return sampling.Control(net, image, spec.weight, spec.start, spec.end, spec.favour, **components.info.control)
+    return sampling.Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)

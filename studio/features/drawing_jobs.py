@@ -23,23 +23,18 @@ from typing import Any
 from PIL import Image
 
 from studio.core.errors import BadInput, Cancelled, NotFound, StudioError
-from studio.core.specs import (
-    BatchSpec,
-    CaptionSpec,
-    ExperimentSpec,
-    GenerateSpec,
-    GridSpec,
-    Recipe,
-    SheetSpec,
-    SketchSpec,
-)
+from studio.core.specs import GenerateSpec, Recipe
 from studio.core.views import Picture
 from studio.engine.models.catalogue import find_lora, resolve
 from studio.engine.progress import Step
 from studio.features import motion_jobs
+from studio.features.caption.spec import CaptionSpec
+from studio.features.experiment import report as prompts
+from studio.features.experiment.spec import ExperimentSpec
+from studio.features.sheets.spec import BatchSpec, GridSpec, SheetSpec
+from studio.features.sketch.spec import SketchSpec
 from studio.jobs.job import Job
 from studio.jobs.queue import Work
-from studio.prompting import experiment as prompts
 from studio.prompting.triggers import trigger_words
 from studio.runs import dataset
 from studio.store.layout import grid_picture

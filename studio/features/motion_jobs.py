@@ -24,23 +24,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
-from studio.core.specs import (
-    EMOTIONS,
-    MAX_FRAME,
-    AnimateSpec,
-    AnimationFormat,
-    Emotion,
-    GenerateSpec,
-    MorphSpec,
-    Recipe,
-    SpritesSpec,
-)
+from studio.core.specs import EMOTIONS, MAX_FRAME, AnimationFormat, Emotion, GenerateSpec, Recipe
 from studio.engine.media import output
 from studio.engine.models.catalogue import resolve
 from studio.engine.motion import timing
 from studio.engine.progress import Step
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
 from studio.features.characters import Character, character, in_place
 from studio.features.characters import method as fitting
+from studio.features.morph.spec import MorphSpec
 from studio.jobs.job import Job
 from studio.store.layout import grid_picture
 from studio.store.metadata import portable

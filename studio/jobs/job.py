@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from studio.core.errors import Cancelled
-from studio.core.specs import Emotion, GenerateSpec, JobSpec, Recipe, Style
+from studio.core.specs import Emotion, GenerateSpec, Recipe, Request, Style
 from studio.core.views import JobState, JobView, Picture, PictureKind
 from studio.store.pictures import Pictures
 
@@ -33,7 +33,7 @@ class Job:
 
     def __init__(
         self,
-        spec: JobSpec,
+        spec: Request,
         owner: str,
         *,
         title: str = "",

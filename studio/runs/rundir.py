@@ -22,7 +22,8 @@ from typing import Any, Literal, TextIO
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError
-from studio.core.specs import ControlRunSpec, LcmSpec, LoraSpec
+from studio.core.specs import RUNS as SPECS
+from studio.core.specs import RunSpec
 
 try:
     import fcntl
@@ -31,8 +32,6 @@ except ImportError:  # Windows: everything but training works there
 
 RunState = Literal["queued", "starting", "running", "done", "stopped", "failed", "crashed"]
 ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
-RunSpec = LoraSpec | LcmSpec | ControlRunSpec
-SPECS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
 # the module of each kind's trainer, run as `python -m MODULE DIR`
 TRAINERS = {
     kind: f"studio.training.{room}.train"

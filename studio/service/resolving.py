@@ -15,30 +15,28 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.settings import Settings
 from studio.core.specs import (
     EMOTIONS,
     MAX_SEED,
     STYLES,
-    Axis,
-    BatchSpec,
     ControlSpec,
-    DrawSpec,
     Emotion,
-    ExperimentSpec,
     GenerateSpec,
-    GridSpec,
     LoraRef,
+    Parameters,
     Recipe,
-    SheetSpec,
-    SketchSpec,
+    Request,
     Style,
 )
 from studio.core.views import FoundRecipe, Picture
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
 from studio.features.characters import one_character, settled
+from studio.features.experiment.spec import ExperimentSpec
+from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
+from studio.features.sketch.spec import SketchSpec
 from studio.prompting.confidence import apply_policy
 from studio.prompting.exchange import replace_layer
 from studio.prompting.triggers import request_for
@@ -57,7 +55,7 @@ DrawnWith = Callable[[str], str | None]  # the reference under which pictures we
 class Plan:
     """A request, resolved. `spec` is the request with nothing left to chance, so that it can be repeated."""
 
-    spec: DrawSpec
+    spec: Request
     recipes: tuple[Recipe, ...]
     title: str
     notes: tuple[str, ...]
@@ -167,7 +165,7 @@ class Resolver:
         if spec.control is not None:
             net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
         seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
-        values: dict[str, Any] = {
+        values = {name: getattr(spec, name) for name in Parameters.model_fields} | {
             "model": info.reference,
             "model_hash": info.hash,
             "prompt": prompt,
@@ -180,9 +178,7 @@ class Resolver:
             "loras": tuple(_placed(ref, lora) for ref, lora in zip(spec.loras, found, strict=True)),
             "lora_hashes": tuple(lora.hash for lora in found),
             "fast": fast,
-            "source": spec.source,
             "strength": spec.strength if spec.source is not None else None,
-            "control": spec.control,
             "control_hash": net,
             "labels": _labels(spec),
         }
@@ -307,7 +303,7 @@ class Resolver:
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 
-    def plan(self, spec: DrawSpec, owner: str) -> Plan:
+    def plan(self, spec: Any, owner: str) -> Plan:
         """Resolve a request of any kind.
 
         Generate, sheet, grid, batch and sketch get a recipe for every picture, in order; other kinds get that of their
@@ -360,9 +356,7 @@ class Resolver:
             fixed=fixed,
         )
 
-    def _agreed(
-        self, spec: DrawSpec, base: GenerateSpec, requests: Sequence[GenerateSpec], notes: list[str]
-    ) -> bool | None:
+    def _agreed(self, spec: Any, base: GenerateSpec, requests: Sequence[GenerateSpec], notes: list[str]) -> bool | None:
         """How all prompts of this job are written (see `written`); None: each for itself.
 
         One character in several emotions has one wording: where only one of its prompts came from the template, the
@@ -451,28 +445,6 @@ def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()
     )
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one sentence: which field, what is wrong, what was given."""
-    # A union reports once for each of its members; the first error of the deepest place says the most.
-    first = max(error.errors(), key=lambda item: len(item["loc"]))
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
-    message = plain(first)[:1].lower() + plain(first)[1:]
-    given = first.get("input")
-    shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"
-    if place and message.startswith("input should"):
-        return f"{place} {message.removeprefix('input ')}{shown}."
-    return f"{place}: {message}{shown}." if place else f"{message[:1].upper()}{message[1:]}{shown}."
-
-
-def plain(error: Any) -> str:
-    """One of pydantic's errors without its idiom."""
-    if error["type"] in ("too_long", "string_too_long") and isinstance(error.get("input"), str):
-        return f"this is too long, at most {error['ctx']['max_length']} characters are taken"
-    if error["type"] == "json_invalid":
-        return f"this isn't valid JSON ({error['ctx']['error']})"
-    return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-
-
 def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
     return LoraRef(path=str(found.path), weight=ref.weight)
 
@@ -486,7 +458,7 @@ def _side(length: float) -> int:
     return min(2048, max(64, round(length / 16) * 16))
 
 
-def _title(base: GenerateSpec, spec: DrawSpec) -> str:
+def _title(base: GenerateSpec, spec: Request) -> str:
     if isinstance(spec, BatchSpec):
         return f"{len(spec.rows)} prompts"
     words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")

@@ -20,19 +20,20 @@ from typing import Any
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
-from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.settings import Settings
 from studio.core.specs import (
+    RUNS,
     AnimationFormat,
     BatchRow,
-    CaptionSpec,
     ControlKind,
-    ControlRunSpec,
     ControlSpec,
     GenerateSpec,
-    JobSpec,
     LcmSpec,
     LoraSpec,
+    Request,
+    RunSpec,
+    by_kind,
 )
 from studio.core.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
 from studio.engine.devices import expected
@@ -41,16 +42,17 @@ from studio.engine.models.captioners import CaptionerInfo
 from studio.engine.models.catalogue import LoraInfo, ModelInfo, catalogue, find_lora, refused_loras, resolve
 from studio.engine.models.catalogue import loras as lora_catalogue
 from studio.features import motion_jobs
+from studio.features.caption.spec import CaptionSpec
 from studio.features.drawing_jobs import KINDS
+from studio.features.registry import REQUEST
 from studio.jobs.job import Job
 from studio.jobs.log import JobLog
 from studio.jobs.queue import Jobs
 from studio.prompting.validation import Validation
 from studio.prompting.writers import PromptRequest, PromptResult
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
-from studio.runs.rundir import RunSpec
 from studio.service.prompts import PromptService
-from studio.service.resolving import Resolver, default_size, explain
+from studio.service.resolving import Resolver, default_size
 from studio.service.runs import TrainingRuns
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
@@ -107,7 +109,7 @@ class Studio(PromptService):
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
-    def submit(self, spec: JobSpec, owner: str) -> JobView:
+    def submit(self, spec: Request, owner: str) -> JobView:
         """Take a request and answer at once. What was drawn before isn't drawn again: then the job is done already.
 
         Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
@@ -156,7 +158,7 @@ class Studio(PromptService):
         """This owner's jobs, newest first."""
         return self._jobs.list(owner, limit)
 
-    def job_spec(self, id: str, owner: str) -> JobSpec:
+    def job_spec(self, id: str, owner: str) -> Request:
         """The request of a job as it was resolved: its seed is filled in, so it can be repeated exactly."""
         return parse_spec(self._jobs.spec(id, owner))
 
@@ -461,33 +463,23 @@ class Studio(PromptService):
         )
 
 
-def parse_spec(data: str | bytes | dict[str, Any]) -> JobSpec:
+def parse_spec(data: str | bytes | dict[str, Any]) -> Request:
     """A request from JSON (or what JSON was read into). Raises `BadInput` with one sentence about the first mistake."""
     try:
-        fields = data if isinstance(data, dict) else TypeAdapter(dict[str, Any]).validate_json(data)
-        kind = fields.get("kind", "generate")
-        known = {cls.model_fields["kind"].default: cls for cls in _SPECS}
-        if not isinstance(kind, str) or kind not in known:
-            raise BadInput(f"There is no job of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
-        spec: JobSpec = known[kind].model_validate(fields)
-        return spec
+        return REQUEST.validate_python(data) if isinstance(data, dict) else REQUEST.validate_json(data)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
 
 
 def parse_run(fields: dict[str, Any]) -> RunSpec:
     """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
-    known: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
-    kind = fields.get("kind", "lora")
-    if not isinstance(kind, str) or kind not in known:
-        raise BadInput(f"There is no training run of kind {str(kind)[:40]!r}; there are {', '.join(known)}.")
     try:
-        return known[kind].model_validate(fields)
+        return RUN.validate_python(fields)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
 
 
-_SPECS: tuple[Any, ...] = JobSpec.__args__
+RUN: TypeAdapter[RunSpec] = TypeAdapter(by_kind("training run", tuple(RUNS.values())))
 
 
 def _versions() -> dict[str, str]:

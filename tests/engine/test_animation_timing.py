@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from studio.core.specs import AnimateSpec, Keyframe, MorphSpec
+from studio.core.specs import Keyframe
 from studio.engine.motion import timing
+from studio.features.animate.spec import AnimateSpec
+from studio.features.morph.spec import MorphSpec
 
 
 def test_five_frames_stand_at_quarters() -> None:

@@ -17,10 +17,11 @@ from support.training_sets import picture, write_set
 
 from studio.core.errors import BadInput, NotFound, Offline
 from studio.core.settings import ASSETS, EMBEDDED_MODEL, Settings
-from studio.core.specs import EMOTIONS, CaptionSpec
+from studio.core.specs import EMOTIONS
 from studio.core.views import JobView
 from studio.engine import captioning, judging
 from studio.engine.models import captioners
+from studio.features.caption.spec import CaptionSpec
 from studio.runs import dataset
 from studio.service import Studio
 

@@ -19,12 +19,13 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput, NotFound, OutOfMemory
 from studio.core.settings import Settings
-from studio.core.specs import ControlSpec, GenerateSpec, Recipe, SketchSpec
+from studio.core.specs import ControlSpec, GenerateSpec, Recipe
 from studio.engine import memory, optimizations
 from studio.engine.engine import Components, load
 from studio.engine.models import controlnets, loading
 from studio.engine.models.catalogue import resolve
 from studio.engine.models.controlnets import controlnet
+from studio.features.sketch.spec import SketchSpec
 from studio.service import Studio
 
 

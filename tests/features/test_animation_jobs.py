@@ -16,8 +16,10 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
-from studio.core.specs import AnimateSpec, GenerateSpec, MorphSpec, SpritesSpec
+from studio.core.specs import GenerateSpec
 from studio.features import motion_jobs
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli.main import main
 from studio.interfaces.web.resources import studio as page_studio
 from studio.service import Studio, parse_spec

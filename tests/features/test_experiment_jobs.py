@@ -17,11 +17,12 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
-from studio.core.specs import EMOTIONS, ExperimentSpec, GenerateSpec, LoraRef, Recipe
+from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef, Recipe
 from studio.core.views import JobView
 from studio.engine import judging
 from studio.engine.progress import Step
 from studio.features import drawing_jobs
+from studio.features.experiment.spec import ExperimentSpec
 from studio.jobs.job import Job
 from studio.prompting import attacks, experiment
 from studio.service import Studio

@@ -13,22 +13,11 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
-from studio.core.specs import (
-    EMOTIONS,
-    AnimateSpec,
-    Axis,
-    BatchRow,
-    BatchSpec,
-    ExperimentSpec,
-    GenerateSpec,
-    GridSpec,
-    Keyframe,
-    LowConfidence,
-    MorphSpec,
-    Recipe,
-    SheetSpec,
-    SpritesSpec,
-)
+from studio.core.specs import EMOTIONS, BatchRow, GenerateSpec, Keyframe, LowConfidence, Recipe
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.features.experiment.spec import ExperimentSpec
+from studio.features.morph.spec import MorphSpec
+from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
 from studio.prompting.confidence import apply_policy
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
 from studio.service import Studio

@@ -19,17 +19,7 @@ from safetensors.torch import save_file
 from support.checkpoints import tiny_sd
 
 from studio.core.settings import EMBEDDED_MODEL, Settings
-from studio.core.specs import (
-    MAX_FRAME,
-    AnimateSpec,
-    ControlSpec,
-    GenerateSpec,
-    LoraRef,
-    MorphSpec,
-    Recipe,
-    SketchSpec,
-    SpritesSpec,
-)
+from studio.core.specs import MAX_FRAME, ControlSpec, GenerateSpec, LoraRef, Recipe
 from studio.engine import judging
 from studio.engine.engine import Engine
 from studio.engine.models import adapters
@@ -37,6 +27,9 @@ from studio.engine.models.catalogue import resolve
 from studio.engine.motion import animation, morph
 from studio.evaluation.judge import Judge
 from studio.features import characters
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.features.morph.spec import MorphSpec
+from studio.features.sketch.spec import SketchSpec
 from studio.pretraining.painter.picture import paint
 from studio.pretraining.painter.spec import CharacterSpec
 from studio.service import Studio

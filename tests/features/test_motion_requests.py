@@ -15,9 +15,11 @@ from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
 
 from studio.core.errors import BadInput
-from studio.core.specs import GenerateSpec, MorphMethod, MorphSpec, SpritesSpec
+from studio.core.specs import GenerateSpec, MorphMethod
 from studio.engine import judging
 from studio.features import characters
+from studio.features.animate.spec import SpritesSpec
+from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli import terminal
 from studio.interfaces.cli.main import main
 from studio.interfaces.web import motion

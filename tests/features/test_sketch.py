@@ -25,12 +25,13 @@ from support.checkpoints import tiny_sd
 from benchmarks import sketch as benchmark
 from studio.core.errors import BadInput, DiskFull, NotFound
 from studio.core.settings import Settings
-from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, Recipe, SketchSpec
+from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, Recipe
 from studio.engine.diffusion import sampling, text
 from studio.engine.engine import Engine
 from studio.engine.media import control_images as control
 from studio.engine.models.catalogue import resolve
 from studio.engine.models.controlnets import controlnet
+from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.api import app
 from studio.service import Studio
 

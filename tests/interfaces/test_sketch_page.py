@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
 
-from studio.core.specs import ControlSpec, GenerateSpec, SketchSpec
+from studio.core.specs import ControlSpec, GenerateSpec
 from studio.engine.media import control_images as control
+from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import canvas
 from studio.interfaces.web.resources import studio
 from studio.service import Studio

@@ -12,8 +12,9 @@ from support.browser import REPOSITORY
 from test_ui_pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 
 from studio.core.errors import BadInput
-from studio.core.specs import EMOTIONS, GenerateSpec, SheetSpec
+from studio.core.specs import EMOTIONS, GenerateSpec
 from studio.engine.models.catalogue import FastPath
+from studio.features.sheets.spec import SheetSpec
 from studio.interfaces.api import app as api
 from studio.interfaces.web import frame, request, text
 from studio.interfaces.web.resources import studio

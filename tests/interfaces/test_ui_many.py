@@ -14,7 +14,8 @@ from streamlit.testing.v1 import AppTest
 from test_ui_pages import STEPS, app, sentences
 
 from studio.core.errors import BadInput
-from studio.core.specs import BatchRow, BatchSpec, GenerateSpec
+from studio.core.specs import BatchRow, GenerateSpec
+from studio.features.sheets.spec import BatchSpec
 from studio.interfaces.web import results
 from studio.interfaces.web.resources import studio
 from studio.service import studio as service

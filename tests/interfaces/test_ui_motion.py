@@ -16,8 +16,10 @@ from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
 
 from studio.core.errors import BadInput
-from studio.core.specs import EMOTIONS, AnimateSpec, GenerateSpec, MorphMethod, MorphSpec
+from studio.core.specs import EMOTIONS, GenerateSpec, MorphMethod
 from studio.engine.motion import animation
+from studio.features.animate.spec import AnimateSpec
+from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli.main import main
 from studio.interfaces.web import motion, widgets
 from studio.interfaces.web.resources import studio
@@ -440,7 +442,7 @@ def test_a_sketch_by_all_its_options(
     ]
     run("sketch", "--image", tmp_path / "drawing.png", *options)
     control = asked[0].control
-    assert (control.start, control.end, control.favour) == (0.1, 0.7, "sketch")
+    assert (control.start, control.end, control.control_mode) == (0.1, 0.7, "sketch")
     assert control.model == "somebody/scribble"
 
 
@@ -467,7 +469,7 @@ WRONG = [
     (["animate", "--keyframe", "13:sad"], "keyframe at frame 13 is past the end, there are 12 frames"),
     (["animate", "--keyframe", "2:sad", "--keyframe", "2:calm"], "keyframes stand on frame 2"),
     (["sketch", "--image", "drawing.png", "--start", "0.8", "--end", "0.3"], "control must end after it starts"),
-    (["sketch", "--image", "drawing.png", "--favour", "nobody"], "favour should be"),
+    (["sketch", "--image", "drawing.png", "--favour", "nobody"], "control_mode should be"),
     (["sketch", "--image", "drawing.png", "--controlnet", "/nowhere"], "no ControlNet '/nowhere'"),
 ]
 

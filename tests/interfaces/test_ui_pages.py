@@ -14,8 +14,10 @@ from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
 
 from studio.core.errors import BadInput
-from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef, SheetSpec, SketchSpec
+from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef
 from studio.core.views import JobView
+from studio.features.sheets.spec import SheetSpec
+from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import text, trash, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import studio as service

@@ -3,8 +3,9 @@
 import pytest
 
 from studio.core.settings import Settings
-from studio.core.specs import ExperimentSpec, GenerateSpec
-from studio.prompting.experiment import Report
+from studio.core.specs import GenerateSpec
+from studio.features.experiment.report import Report
+from studio.features.experiment.spec import ExperimentSpec
 from studio.service import Studio
 
 

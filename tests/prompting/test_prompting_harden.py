@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from benchmarks import prompting as benchmark
 from studio.core.errors import BadInput, NotFound
-from studio.core.specs import ExperimentSpec, GenerateSpec
+from studio.core.specs import GenerateSpec
+from studio.features.experiment.report import Outcome, Report, Seen, mcnemar, pairs, share_of
+from studio.features.experiment.spec import ExperimentSpec
 from studio.prompting import attacks, experiment, glyphs, phonetics
 from studio.prompting.attacks import attack, greedy, is_word, perturb, targets
-from studio.prompting.experiment import Outcome, Report, Seen, mcnemar, pairs, share_of
 from studio.prompting.harden import apply, harden
 from studio.prompting.validation import validate
 from studio.prompting.writers import OfflineWriter, PromptRequest

@@ -7,7 +7,9 @@ from pathlib import Path
 from support.checkpoints import tiny_sd
 
 from studio.core.settings import Settings
-from studio.core.specs import Axis, GenerateSpec, GridSpec, MorphSpec, SheetSpec
+from studio.core.specs import GenerateSpec
+from studio.features.morph.spec import MorphSpec
+from studio.features.sheets.spec import Axis, GridSpec, SheetSpec
 from studio.prompting.traits import TRAITS, decide_traits
 from studio.service import Studio
 

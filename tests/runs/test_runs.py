@@ -16,7 +16,8 @@ import pytest
 
 from studio.core.errors import BadInput, Busy, NotFound
 from studio.core.settings import REPOSITORY, Settings
-from studio.core.specs import LcmSpec, LoraSpec, MorphSpec
+from studio.core.specs import LcmSpec, LoraSpec
+from studio.features.morph.spec import MorphSpec
 from studio.runs import launch
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 from studio.runs.supervisor import Supervisor

@@ -21,7 +21,9 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.settings import Settings
-from studio.core.specs import Axis, BatchRow, BatchSpec, GenerateSpec, GridSpec, LoraRef, LoraSpec, MorphSpec, SheetSpec
+from studio.core.specs import BatchRow, GenerateSpec, LoraRef, LoraSpec
+from studio.features.morph.spec import MorphSpec
+from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
 from studio.service import Studio, parse_run, parse_spec
 from studio.service.resolving import sampling
 

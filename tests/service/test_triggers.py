@@ -12,20 +12,12 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import NotFound
 from studio.core.settings import Settings
-from studio.core.specs import (
-    Axis,
-    BatchRow,
-    BatchSpec,
-    DrawSpec,
-    ExperimentSpec,
-    GenerateSpec,
-    GridSpec,
-    LoraRef,
-    SheetSpec,
-)
+from studio.core.specs import BatchRow, GenerateSpec, LoraRef, Request
+from studio.features.experiment.report import arms, pairs
+from studio.features.experiment.spec import ExperimentSpec
+from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
 from studio.interfaces.cli import terminal
 from studio.prompting import triggers
-from studio.prompting.experiment import arms, pairs
 from studio.prompting.writers import PromptRequest
 from studio.service import Studio
 
@@ -69,7 +61,7 @@ def test_a_prompt_keeps_the_trigger_of_its_lora(studio: Studio) -> None:
         BatchSpec(base=base("", "sakurako"), rows=(BatchRow(prompt="桜子, red hair", emotion="sad"),)),
     ],
 )
-def test_every_kind_of_request_keeps_it(studio: Studio, spec: DrawSpec) -> None:
+def test_every_kind_of_request_keeps_it(studio: Studio, spec: Request) -> None:
     plan = studio._resolver.plan(spec, "me")
     assert plan.recipes
     assert all("桜子" in recipe.prompt for recipe in plan.recipes)

@@ -18,8 +18,10 @@ from support.checkpoints import tiny_sd
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.settings import Settings
-from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, MorphSpec, Recipe, SketchSpec
+from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, Recipe
 from studio.core.views import JobView
+from studio.features.morph.spec import MorphSpec
+from studio.features.sketch.spec import SketchSpec
 from studio.service import Studio
 from studio.store import metadata
 

@@ -9,7 +9,9 @@ import pytest
 from support.checkpoints import tiny_sd
 
 from studio.core.settings import Settings
-from studio.core.specs import GenerateSpec, MorphSpec, SpritesSpec
+from studio.core.specs import GenerateSpec
+from studio.features.animate.spec import SpritesSpec
+from studio.features.morph.spec import MorphSpec
 from studio.service import Studio
 from studio.store.metadata import FRAME
 

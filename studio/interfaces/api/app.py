@@ -27,13 +27,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio import __version__
-from studio.core.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError
+from studio.core.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError, sentence
 from studio.core.net import is_loopback, passed_on
 from studio.core.settings import Settings
-from studio.core.specs import CaptionSpec
 from studio.core.views import FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.features.caption.spec import CaptionSpec
 from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
-from studio.service.resolving import plain
 
 log = logging.getLogger(__name__)
 
@@ -219,10 +218,8 @@ def _sentence(status: int) -> Any:
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = "" if first["type"] == "json_invalid" else ".".join(str(part) for part in first["loc"][1:])
-    message = plain(first)
-    sentence = f"{place}: {message}." if place else f"{message[:1].upper()}{message[1:]}."
-    return JSONResponse({"error": _sendable(sentence)}, 422)
+    place = () if first["type"] == "json_invalid" else first["loc"][1:]  # without "body" or "query"
+    return JSONResponse({"error": _sendable(sentence(first, place))}, 422)
 
 
 def _sendable(sentence: str) -> str:

@@ -262,7 +262,7 @@ def sketch(
     weight: Annotated[float, typer.Option(help="0 to 2.")] = 1.0,
     start: terminal.Begin = None,
     end: terminal.End = None,
-    favour: terminal.Favoured = None,
+    control_mode: terminal.Mode = None,
     controlnet: terminal.Net = None,
     emotion: Emotion = "happy",
     style: Style = "casual",
@@ -289,7 +289,7 @@ def sketch(
     )  # fmt: skip
     steering = only_said(
         image=image_id(studio, image), kind=control, low=low, high=high, weight=weight, start=start, end=end,
-        favour=favour, model=controlnet,
+        control_mode=control_mode, model=controlnet,
     )  # fmt: skip
     view = follow_job(studio, studio.submit(parse_spec({"kind": "sketch", "base": base, "control": steering}), OWNER))
     drawn = [id for id in view.pictures if id != view.result["control_image"]]

@@ -19,13 +19,13 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 from pydantic import BaseModel, ValidationError
 
-from studio.core.errors import BadInput, StudioError
+from studio.core.errors import BadInput, StudioError, explain
 from studio.core.settings import settings
-from studio.core.specs import AnimateSpec, AnimationFormat, Easing, Favour, LoraRef, LowConfidence, MorphMethod, bounds
+from studio.core.specs import AnimationFormat, ControlMode, Easing, LoraRef, LowConfidence, MorphMethod, bounds
 from studio.core.views import JobView
 from studio.features import drawing_jobs, motion_jobs
+from studio.features.animate.spec import AnimateSpec
 from studio.service import PromptRequest, PromptResult, Studio, parse_spec
-from studio.service.resolving import explain
 
 OWNER = "local"  # whoever may use this command line owns what it makes
 MAX_LIST = 20 * 2**20  # bytes of a list of prompts
@@ -131,8 +131,13 @@ Net = Annotated[
 ]
 Begin = Annotated[float | None, typer.Option("--start", help="The share of the steps at which it sets in, 0 to 1.")]
 End = Annotated[float | None, typer.Option("--end", help="The share of the steps at which it stops, 0 to 1.")]
-Favoured = Annotated[
-    str | None, typer.Option("--favour", help=f"What matters more where drawing and words disagree: {names(Favour)}.")
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--control-mode",
+        "--favour",
+        help=f"What matters more where drawing and words disagree: {names(ControlMode)}.",
+    ),
 ]
 
 

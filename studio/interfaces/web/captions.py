@@ -14,8 +14,8 @@ import streamlit as st
 from PIL import Image
 
 from studio.core.errors import StudioError
-from studio.core.specs import CaptionSpec
 from studio.core.views import JobView
+from studio.features.caption.spec import CaptionSpec
 from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio

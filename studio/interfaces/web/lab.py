@@ -12,9 +12,11 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import MAX_SEED, BatchRow, BatchSpec, ExperimentSpec, GenerateSpec
+from studio.core.specs import MAX_SEED, BatchRow, GenerateSpec
 from studio.core.views import JobView, Picture
 from studio.features import drawing_jobs
+from studio.features.experiment.spec import ExperimentSpec
+from studio.features.sheets.spec import BatchSpec
 from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import (
-    EMOTIONS,
-    SAMPLERS,
-    STYLES,
-    Axis,
-    BatchSpec,
-    GenerateSpec,
-    GridAxis,
-    GridSpec,
-    LoraRef,
-    SheetSpec,
-    Spec,
-    bounds,
-)
+from studio.core.fields import SpecField
+from studio.core.specs import STYLES, GenerateSpec, bounds
+from studio.features.sheets.spec import AXES, Axis, BatchSpec, GridSpec, SheetSpec
 from studio.interfaces.web import text, widgets
 from studio.interfaces.web.resources import studio
 
@@ -49,15 +40,6 @@ TEXT = {
     "file": "or a file",
     "first": "The first one: {prompt}",
 }
-AXES: dict[GridAxis, tuple[str, str]] = {
-    "seed": ("Seed", "1, 2, 3, 4"),
-    "steps": ("Steps", "4, 10, 20"),
-    "guidance": ("Guidance", "1, 3, 5"),
-    "sampler": ("Sampler", ", ".join(SAMPLERS[1:4])),
-    "emotion": ("Emotion", ", ".join(EMOTIONS)),
-    "style": ("Style", ", ".join(STYLES)),
-    "lora_weight": ("LoRA weight", "0, 0.5, 1"),
-}
 
 
 def menu(base: GenerateSpec) -> None:
@@ -83,13 +65,10 @@ def menu(base: GenerateSpec) -> None:
 def grid_dialog(base: GenerateSpec) -> None:
     """Two axes and their values."""
     st.caption(TEXT["grid_lead"])
-    axes: tuple[GridAxis, ...] = tuple(
-        name
-        for name in AXES
-        if name != "lora_weight" or base.loras  # LoRA files are a grid of the training page
-    )
+    # LoRA files are a grid of the training page
+    axes = [name for name, field in AXES.items() if field.about.axis and (name != "lora_weight" or base.loras)]
     x = axis(TEXT["x"], axes, "emotion", "gen_grid_x")
-    y = axis(TEXT["y"], (None, *(name for name in axes if x is None or name != x.name)), "guidance", "gen_grid_y")
+    y = axis(TEXT["y"], [None, *(name for name in axes if x is None or name != x.name)], "guidance", "gen_grid_y")
     count = len(x.values) * (len(y.values) if y else 1) if x else 0
     label = TEXT["draw"].format(pictures=text.plural(count, "picture"))
     if st.button(label, type="primary", icon=":material/grid_on:", disabled=not count, key="gen_grid_draw"):
@@ -101,27 +80,28 @@ def grid_dialog(base: GenerateSpec) -> None:
             st.rerun()
 
 
-def axis(label: str, names: tuple[GridAxis | None, ...], default: GridAxis, key: str) -> Axis | None:
+def axis(label: str, names: Sequence[str | None], default: str, key: str) -> Axis | None:
     """A parameter and its values, or None."""
     name = st.selectbox(
         label,
         names,
         index=names.index(default) if default in names else 0,
-        format_func=lambda name: AXES[name][0] if name else TEXT["one_row"],
+        format_func=lambda name: AXES[name].label if name else TEXT["one_row"],
         key=key,
     )
     if name is None:
         return None
+    field = AXES[name]
     typed = st.text_input(
-        f"{TEXT['values']}: {AXES[name][0]}", AXES[name][1], help=TEXT["values_help"], key=f"{key}_{name}"
+        f"{TEXT['values']}: {field.label}", field.about.axis, help=TEXT["values_help"], key=f"{key}_{name}"
     )
     wanted: dict[object, str] = {}  # what a value means: "1" and "1.0" are the same guidance
     for part in (typed or "").split(","):
         if value := part.strip():
             try:
-                wanted.setdefault(_meaning(name, value), value)
+                wanted.setdefault(Axis(name=name, values=(value,)).value(value), value)
             except ValueError:
-                st.error(_refused(name, value))
+                st.error(_refused(field, value))
                 return None
     values = tuple(wanted.values())
     if not values:
@@ -133,25 +113,11 @@ def axis(label: str, names: tuple[GridAxis | None, ...], default: GridAxis, key:
     return Axis(name=name, values=values[:most])
 
 
-def _field(name: GridAxis) -> tuple[type[Spec], str]:
-    return (LoraRef, "weight") if name == "lora_weight" else (GenerateSpec, name)
-
-
-def _meaning(name: GridAxis, value: str) -> object:
-    """The value as the request will have it. Raises ValueError for one that it can't have."""
-    spec, field = _field(name)
-    needed = {"path": "-"} if spec is LoraRef else {}
-    return getattr(spec.model_validate(needed | {field: value}), field)
-
-
-def _refused(name: GridAxis, value: str) -> str:
-    title, shown = AXES[name][0], text.escape(repr(value[:40]))
-    known = {"sampler": SAMPLERS, "emotion": EMOTIONS, "style": STYLES}.get(name)
-    if known:
-        return TEXT["choice"].format(name=title, value=shown, known=text.escape(", ".join(known)))
-    found = bounds(*_field(name))
-    kind = "whole" if name in ("seed", "steps") else "number"
-    return TEXT[kind].format(name=title, value=shown, low=found["ge"], high=found["le"])
+def _refused(field: SpecField, value: str) -> str:
+    given = {"name": field.label, "value": text.escape(repr(value[:40]))}
+    if field.choices:
+        return TEXT["choice"].format(**given, known=text.escape(", ".join(field.choices)))
+    return TEXT["whole" if field.whole else "number"].format(**given, low=field.bounds["ge"], high=field.bounds["le"])
 
 
 @st.dialog(TEXT["batch_title"], width="medium", icon=":material/list:")

@@ -15,20 +15,11 @@ from typing import Any, get_args
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import (
-    EMOTIONS,
-    STYLES,
-    AnimateSpec,
-    AnimationFormat,
-    Emotion,
-    GenerateSpec,
-    Keyframe,
-    MorphSpec,
-    SpritesSpec,
-    bounds,
-)
+from studio.core.specs import EMOTIONS, STYLES, AnimationFormat, Emotion, GenerateSpec, Keyframe, bounds
 from studio.core.views import JobView, Picture
 from studio.features import characters, motion_jobs
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.features.morph.spec import MorphSpec
 from studio.interfaces.web import frame, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio

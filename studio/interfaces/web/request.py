@@ -15,14 +15,14 @@ import streamlit as st
 from PIL import Image
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput, StudioError
+from studio.core.errors import BadInput, StudioError, explain
 from studio.core.specs import EMOTIONS, QUALITIES, SAMPLERS, STYLES, GenerateSpec, LoraRef
 from studio.core.views import FoundRecipe
 from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import ModelInfo, PromptRequest
-from studio.service.resolving import explain, sampling
+from studio.service.resolving import sampling
 
 TEXT = {
     "text": "Describe your character",

@@ -11,9 +11,11 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.fields import describe
 from studio.core.settings import ASSETS
-from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, SketchSpec
+from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec
 from studio.core.views import ControlView, JobView, Picture
+from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import canvas, results, text, widgets
 from studio.interfaces.web.canvas import Paper
 from studio.interfaces.web.identity import owner
@@ -40,7 +42,6 @@ TEXT = {
     "weight_help": "1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
     "span": "From and to",
     "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
-    "favour": "Where they disagree",
     "strict": "Following the drawing",
     "net": "ControlNet",
     "net_hint": "Chosen from what was drawn",
@@ -63,7 +64,7 @@ KINDS = {
     "lines": ("As drawn", "Every stroke is one line, whatever its width: right for drawings."),
     "canny": ("Edges", "The edges of a picture (Canny): right for photos and finished pictures."),
 }
-FAVOURS = {"both": "Both count", "sketch": "The sketch matters more", "prompt": "The prompt matters more"}
+MODE = describe(ControlSpec, "control_mode")
 
 
 # --- under the canvas ---------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def draw_again(picture_id: str) -> bool:
     if drawing is None:
         return False
     canvas.put(Paper(drawing, drawn=True))
-    for name in ("kind", "low", "high", "weight", "favour"):
+    for name in ("kind", "low", "high", "weight", "control_mode"):
         state[f"sk_{name}"] = getattr(control, name)
     state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
     _fill(picture_id)
@@ -265,16 +266,17 @@ def strictness() -> dict[str, Any]:
         start, end = st.slider(
             TEXT["span"], 0.0, 1.0, (0.0, 1.0), 0.05, key="sk_span", help=TEXT["span_help"], persist_state="session"
         )
-        favour = st.selectbox(
-            TEXT["favour"], list(FAVOURS), format_func=FAVOURS.__getitem__, key="sk_favour", persist_state="session"
-        )
+        mode = st.selectbox(
+            MODE.label, MODE.choices, format_func=MODE.about.names.__getitem__, key="sk_control_mode",
+            help=MODE.help, persist_state="session",
+        )  # fmt: skip
         net = st.text_input(
             TEXT["net"], key="sk_net", placeholder=TEXT["net_hint"], help=TEXT["net_help"], max_chars=1024,
             persist_state="session",
         )  # fmt: skip
     if start >= end:
         start, end = (start, start + 0.05) if start < 1 else (0.95, 1.0)
-    return {"weight": weight, "start": start, "end": end, "favour": favour, "model": (net or "").strip() or None}
+    return {"weight": weight, "start": start, "end": end, "control_mode": mode, "model": (net or "").strip() or None}
 
 
 def rest() -> dict[str, Any]:

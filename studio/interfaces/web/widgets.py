@@ -14,7 +14,7 @@ import streamlit as st
 from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
-from studio.core.specs import JobSpec, LoraRef, Spec, bounds
+from studio.core.specs import LoraRef, Request, Spec, bounds
 from studio.core.views import JobView, Picture
 from studio.interfaces.web import frame, text
 from studio.interfaces.web.identity import owner
@@ -63,7 +63,7 @@ SEND_TO = {
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def start(spec: JobSpec, page: str) -> JobView:
+def start(spec: Request, page: str) -> JobView:
     """Submit a request and make it the page's job, so that it is found again after a reload. Raises StudioError."""
     job = studio().submit(spec, owner())
     follow(job.id, page)

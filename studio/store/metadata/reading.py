@@ -16,7 +16,18 @@ from PIL import ExifTags, Image
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
-from studio.core.specs import EMOTIONS, MAX_PROMPT, QUALITIES, STYLES, GenerateSpec, LoraRef, Recipe, Sampler
+from studio.core.fields import fields as described
+from studio.core.specs import (
+    EMOTIONS,
+    MAX_PROMPT,
+    QUALITIES,
+    STYLES,
+    GenerateSpec,
+    LoraRef,
+    Parameters,
+    Recipe,
+    Sampler,
+)
 from studio.core.views import FoundRecipe
 from studio.store.metadata.writing import A1111_SAMPLERS, CHUNK, portable
 
@@ -113,8 +124,9 @@ def request_of(recipe: Recipe) -> GenerateSpec:
         for name, known in (("emotion", EMOTIONS), ("style", STYLES), ("quality", QUALITIES))
         if labels.get(name) in known
     }
-    if recipe.source is not None:
-        chosen |= {"source": recipe.source, "strength": recipe.strength or GenerateSpec().strength}
+    chosen |= {name: getattr(recipe, name) for name in Parameters.model_fields}
+    if recipe.strength is not None:
+        chosen["strength"] = recipe.strength
     return GenerateSpec(
         prompt=recipe.prompt,
         negative=recipe.negative,
@@ -126,7 +138,6 @@ def request_of(recipe: Recipe) -> GenerateSpec:
         height=recipe.height,
         seed=recipe.seed,
         loras=recipe.loras,
-        control=recipe.control,
         text=labels.get("text", ""),
         **chosen,
     )
@@ -202,13 +213,9 @@ def _a1111(text: str) -> Read:
         notes.append(f"The prompt was cut at {MAX_PROMPT} characters.")
     fields: dict[str, Any] = {"prompt": prompt.replace("\x00", ""), "negative": negative.replace("\x00", "")}
     fields["sampler"] = _sampler(pairs, notes)
-    for field, key in (
-        ("steps", "Steps"),
-        ("guidance", "CFG scale"),
-        ("seed", "Seed"),
-        ("strength", "Denoising strength"),
-    ):
-        _take(fields, field, pairs.get(key), key, notes)
+    for field, known in described(GenerateSpec).items():
+        if (infotext := known.about.infotext) is not None:
+            _take(fields, field, pairs.get(infotext.key), infotext.key, notes)
     if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
         for field, value in (("width", size[1]), ("height", size[2])):
             _take(fields, field, str(int(value) // 8 * 8), "Size", notes)

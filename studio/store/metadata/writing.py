@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studio.core.specs import LoraRef, Recipe
+from studio.core.fields import infotext
+from studio.core.specs import GenerateSpec, LoraRef, Recipe
 
 CHUNK = "studio"  # PNG text chunk (and key) of our own JSON
 
@@ -29,7 +30,7 @@ A1111_SAMPLERS: dict[str, tuple[str, str]] = {
     "lcm": ("LCM", "Uniform"),
     "tcd": ("TCD", "Uniform"),
 }
-
+_FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")  # in A1111's order
 _PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
 
 
@@ -37,18 +38,14 @@ def parameters(recipe: Recipe, model_title: str = "") -> str:
     """The recipe as A1111's text. `model_title`: a name for people; the reference where there is none."""
     tags = "".join(f" <lora:{_stem(lora.path)}:{lora.weight:g}>" for lora in recipe.loras)
     sampler, schedule = A1111_SAMPLERS.get(recipe.sampler, (recipe.sampler, "Automatic"))
-    pairs: dict[str, Any] = {
-        "Steps": recipe.steps,
+    pairs = dict.fromkeys(_FIRST, "")
+    pairs |= infotext(GenerateSpec, recipe) | {
         "Sampler": sampler,
         "Schedule type": schedule,
-        "CFG scale": f"{recipe.guidance:g}",
-        "Seed": recipe.seed,
         "Size": f"{recipe.width}x{recipe.height}",
         "Model hash": recipe.model_hash[:10],
         "Model": model_title or _stem(recipe.model),
     }
-    if recipe.source is not None and recipe.strength is not None:
-        pairs["Denoising strength"] = f"{recipe.strength:g}"
     if recipe.lora_hashes:
         pairs["Lora hashes"] = ", ".join(
             f"{_stem(lora.path)}: {digest[:12]}" for lora, digest in zip(recipe.loras, recipe.lora_hashes, strict=True)
@@ -57,7 +54,7 @@ def parameters(recipe: Recipe, model_title: str = "") -> str:
     lines = [(recipe.prompt + tags).strip()]
     if recipe.negative:
         lines.append(f"Negative prompt: {recipe.negative}")
-    lines.append(", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items() if value != ""))
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value))
     return "\n".join(lines)
 
 

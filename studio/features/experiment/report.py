@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.core.errors import BadInput, NotFound
-from studio.core.specs import STYLES, Emotion, ExperimentSpec, Style
+from studio.core.specs import STYLES, Emotion, Style
+from studio.features.experiment.spec import ExperimentSpec
 from studio.prompting.attacks import AttackKind, Found, attack, most_prompts, search
 from studio.prompting.harden import harden
 from studio.prompting.lexicon import layer_words

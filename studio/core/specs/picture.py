@@ -1,0 +1,331 @@
+"""One picture, as it is asked for (`GenerateSpec`) and as it is completely said (`Recipe`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from studio.core.fields import About, Infotext, key_data
+from studio.core.specs.base import (
+    SAMPLERS,
+    ControlKind,
+    ControlMode,
+    Emotion,
+    LowConfidence,
+    Quality,
+    Reference,
+    Request,
+    Sampler,
+    Seed,
+    Side,
+    Spec,
+    Style,
+    Text,
+)
+
+MAX_FRAME = 20_000  # characters of a frame's plan; the prompts in a longer one become their hash
+EMOTION_NAMES = {"happy": "Happy", "angry": "Angry", "sad": "Sad", "surprised": "Surprised", "calm": "Calm"}
+STYLE_NAMES = {"casual": "Casual", "formal": "Formal", "artistic": "Artistic", "realistic": "Realistic"}
+QUALITY_NAMES = {"draft": "Draft", "standard": "Standard", "high": "High"}
+SAMPLER_NAMES = {
+    "auto": "Automatic",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "euler_a": "Euler a",
+    "ddim": "DDIM",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+
+
+class LoraRef(Spec):
+    """A LoRA file (or a name in the studio's LoRA folder) and how strongly it is applied."""
+
+    path: Annotated[str, Field(title="LoRA", min_length=1, max_length=1024)]
+    weight: Annotated[
+        float, Field(title="LoRA weight", ge=-2, le=2, allow_inf_nan=False), About(step=0.05, axis="0, 0.5, 1")
+    ] = 1.0
+
+
+class ControlSpec(Spec):
+    """A drawing that steers the picture (ControlNet, 2302.05543)."""
+
+    image: Annotated[
+        str,
+        Field(
+            title="Drawing",
+            description="The drawing, or a picture to take the lines of.",
+            min_length=1,
+            max_length=1024,
+        ),
+        About(file="picture"),
+    ]  # content id in the store, or a file on the command line
+    kind: Annotated[
+        ControlKind,
+        Field(
+            title="Lines",
+            description="lines follows every stroke as one line, whatever its width: right for drawings. canny takes "
+            "the edges: right for photos and finished pictures.",
+        ),
+        About(names={"lines": "As drawn", "canny": "Edges"}, option="--control"),
+    ] = "lines"
+    low: Annotated[
+        int | None,
+        Field(title="Lower threshold", description="Lower Canny threshold.", ge=0, le=255),
+        About(blank="automatic", step=5),
+    ] = None
+    high: Annotated[
+        int | None,
+        Field(title="Upper threshold", description="Upper Canny threshold.", ge=0, le=255),
+        About(blank="automatic", step=5),
+    ] = None
+    weight: Annotated[
+        float,
+        Field(
+            title="Control weight",
+            description="1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
+            ge=0,
+            le=2,
+            allow_inf_nan=False,
+        ),
+        About(step=0.05),
+    ] = 1.0
+    start: Annotated[
+        float,
+        Field(title="From", description="The share of the steps at which it sets in.", ge=0, le=1),
+        About(step=0.05),
+    ] = 0.0
+    end: Annotated[
+        float,
+        Field(
+            title="To",
+            description="The share of the steps at which it stops. Ending early leaves details to the model.",
+            ge=0,
+            le=1,
+        ),
+        About(step=0.05),
+    ] = 1.0
+    control_mode: Annotated[
+        ControlMode,
+        Field(
+            title="Where they disagree",
+            description="What matters more where drawing and words disagree.",
+            validation_alias=AliasChoices("control_mode", "favour"),
+        ),
+        About(
+            names={"both": "Both count", "sketch": "The sketch matters more", "prompt": "The prompt matters more"},
+            option=("--control-mode", "--favour"),
+            key_name="favour",
+        ),
+    ] = "both"
+    model: Annotated[
+        Reference | None,
+        Field(
+            title="ControlNet",
+            description="What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors "
+            "file that fits the model.",
+        ),
+        About(blank="the model's own", option="--controlnet"),
+    ] = None  # None: the family's own for this kind
+
+    always_in_key = frozenset(("image", "kind", "low", "high", "weight", "start", "end", "control_mode", "model"))
+
+    @model_validator(mode="after")
+    def _order(self) -> ControlSpec:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("the low Canny threshold must be below the high one")
+        if self.start >= self.end:
+            raise ValueError("control must end after it starts")
+        return self
+
+
+class Parameters(Spec):
+    """What a request hands on to its recipe as it is. A parameter of the drawing that nothing is worked out for is
+    written here, and so has a place in both."""
+
+    source: Annotated[
+        str | None,
+        Field(title="Starting from", description="Start from this picture."),
+        About(file="picture", in_key=True),
+    ] = None  # img2img: content id or file of the picture to start from
+    control: Annotated[ControlSpec | None, Field(title="Following the drawing"), About(option="")] = None
+
+
+class GenerateSpec(Parameters, Request):
+    """One to sixty-four pictures of one prompt."""
+
+    kind: Literal["generate"] = "generate"
+    emotion: Annotated[Emotion, Field(title="Emotion"), About(names=EMOTION_NAMES, axis=", ".join(EMOTION_NAMES))] = (
+        "happy"
+    )
+    style: Annotated[Style, Field(title="Style"), About(names=STYLE_NAMES, axis=", ".join(STYLE_NAMES))] = "casual"
+    quality: Annotated[
+        Quality,
+        Field(
+            title="Quality",
+            description="Draft and Standard take the fast path where the model has one; High is the model at its best, "
+            "slower.",
+        ),
+        About(names=QUALITY_NAMES),
+    ] = "standard"
+    text: Annotated[
+        Text,
+        Field(title="Describe your character", description="What else is in the picture."),
+        About(blank="red hair, blue eyes, school uniform…"),
+    ] = ""  # what the person adds to the written prompt
+    prompt: Annotated[
+        Text | None,
+        Field(title="Prompt", description="The whole prompt; nothing is written around it."),
+        About(blank="written from the other fields"),
+    ] = None
+    negative: Annotated[
+        Text | None,
+        Field(title="Negative prompt", description="What the picture shall not have."),
+        About(blank="the writer's own"),
+    ] = None
+    on_low_confidence: Annotated[
+        LowConfidence,
+        Field(
+            title="Doubtful prompts",
+            description="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: "
+            "use the fixed template. retry: have it written up to twice more, then use the fixed template. fail: say "
+            "why and draw nothing.",
+        ),
+    ] = "run"  # see `prompting.confidence`
+    model: Annotated[
+        str,
+        Field(
+            title="Model",
+            description="embedded, a Hugging Face id, a folder in diffusers format, or a .safetensors file.",
+            min_length=1,
+            max_length=1024,
+        ),
+        About(advanced=True),
+    ] = "embedded"
+    steps: Annotated[
+        int | None,
+        Field(title="Steps", description="More steps, finer picture, longer wait.", ge=1, le=50),
+        About(blank="automatic", infotext=Infotext("Steps"), axis="4, 10, 20", advanced=True),
+    ] = None  # None: the fast path where the model has one
+    guidance: Annotated[
+        float | None,
+        Field(
+            title="Guidance",
+            description="How closely the picture follows the prompt. 1 turns the negative prompt off.",
+            ge=0,
+            le=30,
+            allow_inf_nan=False,
+        ),
+        About(
+            blank="automatic",
+            step=0.5,
+            infotext=Infotext("CFG scale", write="{:g}".format),
+            axis="1, 3, 5",
+            advanced=True,
+        ),
+    ] = None
+    width: Annotated[
+        Side | None,
+        Field(title="Width", description="Pixels, in steps of 8."),
+        About(unit="px", step=64, blank="automatic", option="", advanced=True),
+    ] = None  # the command line takes both as --size
+    height: Annotated[
+        Side | None,
+        Field(title="Height", description="Pixels, in steps of 8."),
+        About(unit="px", step=64, blank="automatic", option="", advanced=True),
+    ] = None
+    sampler: Annotated[
+        Sampler,
+        Field(title="Sampler"),
+        About(names=SAMPLER_NAMES, axis=", ".join(SAMPLERS[1:4]), advanced=True),
+    ] = "auto"
+    seed: Annotated[
+        Seed | None,
+        Field(
+            title="Seed",
+            description="The same seed and settings give the same picture. Picture 2 of a set has this seed + 1, and "
+            "so on.",
+        ),
+        About(blank="random", infotext=Infotext("Seed"), axis="1, 2, 3, 4", advanced=True),
+    ] = None
+    count: Annotated[
+        int, Field(title="Pictures", description="Pictures of each prompt, with seeds seed, seed+1, ...", ge=1, le=64)
+    ] = 1
+    loras: Annotated[
+        tuple[LoraRef, ...], Field(title="LoRAs", max_length=8), About(option="", advanced=True)
+    ] = ()  # the command line takes each as --lora
+    strength: Annotated[
+        float,
+        Field(
+            title="How much may change",
+            description="Low keeps the picture, high keeps little more than its colours.",
+            gt=0,
+            le=1,
+        ),
+        About(step=0.05, infotext=Infotext("Denoising strength", write="{:g}".format)),
+    ] = 0.6  # of a picture that starts from `source`
+
+
+class Recipe(Parameters):
+    """One picture, completely said. Same recipe, same machine: same pixels.
+
+    `model` is the reference and `model_hash` the fingerprint of its weights; a LoRA's `path` may move, not its hash.
+    `control_hash` is that of the ControlNet; empty where there is none, where it had yet to be downloaded, and in
+    recipes from before it was written down.
+    `labels` only describe (emotion, style, quality, job): they take part in the search, not in the pixels.
+    """
+
+    version: Literal[1] = 1
+    model: str
+    model_hash: str
+    prompt: Text
+    negative: Text = ""
+    seed: Seed
+    steps: Annotated[int, Field(ge=1, le=50)]
+    guidance: Annotated[float, Field(ge=0, le=30)]
+    sampler: Sampler
+    width: Side
+    height: Side
+    loras: tuple[LoraRef, ...] = ()
+    lora_hashes: tuple[str, ...] = ()
+    fast: bool = False  # the model's own few-step adapter is attached
+    strength: float | None = None
+    control_hash: Annotated[str, Field(max_length=64)] = ""
+    frame: Annotated[str, Field(max_length=MAX_FRAME)] = ""  # one frame of a morph or animation: its plan, as JSON
+    labels: Annotated[dict[str, str], About(in_key=False)] = Field(default_factory=dict)
+
+    always_in_key = frozenset(
+        (
+            "version",
+            "model",
+            "model_hash",
+            "prompt",
+            "negative",
+            "seed",
+            "steps",
+            "guidance",
+            "sampler",
+            "width",
+            "height",
+            "loras",
+            "lora_hashes",
+            "fast",
+            "source",
+            "strength",
+            "control",
+        )
+    )
+
+    @property
+    def key(self) -> str:
+        """Content key of the picture, 32 hex digits: labels and file locations don't count, everything else does."""
+        data: dict[str, Any] = key_data(self)
+        if self.control_hash and self.control is not None:
+            del data["control"]["model"]
+        data["loras"] = [[digest, ref.weight] for digest, ref in zip(self.lora_hashes, self.loras, strict=True)]
+        text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]

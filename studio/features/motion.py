@@ -1,0 +1,36 @@
+"""Fields that whatever moves has: the emotions in order, the speed, the file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from studio.core.fields import About
+from studio.core.specs import AnimationFormat, Easing
+
+EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start", "ease_out": "Slow end"}
+FORMATS = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
+
+
+def split(text: str) -> list[str]:
+    """`happy,sad,happy` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+EasingField = Annotated[
+    Easing,
+    Field(title="Speed", description="How the emotion changes along the way."),
+    About(names=EASINGS, advanced=True),
+]
+PingPong = Annotated[
+    bool,
+    Field(title="There and back", description="Run back to the first frame, or don't."),
+    About(option="--pingpong/--once", advanced=True),
+]
+FramesASecond = Annotated[
+    int, Field(title="Frames a second", description="Frames a second.", ge=1, le=30), About(advanced=True)
+]
+Format = Annotated[
+    AnimationFormat, Field(title="Format", description="Of the file."), About(names=FORMATS, advanced=True)
+]
