@@ -208,7 +208,7 @@ def rows_of(pictures: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def look(vae: AutoencoderKL, before: AutoencoderKL, corpus: Corpus, path: Path, count: int = 64) -> dict[str, object]:
+def look(vae: AutoencoderKL, before: AutoencoderKL, corpus: Corpus, path: Path, count: int = 24) -> dict[str, object]:
     """Figures of held-out paintings, of their round trips and of pictures drawn from nothing; a sheet at `path`.
 
     Rows of the sheet: paintings, their round trips, the student's second last steps, and drawn pictures twice, with the

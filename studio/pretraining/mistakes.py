@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.core.settings import Settings
 from studio.engine.diffusion import sampling
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.parameterization import NoiseSchedule, add_noise, prediction_type, to_epsilon, to_x0
 from studio.engine.engine import load
 from studio.engine.models import adapters
 from studio.engine.models.catalogue import resolve
@@ -40,50 +42,40 @@ TEACHER_STEPS = 2
 TEACHER_TIMES = (150, 650)  # between which the teacher's drawings begin
 
 
-def add_noise(z: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise; alpha_bar of one time, ()."""
-    return alpha_bar.sqrt() * z + (1 - alpha_bar).sqrt() * noise
-
-
-def clean_of(v: Tensor, z_t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """z_0 from a velocity (2202.00512, appendix D)."""
-    return alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * v
-
-
 class Artist:
-    """The model with and without its few-step adapter; all latents (n, 16, 16, 16), texts (n, 77, width)."""
+    """The model with and without its few-step adapter; all latents (n, 16, 16, 16), texts `Conditioning` of n rows."""
 
     def __init__(self, parts: Components, times: list[int]) -> None:
         """`times` are the student's, highest first."""
         self.parts, self.times = parts, times
-        self.alphas = DDIMScheduler.from_config(parts.scheduler_config).alphas_cumprod
+        self.schedule = NoiseSchedule.from_config(parts.scheduler_config)
+        self.kind = prediction_type(parts.scheduler_config)
 
-    def text(self, captions: list[str]) -> Tensor:
-        return self.parts.text_encoder(tokens(self.parts.tokenizer, captions)).last_hidden_state
+    def text(self, captions: list[str]) -> Conditioning:
+        return Conditioning(self.parts.text_encoder(tokens(self.parts.tokenizer, captions)).last_hidden_state)
 
-    def student(self, z: Tensor | None, text: Tensor, back: int, generator: torch.Generator) -> list[Tensor]:
+    def student(self, z: Tensor | None, text: Conditioning, back: int, generator: torch.Generator) -> list[Tensor]:
         """What each of `back` steps of LCM to the end says, from `z` noised as far, or from pure noise, the last one
         being the picture. The adapter is attached."""
-        shape, found = (len(text), self.parts.channels, 16, 16), []
-        for t in self.times[-back:]:
-            alpha = self.alphas[t]
-            noise = torch.randn(shape, generator=generator)
-            z_t = noise if z is None else add_noise(z, noise, alpha)
-            z = clean_of(self.parts.unet(z_t, t, text).sample, z_t, alpha)
+        denoiser, found = Denoiser(self.parts.unet, text), []
+        shape = (len(text.embeddings), self.parts.channels, 16, 16)
+        for t in torch.tensor(self.times[-back:]):
+            at, noise = self.schedule.at(t), torch.randn(shape, generator=generator)
+            z_t = noise if z is None else add_noise(z, noise, *at)
+            z = to_x0(denoiser(z_t, t), z_t, *at, self.kind)
             found.append(z)
         return found
 
-    def teacher(self, z: Tensor, text: Tensor, start: int, guidance: float, generator: torch.Generator) -> Tensor:
-        """DDIM with guidance from time `start` on, in `TEACHER_STEPS` even steps. The adapter is not attached."""
-        empty = self.text([""]).expand(len(text), -1, -1)
-        times = [start * (TEACHER_STEPS - k) // TEACHER_STEPS for k in range(TEACHER_STEPS)]
-        z_t = add_noise(z, torch.randn(z.shape, generator=generator), self.alphas[start])
-        for t, after in zip(times, [*times[1:], None], strict=True):
-            said, unsaid = self.parts.unet(torch.cat([z_t, z_t]), t, torch.cat([text, empty])).sample.chunk(2)
-            v, alpha = unsaid + guidance * (said - unsaid), self.alphas[t]
-            z = clean_of(v, z_t, alpha)
-            if after is not None:
-                z_t = add_noise(z, alpha.sqrt() * v + (1 - alpha).sqrt() * z_t, self.alphas[after])
+    def teacher(self, z: Tensor, text: Conditioning, start: int, generator: torch.Generator) -> Tensor:
+        """DDIM with the model's guidance from time `start` on, in `TEACHER_STEPS` even steps, without the adapter."""
+        denoiser = Denoiser(self.parts.unet, text, self.text([""]), self.parts.info.guidance)
+        times = [torch.tensor(start * (TEACHER_STEPS - k) // TEACHER_STEPS) for k in range(TEACHER_STEPS)]
+        noise = torch.randn(z.shape, generator=generator)
+        for t in times:
+            at = self.schedule.at(t)
+            z_t = add_noise(z, noise, *at)
+            output = denoiser(z_t, t)
+            z, noise = to_x0(output, z_t, *at, self.kind), to_epsilon(output, z_t, *at, self.kind)
         return z
 
 
@@ -97,7 +89,7 @@ def mistaken(
         mended = [artist.student(z, text, back, generator)[-1] for back in BACK]
         *begun, drawn = artist.student(None, text, len(artist.times), generator)
     start = int(torch.randint(*TEACHER_TIMES, (), generator=generator))
-    mended.append(artist.teacher(z, text, start, artist.parts.info.guidance, generator))
+    mended.append(artist.teacher(z, text, start, generator))
     return {"clean": z, "mended": torch.stack(mended, 1), "begun": torch.stack(begun, 1), "drawn": drawn}
 
 

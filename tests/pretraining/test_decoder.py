@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import sys
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from studio.core.settings import EMBEDDED_MODEL
+from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.engine.engine import load
+from studio.engine.models.catalogue import resolve
 from studio.evaluation import metrics
 from studio.pretraining import HELD_OUT, decoder, mistakes
+from studio.pretraining.latents import encode
+from studio.pretraining.painter import paint, sample_spec, tags
 
 VAE = EMBEDDED_MODEL / "vae"
 
@@ -127,11 +132,22 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(corpus, tmp_path, mon
         assert torch.equal(p, q) == name.startswith(("encoder.", "quant_conv.")), name
 
 
-def test_noised_latents_and_their_velocity_give_the_latents_back() -> None:
-    z, noise, alpha = torch.randn(2, 16, 4, 4), torch.randn(2, 16, 4, 4), torch.tensor(0.3)
-    z_t = mistakes.add_noise(z, noise, alpha)
-    v = alpha.sqrt() * noise - (1 - alpha).sqrt() * z
-    assert torch.allclose(mistakes.clean_of(v, z_t, alpha), z, atol=1e-6)
+def test_mistakes_stay_closer_to_the_painting_the_later_they_begin() -> None:
+    """With the real model: its student from two steps before the end, from three, and from nothing."""
+    info = resolve("embedded", Settings())
+    assert info.fast is not None
+    artist = mistakes.Artist(load(info, Settings(device="cpu")), [999, 759, 499, 259])
+    spec = sample_spec(random.Random(3))
+    z = encode(artist.parts.vae, np.asarray(paint(spec, 256, 3))[None])
+    captions, generator = [", ".join(tags(spec))], torch.Generator().manual_seed(0)
+    found = mistakes.mistaken(artist, info.fast.adapter, z, captions, generator)
+    assert found["mended"].shape == (1, 3, 16, 16, 16)
+    assert found["begun"].shape == (1, 3, 16, 16, 16)
+    two, three, _ = ((row - z[0]).square().mean() for row in found["mended"][0])
+    nothing = (found["drawn"] - z).square().mean()
+    assert 0 < two < three < nothing
+    again = mistakes.mistaken(artist, info.fast.adapter, z, captions, torch.Generator().manual_seed(0))
+    assert torch.equal(found["drawn"], again["drawn"])
 
 
 def test_surface_of_pictures_whose_figures_are_known() -> None:
