@@ -15,14 +15,17 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from studio.prompting.attacks import KINDS, Attacked, attack
+from studio.prompting.attacks import KINDS, Attacked, attack, perturb
+from studio.prompting.copied import danbooru_tags
 from studio.prompting.harden import harden
 from studio.prompting.lexicon import Lexicon
 
 CLEAN = Path(__file__).with_name("clean_prompts.txt")
+POSTED = Path(__file__).with_name("posted_prompts.txt")
 SHARES = (0.1, 0.2)
 SENTENCES = (
     "a portrait of a girl with {0} and {1}, {2}, {3}",
@@ -31,6 +34,8 @@ SENTENCES = (
     "a boy standing near the window, {0}, {1}, {2}, {3}, masterpiece",
 )
 TOKEN = re.compile(r"[^\s,]+")
+COLORS = ("blue", "red", "green", "brown", "black", "white", "pink", "purple", "grey", "yellow", "orange", "silver")
+ANIMALS = ("cat", "dog", "fox", "wolf", "rabbit", "bunny", "bear", "horse", "mouse", "tiger")
 
 
 def held_out(phrase: str) -> bool:
@@ -52,9 +57,10 @@ def lexicon_prompts(count: int, tuning: bool = False, seed: int = 0) -> list[str
     return found
 
 
-def _sections() -> dict[str, list[str]]:
+@lru_cache(maxsize=2)
+def _sections(path: Path = CLEAN) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
-    for line in CLEAN.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("[") and line.endswith("]"):
             current = sections.setdefault(line[1:-1], [])
         elif line and not line.startswith("# "):
@@ -85,6 +91,66 @@ def clean_prompts(count: int = 1000) -> list[str]:
         if line not in found:
             found.append(line)
     return found[:count]
+
+
+def posted_prompts(count: int = 500) -> list[str]:
+    """Prompts as people post them: quality heads, names and series in several spellings, LoRAs, weights, BREAK."""
+    sections = _sections(POSTED)
+    found = list(sections["prompts"])
+    rng = random.Random("posted")
+    while len(found) < count:
+        name, other = rng.sample(sections["who is"], 2)
+        series = rng.choice(sections["series"])
+        parts = [rng.choice(sections[part]) for part in ("heads", "who", "tails")]
+        line = ", ".join(parts if rng.random() < 0.8 else parts[1:]).format(
+            name=name,
+            other=other,
+            series=series,
+            Name=name.title(),
+            Series=series.title(),
+            name_=name.replace(" ", "_"),
+            series_=series.replace(" ", "_"),
+            look=rng.choice(sections["look"]),
+            place=rng.choice(sections["place"]),
+            lora=rng.choice(sections["loras"]),
+            weight=rng.choice(("0.5", "0.8", "1", "0.65")),
+        )
+        if line not in found:
+            found.append(line)
+    return found[:count]
+
+
+def danbooru_forms() -> list[str]:
+    """The most used tags of Danbooru as copied, as typed and as they stand in a prompt."""
+    spaced = [tag.replace("_", " ") for tag in danbooru_tags()]
+    escaped = [re.sub(r"([()])", r"\\\1", tag) for tag in spaced if "(" in tag]
+    return [*danbooru_tags(), *spaced, *escaped]
+
+
+def misspelt_tags(kind: str, count: int = 300) -> list[tuple[str, str]]:
+    """(as typed, as meant): "counts" of people, "colours" of hair and eyes and animals' ears, "width" of characters."""
+    rng = random.Random(f"tags-{kind}")
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        how = rng.choice(KINDS)
+        if kind == "width":
+            meant = lexicon_prompts(1, seed=len(found))[0]
+            attacked = attack(meant, "typo", 0.2, len(found)).text if rng.random() < 0.5 else meant
+            wide = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else "\u3000" if c == " " else c for c in attacked)
+            found.append((wide, harden(attacked).text))
+            continue
+        if kind == "counts":
+            number = rng.choice("123456")
+            word, before, after = rng.choice(("girl", "girl", "boy", "other")), number, ""
+            word += "" if number == "1" else "s"
+        else:
+            noun = rng.choice(("hair", "eyes", "ears"))
+            word, before, after = rng.choice(ANIMALS if noun == "ears" else COLORS), "", f" {noun}"
+        spelled = perturb(word, how, rng, real_words=True)
+        if spelled is not None and spelled not in COLORS:
+            form = rng.choice(("1girl, {}, smile", "{}", "masterpiece, solo, {}, upper body, night"))
+            found.append((form.format(before + spelled + after), form.format(before + word + after)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -156,6 +222,13 @@ def measure(corrector: Corrector, prompts: Sequence[str], kind: str, share: floa
     }
 
 
+def tag_row(corrector: Corrector, kind: str, count: int) -> dict[str, Any]:
+    """How many misspelt tags (see `misspelt_tags`) are put right."""
+    pairs = misspelt_tags(kind, count)
+    right = [corrector.correct(typed) == meant for typed, meant in pairs]
+    return {"kind": kind, "tags": len(right), "restored": round(sum(right) / len(right), 4)}
+
+
 def clean_row(corrector: Corrector, prompts: Sequence[str]) -> dict[str, Any]:
     """How many correct prompts a corrector changes."""
     begun = time.thread_time()
@@ -184,9 +257,15 @@ def run(quick: bool = False, tuning: bool = False, others: bool = True) -> dict[
     ]
     rows += [measure(found[0], prompts, kind, 0.2, True) for kind in ("typo", "phonetic")]
     clean = clean_prompts()
+    studio = found[0]
     return {
         "hardening": rows,
-        "clean": [clean_row(c, clean if c.name == "studio" or not quick else clean[::20]) for c in found],
+        "tags": [tag_row(studio, kind, 300 if quick else 900) for kind in ("counts", "colours", "width")],
+        "clean": [
+            *(clean_row(c, clean if c.name == "studio" or not quick else clean[::20]) for c in found),
+            clean_row(studio, posted_prompts()) | {"corrector": "posted"},
+            clean_row(studio, danbooru_forms()) | {"corrector": "danbooru tags"},
+        ],
     }
 
 
@@ -206,6 +285,8 @@ def main() -> None:
             f"{row['attack']:28} {row['share']:4.0%} {row['corrector']:15} {row['restored']:7.1%} "
             f"of {row['words']:5} words {row['ms']:8.2f} ms a prompt"
         )
+    for row in found["tags"]:
+        print(f"{'misspelt ' + row['kind']:28}      {'studio':15} {row['restored']:7.1%} of {row['tags']:5} tags")
     for row in found["clean"]:
         print(f"{'clean':28}      {row['corrector']:15} {row['changed']:5} of {row['prompts']} prompts changed")
 

@@ -9,10 +9,11 @@ is left alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -20,8 +21,10 @@ from typing import Literal
 from rapidfuzz.distance import OSA
 
 from studio.prompting import glyphs, keyboard, phonetics
+from studio.prompting.copied import copied_spans
 from studio.prompting.lexicon import Lexicon
 from studio.prompting.syntax import protected_spans
+from studio.prompting.tag_spelling import BESIDE, SLIP, beside, count_of_people, noun_heard
 from studio.prompting.vocabulary import Vocabulary, vocabulary_of
 
 Kind = Literal["invisible", "width", "glyph", "typo", "phonetic"]
@@ -33,6 +36,7 @@ MARGIN = 0.45  # by which it must beat the next word
 ALONE = 1.2  # taken off an English word that no tag has, unless it stands in a sentence
 LITTLE = 0.8  # added to the small words of a sentence
 PHRASE, PAIR, TAG = 3.5, 2.0, 1.5  # added when the words around make a tag of it, when they often stand beside it
+FOREIGN = 0.8  # by which a reading has to be better for each word beside it that none is known for
 LONGEST = 32  # letters of a word that is still looked at
 _PRIOR = {10: 2.6, 20: 2.0, 35: 1.0, 40: 0.4}  # of English words, by SCOWL's size class
 # Words that a sentence is held together by: typed often, mistyped often.
@@ -47,7 +51,9 @@ _PEOPLE = frozenset(("girl", "boy", "man", "woman", "character", "anime", "perso
 _SAME = {"grey": "gray", "colour": "color", "coloured": "colored", "colourful": "colorful", "armour": "armor"}
 
 _TOKEN = re.compile(r"[^\s,;:|()\[\]{}<>\"“”„«»「」『』、，。/\\=+*~^`´&#%…?_.\-–—]+")
-_FULL_WIDTH = {chr(c): chr(c - 0xFEE0) for c in (*range(0xFF08, 0xFF0A), *range(0xFF0C, 0xFF0D), 0xFF1A)}
+_FULL_WIDTH = {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"\u3000": " "}
+_FULL_WIDTH_WORD = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]+(?![぀-ヿ一-鿿])")
+_ROMAN = re.compile(r"x{0,2}(?:ix|iv|v?i{1,3}|v)?(?<=..)")  # the numbers of titles, "ii" to "xxviii"
 _SPACES = frozenset("\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f")
 
 
@@ -83,6 +89,8 @@ class _Word:
     opening: bool  # first of its sentence: a capital says nothing
     segment: int
     choices: list[_Choice]  # best first
+    copied: bool = False  # part of a tag that wasn't typed: only disguises are taken off
+    joined: bool = False  # behind a hyphen, as in "tied-back"
 
 
 def harden(text: str, protected: Sequence[str] = (), lexicon: Lexicon | None = None) -> Hardened:
@@ -92,11 +100,29 @@ def harden(text: str, protected: Sequence[str] = (), lexicon: Lexicon | None = N
     """
     vocabulary = vocabulary_of(lexicon or Lexicon.load())
     closed = protected_spans(text, protected)
-    changes = _characters(text, closed)
-    words = _words(text, closed, vocabulary)
-    _decide(words, vocabulary, changes)
-    changes.sort(key=lambda change: change.start)
+    plain = _narrow(text)  # as long as `text`
+    words = _words(plain, closed, vocabulary)
+    changes = _characters(text, plain, closed, {i for word in words for i in range(word.start, word.end)})
+    changes += [
+        Change(change.start, change.end, text[change.start : change.end], change.target, change.kind, change.confidence)
+        for change in _decide(words, vocabulary)
+    ]
+    changes += [
+        Change(word.start, word.end, source, "".join(c for c in word.source if c not in glyphs.INVISIBLE), "width", 1.0)
+        for word in words
+        if (source := text[word.start : word.end]) != word.source and not _within(word.start, word.end, closed)
+    ]
+    changes.sort(key=lambda change: (change.start, -change.end, change.kind == "width"))
     return apply(text, changes)
+
+
+def _narrow(text: str) -> str:
+    """`text` with full-width letters, digits and signs as ASCII, character by character; in Japanese whole words."""
+    if text.isascii():
+        return text
+    if any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text):
+        return _FULL_WIDTH_WORD.sub(lambda run: "".join(_FULL_WIDTH[c] for c in run.group()), text)
+    return "".join(_FULL_WIDTH.get(c, c) for c in text)
 
 
 def apply(text: str, changes: Sequence[Change]) -> Hardened:
@@ -113,12 +139,14 @@ def apply(text: str, changes: Sequence[Change]) -> Hardened:
     return Hardened("".join([*parts, text[position:]]), tuple(kept))
 
 
-def _characters(text: str, closed: Sequence[tuple[int, int]]) -> list[Change]:
-    """Single characters that never belong in a prompt: invisible ones, odd blanks, full-width brackets and commas."""
+def _characters(text: str, plain: str, closed: Sequence[tuple[int, int]], in_words: Set[int]) -> list[Change]:
+    """Single characters that never belong in a prompt: invisible ones, odd blanks, full-width brackets and commas.
+
+    `plain` is the text without full-width characters; those at the places `in_words` are changed with their words.
+    """
     if text.isascii():
         return [Change(i, i + 1, c, " ", "invisible", 1.0) for i, c in enumerate(text) if c < " " and c not in "\n\t\r"]
     found = []
-    japanese = any("\u3040" <= c <= "\u30ff" or "\u4e00" <= c <= "\u9fff" for c in text)
     for i, char in enumerate(text):
         if char.isascii() and (char >= " " or char in "\n\t\r"):
             continue
@@ -129,8 +157,8 @@ def _characters(text: str, closed: Sequence[tuple[int, int]]) -> list[Change]:
                 found.append(Change(i, i + 1, char, "", "invisible", 1.0))
         elif char in _SPACES:
             found.append(Change(i, i + 1, char, " ", "width", 1.0))
-        elif char in _FULL_WIDTH and not japanese:
-            found.append(Change(i, i + 1, char, _FULL_WIDTH[char], "width", 1.0))
+        elif plain[i] != char and i not in in_words:
+            found.append(Change(i, i + 1, char, plain[i], "width", 1.0))
         elif unicodedata.category(char) == "Cc":
             found.append(Change(i, i + 1, char, " ", "invisible", 1.0))
     return found
@@ -157,6 +185,7 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
     found: list[_Word] = []
     segment, last, opening = 0, 0, True
     foreign = _foreign(text)
+    copied = copied_spans(text, vocabulary.bracketed)
     for match in _TOKEN.finditer(text):
         between = text[last : match.start()]
         if any(c in ",;|\n、，()[]{}" for c in between):
@@ -175,6 +204,7 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
             continue
         plain = trimmed.lower() if trimmed.isascii() else glyphs.unmarked(trimmed).lower()
         word = _Word(start, end, trimmed, plain.replace("’", "'"), opening, segment, [])
+        word.copied, word.joined = _within(start, end, copied), between.endswith("-")
         if not _correct(word, vocabulary):
             word.choices = _readings(word, vocabulary, foreign)
         found.append(word)
@@ -189,6 +219,8 @@ def _foreign(text: str) -> bool:
 def _correct(word: _Word, vocabulary: Vocabulary) -> bool:
     plain, source = word.plain, word.source
     if len(source) < 2 and not (source and not source.isascii()):
+        return True
+    if _ROMAN.fullmatch(plain):
         return True
     if not any(c.isalpha() or (not c.isascii() and glyphs.readings(c)) for c in plain):
         return True
@@ -210,8 +242,13 @@ def _leet(plain: str) -> bool:
 
 def _readings(word: _Word, vocabulary: Vocabulary, foreign: bool) -> list[_Choice]:
     source, plain = word.source, word.plain
-    if len(plain) > LONGEST:
+    if len(plain) > LONGEST or (word.copied and source.isascii()):
         return []
+    people = count_of_people(glyphs.unmarked(source))
+    if people == source:
+        return []
+    if people is not None and not (source.isascii() and (found := _folded(word, vocabulary)) and found[0][0] > 6):
+        return [(9.0, people, "typo" if source.isascii() else "glyph")]
     if plain.isascii() and not source.isascii() and vocabulary.known(plain):
         return [(9.0, plain, "invisible")]  # only marks and invisible characters were in the way
     if any(_han(c) for c in plain if not c.isascii()):
@@ -226,7 +263,7 @@ def _readings(word: _Word, vocabulary: Vocabulary, foreign: bool) -> list[_Choic
             return folded
         # a slip beside a look-alike: go on with its plainest reading
         options = [w for w in glyphs.expand(plain) if w.isalpha() and w.isascii()]
-        if not options or _spelled_so(source):
+        if not options or word.copied or _spelled_so(source):
             return []
         return [(score - 0.8, target, "glyph") for score, target, _ in _slips(options[0], vocabulary)]
     if source[0].isupper() and not source.isupper():
@@ -334,15 +371,19 @@ def _slips(plain: str, vocabulary: Vocabulary) -> list[_Choice]:
     return ranked[:6]
 
 
-def _decide(words: list[_Word], vocabulary: Vocabulary, changes: list[Change]) -> None:
+def _decide(words: list[_Word], vocabulary: Vocabulary) -> list[Change]:
     """Weigh each word's readings with its neighbours and take the clear ones."""
+    changes: list[Change] = []
     segments: dict[int, list[_Word]] = {}
     for word in words:
         segments.setdefault(word.segment, []).append(word)
     for members in segments.values():
+        sentence = len(members) >= 4 and sum(word.plain in _LITTLE for word in members) >= 2
+        _read_beside(members, sentence, vocabulary)
         if not any(word.choices for word in members):
             continue
-        sentence = len(members) >= 4 and sum(word.plain in _LITTLE for word in members) >= 2
+        unread = [word for word in members if not word.choices and not _correct(word, vocabulary)]
+        strange = len(unread)  # one is a name, several are another language
         for index, word in enumerate(members):
             if word.choices:
                 scored = sorted(
@@ -352,7 +393,35 @@ def _decide(words: list[_Word], vocabulary: Vocabulary, changes: list[Change]) -
                     ),
                     reverse=True,
                 )
-                _take(word, scored, changes)
+                _take(word, scored, FOREIGN * max(0, min(3, strange - 1)), changes)
+    return changes
+
+
+def _read_beside(members: list[_Word], sentence: bool, vocabulary: Vocabulary) -> None:
+    """Give words in front of "hair", "eyes", "ears" and the like the reading that their neighbour explains."""
+    for index, (word, after) in enumerate(itertools.pairwise(members)):
+        if word.copied or word.joined or after.copied or not word.plain.isascii():
+            continue
+        if word.source[:1].isupper() != word.source.isupper():  # a name
+            continue
+        if (noun := noun_heard(after.plain, word.plain)) is not None and not after.choices:
+            after.choices = [(9.0, noun, "phonetic")]
+        nouns = [after.plain, *(target for _, target, _ in after.choices[:2])]
+        noun = next((one for one in nouns if one in BESIDE), "")
+        right = _correct(word, vocabulary)
+        if not noun or (right and not _stands_alone(members, index, sentence)):
+            continue
+        if word.plain in vocabulary.lexicon.added_words or f"{word.plain} {noun}" in vocabulary.lexicon:
+            continue
+        if (meant := beside(word.plain, noun, right)) is not None and (meant[1] < SLIP or not word.choices):
+            word.choices = [(9.0, meant[0], "phonetic" if right else "typo")]
+
+
+def _stands_alone(members: list[_Word], index: int, sentence: bool) -> bool:
+    """Two words that end a tag, or that a sentence names as something somebody has ("with blew hair")."""
+    if not sentence:
+        return index + 2 == len(members) <= 4
+    return index > 0 and members[index - 1].plain in ("with", "and", "has", "having", "a", "an")
 
 
 def _context(members: list[_Word], index: int, target: str, sentence: bool, vocabulary: Vocabulary) -> float:
@@ -380,12 +449,12 @@ def _stands_for(word: _Word) -> list[str]:
     return [word.plain, *(target for _, target, _ in word.choices[:3])]
 
 
-def _take(word: _Word, scored: list[_Choice], changes: list[Change]) -> None:
-    """Add the best reading to `changes` when it is good enough and clearly better than the next."""
+def _take(word: _Word, scored: list[_Choice], more: float, changes: list[Change]) -> None:
+    """Add the best reading to `changes` when it is good enough, by `more` than usual, and beats the next clearly."""
     best, target, kind = scored[0]
     rivals = [score for score, other, _ in scored[1:] if _stem(other) != _stem(target)]
     margin = best - rivals[0] if rivals else 3.0
-    needed = ACCEPT.get(len(word.plain), ACCEPT_LONG)
+    needed = ACCEPT.get(len(word.plain), ACCEPT_LONG) + more
     if best >= needed and margin >= MARGIN and target != word.source.lower():
         confidence = 1 / (1 + math.exp(-(best - needed + min(margin, 3.0))))
         changed = _cased(word.source, target)

@@ -1,7 +1,7 @@
 """Tag lists in the format of A1111's tag autocompletion: `name,type,count,"alias,alias"`, one tag a line.
 
-Written after the files that a1111-sd-webui-tagcomplete reads. This module doesn't know the studio's own lexicon: the
-numbers of `type` are Danbooru's.
+Written after the files that a1111-sd-webui-tagcomplete reads; where words stand instead of the count ("Quality tag") it
+is 0. This module doesn't know the studio's own lexicon: the numbers of `type` are Danbooru's.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def _row(line: str) -> TagRow | str:
         cells = next(csv.reader(io.StringIO(line), strict=True))
     except (csv.Error, StopIteration):
         return "the quotes aren't closed"
+    while len(cells) > 4 and not cells[-1].strip():
+        cells.pop()
     name = " ".join(cells[0].replace("_", " ").lower().split()) if len(cells[0]) > 3 else cells[0].lower().strip()
     if not name:
         return "the name is missing"
@@ -109,9 +111,7 @@ def _row(line: str) -> TagRow | str:
         if not cells[1].strip().isdecimal():
             return "the type (second column) must be a number"
         kind = int(cells[1])
-    if len(cells) > 2 and cells[2].strip():
-        if not cells[2].strip().isdecimal():
-            return "the count (third column) must be a number"
+    if len(cells) > 2 and cells[2].strip().isdecimal():  # tagcomplete's extra lists have words there
         count = int(cells[2])
     if len(cells) > 4:
         return f"there are {len(cells)} columns instead of 4; put the aliases in quotes"

@@ -25,8 +25,8 @@ class Vocabulary:
         self.lexicon = lexicon
         self.tags: dict[str, int] = {w: n for w, n in lexicon.words.items() if w.isalpha() and len(w) > 1}
         self.english, self.names = _english()
-        self.names = self.names | _listed("names.txt") | _listed("given_names.txt") | lexicon.added_words
-        self.jargon = _listed("jargon.txt")
+        self.names = self.names | listed_words("names.txt") | listed_words("given_names.txt") | lexicon.added_words
+        self.jargon = listed_words("jargon.txt")
         self._deletes: dict[str, list[str]] = {}
         for word in self.tags:
             for shorter in {word, *_without_one(word)}:
@@ -85,6 +85,12 @@ class Vocabulary:
         """Every phrase of the lexicon as its bare words, "half-closed eyes" as "half closed eyes"."""
         return frozenset(" ".join(WORD.findall(phrase)) for phrase in self.lexicon.studio_phrases)
 
+    @cached_property
+    def bracketed(self) -> frozenset[str]:
+        """What stands before a bracket and inside in the studio's own tags: both of "watercolor (medium)"."""
+        parts = (phrase.rstrip(")").split(" (") for phrase in self.lexicon.studio_phrases if " (" in phrase)
+        return frozenset(part for both in parts for part in both)
+
     @property
     def by_sound(self) -> dict[str, list[str]]:
         """Lexicon and very common English words by phonetic key; made at the first call."""
@@ -124,7 +130,8 @@ def _english() -> tuple[dict[str, int], frozenset[str]]:
 
 
 @lru_cache(maxsize=4)
-def _listed(name: str) -> frozenset[str]:
+def listed_words(name: str) -> frozenset[str]:
+    """The words of a text file of the lexicon, in lower case, without its lines of comment."""
     lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
     return frozenset(w for line in lines if not line.startswith("#") for w in WORD.findall(line.lower()))
 

@@ -44,7 +44,7 @@ TEXT = st.one_of(
         ("soldiеr's uniform", "soldier's uniform"),
         ("SMLIE", "SMLIE"),
         ("half-clsoed eyes", "half-closed eyes"),
-        ("long_hiar", "long_hair"),
+        ("long_hiar, watercolor (meduim)", "long_hiar, watercolor (medium)"),
         ("(smlie:1.3), [blue eyess]", "(smile:1.3), [blue eyes]"),
         ("а girl", "a girl"),
         ("red\u00a0hair", "red hair"),
@@ -266,6 +266,57 @@ def test_a_thousand_clean_prompts_stay_as_they_are() -> None:
     clean = benchmark.clean_prompts()
     assert len(set(clean)) == 1000
     assert benchmark.clean_row(benchmark.correctors(others=False)[0], clean)["changed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["counts", "colours", "width"])
+def test_misspelt_tags_are_put_right(kind: str) -> None:
+    assert benchmark.tag_row(benchmark.correctors(others=False)[0], kind, 300)["restored"] >= 0.95
+
+
+def test_posted_prompts_stay_as_they_are() -> None:
+    posted = benchmark.posted_prompts()
+    assert len(set(posted)) == 500
+    assert [prompt for prompt in posted if harden(prompt).text != prompt] == []
+
+
+def test_the_most_used_tags_of_danbooru_stay_as_they_are() -> None:
+    tags = benchmark.danbooru_tags()
+    assert len(set(tags)) > 10_000
+    assert [form for form in benchmark.danbooru_forms() if harden(form).text != form] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("1gril, 2grils, 1by", "1girl, 2girls, 1boy"),
+        ("１ｇｉｒｌ，　ｂｌｕｅ　ｅｙｅｓ", "1girl, blue eyes"),
+        ("１ｇｒｉｌ, ｌｏｎｇ＿ｈａｉｒ", "1girl, long_hair"),
+        ("ｗｉｄｏｗ＇ｓ ｐｅａｋ", "widow's peak"),
+        ("青い髪、ＳＭＩＬＥ", "青い髪、SMILE"),
+        ("gren eyes, blew hair, kat ears", "green eyes, blue hair, cat ears"),
+        ("read hair, sliver hair, hoarse ears", "red hair, silver hair, horse ears"),
+        ("a girl with blew hair and gren eyes", "a girl with blue hair and green eyes"),
+        ("2boy, 2ｂoуs, 5g\u200birls", "2boys, 2boys, 5girls"),
+        ("cat years, blue ayes", "cat ears, blue eyes"),
+    ],
+)
+def test_spellings_that_only_a_tag_explains(typed: str, meant: str) -> None:
+    assert harden(typed).text == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "code_geass, yu-gi-oh!, charlotte_(madoka_magica), final fantasy ix, ranni_the_witch",
+        "code geass, charlotte (madoka magica), Ranni of Caria, lnog_hiar",
+        r"charlotte \(madoka magica\), (rem \(re:zero\):1.2)",
+        "she blew hair out of her face, her ears, bed hair, dead eyes, her hair",
+        "2b, 1st place, 3d, 4koma, 1980s city, 6+girls",
+        "tied-back hair, bat ears, wild hair, LED eyes",
+    ],
+)
+def test_copied_tags_and_what_is_meant_stay(text: str) -> None:
+    assert harden(text).text == text
 
 
 def test_hardening_is_quick(held_out: list[str]) -> None:

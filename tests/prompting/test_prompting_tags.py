@@ -121,3 +121,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "tags").write_text("in the way")
     with pytest.raises(DiskFull, match="couldn't be written"):
         TagLists(tmp_path / "tags").add(b"zorvaxia,0,1,\n", "x.csv")
+
+
+def test_words_where_the_count_stands_are_no_count(desk: PromptService) -> None:
+    found = desk.add_tags(
+        b"masterpiece,5,Quality tag,,\nnewest,5,Time tag,,\nvery_aesthetic,5,,\n", "my-quality-tags.csv"
+    )
+    assert [(row.name, row.category, row.count) for row in found.rows] == [
+        ("masterpiece", "meta", 0), ("newest", "meta", 0), ("very aesthetic", "meta", 0),
+    ]  # fmt: skip
+    assert found.bad == ()
