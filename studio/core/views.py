@@ -13,6 +13,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.core.specs import GenerateSpec, Recipe
 
+# Whose words a recipe is in: A1111's text is written by its whole family.
+Origin = Literal[
+    "studio",
+    "a1111",
+    "civitai",
+    "comfyui",
+    "invokeai",
+    "fooocus",
+    "swarmui",
+    "novelai",
+    "drawthings",
+    "tensorart",
+    "other",
+]
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 ACTIVE: tuple[JobState, ...] = ("queued", "running")
 
@@ -102,7 +116,8 @@ class FoundRecipe(View):
     """A recipe read from a picture file, as a request that can be edited and drawn."""
 
     spec: GenerateSpec
-    origin: Literal["studio", "a1111"]
+    origin: Origin
+    program: str = ""  # that made the picture, as people call it
     notes: tuple[str, ...] = ()  # what couldn't be taken over exactly, one sentence each
     model_hash: str = ""  # of the model it was made with; A1111 writes the first ten digits
 

@@ -243,7 +243,11 @@ class Resolver:
                 notes.append(f"Its ControlNet {spec.control.model!r} isn't here; the model's own is used.")
                 changes["control"] = spec.control.model_copy(update={"model": None})
         return FoundRecipe(
-            spec=spec.model_copy(update=changes), origin=found.origin, notes=tuple(notes), model_hash=found.model_hash
+            spec=spec.model_copy(update=changes),
+            origin=found.origin,
+            program=found.program,
+            notes=tuple(notes),
+            model_hash=found.model_hash,
         )
 
     def proven(self, found: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:

@@ -311,8 +311,8 @@ class Studio(PromptService):
         spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
         assert recipe is not None
         found = metadata.Read(
-            spec=spec, origin="studio", notes=metadata.left_out(recipe), lora_hashes=recipe.lora_hashes,
-            model_hash=recipe.model_hash,
+            spec=spec, origin="studio", program="Anime Character Studio", notes=metadata.left_out(recipe),
+            lora_hashes=recipe.lora_hashes, model_hash=recipe.model_hash,
         )  # fmt: skip
         return self._resolver.with_known_files(found, self._pictures.model_with, own=True)
 

@@ -8,12 +8,15 @@ import lzma
 import os
 import re
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from studio.core.errors import BadInput, NotFound
+from studio.core.text_encoding import decode_together
 from studio.runs.dataset.views import CAPTIONS, IGNORED, MAX_BYTES, MAX_FILES, PICTURES
 from studio.runs.rundir import write_failure
 
@@ -54,7 +57,8 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
     target.mkdir()
     try:
         with zipfile.ZipFile(archive) as bundle:
-            named = [(m, _safe_name(m, archive.name)) for m in bundle.infolist() if not m.is_dir()]
+            names = _names(bundle.infolist(), archive.name)
+            named = [(m, _safe_name(name, m, archive.name)) for m, name in names.items() if not _is_folder(m, name)]
             members = [(m, name) for m, name in named if not IGNORED.search(str(name))]
             if len(members) > MAX_FILES:
                 raise BadInput(
@@ -62,7 +66,7 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
                 )
             left = max_bytes
             for member, name in members:
-                if name.suffix.lower() not in {*PICTURES, *CAPTIONS, ".jsonl"}:
+                if name.suffix.lower() not in {*PICTURES, *CAPTIONS, ".jsonl", ".json", ".csv"}:
                     # The name stays, so that the check can list it; what is inside is of no use.
                     (target / name).parent.mkdir(parents=True, exist_ok=True)
                     (target / name).touch()
@@ -77,17 +81,63 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
                                 f"{archive.name} unpacks to more than {max_bytes / 2**20:.0f} MB: make it smaller."
                             )
                         copy.write(block)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
-            UnicodeError) as error:  # fmt: skip
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError,
+            struct.error, OverflowError, KeyError, IndexError) as error:  # fmt: skip
         raise BadInput(f"{archive.name} is not a ZIP that can be read ({error}).") from error
 
 
-def _safe_name(member: zipfile.ZipInfo, archive: str) -> PurePosixPath:
-    name = PurePosixPath(member.filename.replace("\\", "/"))
-    escapes = name.is_absolute() or ".." in name.parts or "\x00" in member.filename
+def _is_folder(member: zipfile.ZipInfo, name: str) -> bool:
+    return member.is_dir() or name.endswith(("/", "\\"))
+
+
+def _names(members: Iterable[zipfile.ZipInfo], archive: str) -> dict[zipfile.ZipInfo, str]:
+    """The name of every entry, decoded before anything is made of it: the second byte of a kanji may be a backslash.
+
+    Names without the flag for UTF-8 are in the encoding of the machine that packed them (APPNOTE 4.4.4, appendix D);
+    one machine, so all of them are looked at together. Raises BadInput where it can't be told.
+    """
+    found: dict[zipfile.ZipInfo, str] = {}
+    unsure: dict[zipfile.ZipInfo, bytes] = {}
+    for member in members:
+        if member.flag_bits & 0x800 or member.orig_filename.isascii():
+            found[member] = member.orig_filename
+        else:
+            raw = member.orig_filename.encode("cp437")
+            written = _unicode_path(member.extra, raw)
+            if written is None:
+                unsure[member] = raw
+            else:
+                found[member] = written
+    if unsure:
+        decoded = decode_together(unsure.values(), ("utf-8", "cp932", "cp1252", "gbk", "cp850", "cp437"))
+        if decoded is None:
+            raise BadInput(
+                f"The names in {archive} are in an encoding that can't be told, and folders are trigger words: pack it "
+                "again with names in UTF-8, or unpack it and give the folder."
+            )
+        found |= dict(zip(unsure, decoded, strict=True))
+    return found
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """Info-ZIP's Unicode Path (APPNOTE 4.6.9), where it belongs to this name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        body, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and len(body) > 5 and body[0] == 1 and body[1:5] == struct.pack("<I", zlib.crc32(raw)):
+            try:
+                return body[5:].decode("utf-8")
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
+def _safe_name(filename: str, member: zipfile.ZipInfo, archive: str) -> PurePosixPath:
+    name = PurePosixPath(filename.replace("\\", "/"))
+    escapes = name.is_absolute() or ".." in name.parts or "\x00" in filename
     escapes = escapes or not name.parts or ":" in name.parts[0]
     if escapes or stat.S_ISLNK(member.external_attr >> 16):
-        raise BadInput(f"{archive} has an entry that points outside of it ({member.filename!r}): it isn't unpacked.")
+        raise BadInput(f"{archive} has an entry that points outside of it ({filename!r}): it isn't unpacked.")
     return name
 
 

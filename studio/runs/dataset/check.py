@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,27 +15,32 @@ from PIL import Image
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.imaging import flat
-from studio.runs.dataset.captions import read_caption, read_metadata
+from studio.runs.dataset import layout
+from studio.runs.dataset.captions import Captions, find, is_list, read_caption
 from studio.runs.dataset.tags import add_tags, remove_tags, split_tags
 from studio.runs.dataset.views import (
     CAPTIONS,
     DRAWN,
     EPOCH_HIGH,
     EPOCH_LOW,
-    IGNORED,
-    MAX_FILES,
     MAX_PIXELS,
     METADATA,
     PICTURES,
     TINY,
     Entry,
     Problem,
+    ProblemKind,
     Report,
 )
 
 _DRAWING = re.compile(r"\.control\.(png|jpe?g|webp|bmp)$", re.IGNORECASE)
-_KOHYA = re.compile(r"^(\d{1,3})_(.+)$")
 _COMMON = {"", "1girl", "1boy", "solo", "girl", "boy"}
+# What a damaged file makes Pillow raise.
+FAULTS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, OverflowError, EOFError, RuntimeError,
+          struct.error, zlib.error, MemoryError, Image.DecompressionBombError,
+          Image.DecompressionBombWarning)  # fmt: skip
+# A damaged header may claim any size; no picture of so many pixels is that small (deflate packs 1032 to 1).
+LARGE, MOST_PER_BYTE = 16_000_000, 2000
 _SAME_HASH, _SAME_COLOUR = 12, 6.0  # of 256 bits; of 255, mean over a 32 x 32 thumbnail
 
 
@@ -51,31 +58,22 @@ def check(folder: Path, resolution: int) -> Report:
     """
     if not folder.is_dir():
         raise NotFound(f"There is no data set at {folder}: give a folder of pictures or a ZIP of one.")
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
-    )
-    names = [name for name in names if not IGNORED.search(name)]
+    listing = layout.listed(folder)
+    concepts = layout.concepts(folder, listing.names)
+    names = layout.trained(listing, folder)
     drawings = [name for name in names if _DRAWING.search(name)]
     names = [name for name in names if not _DRAWING.search(name)]
-    if len(names) > MAX_FILES:
-        raise BadInput(f"{folder} has {len(names)} files; {MAX_FILES} are the most a data set may have.")
-    problems: list[Problem] = []
-    metadata = read_metadata(folder, names, problems)
+    problems = listing.problems
+    names = _enabled(names, concepts, problems)
+    captions = find(folder, names, problems)
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
     stems = {str(PurePosixPath(name).with_suffix("")): name for name in pictures}
-    for name in names:
-        problem = _stray(name, stems)
-        if problem and name not in pictures:
-            problems.append(problem)
+    owned = {file for name in pictures if (file := captions.file_of(name))}
+    problems += [problem for name in names if name not in stems.values() and (problem := _stray(folder, name, owned))]
     about = [problem for name in drawings if (problem := _drawing(folder, name, stems)) is not None]
     problems += about
-    seen: list[tuple[str, int, np.ndarray]] = []
-    looked = [_look(folder, name, metadata, resolution, problems, seen) for name in pictures]
-    entries = _own_triggers([entry for entry in looked if entry is not None])
-    digest = hashlib.sha256()
-    for entry in entries:
-        digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
-        digest.update(hashlib.sha256((folder / entry.file).read_bytes()).digest())
+    looker = _Looker(folder, resolution, captions, concepts, problems)
+    entries = _own_triggers([entry for name in pictures if (entry := looker.look(name)) is not None])
     if not entries:
         said = " ".join(problem.message for problem in problems[:3]) or "The folder is empty."
         said += f" And so on: {len(problems)} remarks in all." if len(problems) > 3 else ""
@@ -90,9 +88,31 @@ def check(folder: Path, resolution: int) -> Report:
         problems=tuple(problems),
         triggers=triggers,
         repeats=automatic_repeats(len(entries)),
-        digest=digest.hexdigest(),
+        digest=_digest(folder, entries),
         drawings=len(drawings) - sum(not problem.used for problem in about),
     )
+
+
+def _digest(folder: Path, entries: Iterable[Entry]) -> str:
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(f"{entry.file}\0{entry.prompt}\0{entry.repeats}\0".encode())
+        with open(folder / entry.file, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _enabled(names: list[str], concepts: list[layout.Concept], problems: list[Problem]) -> list[str]:
+    """Without the folders that OneTrainer has turned off, or keeps to measure with."""
+    kept, off = [], dict.fromkeys(concept.folder for concept in concepts if not concept.enabled)
+    for name in names:
+        concept = layout.concept_of(name, concepts)
+        if concept is None or concept.enabled:
+            kept.append(name)
+    for folder in off:
+        message = f"{folder} is left out: {layout.CONCEPTS} has it turned off, or as other than pictures to train on."
+        problems.append(Problem(file=folder, kind="folder", message=message, used=False))
+    return kept
 
 
 def _drawing(folder: Path, name: str, pictures: Mapping[str, str]) -> Problem | None:
@@ -113,7 +133,7 @@ def _drawing(folder: Path, name: str, pictures: Mapping[str, str]) -> Problem | 
                 if file.width * file.height > MAX_PIXELS:
                     raise ValueError
                 sizes.append(upright(file).size)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except FAULTS:
             if each == picture:
                 return None  # said of the picture itself
             return problem("is not a drawing that can be read: a ControlNet leaves its picture out.", "unreadable")
@@ -124,72 +144,106 @@ def _drawing(folder: Path, name: str, pictures: Mapping[str, str]) -> Problem | 
     return None
 
 
-def _stray(name: str, stems: Mapping[str, str]) -> Problem | None:
+def _stray(folder: Path, name: str, owned: set[str]) -> Problem | None:
+    """What is wrong with a file that is no picture. `owned`: captions that have one."""
     path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if path.name == METADATA:
+    if path.name.lower() in METADATA or path.name == layout.CONCEPTS or name in owned or is_list(folder, name):
         return None
-    if suffix in CAPTIONS:
-        if str(path.with_suffix("")) in stems:
-            return None
-        message = f"{name} has no picture of the same name: it is left out."
-    else:
+    if path.suffix.lower() not in CAPTIONS:
         message = f"{name} is neither a picture (PNG, JPEG, WebP, BMP) nor a caption (.txt): it is left out."
+    else:
+        message = f"{name} has no picture of the same name: it is left out."
     return Problem(file=name, kind="name", message=message, used=False)
 
 
-def _look(
-    folder: Path,
-    name: str,
-    metadata: Mapping[str, str],
-    resolution: int,
-    problems: list[Problem],
-    seen: list[tuple[str, int, np.ndarray]],
-) -> Entry | None:
-    """One picture as an entry, or None where it can't be used; adds to `problems` and `seen`."""
+class _Looker:
+    """Looks at one picture after the other, and remembers them: the same one twice is one too many."""
 
-    def problem(kind: Literal["unreadable", "tiny", "duplicate", "name", "caption"], text: str, used: bool) -> None:
-        problems.append(Problem(file=name, kind=kind, message=f"{name} {text}", used=used))
+    def __init__(
+        self, folder: Path, resolution: int, captions: Captions, concepts: list[layout.Concept], problems: list[Problem]
+    ) -> None:
+        self._folder = folder
+        self._resolution = resolution
+        self._captions = captions
+        self._concepts = concepts
+        self._problems = problems
+        self._seen: list[tuple[str, str, int, np.ndarray]] = []
 
-    try:
-        with Image.open(folder / name) as file:
-            if file.width * file.height > MAX_PIXELS:
-                problem("unreadable", f"has {file.width} x {file.height} pixels, too many: it is left out.", False)
-                return None
-            kind = file.format
-            picture = upright(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "is truncated" if "truncated" in str(error) else "is not a picture that can be read"
-        problem("unreadable", f"{reason}: it is left out.", False)
-        return None
-    if kind != PICTURES[PurePosixPath(name).suffix.lower()]:
-        problem("name", f"is really a {kind} file; it is read all the same.", True)
-    if min(picture.size) < TINY * resolution:
-        smallest = f"{picture.width} x {picture.height}"
-        problem("tiny", f"is only {smallest} px for training at {resolution} px: it is left out.", False)
-        return None
-    if min(picture.size) < resolution:
-        problem("tiny", f"is {picture.width} x {picture.height} px and is enlarged to {resolution} px.", True)
-    bits, colours = fingerprint(picture)
-    for other, other_bits, other_colours in seen:
-        if (bits ^ other_bits).bit_count() <= _SAME_HASH and np.abs(colours - other_colours).mean() <= _SAME_COLOUR:
-            problem("duplicate", f"looks the same as {other}: it is left out.", False)
+    def look(self, name: str) -> Entry | None:
+        """One picture as an entry, or None where it can't be used."""
+        picture = self._opened(name)
+        if picture is None:
             return None
-    seen.append((name, bits, colours))
-    trigger, repeats = _trigger(name)
-    caption = read_caption(folder, name, metadata)
-    if not caption:
-        word = f"only its trigger word, {trigger}" if trigger else "no words at all"
-        problem("caption", f"has no caption: it is trained with {word}.", True)
-    return Entry(
-        file=name,
-        caption=caption or "",
-        trigger=trigger,
-        width=picture.width,
-        height=picture.height,
-        repeats=repeats,
-        captioned=caption is not None,
-    )
+        trigger, repeats = layout.trigger_of(name, self._folder)
+        concept = layout.concept_of(name, self._concepts)
+        if concept is not None and concept.repeats is not None:
+            repeats = concept.repeats
+        caption, unreadable = read_caption(self._folder, name, self._captions)
+        if concept is not None and concept.source == "filename":
+            caption, unreadable = PurePosixPath(name).stem.replace("_", " "), ""
+        if self._twice(name, picture, caption or ""):
+            return None
+        if not caption:
+            word = f"only its trigger word, {trigger}" if trigger else "no words at all"
+            said = f"has no caption: it is trained with {word}."
+            if unreadable:
+                said = f"has a caption in an encoding that can't be told ({unreadable}): it is trained with {word}. "
+                said += "Save the caption as UTF-8."
+            self._problem(name, "caption", said, True)
+        return Entry(
+            file=name,
+            caption=caption or "",
+            trigger=trigger,
+            width=picture.width,
+            height=picture.height,
+            repeats=repeats,
+            captioned=caption is not None,
+        )
+
+    def _problem(self, name: str, kind: ProblemKind, text: str, used: bool) -> None:
+        self._problems.append(Problem(file=name, kind=kind, message=f"{name} {text}", used=used))
+
+    def _opened(self, name: str) -> Image.Image | None:
+        path, resolution = self._folder / name, self._resolution
+        try:
+            with Image.open(path) as file:
+                pixels = file.width * file.height
+                if pixels > MAX_PIXELS:
+                    self._problem(
+                        name, "unreadable", f"has {file.width} x {file.height} pixels, too many: it is left out.", False
+                    )
+                    return None
+                if pixels > LARGE and pixels > MOST_PER_BYTE * path.stat().st_size:
+                    raise OSError("truncated: less than the least that so many pixels take")
+                kind = file.format
+                picture = upright(file)
+        except FAULTS as error:
+            reason = "is truncated" if "truncated" in str(error) else "is not a picture that can be read"
+            self._problem(name, "unreadable", f"{reason}: it is left out.", False)
+            return None
+        if kind != PICTURES[PurePosixPath(name).suffix.lower()]:
+            self._problem(name, "name", f"is really a {kind} file; it is read all the same.", True)
+        size = f"{picture.width} x {picture.height}"
+        if min(picture.size) < TINY * resolution:
+            self._problem(name, "tiny", f"is only {size} px for training at {resolution} px: it is left out.", False)
+            return None
+        if min(picture.size) < resolution:
+            self._problem(name, "tiny", f"is {size} px and is enlarged to {resolution} px.", True)
+        return picture
+
+    def _twice(self, name: str, picture: Image.Image, caption: str) -> bool:
+        """Whether it looks the same as another one, unless their captions say what differs (one face, five moods)."""
+        bits, colours = fingerprint(picture)
+        for other, other_caption, other_bits, other_colours in self._seen:
+            if caption and other_caption and caption != other_caption:
+                continue
+            if (bits ^ other_bits).bit_count() <= _SAME_HASH and np.abs(colours - other_colours).mean() <= _SAME_COLOUR:
+                said = f"looks the same as {other}"
+                said += " and has the same caption" if caption and caption == other_caption else ""
+                self._problem(name, "duplicate", f"{said}: it is left out.", False)
+                return True
+        self._seen.append((name, caption, bits, colours))
+        return False
 
 
 def _own_triggers(entries: list[Entry]) -> list[Entry]:
@@ -227,16 +281,6 @@ def fingerprint(picture: Image.Image) -> tuple[int, np.ndarray]:
     bits = (grey[:, 1:] > grey[:, :-1]).flatten()
     colours = np.asarray(picture.resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
     return int("".join("1" if bit else "0" for bit in bits), 2), colours
-
-
-def _trigger(name: str) -> tuple[str, int | None]:
-    parts = PurePosixPath(name).parts
-    if len(parts) == 1:
-        return "", None
-    kohya = _KOHYA.match(parts[0])
-    word = kohya[2] if kohya else parts[0]
-    # A comma would end the tag, and a trigger word has to stay one.
-    return re.sub(r"[\s,]+", " ", word).strip(), int(kohya[1]) if kohya else None
 
 
 def behind_triggers(entries: Iterable[Entry], made: Mapping[str, str]) -> dict[str, str]:

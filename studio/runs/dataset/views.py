@@ -9,9 +9,11 @@ from typing import Literal
 from studio.core.views import View
 from studio.runs.dataset.tags import split_tags
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+PICTURES = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
+}  # fmt: skip
 CAPTIONS = (".txt", ".caption")
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv")
 DRAWN = ".control.png"  # beside a picture: its drawing, made by hand, for a ControlNet
 MAX_FILES = 20_000
 MAX_BYTES = 4 * 2**30  # unpacked
@@ -19,6 +21,8 @@ MAX_PIXELS = 100_000_000
 TINY = 0.5  # of the training resolution; below it there is too little in a picture to learn from
 EPOCH_LOW, EPOCH_HIGH = 200, 400  # pictures x repeats of an epoch (hollowstrawberry/kohya-colab)
 IGNORED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)")
+
+ProblemKind = Literal["unreadable", "tiny", "duplicate", "name", "caption", "folder"]
 
 
 class Entry(View):
@@ -45,7 +49,7 @@ class Problem(View):
     """Something that was found. `used`: whether the picture is trained on all the same."""
 
     file: str
-    kind: Literal["unreadable", "tiny", "duplicate", "name", "caption"]
+    kind: ProblemKind
     message: str
     used: bool
 
@@ -64,3 +68,20 @@ class Report(View):
     @property
     def per_epoch(self) -> int:
         return sum(entry.repeats or self.repeats for entry in self.entries)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A sentence for each file or folder that isn't trained on."""
+        return tuple(problem.message for problem in self.problems if not problem.used)
+
+    def summary(self, repeats: int | None = None) -> list[str]:
+        """What will be trained on, and all that a person should know of it first. `repeats`: of the run, if it says."""
+        words = ", ".join(f"{word} ({count})" for word, count in self.triggers.items()) or "none"
+        often = [entry.repeats or repeats or self.repeats for entry in self.entries]
+        number = f"{len(often)} picture{'s' * (len(often) != 1)}"
+        lines = [
+            f"{number}, {sum(often)} in an epoch (repeats: {', '.join(map(str, sorted(set(often))))}). "
+            f"Trigger words: {words}. Without a caption: {sum(not entry.caption for entry in self.entries)}. "
+            f"Left out: {len(self.left_out)}."
+        ]
+        return lines + [problem.message for problem in self.problems]

@@ -1,6 +1,7 @@
 """Recipes inside picture files: written, and read whoever wrote them."""
 
-from studio.store.metadata.reading import FRAME, Named, Read, known_loras, left_out, own, read, request_of
+from studio.store.metadata.facts import Read
+from studio.store.metadata.reading import FRAME, Named, known_loras, left_out, own, read, request_of
 from studio.store.metadata.writing import A1111_SAMPLERS, CHUNK, parameters, png, portable
 
 __all__ = [

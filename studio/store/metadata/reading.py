@@ -1,4 +1,4 @@
-"""The recipe inside a picture file, or a pasted text, as a request: ours, or in the words of AUTOMATIC1111's web UI.
+"""The recipe inside a picture file, or a pasted text, as a request: ours, or in the words of whoever made it.
 
 What stands in a file is only claimed: which models and LoRAs exist here is another room's business.
 """
@@ -8,67 +8,108 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import ExifTags, Image
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
-from studio.core.fields import fields as described
-from studio.core.specs import (
-    EMOTIONS,
-    MAX_PROMPT,
-    QUALITIES,
-    STYLES,
-    GenerateSpec,
-    LoraRef,
-    Parameters,
-    Recipe,
-    Sampler,
-)
-from studio.core.views import FoundRecipe
-from studio.store.metadata.writing import A1111_SAMPLERS, CHUNK, portable
+from studio.core.specs import EMOTIONS, QUALITIES, STYLES, GenerateSpec, LoraRef, Parameters, Recipe
+from studio.store.metadata import a1111, comfyui, files, programs
+from studio.store.metadata.facts import Facts, Read, settled
+from studio.store.metadata.writing import CHUNK, portable
 
-MAX_LORAS = 8  # of one request
 FRAME = (
     "It is part of a morph or an animation, and only its words and settings can be taken over: drawn from them alone "
     "it is another picture."
 )
-
-
-class Read(FoundRecipe):
-    """What stands in a file, before anybody asked which of it is on this machine.
-
-    `lora_hashes` belong to `spec.loras` in order, "" where none is written. `recipe`: our own, whole, of a picture that
-    is nothing but its result; without folders, and otherwise as unproven as the rest of the file.
-    """
-
-    lora_hashes: tuple[str, ...] = ()
-    recipe: Recipe | None = None
-
-
-# Every repetition is bounded or ends at the next start: a text chunk may be a megabyte that somebody made up.
-_LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>", re.IGNORECASE)
-_EXTRA = re.compile(r"<(?:hypernet|lyco):[^<>]*>", re.IGNORECASE)
-_PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
+# Fields in which A1111's text or JSON stands, by how likely it is the whole of it.
+_TEXTS = ("parameters", "UserComment", "pasted", "generation_data", "XPComment", "xmp", "comment", "Comment",
+          "ImageDescription", "Description", "MakerNote")  # fmt: skip
+# What tells a program whose recipe can't be read.
+_MARKS = {
+    "workflow": "ComfyUI", "prompt": "ComfyUI", "invokeai_metadata": "InvokeAI", "invokeai_graph": "InvokeAI",
+    "sd-metadata": "InvokeAI", "Dream": "InvokeAI", "fooocus_scheme": "Fooocus",
+}  # fmt: skip
 
 
 def read(data: bytes) -> Read:
-    """The recipe inside a picture file (PNG, JPEG, WebP) or a pasted A1111 text.
+    """The recipe inside a picture file (PNG, JPEG, WebP), or a pasted text in A1111's words or JSON.
 
     Raises `BadInput` when the file is no picture, or a picture without a recipe that we can read.
     """
-    texts = _texts(data)
-    if CHUNK in texts:
-        return _ours(texts[CHUNK])
-    if "parameters" in texts:
-        return _a1111(texts["parameters"])
-    raise BadInput(
-        "This picture carries no recipe; pictures from this studio, A1111, Forge or Civitai do, unless they were "
+    fields = files.texts(data)
+    if CHUNK in fields:
+        return _ours(fields[CHUNK])
+    found = _facts(fields)
+    if found is None and (hidden := files.hidden(data)):
+        fields = {"parameters": hidden}
+        found = _facts(fields)
+    if found is not None:
+        return settled(found)
+    raise BadInput(_why_not(fields))
+
+
+def _facts(fields: dict[str, str]) -> Facts | None:
+    """What the first field that is a recipe says; a text without settings only where nothing else is."""
+    words: Facts | None = None
+    for name in _TEXTS:
+        text = fields.get(name, "")
+        if not text or text == files.UNREADABLE:
+            continue
+        if re.match(r"\s*[{\[]", text):
+            found = programs.of_json(_json(text), fields)
+        elif name == "parameters" or files.is_recipe(text):
+            found = a1111.read(text)
+            if found.steps is None and found.seed is None:
+                words, found = words or found, None
+        else:
+            continue
+        if found is not None and not found.empty:
+            return found
+    graph, canvas = _json(fields.get("prompt", "")), _json(fields.get("workflow", ""))
+    if isinstance(graph, dict) or isinstance(canvas, dict):
+        found = comfyui.read(graph, canvas)
+        if found is not None and not found.empty:
+            return found
+    found = programs.of_fields(fields)
+    return words if found is None or found.empty else found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _why_not(fields: dict[str, str]) -> str:
+    """One true sentence about a picture whose recipe isn't read."""
+    unreadable = [name for name, text in fields.items() if text == files.UNREADABLE]
+    if unreadable:
+        return f"The text in this file ({unreadable[0][:40]}) is in an encoding that can't be told, so it isn't read."
+    program = next((program for mark, program in _MARKS.items() if mark in fields), "") or _maker(fields)
+    if program:
+        return f"This picture carries a recipe of {program}, in a form that isn't read here."
+    told = [name for name in _TEXTS if name in fields]
+    if told:
+        return f"This picture carries a text ({told[0]}), but no recipe that is known here."
+    return (
+        "This picture carries no recipe. Programs write one into the file, and it is lost when the picture is "
         "converted or sent through a messenger."
     )
+
+
+def _maker(fields: dict[str, str]) -> str:
+    said = " ".join(
+        fields.get(name, "")[:200] for name in ("Software", "Source", "parameters", "UserComment", "pasted")
+    )
+    known = ("NovelAI", "SwarmUI", "Fooocus", "InvokeAI", "ComfyUI", "Draw Things", "TensorArt", "Midjourney")
+    if "sui_image_params" in said:
+        return "SwarmUI"
+    if re.search(r"--(v|ar|niji) |Job ID: [0-9a-f-]{36}", fields.get("Description", "")):
+        return "Midjourney"
+    return next((name for name in known if name in said), "")
 
 
 def own(data: bytes) -> Read | None:
@@ -102,6 +143,7 @@ def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[L
         able = [info for info in here if len(digest) >= 10 and info.hash.startswith(digest)]
         able += [info for info in here if str(info.path) == ref.path]
         able += [info for info in here if name in (info.title, info.path.name, info.path.stem)]
+        able += [info for info in here if _plain(name) in (_plain(info.title), _plain(info.path.stem))]
         if not able:
             notes.append(f"Its LoRA {name!r} isn't here and was left out; without it the picture is another.")
             continue
@@ -109,6 +151,11 @@ def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[L
             notes.append(f"The LoRA {name!r} here is another file than its own; another one gives another picture.")
         known.setdefault(str(able[0].path), LoraRef(path=str(able[0].path), weight=ref.weight))
     return tuple(known.values())
+
+
+def _plain(name: str) -> str:
+    """ "Ink Lines" and "ink_lines" are one name: sites show titles, folders have files."""
+    return re.sub(r"[\s_-]+", " ", name.removesuffix(".safetensors")).casefold().strip()
 
 
 def left_out(recipe: Recipe) -> tuple[str, ...]:
@@ -143,37 +190,6 @@ def request_of(recipe: Recipe) -> GenerateSpec:
     )
 
 
-def _texts(data: bytes) -> dict[str, str]:
-    try:
-        with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
-            found = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pasted = _decoded(data) if len(data) < 100_000 else ""
-        if "Steps:" in pasted:
-            return {"parameters": pasted}
-        raise BadInput("This file can't be read as a picture; drop a PNG, JPEG or WebP file.") from error
-    if "parameters" not in found and isinstance(comment, bytes):
-        found["parameters"] = _user_comment(comment)
-    return found
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return ""
-
-
-def _user_comment(comment: bytes) -> str:
-    # Exif 2.3, 4.6.5 "UserComment": eight bytes name the encoding. A1111 (piexif) writes big-endian UTF-16.
-    code, body = comment[:8], comment[8:]
-    if code.startswith(b"UNICODE"):
-        big = body[:1] == b"\x00"
-        return body.decode("utf-16-be" if big else "utf-16-le", errors="replace").strip("\x00")
-    return body.decode("utf-8", errors="replace").strip("\x00")
-
-
 def _ours(text: str) -> Read:
     try:
         data = json.loads(text)
@@ -187,101 +203,9 @@ def _ours(text: str) -> Read:
     return Read(
         spec=spec,
         origin="studio",
+        program="Anime Character Studio",
         notes=left_out(recipe),
         model_hash=recipe.model_hash,
         lora_hashes=recipe.lora_hashes,
         recipe=recipe if details is None and not recipe.frame else None,
     )
-
-
-def _a1111(text: str) -> Read:
-    lines = text.replace("\r\n", "\n").strip().split("\n")
-    pairs = {key: _unquoted(value) for key, value in _PAIR.findall(lines[-1])}
-    if len(pairs) < 3 and "Steps" not in pairs:
-        pairs = {}
-    else:
-        lines.pop()
-    prompt, _, negative = "\n".join(lines).partition("Negative prompt:")
-    notes: list[str] = []
-    loras = [_lora(name, weight, notes) for name, weight in _LORA.findall(prompt)]
-    if _EXTRA.search(prompt):
-        notes.append("Hypernetworks and LyCORIS tags were left out.")
-    prompt = _EXTRA.sub("", _LORA.sub("", prompt)).strip().rstrip(",").rstrip()
-    negative = negative.strip()
-    if max(len(prompt), len(negative)) > MAX_PROMPT:
-        prompt, negative = prompt[:MAX_PROMPT], negative[:MAX_PROMPT]
-        notes.append(f"The prompt was cut at {MAX_PROMPT} characters.")
-    fields: dict[str, Any] = {"prompt": prompt.replace("\x00", ""), "negative": negative.replace("\x00", "")}
-    fields["sampler"] = _sampler(pairs, notes)
-    for field, known in described(GenerateSpec).items():
-        if (infotext := known.about.infotext) is not None:
-            _take(fields, field, pairs.get(infotext.key), infotext.key, notes)
-    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
-        for field, value in (("width", size[1]), ("height", size[2])):
-            _take(fields, field, str(int(value) // 8 * 8), "Size", notes)
-    taken = [lora for lora in loras if lora is not None]
-    if len(taken) > MAX_LORAS:
-        notes.append(f"Only its first {MAX_LORAS} LoRAs were taken.")
-    fields["loras"] = tuple(taken[:MAX_LORAS])
-    written = dict(re.findall(r"([^:,]+):\s*([0-9a-f]{10,64})", pairs.get("Lora hashes", "").lower()))
-    hashes = {name.strip(): value for name, value in written.items()}
-    if model := pairs.get("Model"):
-        fields["model"] = model[:1024]
-    if "Hires upscale" in pairs or "Hires steps" in pairs:
-        notes.append("Its second pass (hires fix) isn't repeated here.")
-    if any(key.startswith("ControlNet") for key in pairs):
-        notes.append("Its ControlNet image isn't in the file.")
-    if "strength" in fields:
-        notes.append("It started from another picture, which isn't in the file.")
-    if pairs.get("Clip skip", "1") != "1":
-        notes.append(f"Clip skip {pairs['Clip skip']} isn't repeated here.")
-    digest = pairs.get("Model hash", "").lower()
-    spec = GenerateSpec(**fields)
-    return Read(
-        spec=spec,
-        origin="a1111",
-        notes=tuple(notes),
-        model_hash=digest,
-        lora_hashes=tuple(hashes.get(lora.path.lower(), "") for lora in spec.loras),
-    )
-
-
-def _take(fields: dict[str, Any], field: str, value: str | None, key: str, notes: list[str]) -> None:
-    """Put a value into `fields` if the spec accepts it, else say so."""
-    if value is None:
-        return
-    try:
-        fields[field] = getattr(GenerateSpec.model_validate({field: value}), field)
-    except ValidationError:
-        if not (field == "seed" and value == "-1"):
-            notes.append(f"{key} {value[:40]} is outside what this studio can do and was left out.")
-
-
-def _lora(name: str, weight: str | None, notes: list[str]) -> LoraRef | None:
-    try:
-        return LoraRef(path=name.strip(), weight=float(weight or 1))
-    except ValueError:
-        notes.append(f"The LoRA {name.strip()[:60]!r} has a weight that this studio can't use and was left out.")
-        return None
-
-
-def _sampler(pairs: dict[str, str], notes: list[str]) -> Sampler:
-    name, schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
-    if name.endswith(" Karras"):
-        name, schedule = name.removesuffix(" Karras"), "Karras"
-    for ours, (theirs, theirs_schedule) in A1111_SAMPLERS.items():
-        if name.lower() == theirs.lower() and (schedule == "Karras") == (theirs_schedule == "Karras"):
-            return ours  # type: ignore[return-value]
-    if name:
-        notes.append(f"The sampler {name!r} isn't in this studio; its own default is used.")
-    return "auto"
-
-
-def _unquoted(value: str) -> str:
-    value = value.strip()
-    if len(value) > 1 and value[0] == value[-1] == '"':
-        try:
-            return str(json.loads(value))
-        except ValueError:
-            return value[1:-1]
-    return value

@@ -75,14 +75,14 @@ def portable(recipe: Recipe) -> Recipe:
 
     Files keep their names; their hashes say which they were.
     """
-    loras = tuple(LoraRef(path=_name(lora.path), weight=lora.weight) for lora in recipe.loras)
+    loras = tuple(LoraRef(path=plain_name(lora.path), weight=lora.weight) for lora in recipe.loras)
     control = recipe.control
     if control is not None and control.model is not None:
-        control = control.model_copy(update={"model": _name(control.model) or None})
-    return recipe.model_copy(update={"model": _name(recipe.model), "loras": loras, "control": control})
+        control = control.model_copy(update={"model": plain_name(control.model) or None})
+    return recipe.model_copy(update={"model": plain_name(recipe.model), "loras": loras, "control": control})
 
 
-def _name(reference: str) -> str:
+def plain_name(reference: str) -> str:
     """A hub id or a plain name as it is; of a path (absolute, `~`, `.` or `..`) only the last part."""
     return reference.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] if _PATH.match(reference) else reference
 

@@ -1,0 +1,145 @@
+"""The text of AUTOMATIC1111's web UI and its family: Forge, reForge, SD.Next, Civitai, and whoever writes as they do.
+
+Read as `parse_generation_parameters` does (AUTOMATIC1111/stable-diffusion-webui, `modules/infotext_utils.py`), with
+what others put into its last line and behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from studio.core.fields import fields
+from studio.core.specs import GenerateSpec
+from studio.core.views import Origin
+from studio.store.metadata.facts import CONTROL, HIRES, Facts, Lora, pair, tags
+
+_PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
+_JSON = re.compile(r"(?:^|,)\s*(\w[\w ]{1,40}): ?(?=[\[{])")
+_NEGATIVE = re.compile(r"^Negative prompt:", re.MULTILINE)
+_SETTINGS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,5}(?:[.,\s]|$)")
+_SECOND = ("hires", "first pass size", "hr ")
+
+
+def read(text: str) -> Facts:
+    """Every text is one: without settings it is all prompt."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    words, settings = _parted(text)
+    pairs, nested = _pairs(settings)
+    found = _NEGATIVE.search(words)
+    if found is None and settings:  # all of it on one line
+        found = re.search(r"[\s.,]Negative prompt:", words)
+    prompt, negative = (words[: found.start()], words[found.end() :]) if found else (words, "")
+    origin, program = _program(pairs, nested)
+    facts = Facts(origin, program, prompt.strip(), negative.strip())
+    facts.steps, facts.seed = pairs.get("Steps"), pairs.get("Seed")
+    facts.guidance = pairs.get("CFG scale", pairs.get("CFG Scale"))
+    facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
+    for name, known in fields(GenerateSpec).items():  # whatever else this studio writes there
+        about = known.about.infotext
+        if about is not None and about.key in pairs and name not in ("steps", "seed", "guidance", "strength"):
+            facts.others[name] = (about.key, pairs[about.key])
+    if size := pair(pairs.get("Size", "")):
+        facts.width, facts.height = size
+    facts.model, facts.model_hash = pairs.get("Model", ""), pairs.get("Model hash", "")
+    _second_pass(facts, pairs)
+    if any(key.startswith("ControlNet") for key in pairs):
+        facts.notes.append(CONTROL)
+    if pairs.get("Clip skip", "1") != "1":
+        facts.notes.append(f"Clip skip {pairs['Clip skip'][:20]} isn't repeated here.")
+    _resources(facts, nested.get("Civitai resources"))
+    hashes = _hashes(pairs, nested)
+    facts.model_hash = facts.model_hash or hashes.pop("model", "")
+    facts.loras += [Lora(name, weight, hashes.get(name.strip().lower(), "")) for name, weight in tags(facts.prompt)]
+    return facts
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """Prompts and settings. What stands behind the settings (templates, notes of extensions) is neither."""
+    lines = text.split("\n")
+    for number in reversed(range(len(lines))):
+        line = lines[number]
+        if _SETTINGS.search(line) and len(_PAIR.findall(line)) >= 2:
+            start = _SETTINGS.search(line)
+            assert start is not None
+            begin = start.start() if number == 0 or _NEGATIVE.match(line) else 0
+            return "\n".join([*lines[:number], line[:begin]]), line[begin:].lstrip(" .,")
+    if len(_PAIR.findall(lines[-1])) >= 3:
+        return "\n".join(lines[:-1]), lines[-1]
+    return text, ""
+
+
+def _pairs(line: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The settings, and those among them that are JSON, which may hold anything that looks like a setting."""
+    nested: dict[str, Any] = {}
+    line, place = re.sub(r"\s{9,}", " ", line), 0
+    while match := _JSON.search(line, place):
+        try:
+            value, end = json.JSONDecoder().raw_decode(line, match.end())
+        except (ValueError, RecursionError):
+            place = match.end()
+            continue
+        nested[match[1]] = value
+        line, place = line[: match.start()] + line[end:], match.start()
+    return {key: _unquoted(value) for key, value in _PAIR.findall(line)}, nested
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value[1:-1]
+    return value
+
+
+def _program(pairs: dict[str, str], nested: dict[str, Any]) -> tuple[Origin, str]:
+    version = pairs.get("Version", "")
+    if "Civitai resources" in nested:
+        return "civitai", "Civitai"
+    if "Fooocus" in version:
+        return "fooocus", "Fooocus"
+    if "SD.Next" in pairs.get("App", "") or "Pipeline" in pairs:
+        return "a1111", "SD.Next"
+    if re.match(r"(f\d|neo|.*forge)", version, re.IGNORECASE):
+        return "a1111", "Forge"
+    return ("a1111", "ComfyUI") if "ComfyUI" in version else ("a1111", "A1111")
+
+
+def _second_pass(facts: Facts, pairs: dict[str, str]) -> None:
+    """Hires fix writes its strength where img2img does; only the second started from a picture."""
+    second = any(key.lower().startswith(_SECOND) for key in pairs)
+    if second:
+        facts.notes.append(HIRES)
+    operations = pairs.get("Operations", "")
+    if not second and not ("txt2img" in operations and "img2img" not in operations):
+        facts.strength = pairs.get("Denoising strength", pairs.get("Denoise strength"))
+
+
+def _resources(facts: Facts, resources: Any) -> None:
+    for item in resources if isinstance(resources, list) else ():
+        if not isinstance(item, dict):
+            continue
+        kind = str(item.get("type", "")).lower()
+        name = str(item.get("modelName") or item.get("air") or f"version {item.get('modelVersionId', '?')}")
+        if kind in ("checkpoint", "model"):
+            facts.model = facts.model or name
+        elif kind in ("lora", "lycoris", "locon", "dora"):
+            facts.loras.append(Lora(name, item.get("weight", 1.0)))
+        elif kind:
+            facts.notes.append(f"Its {kind[:40]} {name[:80]!r} isn't used here.")
+
+
+def _hashes(pairs: dict[str, str], nested: dict[str, Any]) -> dict[str, str]:
+    """Hashes by the lower-case name of a LoRA, and of the "model"."""
+    found = {
+        name.strip(): digest
+        for name, digest in re.findall(r"([^:,]+):\s*([0-9a-f]{10,64})", pairs.get("Lora hashes", "").lower())
+    }
+    civitai = nested.get("Hashes")
+    for key, digest in civitai.items() if isinstance(civitai, dict) else ():
+        if re.fullmatch(r"[0-9a-f]{10,64}", str(digest).lower()):
+            found.setdefault(str(key).lower().removeprefix("lora:"), str(digest).lower())
+    return found
