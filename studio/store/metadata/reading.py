@@ -115,10 +115,11 @@ def _maker(fields: dict[str, str]) -> str:
 def own(data: bytes) -> Read | None:
     """As `read`, but only a recipe of this studio for a plain picture; None for everything else."""
     try:
-        found = read(data)
+        fields = files.texts(data)
+        found = _ours(fields[CHUNK]) if CHUNK in fields else None
     except BadInput:
         return None
-    return found if found.recipe is not None else None
+    return found if found is not None and found.recipe is not None else None
 
 
 class Named(Protocol):
