@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
-from streamlit.testing.v1 import AppTest
-from support.browser import REPOSITORY
 from support.checkpoints import tiny_sd
+from support.pages import app
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
@@ -275,17 +274,6 @@ def test_the_command_line_writes_frames_and_files(
 
 
 # --- pages ----------------------------------------------------------------------------------------------------------
-
-
-def app(page: str, **state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
-    at.session_state["owner"] = "me"
-    for name, value in state.items():
-        at.session_state[name] = value
-    at.run()
-    at.switch_page(str(REPOSITORY / "pages" / f"{page}.py")).run()
-    assert not at.exception
-    return at
 
 
 @pytest.mark.parametrize(

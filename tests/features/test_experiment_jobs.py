@@ -302,14 +302,11 @@ def test_a_saved_report_is_opened_again(page_home: Path, monkeypatch: pytest.Mon
 
 
 def test_the_page_asks_for_the_worst_case_and_says_what_an_experiment_compares(page_home: Path) -> None:
-    from support.browser import REPOSITORY
+    from support.pages import app
 
     from studio.interfaces.web.resources import studio as shared
 
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=60)
-    at.session_state["owner"] = "me"
-    at.session_state["gen_seed"] = 21
-    at.run()
+    at = app(gen_seed=21)
     assert any("edited by hand is not compared" in part.value for part in at.caption)
     at.button_group(key="gen_stress_how").set_value("worst").run()
     at.button(key="gen_stress_draw").click().run()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
+from support.pages import app
 
 from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec, MorphMethod
@@ -30,13 +31,7 @@ Run = Callable[..., tuple[int, str]]
 
 
 def page(**state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
-    for name, value in {"owner": "me", **state}.items():
-        at.session_state[name] = value
-    at.run()
-    at.switch_page(str(REPOSITORY / "pages" / "emotion_morph.py")).run()
-    assert not at.exception
-    return at
+    return app("emotion_morph", **state)
 
 
 def captions(at: AppTest) -> list[str]:

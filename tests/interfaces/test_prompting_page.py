@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from test_prompting_claude import GOOD, FakeClaude, claude, failure, message, reply, unsure
-from test_prompting_reviews import REVIEW
-from test_ui_pages import app, prompt_of, sentences
+from support.claude_server import GOOD, REVIEW, FakeClaude, failure, message, reply, unsure
+from support.pages import app, prompt_of, sentences
 
 from studio.core.settings import settings
 from studio.interfaces.web.resources import studio
 from studio.prompting.claude import ClaudeWriter
-
-__all__ = ["claude"]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
+from support.pages import app
 
 from studio.core.specs import ControlSpec, GenerateSpec
 from studio.engine.media import control_images as control
@@ -20,8 +21,7 @@ from studio.interfaces.web import canvas
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
 
-MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
-PAGE = str(REPOSITORY / "pages" / "sketch_to_character.py")
+PAGE = "sketch_to_character"
 
 
 def sketch(tone: str = "black") -> bytes:
@@ -30,15 +30,6 @@ def sketch(tone: str = "black") -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def app() -> AppTest:
-    at = AppTest.from_file(MAIN, default_timeout=90)
-    at.session_state["owner"] = "me"
-    at.run()
-    at.switch_page(PAGE).run()
-    assert not at.exception
-    return at
 
 
 @pytest.fixture
@@ -88,13 +79,13 @@ def hand(no_canvas: None, monkeypatch: pytest.MonkeyPatch) -> Hand:
 
 
 def test_nothing_drawn_nothing_to_send(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     assert at.button(key="sk_draw").disabled
     assert any("Draw something" in caption.value for caption in at.caption)
 
 
 def test_an_example_fills_the_page_and_is_drawn(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     assert at.session_state["sk_emotion"] == "angry"
     assert "spiky hair" in at.session_state["sk_text"]
@@ -131,7 +122,7 @@ def test_an_example_fills_the_page_and_is_drawn(page_home: Path, no_canvas: None
 def test_an_uploaded_picture_is_followed_by_its_edges(
     page_home: Path, no_canvas: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = app()
+    at = app(PAGE)
     with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
         stream = io.BytesIO()
         picture.save(stream, "PNG")
@@ -152,7 +143,7 @@ def test_an_uploaded_picture_is_followed_by_its_edges(
 
 
 def test_an_uploaded_picture_stays_the_drawing_under_which_a_result_is_laid(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     with Image.open(REPOSITORY / "assets" / "examples" / "style_1" / "01.jpg") as picture:
         stream = io.BytesIO()
         picture.save(stream, "PNG")
@@ -167,7 +158,7 @@ def test_an_uploaded_picture_stays_the_drawing_under_which_a_result_is_laid(page
 
 
 def test_a_file_that_is_no_picture_leaves_the_page_whole(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.file_uploader(key="sk_upload").set_value(("face.png", b"nothing", "image/png")).run()
     assert not at.exception
     assert any("isn't a picture that can be read" in error.value for error in at.error)
@@ -180,12 +171,7 @@ def test_a_picture_from_another_page_brings_its_look(page_home: Path, no_canvas:
     spec = GenerateSpec(model=studio().settings.model, style="formal", emotion="sad", text="red hair", seed=8, steps=1,
                         guidance=4.5)  # fmt: skip
     job = studio().wait(studio().submit(spec, "me").id, "me", 120)
-    at = AppTest.from_file(MAIN, default_timeout=90)
-    at.session_state["owner"] = "me"
-    at.session_state["send"] = {"page": "sketch_to_character", "picture": job.pictures[0]}
-    at.run()
-    at.switch_page(PAGE).run()
-    assert not at.exception
+    at = app(PAGE, send={"page": "sketch_to_character", "picture": job.pictures[0]})
     for name in ("model", "style", "emotion", "seed", "steps", "guidance", "text"):
         assert at.session_state[f"sk_{name}"] == getattr(spec, name), name
     assert at.button(key="sk_draw").disabled  # a traced picture is no drawing yet
@@ -229,7 +215,7 @@ def test_chalk_becomes_a_drawing_that_pen_and_eraser_work_on(page_home: Path, ha
     chalk.putalpha(Image.open(io.BytesIO(sketch())).convert("L").point(lambda value: 255 - value))
     stream = io.BytesIO()
     chalk.save(stream, "PNG")
-    at = app()
+    at = app(PAGE)
     at.file_uploader(key="sk_upload").set_value(("chalk.png", stream.getvalue(), "image/png")).run()
     assert not at.exception
     assert at.session_state["sk_kind"] == "lines"
@@ -245,7 +231,7 @@ def test_chalk_becomes_a_drawing_that_pen_and_eraser_work_on(page_home: Path, ha
 
 
 def test_what_can_not_be_followed_is_said(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.file_uploader(key="sk_upload").set_value(("pale.png", sketch("#fbfbfb"), "image/png")).run()
     assert any("The drawing is empty" in info.value for info in at.info)
     assert at.button(key="sk_draw").disabled
@@ -264,7 +250,7 @@ def drawn(at: AppTest) -> SketchSpec:
 
 
 def test_a_controlnet_of_one_s_own_is_used(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     field = at.text_input(key="sk_net")
     assert field.value == ""
@@ -281,18 +267,13 @@ def test_a_controlnet_of_one_s_own_is_used(page_home: Path, no_canvas: None) -> 
 
 
 def test_a_sketched_picture_sent_here_brings_its_drawing(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     at.slider(key="sk_weight").set_value(0.6).run()
     spec = drawn(at)
     job = studio().jobs("me")[0]
     picture = next(id for id in job.pictures if studio().picture(id, "me").kind == "picture")
-    at = AppTest.from_file(MAIN, default_timeout=90)
-    at.session_state["owner"] = "me"
-    at.session_state["send"] = {"page": "sketch_to_character", "picture": picture}
-    at.run()
-    at.switch_page(PAGE).run()
-    assert not at.exception
+    at = app(PAGE, send={"page": "sketch_to_character", "picture": picture})
     assert studio().canvas("me")["paper"]["drawn"] is True
     assert not at.button(key="sk_draw").disabled
     again = drawn(at)
@@ -301,7 +282,7 @@ def test_a_sketched_picture_sent_here_brings_its_drawing(page_home: Path, no_can
 
 
 def test_what_is_typed_just_before_the_click_counts(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     at.number_input(key="sk_steps").set_value(2)
     at.number_input(key="sk_count").set_value(1)
@@ -317,7 +298,7 @@ def test_what_is_typed_just_before_the_click_counts(page_home: Path, no_canvas: 
 
 
 def test_a_picture_does_not_take_the_place_of_a_drawing(page_home: Path, hand: Hand) -> None:
-    at = app()
+    at = app(PAGE)
     hand.draws()
     at.run()
     assert not at.button(key="sk_draw").disabled
@@ -341,13 +322,13 @@ def test_a_picture_does_not_take_the_place_of_a_drawing(page_home: Path, hand: H
         assert studio().canvas("me") == found
         assert hand.given["initial_drawing"] == by_hand["strokes"]
         assert not [button for button in at.button if button.key == "canvas_back"]
-    app()  # the next visit finds it on the disk
+    app(PAGE)  # the next visit finds it on the disk
     assert hand.given["initial_drawing"] == by_hand["strokes"]
     assert (hand.given["width"], hand.given["height"]) == (512, 512)
 
 
 def test_the_widgets_show_what_the_canvas_has(page_home: Path, no_canvas: None) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     sketched = studio().canvas("me")["paper"]["picture"]
     for part in (False, True, False):
@@ -372,7 +353,7 @@ def test_the_widgets_show_what_the_canvas_has(page_home: Path, no_canvas: None) 
 
 
 def test_what_is_only_traced_is_as_visible_as_asked(page_home: Path, hand: Hand) -> None:
-    at = app()
+    at = app(PAGE)
     at.button(key="sk_example_boy_spiky_hair").click().run()
     black = np.asarray(hand.given["background_image"]).min()
     assert black < 60
@@ -391,7 +372,7 @@ def test_what_is_only_traced_is_as_visible_as_asked(page_home: Path, hand: Hand)
      ("eraser", "freedraw", 16, "#ffffff")],
 )  # fmt: skip
 def test_each_tool_draws_in_its_way(page_home: Path, hand: Hand, tool: str, mode: str, width: int, color: str) -> None:
-    at = app()
+    at = app(PAGE)
     at.segmented_control(key="canvas_tool").set_value(tool).run()
     given = hand.given
     assert (given["drawing_mode"], given["stroke_width"], given["stroke_color"]) == (mode, width, color)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from support.browser import REPOSITORY
+from support.pages import app
 
 from studio.core.settings import settings
 from studio.core.specs import LcmSpec
@@ -21,8 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 
 
 def distill_page() -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
-    return at.switch_page(str(REPOSITORY / "pages" / "distill_lcm.py")).run()
+    return app("distill_lcm", owner=None)
 
 
 def texts(at: AppTest) -> str:

@@ -9,7 +9,7 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
-from test_ui_pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
+from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, GenerateSpec

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
-from test_ui_pages import STEPS, app, sentences
+from support.pages import STEPS, app, sentences
 
 from studio.core.errors import BadInput
 from studio.core.specs import BatchRow, GenerateSpec

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
-from support.browser import REPOSITORY
+from support.pages import app, to
 
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, GenerateSpec, MorphMethod
@@ -24,21 +24,6 @@ from studio.interfaces.cli.main import main
 from studio.interfaces.web import motion, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
-
-
-def app(page: str, **state: object) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
-    at.session_state["owner"] = "me"
-    for name, value in state.items():
-        at.session_state[name] = value
-    at.run()
-    return to(at, page)
-
-
-def to(at: AppTest, page: str) -> AppTest:
-    at.switch_page(str(REPOSITORY / "pages" / f"{page}.py")).run()
-    assert not at.exception
-    return at
 
 
 def add(at: AppTest, key: str, *emotions: str) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 from support.browser import REPOSITORY
+from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef
@@ -21,45 +22,6 @@ from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import text, trash, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import studio as service
-
-MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
-STEPS = 2
-
-
-def app(page: str | None = None, owner: str = "me", **state: object) -> AppTest:
-    at = AppTest.from_file(MAIN, default_timeout=60)
-    at.session_state["owner"] = owner
-    for name, value in state.items():
-        at.session_state[name] = value
-    at.run()
-    if page:
-        at.switch_page(str(REPOSITORY / "pages" / f"{page}.py")).run()
-    assert not at.exception
-    return at
-
-
-def prompt_of(at: AppTest) -> str:
-    return " ".join(part.value for part in at.markdown).replace("\\", "")
-
-
-def sentences(at: AppTest) -> str:
-    parts = [*at.markdown, *at.caption, *at.info, *at.warning, *at.error, *at.title, *at.subheader]
-    return " ".join(part.value for part in parts).replace("\\", "")
-
-
-def finish(at: AppTest, owner: str = "me") -> JobView:
-    """Wait for the job that the page follows, and draw the page again."""
-    job = studio().wait(at.session_state["job:generate"], owner, 60)
-    at.run()
-    assert not at.exception
-    return job
-
-
-def draw(owner: str, **fields: object) -> str:
-    job = studio().submit(GenerateSpec(model=studio().settings.model, steps=STEPS, **fields), owner)
-    done = studio().wait(job.id, owner, 60)
-    assert done.state == "done", done.error
-    return done.pictures[0]
 
 
 def test_a_first_visit_says_what_to_do(page_home: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
-from support.browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
+from support.browser import PATIENCE, open_page, settle, studio_server
+from support.pages import app, to
 from support.training_sets import write_run, write_set
 
 from studio.core.specs import LoraSpec
@@ -20,14 +21,9 @@ from studio.runs.rundir import RunDir, take_lock
 from studio.runs.supervisor import Supervisor
 from studio.service import Studio
 
-MAIN = str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py")
-
 
 def train_page(run: str | None = None) -> AppTest:
-    at = AppTest.from_file(MAIN, default_timeout=90).run()
-    if run:
-        at.session_state["run:train_lora"] = run
-    at = at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
+    at = app("train_lora", owner=None, **({"run:train_lora": run} if run else {}))
     if run:
         at.selectbox(key="train_lora_run").set_value(run).run()
     assert not at.exception
@@ -173,15 +169,14 @@ def test_any_page_says_that_a_run_ended(page_home: Path) -> None:
     held = [take_lock(run.lock_file) for run in runs]
     for run in runs:
         run.update(state="running")
-    at = AppTest.from_file(MAIN, default_timeout=90).run()
+    at = app(owner=None)
     assert not at.exception
     assert not at.toast
     for lock in held:
         assert lock is not None
         lock.close()
     runs[0].update(state="done")
-    at.switch_page(str(REPOSITORY / "pages" / "gallery.py")).run()
-    assert not at.exception
+    to(at, "gallery")
     assert sorted(toast.value for toast in at.toast) == [
         "first\\_one is finished.",
         "second was cut off: its process was ended from outside.",

@@ -15,7 +15,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from streamlit.testing.v1 import AppTest
 from support import captioner_models
-from support.browser import PATIENCE, REPOSITORY, open_page, settle, studio_server
+from support.browser import PATIENCE, open_page, settle, studio_server
+from support.pages import app, to
 from support.training_sets import write_set
 
 from studio.core.settings import Settings
@@ -43,8 +44,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def train_page(page_home: Path) -> AppTest:
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
-    return at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
+    return app("train_lora", owner=None)
 
 
 def texts(at: AppTest) -> str:
@@ -90,9 +90,7 @@ def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest,
 
 def test_the_embedded_model_comes_with_its_own_settings(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDIO_MODEL", "embedded")
-    at = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90).run()
-    at = at.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
-    assert not at.exception
+    at = app("train_lora", owner=None)
     assert at.segmented_control(key="lora_preset").value == "Laptop, embedded model"
     assert at.number_input(key="lora_learning_rate").value == pytest.approx(5e-4)
 
@@ -254,14 +252,11 @@ def test_captions_in_the_making_are_shown_and_found_again_after_a_reload(train_p
     at.button(key="lora_caption_go").click().run()
     job, owner = at.session_state["job:train_lora"], at.session_state["owner"]
     until(lambda: len(studio().job(job, owner).result.get("captions", {})) > 1)
-    reloaded = AppTest.from_file(str(REPOSITORY / "studio" / "interfaces" / "web" / "main.py"), default_timeout=90)
-    reloaded.session_state["owner"] = owner
-    reloaded.run()
+    reloaded = app(owner=owner)
     elsewhere = [line.proto.label for line in reloaded.sidebar.get("page_link")]
     assert any(line.startswith("Writing: captions for data") for line in elsewhere)
     reloaded.session_state["job:train_lora"] = job
-    reloaded.switch_page(str(REPOSITORY / "pages" / "train_lora.py")).run()
-    assert not reloaded.exception
+    to(reloaded, "train_lora")
     assert reloaded.text_input(key="lora_folder").value == str(folder)
     assert "lora_caption_go" not in [button.key for button in reloaded.button]
     assert set(reloaded.dataframe[0].value["Caption"]) <= set(studio().job(job, owner).result["captions"].values())

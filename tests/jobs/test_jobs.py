@@ -14,61 +14,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.job_queues import WAIT, House, steps
 
 from studio.core.errors import BadInput, Busy, NotFound
 from studio.core.specs import GenerateSpec
 from studio.core.views import JobView
 from studio.engine.progress import Step
 from studio.jobs.job import Job
-from studio.jobs.log import JobLog
-from studio.jobs.queue import FEW, WORKER_NICE, Jobs, Work
-from studio.store.database import Database
-from studio.store.pictures import Pictures
-
-WAIT = 20
-
-
-class House:
-    """Queue, log and pictures over one folder."""
-
-    def __init__(self, folder: Path, work: Work, limit: int = 64, make_engine: Callable[[], Any] = object) -> None:
-        self.database = Database(folder / "studio.db")
-        self.pictures = Pictures(self.database, folder / "images")
-        self.log = JobLog(self.database, folder / "processes")
-        self.jobs = Jobs(self.log, {"generate": work}, make_engine, limit)
-
-    def submit(self, owner: str = "ann", text: str = "") -> str:
-        return self.jobs.submit(Job(GenerateSpec(text=text, seed=1), owner, pictures=self.pictures)).id
-
-    def wait(self, id: str, owner: str = "ann") -> Any:
-        view = self.jobs.wait(id, owner, WAIT)
-        assert not view.active
-        return view
-
-    def close(self) -> None:
-        self.jobs.close()
-        self.database.close()
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    made: list[House] = []
-
-    def make(work: Work, folder: str = "home", **options: Any) -> House:
-        made.append(House(tmp_path / folder, work, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def steps(job: Job, count: int, seconds: float = 0.0) -> None:
-    job.begin(count)
-    on_step = job.stage(count)
-    for done in range(1, count + 1):
-        time.sleep(seconds)
-        on_step(Step(done, count, "drawing"))
+from studio.jobs.queue import FEW, WORKER_NICE
 
 
 def test_owners_take_turns_and_positions_say_so(house: Callable[..., House]) -> None:
@@ -432,9 +385,9 @@ def test_another_process_sees_progress_and_cancels(house: Callable[..., House]) 
 
 KILLED = """
 import sys, time
-sys.path[:0] = [{tests!r}, {jobs!r}]
+sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_jobs import House, steps
+from support.job_queues import House, steps
 house = House(Path({home!r}), lambda engine, job, spec: steps(job, 100000, 0.01))
 id = house.submit()
 while house.jobs.view(id, "ann").done < 2: time.sleep(0.01)
@@ -444,9 +397,7 @@ time.sleep(60)
 
 
 def test_a_killed_process_leaves_an_interrupted_job(house: Callable[..., House], tmp_path: Path) -> None:
-    script = KILLED.format(
-        tests=str(Path(__file__).parents[1]), jobs=str(Path(__file__).parent), home=str(tmp_path / "home")
-    )
+    script = KILLED.format(tests=str(Path(__file__).parents[1]), home=str(tmp_path / "home"))
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.claude_server import GOOD, REQUEST, FakeClaude, failure, hang, message, reply, reset, unsure
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
@@ -23,115 +20,6 @@ from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
 from studio.service import Studio
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-GOOD = {
-    "emotion": ["sad", "tears", "crying", "frown"],
-    "style": ["formal style", "suit"],
-    "details": ["black hair", "rain"],
-    "negative": ["smile", "blurry", "watermark"],
-    "confidence": 0.93,
-    "notes": ["Rain fits the mood."],
-}
-
-
-def message(answer: Any, stop_reason: str = "end_turn") -> dict[str, Any]:
-    text = answer if isinstance(answer, str) else json.dumps(answer)
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-haiku-4-5",
-        "content": [{"type": "text", "text": text}],
-        "stop_reason": stop_reason,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 800, "output_tokens": 120},
-    }
-
-
-class FakeClaude(ThreadingHTTPServer):
-    """Answers each request with the next of `script`; the last one again when it is used up."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.script: list[Callable[[BaseHTTPRequestHandler], None]] = []
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is part of these tests."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FakeClaude
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.requests.append({"path": self.path, **json.loads(body)})
-        self.server.headers.append(dict(self.headers.items()))
-        place = min(len(self.server.requests), len(self.server.script)) - 1
-        self.server.script[place](self)
-
-    def log_message(self, *args: Any) -> None:
-        """Quiet."""
-
-
-def reply(status: int, body: Any, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def send(handler: BaseHTTPRequestHandler) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        handler.send_response(status)
-        handler.send_header("content-type", "application/json")
-        handler.send_header("content-length", str(len(data)))
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(data)
-
-    return send
-
-
-def failure(status: int, kind: str, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    return reply(status, {"type": "error", "error": {"type": kind, "message": "said by the server"}}, **headers)
-
-
-def hang(handler: BaseHTTPRequestHandler) -> None:
-    handler.server.closing.wait(10)  # type: ignore[attr-defined]
-
-
-def reset(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.close()
-
-
-@pytest.fixture
-def claude() -> Iterator[FakeClaude]:
-    server = FakeClaude()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def writer(claude: FakeClaude, tmp_path: Path) -> Iterator[ClaudeWriter]:
-    made = ClaudeWriter(
-        "key", "claude-haiku-4-5", cache=PromptCache(tmp_path / "prompts.db"), base_url=claude.url, timeout=0.6
-    )
-    made.client.timeout = 5.0  # a slow machine isn't a failure, except in the test of the timeout
-    yield made
-    made.client.close()
-
-
-REQUEST = PromptRequest(emotion="sad", style="formal", text="1boy with black hair in the rain")
 
 
 def usable(result: PromptResult, request: PromptRequest = REQUEST) -> None:
@@ -167,10 +55,6 @@ def test_a_good_answer_is_used_counted_and_kept(claude: FakeClaude, writer: Clau
     spent = writer.spent()
     assert (spent.calls, spent.tokens_in, spent.tokens_out) == (1, 800, 120)
     assert spent.cost_usd == pytest.approx(0.0014)
-
-
-def unsure(confidence: float) -> Callable[[BaseHTTPRequestHandler], None]:
-    return reply(200, message({**GOOD, "confidence": confidence, "notes": [f"It may be {confidence}."]}))
 
 
 def test_an_unsure_answer_is_asked_for_again(claude: FakeClaude, tmp_path: Path) -> None:

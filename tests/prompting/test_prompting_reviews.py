@@ -1,4 +1,4 @@
-"""Claude in trouble, and Claude's opinion of a prompt, with the server of `test_prompting_claude`."""
+"""Claude in trouble, and Claude's opinion of a prompt, against a server on this machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_prompting_claude import GOOD, REQUEST, FakeClaude, claude, failure, hang, message, reply, reset, writer
+from support.claude_server import GOOD, REQUEST, REVIEW, FakeClaude, failure, hang, message, reply, reset
 
 from studio.core.settings import Settings
 from studio.prompting.claude import ClaudeWriter
 from studio.prompting.writers import PromptResult
 from studio.service import Studio
-
-__all__ = ["claude", "writer"]
 
 
 @pytest.mark.parametrize(
@@ -77,15 +75,6 @@ def test_two_who_ask_the_same_at_once_pay_once(claude: FakeClaude, writer: Claud
         thread.join()
     assert len(claude.requests) == 1
     assert sorted(result.cached for result in found) == [False, True, True]
-
-
-REVIEW = {
-    "ambiguity": {"score": 2, "words": ["bow"], "reason": "Bow: knot or weapon."},
-    "conflicts": {"score": 0, "words": [], "reason": ""},
-    "rare_words": {"score": 1.5, "words": ["nonesuch"], "reason": "<b>rare</b>"},
-    "attackability": {"score": 6, "words": ["sad"], "reason": "Said once."},
-    "repaired": "1girl, sad, tears, hair bow",
-}
 
 
 def test_claude_reviews_a_prompt(claude: FakeClaude, writer: ClaudeWriter) -> None:
