@@ -1,0 +1,65 @@
+"""DMD2's adversary (2405.14867, section 4.3): a head on the critic's features that tells real latents from drawn ones.
+
+Distribution matching alone can't take a student past its teacher; real pictures can. The head reads the middle of the
+critic's UNet at noised latents, so that it needs no network of its own and sees what the critic has learnt. Its loss is
+the non-saturating one (1406.2661, section 3). Knows networks as a `LoraStudent` has them; no optimiser, file or run.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from studio.training.distill.student import LoraStudent
+
+STUDENT_WEIGHT, HEAD_WEIGHT = 3e-3, 1e-2  # beside distribution matching, and beside the critic's denoising (DMD2)
+
+
+class _Enough(Exception):
+    """The features are there: the rest of the UNet needn't run."""
+
+
+class Head(nn.Module):
+    """One score per place of a map of features: (batch, channels, h, w) to (batch, 1, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1), nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, 1, 1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.body(features.float())  # type: ignore[no-any-return]
+
+
+def make_head(critic: LoraStudent) -> Head:
+    """A head for the middle of this critic's UNet, on its device. Random numbers come from torch's own generator."""
+    return Head(critic.unet.config.block_out_channels[-1]).to(next(critic.unet.parameters()).device)
+
+
+def features(critic: LoraStudent, z_t: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    """What the middle of the critic's UNet makes of noised latents, (batch, channels, h, w); gradients flow."""
+    found: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
+        found.append(output)
+        raise _Enough
+
+    handle = critic.unet.mid_block.register_forward_hook(stop)
+    try:
+        critic.student(z_t, t, text, w)
+    except _Enough:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def head_loss(real: Tensor, drawn: Tensor) -> Tensor:
+    """What the head gets wrong: softplus of -score for real latents, of +score for drawn ones."""
+    return F.softplus(-real).mean() + F.softplus(drawn).mean()
+
+
+def student_loss(drawn: Tensor) -> Tensor:
+    """How far the head is from taking drawn latents for real ones."""
+    return F.softplus(-drawn).mean()
