@@ -42,19 +42,25 @@ PATHS = {"4 steps": True, "High": False}
 class Unlabelled:
     """Features of a network that nobody trained: the judge's layers with random orthogonal weights, always the same.
 
-    Mean and deviation of every channel of every layer, (n, 720): textures and colours, no idea of what is a face.
+    Mean and deviation of every channel of every layer, (n, 720), each in units of its deviation over `reference`
+    paintings: textures and colours, no idea of what is a face.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reference: Tensor) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = JudgeNetwork({}).eval()
             for layer in self.network.body.modules():
                 if isinstance(layer, torch.nn.Conv2d):
                     torch.nn.init.orthogonal_(layer.weight, 2**0.5)
+        seen = self._features(reference)
+        self.mean, self.scale = seen.mean(0), seen.std(0).clamp_min(1e-6)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        return (self._features(pictures) - self.mean) / self.scale
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def _features(self, pictures: Tensor) -> Tensor:
         found = []
         for i in range(0, len(pictures), 50):
             maps = self.network.maps(F.avg_pool2d(pictures[i : i + 50], 2))
@@ -163,11 +169,15 @@ def held_out(folder: Path, count: int, shard: int = SHARD) -> tuple[Tensor, list
     return to_tensor(pictures), json.loads(labels.read_text())[:count]
 
 
-def measure(held: Path, count: int, out: Path | None = None, model: Path = EMBEDDED_MODEL) -> dict[str, Any]:
-    """All figures: `painter`, `4 steps` and `High`, of `count` pictures each."""
-    judge, unlabelled, engine = Judge.load(EMBEDDED_MODEL / "judge"), Unlabelled(), Engine(Settings())
+def measure(
+    held: Path, count: int, out: Path | None = None, model: Path = EMBEDDED_MODEL, again: bool = False
+) -> dict[str, Any]:
+    """All figures: `painter`, `4 steps` and `High`, of `count` pictures each. `again`: of the pictures that an earlier
+    call left in `out`."""
+    judge, engine = Judge.load(EMBEDDED_MODEL / "judge"), Engine(Settings())
     x, rows = held_out(held, count)
     other, _ = held_out(held, count, SHARD + 1)
+    unlabelled = Unlabelled(other)
     lessons, taught = held_out(held, LESSONS, SHARD + 2)
     reader = Reader(judge, lessons, [row["tags"] for row in taught])
     tags, styles = [row["tags"] for row in rows], [row["style"] for row in rows]
@@ -183,9 +193,12 @@ def measure(held: Path, count: int, out: Path | None = None, model: Path = EMBED
     found: dict[str, Any] = {"pictures": count, "model": str(model.name)}
     sets: dict[str, tuple[Tensor, float]] = {"painter": (x, 0.0)}
     for name, fast in PATHS.items():
-        drawn, seconds = draw(engine, [(", ".join(row), "") for row in tags], fast=fast, model=model)
+        if again and out:
+            drawn, seconds = left(out / name.replace(" ", "-")), float("nan")
+        else:
+            drawn, seconds = draw(engine, [(", ".join(row), "") for row in tags], fast=fast, model=model)
         sets[name] = to_tensor(np.stack([np.asarray(p.convert("RGB")) for p in drawn])), seconds
-        if out:
+        if out and not again:
             keep(out / name.replace(" ", "-"), drawn, judge)
     for name, (pictures, seconds) in sets.items():
         verdict = judge(pictures)
@@ -210,6 +223,11 @@ def keep(folder: Path, pictures: list[Image.Image], judge: Judge) -> None:
     for k, (picture, skin) in enumerate(zip(pictures, judge(pictures).labels["skin"], strict=True)):
         picture.save(folder / f"{'light' if skin in LIGHT else 'other'}-{k:03d}.png")
     sheet(pictures[:100], 10).save(folder.with_suffix(".png"))
+
+
+def left(folder: Path) -> list[Image.Image]:
+    """The pictures that `keep` left in a folder, in their order."""
+    return [Image.open(path) for path in sorted(folder.glob("*.png"), key=lambda p: int(p.stem.partition("-")[2]))]
 
 
 def table(found: dict[str, Any]) -> str:
@@ -246,10 +264,11 @@ if __name__ == "__main__":
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL, help="another folder to measure")
     parser.add_argument("--out", type=Path, help="leave pictures, sheets and figures there")
+    parser.add_argument("--again", action="store_true", help="measure what an earlier run left in --out")
     args = parser.parse_args()
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    figures = measure(args.held, args.pictures, args.out, args.model)
+    figures = measure(args.held, args.pictures, args.out, args.model, args.again)
     if args.out:
         (args.out / "pictures.json").write_text(json.dumps(figures, indent=1))
     print(table(figures))
