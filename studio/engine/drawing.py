@@ -15,13 +15,14 @@ from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import memory, optimizations
-from studio.engine.diffusion import latents as pictures
-from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion import latents, sampling
+from studio.engine.diffusion.control import Control
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.media.pixels import cut, fit, to_images, to_tensor
 from studio.engine.models import controlnets
-from studio.engine.models.adapters import attached
-from studio.engine.models.catalogue import FAST_STEPS, find_lora
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
+from studio.engine.recipe import attached, encode, latent_size, sampler_of
 
 
 def shared(recipe: Recipe) -> Any:
@@ -37,34 +38,6 @@ def noter(on_step: Progress | None, recipes: Sequence[Recipe]) -> Callable[[str]
     return lambda note: on_step(Step(0, total, note))
 
 
-def uses_fast(components: Components, recipe: Recipe) -> bool:
-    """Whether the model's few-step adapter is attached for this recipe: it was trained for few steps only.
-
-    Raises BadInput when the recipe asks for one that the model doesn't have.
-    """
-    if not recipe.fast:
-        return False
-    fast = components.info.fast
-    if fast is None:
-        raise BadInput(f"{components.info.title} has no fast path on this machine; ask for its normal steps instead.")
-    return recipe.steps <= FAST_STEPS * fast.steps
-
-
-def sampler_of(components: Components, recipe: Recipe) -> str:
-    """The name of the sampler that a recipe means; `auto` is the model's own, or that of its fast path."""
-    if recipe.sampler != "auto":
-        return recipe.sampler
-    if uses_fast(components, recipe) and components.info.fast is not None:
-        return components.info.fast.sampler
-    return components.info.sampler
-
-
-def drawn_size(components: Components, recipe: Recipe) -> tuple[int, int]:
-    """Width and height in whole latent cells: what is drawn before it is cut to the size of the recipe."""
-    width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
-    return width, height
-
-
 def make_room(components: Components, recipe: Recipe, wanted: int) -> None:
     """Free the ControlNet of an earlier sketch before `wanted` plain pictures that would be short of memory beside it.
 
@@ -72,7 +45,7 @@ def make_room(components: Components, recipe: Recipe, wanted: int) -> None:
     """
     if recipe.control is not None and recipe.control.weight != 0:
         return
-    if components.controls and memory.short(components, *drawn_size(components, recipe), recipe.guidance > 1, wanted):
+    if components.controls and memory.short(components, *latent_size(components, recipe), recipe.guidance > 1, wanted):
         controlnets.drop(components)
 
 
@@ -85,33 +58,31 @@ def draw(
 ) -> Iterator[tuple[int, Image.Image]]:
     """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut."""
     recipe = recipes[0]
-    width, height = drawn_size(components, recipe)
+    width, height = latent_size(components, recipe)
     guided = recipe.guidance > 1
     make_room(components, recipe, len(recipes))
     control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
     size = memory.batch_size(components, width, height, guided, len(recipes))  # the control network counts
     optimizations.tiling(components, width, height)
-    loras = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
-    fast = components.info.fast.adapter if components.info.fast and uses_fast(components, recipe) else None
-    source = _source(components, recipe, files, width, height)
+    source = None if recipe.source is None else fit(open_picture(files(recipe.source)), width, height)
     start = 0
     while start < len(recipes):
         # pictures of one batch have prompts of equally many chunks: padding would change them
         count = 1
-        while count < min(size, len(recipes) - start) and _fits(components, recipes[start], recipes[start + count]):
+        tokens = _tokens(components, recipes[start])
+        while count < min(size, len(recipes) - start) and _tokens(components, recipes[start + count]) == tokens:
             count += 1
         report = _reporter(components, settings, on_step, start, count, len(recipes), recipe.steps)
         try:
             # attached for one batch only: between pictures the consumer has the control, and may never come back
-            with attached(components, loras, fast):
-                clean = _sample(components, recipes[start : start + count], source, control, width, height, report)
+            with attached(components, recipe, settings):
+                clean = _sample(components, recipes[start : start + count], source, control, report)
             if not torch.isfinite(clean).all() and components.dtype != torch.float32:
                 # 16 bits end at 65504, which some models and strong LoRAs pass
-                with in_full_precision(components), attached(components, loras, fast):
-                    clean = _sample(components, recipes[start : start + count], source, control, width, height, report)
+                with in_full_precision(components), attached(components, recipe, settings):
+                    clean = _sample(components, recipes[start : start + count], source, control, report)
             decoded = [
-                sampling.finite(pictures.decode_pixels(components, sampling.finite(clean[k : k + 1])))
-                for k in range(count)
+                sampling.finite(latents.decode_pixels(components, sampling.finite(row))) for row in clean.split(1)
             ]
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
@@ -128,9 +99,8 @@ def draw(
             continue
         for offset, pixels in enumerate(decoded):
             if on_step is not None and settings.preview_every:
-                components.previewer.learn(clean[offset : offset + 1], pixels)
-            image = pictures.to_images(pixels)[0]
-            yield start + offset, pictures.cut(image, recipe.width, recipe.height)
+                latents.previewer(components).learn(clean[offset : offset + 1], pixels)
+            yield start + offset, cut(to_images(pixels)[0], recipe.width, recipe.height)
         start += count
 
 
@@ -140,7 +110,7 @@ def in_full_precision(components: Components) -> Iterator[None]:
 
     The autoencoder looks after itself (`latents.decode_pixels`).
     """
-    parts = [components.text_encoder, components.unet, *components.controls.values()]
+    parts = [module for name, module in components.modules.items() if name != "vae"]
     before, text_key = components.dtype, components.text_key
     try:
         for part in parts:
@@ -153,42 +123,32 @@ def in_full_precision(components: Components) -> Iterator[None]:
         components.dtype, components.text_key = before, text_key
 
 
-def _fits(components: Components, first: Recipe, other: Recipe) -> bool:
-    return text.length(components, first.prompt, first.negative) == text.length(
-        components, other.prompt, other.negative
-    )
+def _tokens(components: Components, recipe: Recipe) -> int:
+    """Tokens of the longer one of a recipe's two prompts: recipes of one length can be drawn together."""
+    return encode(components, recipe, [recipe.prompt], [recipe.negative])[0].embeddings.shape[1]
 
 
 def _sample(
     components: Components,
     recipes: Sequence[Recipe],
     source: Image.Image | None,
-    control: sampling.Control | None,
-    width: int,
-    height: int,
+    control: Control | None,
     report: sampling.StepCallback,
 ) -> torch.Tensor:
+    """Clean latents of recipes that are alike, on a model to which everything of theirs is attached."""
     recipe = recipes[0]
-    generators = sampling.generators([each.seed for each in recipes])
-    conditioning = text.encode(components, [each.prompt for each in recipes], [each.negative for each in recipes])
-    scheduler = sampling.make_scheduler(sampler_of(components, recipe), components.scheduler_config)
-    begin = None
-    if source is None:
-        timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
-    else:
-        strength = 0.6 if recipe.strength is None else recipe.strength
-        timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, strength, components.device)
-        begin = pictures.encode(components, [source], generators)
-    unit = sampling.noise(components, generators, width, height)
-    return sampling.denoise(
+    positive, negative = encode(
+        components, recipe, [each.prompt for each in recipes], [each.negative for each in recipes]
+    )
+    return sampling.sample_denoiser(
         components,
-        scheduler,
-        sampling.start_latents(scheduler, unit, timesteps, begin),
-        conditioning,
-        recipe.guidance,
-        generators,
-        timesteps=timesteps,
-        control=control,
+        Denoiser(components.unet, positive, negative, recipe.guidance, control),
+        [each.seed for each in recipes],
+        sampler=sampler_of(components.info, recipe),
+        steps=recipe.steps,
+        size=latent_size(components, recipe),
+        source=source,
+        strength=0.6 if recipe.strength is None else recipe.strength,
         on_step=report,
     )
 
@@ -212,7 +172,7 @@ def _reporter(
             return
         preview = None
         if settings.preview_every and done % settings.preview_every == 0 and done < of:
-            preview = components.previewer.draw(clean())
+            preview = latents.previewer(components).draw(clean())
         on_step(Step(start * steps + count * steps * done // of, pictures_wanted * steps, note, preview))
 
     return report
@@ -229,14 +189,6 @@ def open_picture(path: Path) -> Image.Image:
         raise BadInput(f"{path.name} is not a picture that can be read ({error}).") from None
 
 
-def _source(
-    components: Components, recipe: Recipe, files: Callable[[str], Path], width: int, height: int
-) -> Image.Image | None:
-    if recipe.source is None:
-        return None
-    return pictures.fit(open_picture(files(recipe.source)), width, height)
-
-
 def _control(
     components: Components,
     recipe: Recipe,
@@ -245,13 +197,13 @@ def _control(
     width: int,
     height: int,
     on_note: Callable[[str], None] | None,
-) -> sampling.Control | None:
+) -> Control | None:
     spec = recipe.control
     if spec is None or spec.weight == 0:
         return None
-    from studio.engine.media import control_images as control
+    from studio.engine.media import control_images  # OpenCV: only where something follows a drawing
 
-    seen = control.see(open_picture(files(spec.image)), spec, (width, height))
+    seen = control_images.see(open_picture(files(spec.image)), spec, (width, height))
     net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
-    image = pictures.to_tensor([seen.image]) / 2 + 0.5
-    return sampling.Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)
+    image = (to_tensor([seen.image]) / 2 + 0.5).to(components.device, net.dtype)
+    return Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)

@@ -26,6 +26,7 @@ from studio.engine.models.families import accept
 from studio.engine.models.loading import load_parts
 from studio.engine.models.weights import read_header
 from studio.engine.progress import Progress
+from studio.engine.recipe import latent_size
 
 __all__ = ["Components", "Engine", "load"]
 
@@ -151,7 +152,7 @@ class Engine:
         recipe = recipes[0]
         components = self.components(recipe.model, on_note)
         drawing.make_room(components, recipe, len(recipes))
-        width, height = drawing.drawn_size(components, recipe)
+        width, height = latent_size(components, recipe)
         return memory.batch_size(components, width, height, recipe.guidance > 1, len(recipes))
 
     def draw(

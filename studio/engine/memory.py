@@ -8,6 +8,9 @@ import psutil
 import torch
 
 from studio.core.errors import OutOfMemory
+from studio.engine.diffusion.conditioning import blank
+from studio.engine.diffusion.control import Control
+from studio.engine.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -68,28 +71,24 @@ def step_bytes(components: Components, width: int, height: int, guided: bool) ->
     A ControlNet beside it works before it in each step, and what it hands over lives until the UNet is done.
     """
     key = ("step", width, height)
-    config = components.unet.config
-    latents = torch.empty(
-        (1, components.channels, height // components.factor, width // components.factor), device="meta"
-    )
-    text = torch.empty((1, components.tokenizer.model_max_length, config.cross_attention_dim), device="meta")
-    time = torch.zeros(1, device="meta")
+    shape = (1, components.channels, height // components.factor, width // components.factor)
+    latents, time = torch.empty(shape, device="meta"), torch.zeros(1, device="meta")
+    text = blank(components.unet.config, components.tokenizer.model_max_length).to("meta")
     if key not in components.sizes:
-        condition = torch.empty((1, config.time_cond_proj_dim), device="meta") if config.time_cond_proj_dim else None
-        components.sizes[key] = _peak(components.unet, lambda unet: unet(latents, time, text, timestep_cond=condition))
+        components.sizes[key] = _peak(components.unet, lambda unet: Denoiser(unet, text)(latents, time))
     elements = components.sizes[key]
     for name, net in components.controls.items():
         own, given = ("control", name, width, height), ("residuals", name, width, height)
         if own not in components.sizes:
             drawing = torch.empty((1, 3, height, width), device="meta")
-            handed: list[int] = []
+            numbers: list[int] = []
 
-            def follow(net: Any, drawing: torch.Tensor = drawing, handed: list[int] = handed) -> None:
-                down, middle = net(latents, time, text, controlnet_cond=drawing, return_dict=False)
-                handed.append(sum(layer.numel() for layer in (*down, middle)))
+            def rehearse(net: Any, drawing: torch.Tensor = drawing, numbers: list[int] = numbers) -> None:
+                down, middle = Control(net, drawing).residuals(latents, time, text)
+                numbers.append(sum(layer.numel() for layer in (*down, middle)))
 
-            components.sizes[own] = _peak(net, follow)
-            components.sizes[given] = handed[0]
+            components.sizes[own] = _peak(net, rehearse)
+            components.sizes[given] = numbers[0]
         elements = max(elements + components.sizes[given], components.sizes[own])
     return elements * components.unet.dtype.itemsize * (2 if guided else 1)
 

@@ -246,32 +246,26 @@ class _Drawing:
         """What `build(components=...)` gives (a morph, an animation): no model is lent to it yet."""
         with self._attached() as components:
             made = build(components=components)
-            made.lend(None)
+            made.release()
             return made
 
     @contextmanager
     def borrowed(self, made: Any) -> Iterator[None]:
         """Lend the model to `made` while the block lasts."""
         with self._attached() as components:
-            made.lend(components)
+            made.acquire(components)
             try:
                 yield
             finally:
-                made.lend(None)
+                made.release()
 
     @contextmanager
     def _attached(self) -> Iterator[Any]:
         """The loaded model with the recipe's adapters."""
-        from studio.engine.models.adapters import attached
+        from studio.engine.recipe import attached
 
-        recipe = self._recipe
-        components = self._engine.components(recipe.model, self._job.say)
-        fast = components.info.fast
-        with attached(
-            components,
-            [(Path(ref.path), ref.weight) for ref in recipe.loras],
-            fast.adapter if recipe.fast and fast is not None else None,
-        ):
+        components = self._engine.components(self._recipe.model, self._job.say)
+        with attached(components, self._recipe, self._engine.settings):
             yield components
 
 

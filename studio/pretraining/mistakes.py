@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.core.settings import Settings
-from studio.engine.diffusion import sampling
+from studio.engine.diffusion import schedulers
 from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.diffusion.parameterization import NoiseSchedule, add_noise, prediction_type, to_epsilon, to_x0
@@ -98,8 +98,8 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     if info.fast is None:
         raise SystemExit(f"{args.model} has no few-step adapter.")
     parts = load(info, Settings(device="cpu"))
-    scheduler = sampling.make_scheduler(info.fast.sampler, parts.scheduler_config)
-    times = [int(t) for t in sampling.set_timesteps(scheduler, info.fast.steps)]
+    scheduler = schedulers.make_scheduler(info.fast.sampler, parts.scheduler_config)
+    times = [int(t) for t in schedulers.set_timesteps(scheduler, info.fast.steps)]
     artist = Artist(parts, times)
     for path in sorted(args.data.glob("m*.json"))[rank::world]:
         number = path.stem[1:]

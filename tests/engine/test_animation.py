@@ -13,7 +13,8 @@ from support.checkpoints import tiny_sd
 from studio.core.errors import Cancelled
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
-from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion import latents, sampling, schedulers, text
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.diffusion.frames import SharedNoise
 from studio.engine.engine import Engine
 from studio.engine.motion import animation, timing
@@ -53,15 +54,14 @@ def test_one_frame_alone_is_image_to_image(components, sampler: str) -> None:
     ((_, image),) = animate(components, asked, stills, SOURCE, consistent=False, wanted=[0])
     seed = 11 + animation.NOISE_OFFSET  # not the source's own, whose noise would lead back to it
     noise = SharedNoise(components, seed, 64, 64)
-    scheduler = sampling.make_scheduler(sampler, components.scheduler_config)
-    timesteps = sampling.img2img_timesteps(scheduler, 6, 0.4)
-    begin = sampling.start_latents(scheduler, noise.first, timesteps, latents.encode(components, [SOURCE]))
+    scheduler = schedulers.make_scheduler(sampler, components.scheduler_config)
+    timesteps = schedulers.set_timesteps(scheduler, 6, strength=0.4)
+    begin = schedulers.start_latents(scheduler, noise.first, timesteps, latents.encode(components, [SOURCE]))
     words = text.arranged([recipe.prompt for recipe in asked.values()])
-    conditioning = text.encode(components, words[:1], ["long"])
-    clean = sampling.denoise(
-        components, scheduler, begin, conditioning, 3.0, sampling.generators([seed]), timesteps=timesteps,
-        step_noise=lambda i, shape: noise(i),
-    )  # fmt: skip
+    positive, negative = text.encode_pair(components, words[:1], ["long"])
+    own = sampling.generators([seed])
+    torch.randn(begin.shape, generator=own[0])  # what the frame began with
+    clean = sampling.sample(Denoiser(components.unet, positive, negative, 3.0), scheduler, begin, timesteps, own)
     assert np.abs(pixels([image]) - pixels(latents.decode(components, clean))).max() <= 1
 
 

@@ -22,8 +22,9 @@ from studio.core.errors import BadInput, Cancelled, NotFound, OutOfMemory
 from studio.core.settings import Settings
 from studio.core.specs import SAMPLERS, ControlSpec, LoraRef, Recipe
 from studio.engine import memory, optimizations
-from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.engine import Engine
+from studio.engine.media.pixels import fit, to_tensor
 from studio.engine.progress import Step
 
 
@@ -110,7 +111,7 @@ def test_the_same_picture_as_the_pipeline_of_diffusers(engine: Engine) -> None:
         requires_safety_checker=False,
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
     )
-    pipeline.scheduler = sampling.make_scheduler("dpmpp_2m", parts.scheduler_config)
+    pipeline.scheduler = schedulers.make_scheduler("dpmpp_2m", parts.scheduler_config)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         "1girl, happy", negative_prompt="sad", num_inference_steps=4, guidance_scale=3.0, width=64, height=64,
@@ -139,13 +140,13 @@ def test_previews_look_like_the_picture(engine: Engine) -> None:
 
     def unlike() -> float:
         """Error of the preview, as a share of what there is to see."""
-        seen = latents.to_tensor([parts.previewer.draw(cells)])
+        seen = to_tensor([latents.previewer(parts).draw(cells)])
         return float((seen - small).pow(2).mean() / small.var())
 
     before = unlike()
     assert before < 1, "already before it has seen a picture; a VAE with random weights is far from linear"
     for _ in range(5):
-        parts.previewer.learn(cells, decoded)
+        latents.previewer(parts).learn(cells, decoded)
     assert unlike() < 0.6 * before
 
 
@@ -201,7 +202,7 @@ def test_image_to_image_keeps_more_the_weaker_it_is(engine: Engine, tmp_path: Pa
     source.save(tmp_path / "source.png")
     files = {"abc": tmp_path / "source.png"}.__getitem__
     parts = engine.components("tiny")
-    same = pixels(latents.decode(parts, latents.encode(parts, [latents.fit(source, 64, 64)]))[0]).astype(int)
+    same = pixels(latents.decode(parts, latents.encode(parts, [fit(source, 64, 64)]))[0]).astype(int)
     far = [
         np.abs(one(engine, files=files, source="abc", strength=strength, steps=10).astype(int) - same).mean()
         for strength in (0.1, 0.5, 1.0)
@@ -436,10 +437,9 @@ def test_weights_are_written_as_everybody_writes_them(prompt: str, pieces: list[
 
 def test_weights_strengthen_and_weaken(engine: Engine) -> None:
     parts = engine.components("tiny")
-    none = [""]
 
     def encoded(prompt: str) -> torch.Tensor:
-        return text.encode(parts, [prompt], none).positive
+        return text.encode_prompts(parts, [prompt]).embeddings
 
     plain, empty = encoded("1girl, happy"), encoded("")
     strong, weak = encoded("1girl, (happy:1.5)"), encoded("1girl, (happy:0.5)")
@@ -454,13 +454,13 @@ def test_weights_strengthen_and_weaken(engine: Engine) -> None:
 def test_long_prompts_are_read_to_the_end(engine: Engine) -> None:
     parts = engine.components("tiny")
     long = ", ".join(["red hair, blue eyes"] * 30)
-    both = text.encode(parts, [long + ", happy", "cat"], ["sad", ""])
-    assert both.positive.shape == both.negative.shape == (2, both.positive.shape[1], 32)
-    assert both.positive.shape[1] % 77 == 0
-    assert both.positive.shape[1] > 77
-    last = text.encode(parts, [long + ", sad"], [""])
-    assert not torch.equal(last.positive[0], both.positive[0]), "the last word counts"
-    assert torch.equal(both.positive[1, :77], text.encode(parts, ["cat"], [""]).positive[0])
+    positive, negative = (each.embeddings for each in text.encode_pair(parts, [long + ", happy", "cat"], ["sad", ""]))
+    assert positive.shape == negative.shape == (2, positive.shape[1], 32)
+    assert positive.shape[1] % 77 == 0
+    assert positive.shape[1] > 77
+    last = text.encode_prompts(parts, [long + ", sad"]).embeddings
+    assert not torch.equal(last[0], positive[0]), "the last word counts"
+    assert torch.equal(positive[1, :77], text.encode_prompts(parts, ["cat"]).embeddings[0])
     assert np.any(one(engine, prompt=long) != one(engine, prompt="cat"))
 
 

@@ -136,19 +136,19 @@ def test_a_lora_on_the_text_encoder_changes_the_encoding_and_only_inside(
         name, half = key.removesuffix(".weight").rsplit(".", 1)
         kohya[f"lora_te_text_model_{name.replace('.', '_')}.lora_{'down' if half == 'lora_A' else 'up'}.weight"] = value
     save_file(kohya, tmp_path / "te.safetensors")
-    prompt, none = ["1girl, red hair"], [""]
-    plain = text.encode(components, prompt, none).positive
+    prompt = ["1girl, red hair"]
+    plain = text.encode_prompts(components, prompt).embeddings
     with adapters.attached(components, [(tmp_path / "te.safetensors", 1.0)]):
-        changed = text.encode(components, prompt, none).positive
+        changed = text.encode_prompts(components, prompt).embeddings
         ids = components.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
         with torch.no_grad():
             assert torch.allclose(changed, encoder(ids)[0], atol=1e-4)
     with adapters.attached(components, [(tmp_path / "te.safetensors", 0.5)]):
-        assert not torch.equal(text.encode(components, prompt, none).positive, changed), (
+        assert not torch.equal(text.encode_prompts(components, prompt).embeddings, changed), (
             "not from the cache of weight 1"
         )
     assert not torch.equal(changed, plain)
-    assert torch.equal(text.encode(components, prompt, none).positive, plain)
+    assert torch.equal(text.encode_prompts(components, prompt).embeddings, plain)
 
 
 def test_another_architecture_is_refused_in_a_sentence(components: Components, files, tmp_path: Path) -> None:

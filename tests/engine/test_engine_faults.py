@@ -14,7 +14,8 @@ from studio.core.errors import OutOfMemory, StudioError
 from studio.core.settings import Settings
 from studio.core.specs import ControlSpec, Recipe
 from studio.engine import drawing, memory
-from studio.engine.diffusion import frames, sampling
+from studio.engine.diffusion import frames, schedulers
+from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.engine import Engine
 from studio.engine.models.components import Components
 
@@ -73,11 +74,11 @@ def test_a_decoder_of_no_numbers_is_a_sentence_too(engine: Engine) -> None:
 def test_frames_of_no_numbers_are_refused(engine: Engine, monkeypatch) -> None:
     parts = engine.components("tiny")
     spoil(parts, monkeypatch, float("nan"))
-    scheduler = sampling.make_scheduler("dpmpp_2m", parts.scheduler_config)
-    timesteps = sampling.set_timesteps(scheduler, 2)
-    track = frames.Track(scheduler, timesteps, torch.zeros(1, 16, 4, 4), torch.zeros(1, 77, 32))
+    scheduler = schedulers.make_scheduler("dpmpp_2m", parts.scheduler_config)
+    timesteps = schedulers.set_timesteps(scheduler, 2)
+    track = frames.Track(scheduler, timesteps, torch.zeros(1, 16, 4, 4), Conditioning(torch.zeros(1, 77, 32)))
     with pytest.raises(StudioError, match="numbers overflowed"):
-        frames.advance(parts, [track], None, 1.0, lambda index: torch.zeros(1, 16, 4, 4))
+        frames.advance(parts.unet, [track], None, 1.0, lambda index: torch.zeros(1, 16, 4, 4))
 
 
 def test_what_overflows_in_half_precision_is_drawn_in_full(engine: Engine, monkeypatch) -> None:

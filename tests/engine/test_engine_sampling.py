@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers import StableDiffusionImg2ImgPipeline as Img2Img
 from PIL import Image
 from support.checkpoints import tiny_sd
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.core.specs import SAMPLERS
-from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion import frames, sampling, schedulers, text
+from studio.engine.diffusion.control import Control
+from studio.engine.diffusion.denoiser import embed_guidance
 from studio.engine.engine import Engine
 from studio.engine.models.components import Components
 
@@ -46,99 +60,99 @@ def pipeline(components: Components, scheduler, cls=StableDiffusionPipeline, **p
 
 
 def ours(components: Components, name: str, steps: int, guidance: float, seeds=(1, 2), **options) -> torch.Tensor:
-    scheduler = sampling.make_scheduler(name, components.scheduler_config)
-    generators = sampling.generators(seeds)
-    timesteps = sampling.set_timesteps(scheduler, steps)
-    begin = sampling.start_latents(scheduler, sampling.noise(components, generators, 64, 64), timesteps)
-    conditioning = text.encode(components, PROMPTS[: len(seeds)], [NEGATIVE] * len(seeds))
-    return sampling.denoise(components, scheduler, begin, conditioning, guidance, generators, **options)
+    return sampling.sample_latents(
+        components, PROMPTS[: len(seeds)], seeds, sampler=name, steps=steps, guidance=guidance, size=(64, 64),
+        negatives=[NEGATIVE] * len(seeds), **options,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("name", NAMED)
 def test_equal_in_every_bit_to_the_diffusers_pipeline(components: Components, name: str, guidance: float) -> None:
-    theirs = pipeline(components, sampling.make_scheduler(name, components.scheduler_config))(
+    theirs = pipeline(components, schedulers.make_scheduler(name, components.scheduler_config))(
         PROMPTS, negative_prompt=[NEGATIVE] * 2, width=64, height=64, num_inference_steps=4, guidance_scale=guidance,
-        generator=sampling.generators([1, 2]), output_type="latent", eta=sampling.TCD_ETA if name == "tcd" else 0.0,
+        generator=sampling.generators([1, 2]), output_type="latent", eta=schedulers.TCD_ETA if name == "tcd" else 0.0,
     ).images  # fmt: skip
     mine = ours(components, name, 4, guidance)
     # two prompts in one call of the text encoder, or one by one: the only thing that may round differently
     assert torch.allclose(theirs, mine, atol=1e-4 * float(theirs.abs().max()))
-    conditioning = text.encode(components, PROMPTS[:1], [NEGATIVE])
-    theirs = pipeline(components, sampling.make_scheduler(name, components.scheduler_config))(
-        prompt_embeds=conditioning.positive, negative_prompt_embeds=conditioning.negative, width=64, height=64,
+    positive, negative = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
+    theirs = pipeline(components, schedulers.make_scheduler(name, components.scheduler_config))(
+        prompt_embeds=positive.embeddings, negative_prompt_embeds=negative.embeddings, width=64, height=64,
         num_inference_steps=4, guidance_scale=guidance, generator=sampling.generators([1]), output_type="latent",
-        eta=sampling.TCD_ETA if name == "tcd" else 0.0,
+        eta=schedulers.TCD_ETA if name == "tcd" else 0.0,
     ).images  # fmt: skip
     assert torch.equal(theirs, ours(components, name, 4, guidance, seeds=(1,)))
 
 
 def test_a_plain_prompt_is_encoded_as_the_pipeline_does(components: Components) -> None:
     positive, negative = pipeline(
-        components, sampling.make_scheduler("ddim", components.scheduler_config)
+        components, schedulers.make_scheduler("ddim", components.scheduler_config)
     ).encode_prompt(PROMPTS[0], components.device, 1, True, NEGATIVE)
-    mine = text.encode(components, PROMPTS[:1], [NEGATIVE])
-    assert torch.equal(mine.positive, positive)
-    assert torch.equal(mine.negative, negative)
+    mine = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
+    assert torch.equal(mine[0].embeddings, positive)
+    assert torch.equal(mine[1].embeddings, negative)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "euler_a", "ddim"])
 @pytest.mark.parametrize("strength", [0.3, 0.75, 1.0])
 def test_image_to_image_equals_the_pipeline(components: Components, name: str, strength: float) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    conditioning = text.encode(components, PROMPTS[:1], [NEGATIVE])
-    theirs = pipeline(components, sampling.make_scheduler(name, components.scheduler_config), Img2Img)(
+    positive, negative = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
+    theirs = pipeline(components, schedulers.make_scheduler(name, components.scheduler_config), Img2Img)(
         image=image, strength=strength, num_inference_steps=8, guidance_scale=3.0, output_type="latent",
-        prompt_embeds=conditioning.positive, negative_prompt_embeds=conditioning.negative,
+        prompt_embeds=positive.embeddings, negative_prompt_embeds=negative.embeddings,
         generator=sampling.generators([5]),
     ).images  # fmt: skip
-    scheduler = sampling.make_scheduler(name, components.scheduler_config)
-    generators = sampling.generators([5])
-    timesteps = sampling.img2img_timesteps(scheduler, 8, strength)
-    assert len(timesteps) == int(8 * strength)
-    source = latents.encode(components, [image], generators)
-    begin = sampling.start_latents(scheduler, sampling.noise(components, generators, 64, 64), timesteps, source)
-    mine = sampling.denoise(components, scheduler, begin, conditioning, 3.0, generators, timesteps=timesteps)
+    scheduler = schedulers.make_scheduler(name, components.scheduler_config)
+    assert len(schedulers.set_timesteps(scheduler, 8, strength=strength)) == int(8 * strength)
+    mine = ours(components, name, 8, 3.0, seeds=(5,), source=image, strength=strength)
     assert torch.allclose(theirs, mine, atol=1e-5 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
 def test_lcm_image_to_image_stays_on_the_distillation_grid(name: str) -> None:
-    scheduler = sampling.make_scheduler(name, {})
-    assert sampling.img2img_timesteps(scheduler, 4, 0.5).tolist() == [499, 379, 259, 139]
-    assert sampling.img2img_timesteps(scheduler, 4, 1.0).tolist() == [999, 759, 499, 259]
+    scheduler = schedulers.make_scheduler(name, {})
+    assert schedulers.set_timesteps(scheduler, 4, strength=0.5).tolist() == [499, 379, 259, 139]
+    assert schedulers.set_timesteps(scheduler, 4, strength=1.0).tolist() == [999, 759, 499, 259]
     # fewer grid points than steps: as many steps as there are points, at least one
-    assert len(sampling.img2img_timesteps(scheduler, 8, 0.1)) == 5
-    assert sampling.img2img_timesteps(scheduler, 4, 0.001).tolist() == [19]
+    assert len(schedulers.set_timesteps(scheduler, 8, strength=0.1)) == 5
+    assert schedulers.set_timesteps(scheduler, 4, strength=0.001).tolist() == [19]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name not in ("lcm", "tcd")])
 def test_a_weak_image_to_image_still_does_one_step(name: str) -> None:
-    assert len(sampling.img2img_timesteps(sampling.make_scheduler(name, {}), 4, 0.01)) == 1
+    assert len(schedulers.set_timesteps(schedulers.make_scheduler(name, {}), 4, strength=0.01)) == 1
 
 
 def test_lcm_schedules_are_the_published_ones() -> None:
-    scheduler = sampling.make_scheduler("lcm", {})
+    scheduler = schedulers.make_scheduler("lcm", {})
     expected = {1: [999], 2: [999, 499], 4: [999, 759, 499, 259], 8: [999, 879, 759, 639, 499, 379, 259, 139]}
     for steps, timesteps in expected.items():
-        assert sampling.set_timesteps(scheduler, steps).tolist() == timesteps
+        assert schedulers.set_timesteps(scheduler, steps).tolist() == timesteps
 
 
 def test_an_unknown_sampler_is_a_sentence() -> None:
     with pytest.raises(BadInput, match="no sampler 'plms'"):
-        sampling.make_scheduler("plms", {})
+        schedulers.make_scheduler("plms", {})
 
 
 @pytest.mark.parametrize("name", ["euler_a", "lcm", "tcd"])
 def test_given_noise_is_used_and_nothing_else_changes(components: Components, name: str) -> None:
-    drawn = sampling.generators([1])
-    torch.randn((1, 16, 4, 4), generator=drawn[0])  # the first draw of the seed was the starting noise
-    same = ours(
-        components, name, 4, 3.0, seeds=(1,), step_noise=lambda step, shape: torch.randn(shape, generator=drawn[0])
-    )
+    positive, negative = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
+
+    def with_noise(noise: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        scheduler = schedulers.make_scheduler(name, components.scheduler_config)
+        timesteps = schedulers.set_timesteps(scheduler, 4)
+        begin = schedulers.start_latents(scheduler, shared.first, timesteps)
+        track = frames.Track(scheduler, timesteps, begin, positive)
+        frames.advance(components.unet, [track], negative, 3.0, noise)
+        return track.latents
+
+    shared = frames.SharedNoise(components, 1, 64, 64)
+    same = with_noise(shared)
     assert torch.allclose(same, ours(components, name, 4, 3.0, seeds=(1,)), atol=1e-5)
-    other = ours(components, name, 4, 3.0, seeds=(1,), step_noise=lambda step, shape: torch.zeros(shape))
-    assert not torch.allclose(same, other, atol=1e-2)
+    assert not torch.allclose(same, with_noise(lambda step: torch.zeros(1, 16, 4, 4)), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -151,25 +165,20 @@ def test_the_estimate_of_the_clean_picture_ends_at_the_picture(components: Compo
     assert near < far
 
 
-def test_latents_can_be_replaced_after_each_step(components: Components) -> None:
-    kept = ours(components, "ddim", 3, 1.0, after_step=lambda step, x: torch.zeros_like(x) if step == 2 else x)
-    assert not kept.any()
-
-
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.25, 0.8)])
 def test_controlnet_equals_the_pipeline(components: Components, start: float, end: float) -> None:
     net = ControlNetModel.from_pretrained(components.info.path / "controlnet").eval()
     drawing = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))
-    conditioning = text.encode(components, PROMPTS[:1], [NEGATIVE])
-    scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)
+    positive, negative = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
+    scheduler = schedulers.make_scheduler("dpmpp_2m", components.scheduler_config)
     theirs = pipeline(components, scheduler, StableDiffusionControlNetPipeline, controlnet=net)(
         image=drawing, num_inference_steps=4, guidance_scale=3.0, output_type="latent", width=64, height=64,
-        prompt_embeds=conditioning.positive, negative_prompt_embeds=conditioning.negative,
+        prompt_embeds=positive.embeddings, negative_prompt_embeds=negative.embeddings,
         generator=sampling.generators([1]), controlnet_conditioning_scale=0.8, control_guidance_start=start,
         control_guidance_end=end,
     ).images  # fmt: skip
     image = torch.from_numpy(np.asarray(drawing).astype(np.float32) / 255).permute(2, 0, 1)[None]
-    control = sampling.Control(net, image, 0.8, start, end)
+    control = Control(net, image, 0.8, start, end)
     mine = ours(components, "dpmpp_2m", 4, 3.0, seeds=(1,), control=control)
     assert torch.allclose(theirs, mine, atol=1e-5 * float(theirs.abs().max()))
     assert not torch.allclose(mine, ours(components, "dpmpp_2m", 4, 3.0, seeds=(1,)), atol=1e-3)
@@ -179,8 +188,8 @@ def test_guidance_that_the_unet_takes_itself() -> None:
     """The embedding of section 4.3 of 2310.04378, as the pipeline makes it."""
     scale = torch.tensor([0.5, 7.0])
     theirs = StableDiffusionPipeline.get_guidance_scale_embedding(None, scale, 256)
-    assert torch.equal(sampling.embed_guidance(scale, 256), theirs)
-    assert sampling.embed_guidance(scale, 33).shape == (2, 33)
+    assert torch.equal(embed_guidance(scale, 256), theirs)
+    assert embed_guidance(scale, 33).shape == (2, 33)
 
 
 def test_picture_k_has_its_own_noise() -> None:
@@ -190,9 +199,45 @@ def test_picture_k_has_its_own_noise() -> None:
 
 def test_a_scheduler_reads_the_noise_schedule_and_nothing_else_of_a_model() -> None:
     config = {"beta_start": 0.001, "prediction_type": "v_prediction", "timestep_spacing": "leading"}
-    made = sampling.make_scheduler("dpmpp_2m", config)
+    made = schedulers.make_scheduler("dpmpp_2m", config)
     assert made.config.beta_start == 0.001
     assert made.config.prediction_type == "v_prediction"
     assert made.config.timestep_spacing == "linspace"
-    zero = sampling.make_scheduler("ddim", {**config, "rescale_betas_zero_snr": True})
+    zero = schedulers.make_scheduler("ddim", {**config, "rescale_betas_zero_snr": True})
     assert float(zero.alphas_cumprod[-1]) == 0
+
+
+def test_sdxl_needs_no_other_sampler(components: Components) -> None:
+    """Two text encoders, pooled text and sizes through the same loop: the pipeline's own picture."""
+    torch.manual_seed(0)
+    first = components.text_encoder
+    width = first.config.hidden_size
+    config = first.config.to_dict() | {"projection_dim": 24, "num_hidden_layers": 3}
+    second = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+    unet = UNet2DConditionModel.from_config(
+        components.unet.config, cross_attention_dim=2 * width, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
+    ).eval()  # fmt: skip
+    parts = replace(
+        components, unet=unet, text_encoder_2=second, tokenizer_2=components.tokenizer, text_cache=OrderedDict()
+    )
+    pipeline = StableDiffusionXLPipeline(
+        parts.vae, first, second, parts.tokenizer, parts.tokenizer_2, unet,
+        schedulers.make_scheduler("dpmpp_2m", parts.scheduler_config), add_watermarker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPTS[0], negative_prompt=NEGATIVE, width=64, height=64, num_inference_steps=4, guidance_scale=3.0,
+        generator=sampling.generators([3]), output_type="latent",
+    ).images  # fmt: skip
+    how = {"sampler": "dpmpp_2m", "steps": 4, "guidance": 3.0, "negatives": [NEGATIVE]}
+    mine = sampling.sample_latents(parts, PROMPTS[:1], [3], size=(64, 64), **how)
+    assert torch.equal(mine, theirs)
+    long = ", ".join(["(red hair:1.2), blue eyes"] * 30)
+    row = text.encode_prompts(parts, [long, "1girl"], (128, 64))
+    assert row.embeddings.shape == (2, row.embeddings.shape[1], 2 * width)
+    assert row.embeddings.shape[1] > 77
+    assert row.pooled is not None
+    assert row.pooled.shape == (2, 24)
+    assert row.added["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]] * 2
+    assert torch.isfinite(sampling.sample_latents(parts, [long], [3], size=(64, 64), **how)).all()

@@ -16,10 +16,12 @@ from studio.core.errors import OutOfMemory
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import judging
-from studio.engine.diffusion import inversion, latents, sampling, text
+from studio.engine.diffusion import inversion, latents, sampling, schedulers, text
 from studio.engine.diffusion.attention import anchored
-from studio.engine.diffusion.frames import CPU_BATCH, SharedNoise, Track, advance, predict, side_by_side
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.frames import CPU_BATCH, SharedNoise, Track, advance, frames_per_batch
 from studio.engine.engine import Engine
+from studio.engine.media.pixels import fit, to_tensor
 from studio.engine.models.components import Components
 from studio.engine.motion import morph, timing
 from studio.evaluation.judge import Verdict
@@ -57,7 +59,7 @@ def test_shared_words_come_first_and_stay_equal_in_the_text_encoder(components: 
     assert a == "1girl, red hair, happy, (smile, grin:1.2)"
     assert b == "1girl, red hair, sad, frown"
     a, b = text.arranged(PROMPTS)
-    encoded = text.encode(components, [a, b], ["long"]).positive
+    encoded = text.encode_prompts(components, [a, b]).embeddings
     shared = len(components.tokenizer("1girl, red hair, blue eyes").input_ids) - 1
     assert torch.equal(encoded[0, :shared], encoded[1, :shared])
     assert not torch.allclose(encoded[0, shared + 1], encoded[1, shared + 1])
@@ -101,21 +103,25 @@ def test_anchored_attention_is_exactly_removed_and_a_row_beside_itself_is_unchan
     unet = components.unet
     before = dict(unet.attn_processors)
     x = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
-    words = text.encode(components, list(PROMPTS), ["", ""]).positive
+    denoiser = Denoiser(unet, text.encode_prompts(components, list(PROMPTS)))
     t = torch.tensor([500, 500])
-    plain = predict(components, x, t, words, None, 1.0)
+    plain = denoiser(x, t)
     with anchored(unet, cross=True) as anchors:
-        assert torch.equal(predict(components, x, t, words, None, 1.0), plain)
+        assert torch.equal(denoiser(x, t), plain)
         anchors.first = torch.tensor([0, 1])
-        assert torch.allclose(predict(components, x, t, words, None, 1.0), plain, atol=1e-5)
+        assert torch.allclose(denoiser(x, t), plain, atol=1e-5)
         anchors.first = torch.tensor([0, 0])
-        beside = predict(components, x, t, words, None, 1.0)
+        beside = denoiser(x, t)
         assert torch.allclose(beside[0], plain[0], atol=1e-5)
         assert not torch.allclose(beside[1], plain[1], atol=1e-3)
         anchors.first, anchors.second, anchors.weight = torch.tensor([1, 1]), torch.tensor([0, 0]), torch.ones(2)
-        assert torch.allclose(predict(components, x, t, words, None, 1.0), beside, atol=1e-5)
+        assert torch.allclose(denoiser(x, t), beside, atol=1e-5)
+        anchors.first, anchors.second, anchors.weight = torch.tensor([0, 0]), None, None
+        guided = Denoiser(unet, denoiser.conditioning, text.encode_prompts(components, ["long"]), 3.0)
+        _, conditional = guided.branches(x, t)  # each branch among its own rows
+        assert torch.allclose(conditional, beside, atol=1e-5)
     assert all(unet.attn_processors[name] is processor for name, processor in before.items())
-    assert torch.equal(predict(components, x, t, words, None, 1.0), plain)
+    assert torch.equal(denoiser(x, t), plain)
     with pytest.raises(RuntimeError, match="stop"), anchored(unet):
         raise RuntimeError("stop")
     assert all(isinstance(processor, AttnProcessor2_0) for processor in unet.attn_processors.values())
@@ -133,19 +139,19 @@ def test_latent_morph_is_a_straight_line(components: Components) -> None:
     whole = morph.LatentMorph(components, recipes(), batch=2)
     images = list(whole.draw([0.0, 0.5, 1.0]))
     assert images[0].size == (64, 64)
-    middle = latents.decode(components, whole.ends.mean(0, keepdim=True))
+    middle = latents.decode(components, torch.cat(whole.ends).mean(0, keepdim=True))
     assert np.array_equal(pixels(images)[1], pixels(middle)[0])
     given = Image.new("RGB", (90, 80), (200, 30, 40))
     uploaded = morph.LatentMorph(components, recipes(), first=given)
-    assert torch.equal(uploaded.ends[:1], latents.encode(components, [latents.fit(given, 64, 64)]))
+    assert torch.equal(uploaded.ends[0], latents.encode(components, [fit(given, 64, 64)]))
 
 
 def test_a_chain_passes_through_every_emotion(components: Components) -> None:
     three = recipes(prompts=(*PROMPTS, "1girl, angry, red hair, blue eyes"))
     whole = morph.PromptMorph(components, three, held=0)
     middle = whole.latents([0.5])
-    alone = Track(*_start(components, three[1]), whole.texts[1:2])
-    advance(components, [alone], whole.negative, 3.0, whole.noise)
+    alone = Track(*_start(components, three[1]), whole.texts[1])
+    advance(components.unet, [alone], whole.negative, 3.0, whole.noise)
     assert torch.allclose(middle, alone.latents, atol=1e-4)
     frames = list(morph.strip(whole, 4))
     assert frames[0][0] == 0
@@ -153,8 +159,8 @@ def test_a_chain_passes_through_every_emotion(components: Components) -> None:
 
 
 def _start(components: Components, recipe: Recipe):
-    scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config)
-    timesteps = sampling.set_timesteps(scheduler, recipe.steps)
+    scheduler = schedulers.make_scheduler(recipe.sampler, components.scheduler_config)
+    timesteps = schedulers.set_timesteps(scheduler, recipe.steps)
     return scheduler, timesteps, SharedNoise(components, recipe.seed, 64, 64).first * scheduler.init_noise_sigma
 
 
@@ -165,9 +171,9 @@ def test_inversion_leads_back_to_the_picture(tmp_path: Path, prediction: str) ->
     components = Engine(Settings(home=tmp_path, device="cpu")).components("m")
     whole = morph.PictureMorph(components, recipes(), Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60))
     clean = whole.inversion.path[-1:]
-    back = inversion.replay(components, whole.inversion, whole.texts[:1], whole.negative, whole.guidance)
+    back = inversion.replay(components, whole.inversion, whole.texts[0], whole.negative, whole.guidance)
     assert (back - clean).abs().max() < 1e-3 * clean.abs().max()
-    texts = whole.texts[1:]
+    texts = whole.texts[1]
     other = inversion.replay(components, whole.inversion, texts, whole.negative, whole.guidance)
     assert (other - clean).abs().max() > 1e-2 * clean.abs().max()
     left = torch.zeros_like(clean[:, :1])
@@ -183,7 +189,7 @@ def test_picture_morph_holds_what_the_emotion_does_not_touch(components: Compone
     whole.region = torch.zeros_like(whole.region)
     whole.region[..., 1:3, 1:3] = 1
     first, last = whole.draw([0.0, 1.0])
-    wanted = pixels([latents.fit(image, 64, 64)])[0]
+    wanted = pixels([fit(image, 64, 64)])[0]
     assert np.abs(pixels([last])[0][:4] - wanted[:4]).max() <= 2  # the soft edge reaches a little further
     assert not np.array_equal(pixels([last])[0][24:40, 24:40], pixels([first])[0][24:40, 24:40])
 
@@ -193,7 +199,7 @@ def test_a_picture_that_shows_another_emotion_is_inverted_with_that_one(componen
     (angry,) = recipes(prompts=("1girl, angry, red hair, blue eyes",))
     whole = morph.PictureMorph(components, recipes(), image, shown=angry)
     whole.region = torch.ones_like(whole.region)
-    assert torch.equal(whole.before, text.encode(components, whole.prompts[:1], ["long"]).positive)
+    assert torch.equal(whole.before.embeddings, text.encode_prompts(components, whole.prompts[:1]).embeddings)
     assert "angry" in whole.prompts[0]
     (first,) = whole.draw([0.0])
     as_it_is = latents.decode(components, whole.inversion.path[-1:])
@@ -209,10 +215,10 @@ def test_a_model_given_back_and_lent_again_draws_the_same(components: Components
     through, halting = (morph.make(method, components, recipes("euler_a"), image) for _ in range(2))
     drawn = []
     for place in (0.3, 0.8):
-        halting.lend(None)
+        halting.release()
         with pytest.raises(AssertionError, match="without a model"):
             list(halting.draw([place]))
-        halting.lend(components)
+        halting.acquire(components)
         drawn += halting.draw([place])
     assert np.abs(pixels(drawn) - pixels(through.draw([0.3, 0.8]))).max() <= 1
 
@@ -226,12 +232,10 @@ def test_a_direction_moves_the_picture_and_its_means_are_kept(components: Compon
     source = latents.encode(components, [image])
     means = []
     for prompt in text.arranged([recipe.prompt for recipe in asked]):
-        words = text.encode(components, [prompt] * morph.MEAN_OF, ["short"] * morph.MEAN_OF)
-        each = sampling.generators(range(morph.MEAN_OF))
-        scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)
-        sampling.set_timesteps(scheduler, 5)
-        begin = sampling.noise(components, each, 64, 64) * scheduler.init_noise_sigma
-        means.append(sampling.denoise(components, scheduler, begin, words, 3.0, each))
+        means.append(sampling.sample_latents(
+            components, [prompt] * morph.MEAN_OF, range(morph.MEAN_OF), sampler="dpmpp_2m", steps=5, guidance=3.0,
+            size=(64, 64), negatives=["short"] * morph.MEAN_OF,
+        ))  # fmt: skip
     way = latents.direction(*means)
     assert way.abs().max() > 1e-3
     moved = raw.latents([0.0, 0.5, 1.0])
@@ -251,11 +255,11 @@ def test_a_direction_moves_the_picture_and_its_means_are_kept(components: Compon
 
 def test_the_region_is_where_the_texts_disagree(components: Components) -> None:
     whole = morph.PictureMorph(components, recipes(), Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60))
-    arguments = (components, whole.inversion, whole.texts[:1])
-    same = inversion.changed_region(*arguments, whole.texts[:1], whole.negative)
+    arguments = (components, whole.inversion, whole.texts[0])
+    same = inversion.changed_region(*arguments, whole.texts[:1])
     assert float(same.max()) == 0
     box = (0.75, 0.75, 1.0, 1.0)
-    within = inversion.changed_region(*arguments, whole.texts[1:], whole.negative, box)
+    within = inversion.changed_region(*arguments, whole.texts[1:], box)
     assert float(within[..., 0, :].max()) == 0
     assert float(within.max()) > 0
 
@@ -299,7 +303,7 @@ def test_slerp_goes_along_the_great_arc_and_keeps_the_length_of_noise() -> None:
     assert torch.allclose(latents.slerp(a, b, 0.0), a, atol=1e-5)
     assert torch.allclose(latents.slerp(a, b, 1.0), b, atol=1e-5)
     assert latents.slerp(a, b, 0.5).std() == pytest.approx(1, abs=0.02)
-    assert latents.lerp(a, b, 0.5).std() < 0.75
+    assert a.lerp(b, 0.5).std() < 0.75
     b[1] = a[1]  # each row has an angle of its own
     assert torch.allclose(latents.slerp(a, b, 0.3)[1], a[1], atol=1e-5)
     assert torch.isfinite(latents.slerp(a, -a, 0.5)).all()
@@ -331,7 +335,7 @@ def test_a_picture_comes_back_from_its_latents() -> None:
     alone = SimpleNamespace(vae=Identity(), device=torch.device("cpu"), dtype=torch.float32)
     picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
     clean = latents.encode(alone, [picture])
-    assert torch.allclose(clean, latents.to_tensor([picture]) / 2 * 0.18215)
+    assert torch.allclose(clean, to_tensor([picture]) / 2 * 0.18215)
     assert np.array_equal(pixels(latents.decode(alone, clean)), pixels([picture]))
 
 
@@ -385,7 +389,7 @@ def test_a_full_memory_halves_the_batch(components: Components, cramped, method)
     image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
     chain = recipes(prompts=(*PROMPTS, "1girl, angry, red hair, blue eyes"), seed=31)
     wanted = pixels(morph.make(method, components, chain, image if method == "picture" else None).draw(places))
-    vars(components).pop("emotion_means", None)
+    components.emotion_means.clear()
     cramped(components, 4)  # two frames with guidance
     made = morph.make(method, components, chain, image if method == "picture" else None)
     made.batch = 16
@@ -417,8 +421,8 @@ def test_a_cross_fade_draws_no_more_pictures_at_once_than_its_batch(components: 
 
 
 def test_frames_come_in_small_portions_on_a_cpu_and_large_pictures_alone(components: Components) -> None:
-    assert side_by_side(components, 64, 64, True) == CPU_BATCH <= 4
-    assert side_by_side(components, 2048, 2048, True) == 1
+    assert frames_per_batch(components, 64, 64, True) == CPU_BATCH <= 4
+    assert frames_per_batch(components, 2048, 2048, True) == 1
 
 
 def test_nothing_is_left_on_the_model(engine: Engine) -> None:

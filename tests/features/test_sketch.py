@@ -26,7 +26,8 @@ from benchmarks import sketch as benchmark
 from studio.core.errors import BadInput, DiskFull, NotFound
 from studio.core.settings import Settings
 from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, Recipe
-from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion import sampling, schedulers, text
+from studio.engine.diffusion.control import STRICTER, Control
 from studio.engine.engine import Engine
 from studio.engine.media import control_images as control
 from studio.engine.models.catalogue import resolve
@@ -98,15 +99,15 @@ def test_the_same_pixels_as_the_pipeline_of_diffusers(engine: Engine, home: Path
     net = controlnet(components, "lines", engine.settings)
     pipeline = StableDiffusionControlNetPipeline(
         components.vae, components.text_encoder, components.tokenizer, components.unet, net,
-        sampling.make_scheduler("dpmpp_2m", components.scheduler_config), None, None, requires_safety_checker=False,
+        schedulers.make_scheduler("dpmpp_2m", components.scheduler_config), None, None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     spec = ControlSpec(image="x", weight=0.7, end=0.7)
     seen = control.control_image(drawing(), spec, (64, 64))
-    conditioning = text.encode(components, [BASE.prompt], [BASE.negative])
+    positive, negative = text.encode_pair(components, [BASE.prompt], [BASE.negative])
     noise = sampling.noise(components, sampling.generators([1]), 64, 64)
     expected = pipeline(
-        prompt_embeds=conditioning.positive, negative_prompt_embeds=conditioning.negative, image=seen, latents=noise,
+        prompt_embeds=positive.embeddings, negative_prompt_embeds=negative.embeddings, image=seen, latents=noise,
         num_inference_steps=3, guidance_scale=3.0, controlnet_conditioning_scale=0.7, control_guidance_end=0.7,
         output_type="np", width=64, height=64,
     ).images[0]  # fmt: skip
@@ -146,7 +147,7 @@ def test_weight_and_span_say_how_much_and_when(engine: Engine, home: Path) -> No
     [(0, 1, [0, 1, 2, 3]), (0.25, 0.8, [1, 2]), (0, 0.1, [0]), (0.9, 1, [3]), (0.3, 0.4, [1]), (0.45, 0.55, [2])],
 )
 def test_a_span_has_at_least_one_step(start: float, end: float, steps: list[int]) -> None:
-    assert list(sampling.Control(None, torch.zeros(1), start=start, end=end).steps(4)) == steps  # type: ignore[arg-type]
+    assert list(Control(None, torch.zeros(1), start=start, end=end).steps(4)) == steps  # type: ignore[arg-type]
 
 
 def test_what_matters_more(engine: Engine, home: Path) -> None:
@@ -155,13 +156,12 @@ def test_what_matters_more(engine: Engine, home: Path) -> None:
     components = engine.components("tiny")
     net = controlnet(components, "lines", engine.settings)
     z, t = torch.randn(2, 16, 4, 4), torch.tensor(500)
-    states = text.encode(components, ["1girl"], [""])
-    both = torch.cat([states.negative, states.positive])
-    lines = torch.rand(2, 3, 64, 64)
+    both = text.encode_prompts(components, ["", "1girl"])
+    lines = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        alone = sampling.steer(sampling.Control(net, lines, favour="sketch"), z, t, both, lines, guided=True)
-        plain = sampling.steer(sampling.Control(net, lines), z, t, both, lines, guided=True)
-        soft = sampling.steer(sampling.Control(net, lines, favour="prompt"), z, t, both, lines, guided=True)
+        alone = Control(net, lines, mode="sketch").residuals(z, t, both, guided=True)
+        plain = Control(net, lines).residuals(z, t, both, guided=True)
+        soft = Control(net, lines, mode="prompt").residuals(z, t, both, guided=True)
     for layer, same, softer in zip(alone[0], plain[0], soft[0], strict=True):
         assert not layer[0].any()  # the unconditional half isn't steered: guidance amplifies the drawing
         assert torch.allclose(layer[1], softer[1], atol=1e-6)
@@ -175,14 +175,13 @@ def test_a_model_says_how_its_drawings_weigh(home: Path) -> None:
     engine = Engine(Settings(home=home, device="cpu", preview_every=0))
     components = engine.components("tiny")
     net = controlnet(components, "lines", engine.settings)
-    z, t, lines = torch.randn(2, 16, 4, 4), torch.tensor(500), torch.rand(2, 3, 64, 64)
-    states = text.encode(components, ["1girl"], [""])
-    both = torch.cat([states.negative, states.positive])
+    z, t, lines = torch.randn(2, 16, 4, 4), torch.tensor(500), torch.rand(1, 3, 64, 64)
+    both = text.encode_prompts(components, ["", "1girl"])
 
     def finest(weight: float = 1.0, favour: str = "both", **model: float) -> torch.Tensor:
-        control = sampling.Control(net, lines, weight, favour=favour, **model)  # type: ignore[arg-type]
+        control = Control(net, lines, weight, mode=favour, **model)  # type: ignore[arg-type]
         with torch.no_grad():
-            return sampling.steer(control, z, t, both, lines, True)[0][0]
+            return control.residuals(z, t, both, guided=True)[0][0]
 
     plain = finest()
     half = finest(unconditional=0.5)
@@ -192,11 +191,11 @@ def test_a_model_says_how_its_drawings_weigh(home: Path) -> None:
     assert not alone[0].any()
     assert torch.allclose(alone[1], plain[1], atol=1e-6)  # all details, not as in the guess mode
     stricter = finest(favour="sketch", unconditional=0.0)
-    assert torch.allclose(stricter[1], sampling.STRICTER * plain[1], atol=1e-5)
+    assert torch.allclose(stricter[1], STRICTER * plain[1], atol=1e-5)
     assert torch.allclose(finest(guided=0.5)[1], finest(0.5)[1])
-    weighed, twice = sampling.Control(net, lines, unguided=2.0), sampling.Control(net, lines, 2.0)
+    weighed, twice = Control(net, lines, unguided=2.0), Control(net, lines, 2.0)
     with torch.no_grad():
-        middle = [sampling.steer(control, z, t, both, lines, False)[1] for control in (weighed, twice)]
+        middle = [each.residuals(z, t, both)[1] for each in (weighed, twice)]
     assert torch.allclose(*middle)
 
 

@@ -22,12 +22,12 @@ class Anchors:
 
     Row i of the batch attends to itself and to row `first[i]`, and, where `second` is given, to itself and to row
     `second[i]`; the two answers are mixed with `weight[i]`, 0 for all `first`. A row that is its own anchor comes out
-    as without (a softmax over keys that are all there twice).
+    as without (a softmax over keys that are all there twice). A batch of both branches of guidance is these rows twice.
     """
 
-    first: torch.Tensor | None = None  # (batch,) rows
-    second: torch.Tensor | None = None  # (batch,)
-    weight: torch.Tensor | None = None  # (batch,) in 0..1
+    first: torch.Tensor | None = None  # (rows,)
+    second: torch.Tensor | None = None  # (rows,)
+    weight: torch.Tensor | None = None  # (rows,) in 0..1
 
 
 class AnchoredAttention:
@@ -54,6 +54,7 @@ class AnchoredAttention:
         anchors = self.anchors
         if anchors.first is None:
             return self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        branches = len(hidden_states) // len(anchors.first)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             part.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (batch, heads, tokens, dim)
@@ -61,12 +62,14 @@ class AnchoredAttention:
         )
 
         def beside(rows: torch.Tensor) -> torch.Tensor:
-            both = (torch.cat([x[rows], x], dim=2) for x in (key, value))
+            each = (x.unflatten(0, (branches, -1))[:, rows].flatten(0, 1) for x in (key, value))
+            both = (torch.cat([anchor, x], dim=2) for anchor, x in zip(each, (key, value), strict=True))
             return F.scaled_dot_product_attention(query, *both)
 
         mixed = beside(anchors.first)
         if anchors.second is not None and anchors.weight is not None:
-            mixed = torch.lerp(mixed, beside(anchors.second), anchors.weight.to(mixed)[:, None, None, None])
+            weight = anchors.weight.to(mixed).repeat(branches)[:, None, None, None]
+            mixed = torch.lerp(mixed, beside(anchors.second), weight)
         mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         if attn.residual_connection:
             mixed = mixed + hidden_states

@@ -67,6 +67,16 @@ class Conditioning:
         return _together([self], lambda alone: change(alone[0]))
 
 
+def blank(unet_config: Mapping[str, Any], tokens: int, rows: int = 1) -> Conditioning:
+    """Zeros in the shapes that a UNet with this configuration reads: for rehearsals, and to measure memory."""
+    embeddings = torch.zeros(rows, tokens, unet_config["cross_attention_dim"])
+    if unet_config.get("addition_embed_type") != "text_time":
+        return Conditioning(embeddings)
+    sizes = 6  # original height and width, crop from top and left, target height and width
+    width = unet_config["projection_class_embeddings_input_dim"] - sizes * unet_config["addition_time_embed_dim"]
+    return Conditioning(embeddings, torch.zeros(rows, width), {"time_ids": torch.zeros(rows, sizes)})
+
+
 def _together(parts: list[Conditioning], join: Callable[[list[Tensor]], Tensor]) -> Conditioning:
     """`join` of the tensors that lie at the same place in all `parts`."""
     first = parts[0]

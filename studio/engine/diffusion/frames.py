@@ -1,8 +1,8 @@
 """Many frames through one model side by side, each on its own schedule. Knows latents and text, no emotion or picture.
 
-`sampling.denoise` moves a batch along one schedule. The frames of an animation begin at different noise levels and the
+`sampling.sample` moves a batch along one schedule. The frames of an animation begin at different noise levels and the
 frames of a morph share their first steps, so here every frame has a scheduler of its own and only the UNet calls are
-joined. One frame alone comes out as from `denoise` (tested).
+joined. One frame alone comes out as from `sample` (tested).
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from studio.core.errors import OutOfMemory
 from studio.engine import memory
-from studio.engine.diffusion import sampling
+from studio.engine.diffusion import parameterization, sampling, schedulers
 from studio.engine.diffusion.attention import Anchors
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
     from studio.engine.models.components import Components
 
 Noise = Callable[[int], torch.Tensor]
@@ -36,29 +41,29 @@ CPU_BYTES = 64 * 2**20
 class Track:
     """One frame on its way.
 
-    `latents` (1, channels, h, w) stand before the first of `timesteps`, on the scale of `scheduler`, which no other
-    track may share. `text` is (1, tokens, dim). `ends` are the tracks that an interpolated attention looks at and how
-    far this one is from the first to the second.
+    `latents` (1, channels, h, w) are the state before the first of `timesteps`, on the scale of `scheduler`, which no
+    other track may share. `conditioning` has one row. `ends` are the tracks that an interpolated attention attends to
+    and how far this one is from the first to the second.
     """
 
     scheduler: Any
     timesteps: torch.Tensor
     latents: torch.Tensor
-    text: torch.Tensor
+    conditioning: Conditioning
     ends: tuple[int, int, float] | None = None
 
-    def fork(self, text: torch.Tensor) -> Track:
+    def fork(self, conditioning: Conditioning) -> Track:
         """The same state once more, to go on with another text."""
-        return replace(self, scheduler=copy.deepcopy(self.scheduler), text=text)
+        return replace(self, scheduler=copy.deepcopy(self.scheduler), conditioning=conditioning)
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A picture that every frame looks at: its clean latents, noised with `noise` to each frame's level."""
+    """A picture that every frame attends to: its clean latents, noised with `noise` to each frame's level."""
 
     clean: torch.Tensor  # (1, channels, h, w)
-    noise: torch.Tensor
-    text: torch.Tensor  # (1, tokens, dim)
+    noise: torch.Tensor  # (1, channels, h, w)
+    conditioning: Conditioning  # one row
 
 
 class SharedNoise:
@@ -82,8 +87,8 @@ class SharedNoise:
         return self._later[index]
 
 
-class Borrower:
-    """Draws with a loaded model that it can give back between two batches.
+class ModelLease:
+    """Draws with a loaded model that it can release between two batches.
 
     Who waits in between may draw with another model, and the memory has room for one of them. `batch` is how many
     frames are drawn at once; it shrinks where the memory turns out too small.
@@ -100,11 +105,15 @@ class Borrower:
         assert self._components is not None, "drawing without a model"
         return self._components
 
-    def lend(self, components: Components | None) -> None:
-        """Draw with `components`, the same model as before, from now on. None: let go of the one that was lent."""
+    def acquire(self, components: Components) -> None:
+        """Draw with `components`, the same model as before, from now on."""
         self._components = components
 
-    def fitting(self, work: Callable[[int], T], most: int) -> T:
+    def release(self) -> None:
+        """Hold the model no longer, so that its memory can be freed."""
+        self._components = None
+
+    def halving_batch(self, work: Callable[[int], T], most: int) -> T:
         """`work(n)` with `batch` rows at once but no more than `most`; with half of them each time the memory is full.
 
         Raises OutOfMemory where not even one fits.
@@ -129,12 +138,12 @@ class Borrower:
     def in_batches(self, rows: Sequence[R], draw: Callable[[Sequence[R]], torch.Tensor]) -> Iterator[torch.Tensor]:
         """`draw(some)` (some, ...) of all `rows`, in order, as many at once as fit."""
         while rows:
-            made = self.fitting(lambda count, rows=rows: draw(rows[:count]), len(rows))  # type: ignore[misc]
+            made = self.halving_batch(lambda count, rows=rows: draw(rows[:count]), len(rows))  # type: ignore[misc]
             yield made
             rows = rows[len(made) :]
 
 
-def side_by_side(components: Components, width: int, height: int, guided: bool, anchors: int = 1) -> int:
+def frames_per_batch(components: Components, width: int, height: int, guided: bool, anchors: int = 1) -> int:
     """How many frames are drawn at once: on a CPU a few, elsewhere what fits into memory, 1 to `memory.MAX_BATCH`.
 
     Frames aren't promised to the last bit, as single pictures are: their company may round them differently. Attention
@@ -147,44 +156,10 @@ def side_by_side(components: Components, width: int, height: int, guided: bool, 
 
 
 @torch.no_grad()
-def predict(
-    components: Components,
-    latents: torch.Tensor,
-    timesteps: torch.Tensor,
-    text: torch.Tensor,
-    negative: torch.Tensor | None,
-    guidance: float,
-    anchors: Anchors | None = None,
-) -> torch.Tensor:
-    """The UNet's output with guidance (2207.12598), (rows, channels, h, w).
-
-    `latents` are on the scale that the UNet reads, `timesteps` (rows,) may differ, `text` is (rows, tokens, dim),
-    `negative` (1, tokens, dim). The rows of `anchors` count within `latents`.
-    """
-    unet, count = components.unet, len(latents)
-    embeds_guidance = unet.config.time_cond_proj_dim is not None
-    guided = guidance > 1 and not embeds_guidance and negative is not None
-    condition = None
-    if embeds_guidance:
-        scale = torch.full((count,), guidance - 1, device=latents.device)
-        condition = sampling.embed_guidance(scale, unet.config.time_cond_proj_dim).to(latents.dtype)
-    if not guided or negative is None:
-        return unet(latents, timesteps, encoder_hidden_states=text, timestep_cond=condition, return_dict=False)[0]
-    if anchors is not None and anchors.first is not None:
-        first, second, weight = anchors.first, anchors.second, anchors.weight
-        anchors.first = torch.cat([first, first + count])
-        anchors.second = None if second is None else torch.cat([second, second + count])
-        anchors.weight = None if weight is None else torch.cat([weight, weight])
-    both = torch.cat([negative.expand(count, -1, -1), text])
-    output = unet(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), encoder_hidden_states=both, return_dict=False)[0]
-    unconditional, conditional = output.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
-
-
 def advance(
-    components: Components,
+    unet: UNet2DConditionModel,
     tracks: Sequence[Track],
-    negative: torch.Tensor | None,
+    negative: Conditioning | None,
     guidance: float,
     noise: Noise,
     *,
@@ -197,8 +172,8 @@ def advance(
     """Take all tracks from step `begin` of the longest of them to its step `stop` (default: the end), in place.
 
     Tracks end together; a shorter one sets in later. `noise(index)` counts within the longest schedule, so that tracks
-    at the same place get the same noise. `on_step(n)` is told how many steps of single frames were just done; it may
-    raise. With `anchors` (from `attention.anchored`) every frame looks at `pinned`, or at its `ends`.
+    at the same step get the same noise. `on_step(n)` is told how many steps of single frames were just done; it may
+    raise. With `anchors` (from `attention.anchored`) every frame attends to `pinned`, or at its `ends`.
     """
     longest = max(len(track.timesteps) for track in tracks)
     for index in range(begin, longest if stop is None else stop):
@@ -206,34 +181,30 @@ def advance(
         moving = [tracks[k] for k in active]
         times = torch.stack([track.timesteps[index - longest] for track in moving])
         rows = torch.cat([t.scheduler.scale_model_input(t.latents, at) for t, at in zip(moving, times, strict=True)])
-        text = torch.cat([track.text for track in moving])
+        conditioning = Conditioning.cat(track.conditioning for track in moving)
         extra = 0
         if anchors is not None and pinned is not None:
             levels, which = torch.unique(times, return_inverse=True)
             extra = len(levels)
-            rows = torch.cat([_noised(moving[0].scheduler, pinned, levels), rows])
-            text = torch.cat([pinned.text.expand(extra, -1, -1), text])
+            kept = moving[0].scheduler.alphas_cumprod.to(pinned.clean)[levels.round().long().cpu()].view(-1, 1, 1, 1)
+            # variance preserving, the scale that every UNet reads
+            noised = parameterization.add_noise(pinned.clean, pinned.noise, kept.sqrt(), (1 - kept).sqrt())
+            rows = torch.cat([noised, rows])
+            conditioning = Conditioning.cat([pinned.conditioning.expand(extra), conditioning])
             times = torch.cat([levels, times])
             own = torch.arange(extra, device=which.device)
             anchors.first, anchors.second, anchors.weight = torch.cat([own, which]), None, None
         elif anchors is not None:
-            place = {k: row for row, k in enumerate(active)}
+            row_of = {k: row for row, k in enumerate(active)}
             ends = [tracks[k].ends or (k, k, 0.0) for k in active]
-            anchors.first = torch.tensor([place[a] for a, _, _ in ends], device=rows.device)
-            anchors.second = torch.tensor([place[b] for _, b, _ in ends], device=rows.device)
+            anchors.first = torch.tensor([row_of[a] for a, _, _ in ends], device=rows.device)
+            anchors.second = torch.tensor([row_of[b] for _, b, _ in ends], device=rows.device)
             anchors.weight = torch.tensor([w for _, _, w in ends], device=rows.device)
-        output = predict(components, rows, times, text, negative, guidance, anchors)[extra:]
+        output = Denoiser(unet, conditioning, negative, guidance)(rows, times)[extra:]
         for row, track in enumerate(moving):
-            track.latents = sampling.step_with_noise(
-                track.scheduler, output[row : row + 1], times[extra + row], track.latents, index,
-                lambda index, shape: noise(index),
-            )  # fmt: skip
+            track.latents = schedulers.step_with_noise(
+                track.scheduler, output[row : row + 1], times[extra + row], track.latents, partial(noise, index)
+            )
         if on_step is not None:
             on_step(len(moving))
     sampling.finite(torch.cat([track.latents for track in tracks]))
-
-
-def _noised(scheduler: Any, pinned: Pinned, levels: torch.Tensor) -> torch.Tensor:
-    """(levels, channels, h, w): sqrt(a) x0 + sqrt(1 - a) noise (2006.11239, eq. 4), the scale that every UNet reads."""
-    kept = scheduler.alphas_cumprod.to(pinned.clean)[levels.round().long().cpu()].view(-1, 1, 1, 1)
-    return kept.sqrt() * pinned.clean + (1 - kept).sqrt() * pinned.noise

@@ -5,45 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from PIL import Image
 
+from studio.engine.diffusion.preview import Previewer
+from studio.engine.media.pixels import cut, fit, to_images, to_tensor  # noqa: F401
+
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
-
-
-def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures of one size to (pictures, 3, height, width) in -1..1, fp32."""
-    stacked = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
-
-
-def to_images(pixels: torch.Tensor) -> list[Image.Image]:
-    """(pictures, 3, height, width) in -1..1 to pictures; outside values are cut, NaN becomes grey."""
-    shares = (pixels.float() / 2 + 0.5).nan_to_num(0.5).clamp(0, 1)
-    array = (shares.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype("uint8")
-    return [Image.fromarray(picture) for picture in array]
-
-
-def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture scaled to cover width x height and cut at its centre; RGB."""
-    image = image.convert("RGB")
-    if image.size == (width, height):
-        return image
-    scale = max(width / image.width, height / image.height)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def cut(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The centre of a picture that was drawn a little too large."""
-    if image.size == (width, height):
-        return image
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
 
 
 @torch.no_grad()
@@ -82,6 +51,17 @@ def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor
     return pixels
 
 
+def previewer(components: Components) -> Previewer:
+    """What draws small pictures of this model's unfinished latents; made on first use."""
+    if components.previewer is None:
+        components.previewer = Previewer(
+            components.channels,
+            components.factor,
+            lambda latents: decode_pixels(components, latents.to(components.device, components.dtype)),
+        )
+    return components.previewer
+
+
 def decode(components: Components, latents: torch.Tensor) -> list[Image.Image]:
     """Pictures of latents as `encode` and `denoise` give them."""
     return to_images(decode_pixels(components, latents))
@@ -90,15 +70,11 @@ def decode(components: Components, latents: torch.Tensor) -> list[Image.Image]:
 # --- the latent editor --------------------------------------------------------------------------------------------
 
 
-def lerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
-    """The straight line from `a` (0) to `b` (1). Right for clean latents and text; shortens noise on its way."""
-    return torch.lerp(a, b, amount)
-
-
 def slerp(a: torch.Tensor, b: torch.Tensor, amount: float) -> torch.Tensor:
     """The great arc from `a` (0) to `b` (1), (n, ...) each, row by row (Shoemake, 1985). Keeps the length on its way.
 
-    Right for noise: the mean of two samples has too little variance. Rows that point (nearly) the same way or away from
+    Right for noise: the mean of two samples has too little variance, so the straight line (`torch.lerp`) is for clean
+    latents and text. Rows that point (nearly) the same way or away from
     each other have no arc of their own; those take the straight line.
     """
     flat_a, flat_b = a.flatten(1).float(), b.flatten(1).float()

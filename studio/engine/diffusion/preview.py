@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from studio.engine.diffusion import latents as pictures
-
-if TYPE_CHECKING:
-    from studio.engine.models.components import Components
+from studio.engine.media.pixels import to_images
 
 
 class Previewer:
     """A linear map from one latent cell to p x p pixels, p^2 about the number of latent channels: least squares.
 
-    It begins from one small decoding of random latents and learns from every finished picture (`learn`), which costs
-    milliseconds. Linear decoders show latents well: they are nearly a compression of the colours of their cell.
+    It begins from one small decoding of random latents (`decode`: latents to pixels in -1..1) and learns from every
+    finished picture (`learn`), which costs milliseconds. Linear decoders show latents well: they are nearly a
+    compression of the colours of their cell. `channels` and `factor`: of the latents, see `Components`.
     """
 
-    def __init__(self, components: Components) -> None:
-        self.pixels = max(1, min(components.factor, round(math.sqrt(components.channels))))
-        size = components.channels + 1
+    def __init__(self, channels: int, factor: int, decode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.pixels = max(1, min(factor, round(math.sqrt(channels))))
+        size = channels + 1
         self._normal = 1e-2 * torch.eye(size, dtype=torch.float64)
         self._target = torch.zeros(size, 3 * self.pixels**2, dtype=torch.float64)
         self._map: torch.Tensor | None = None
-        cells = torch.randn(1, components.channels, 16, 16, generator=torch.Generator().manual_seed(0))
+        cells = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(0))
         smooth = F.interpolate(cells[..., ::4, ::4], size=(16, 16), mode="bicubic")
-        start = (cells * 0.3 + smooth).to(components.device, components.dtype)
-        self.learn(start, pictures.decode_pixels(components, start), share=0.05)
+        start = cells * 0.3 + smooth
+        self.learn(start, decode(start), share=0.05)
 
     def learn(self, clean: torch.Tensor, decoded: torch.Tensor, share: float = 1.0) -> None:
         """Learn from latents (n, channels, h, w) and their pictures (n, 3, H, W) in -1..1, with weight `share`."""
@@ -52,7 +50,7 @@ class Previewer:
         blocks = self._rows(clean[:1]).float() @ self._map
         height, width = clean.shape[-2:]
         blocks = blocks.reshape(1, height, width, -1).permute(0, 3, 1, 2)
-        return pictures.to_images(F.pixel_shuffle(blocks, self.pixels))[0]
+        return to_images(F.pixel_shuffle(blocks, self.pixels))[0]
 
     def _rows(self, clean: torch.Tensor) -> torch.Tensor:
         cells = clean.float().cpu().permute(0, 2, 3, 1).reshape(-1, clean.shape[1]).double()

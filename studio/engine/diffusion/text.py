@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from studio.engine.diffusion.sampling import Conditioning
+from studio.engine.diffusion.conditioning import Conditioning
 
 if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
     from studio.engine.models.components import Components
 
 CACHED = 256  # encodings kept per model: about 60 MB for SD 1.5
@@ -104,61 +107,106 @@ def stressed(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
     return ", ".join(f"({tag}:{weight:g})" if named.fullmatch(tag) else tag for tag in _tags(prompt))
 
 
-def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Conditioning:
-    """Encoded prompts and negatives, (pictures, tokens, dim) each, padded to equal length with empty chunks.
+def encode_prompts(components: Components, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Conditioning:
+    """One row per prompt, (prompts, tokens, dim), padded to equal length with empty chunks.
 
-    `tokens` is a multiple of the text encoder's length (77 for CLIP). What was encoded lately comes from a cache.
+    `tokens` is a multiple of the text encoder's length (77 for CLIP). Of a model with two text encoders (SDXL,
+    2307.01952) both encodings stand side by side in `dim`, with the second one's summary and the sizes as further
+    inputs. `size`: width and height of the picture, in pixels, for such a model; None: its native size. What was
+    encoded lately comes from a cache.
     """
-    known = {text: _encode_one(components, text) for text in {*prompts, *negatives}}
-    longest = max(encoding.shape[1] for encoding in known.values())
-    for text, encoding in known.items():
-        if encoding.shape[1] < longest:
-            empty = _encode_one(components, "")
-            known[text] = torch.cat([encoding, *[empty] * ((longest - encoding.shape[1]) // empty.shape[1])], dim=1)
-    return Conditioning(
-        torch.cat([known[text] for text in prompts]),
-        torch.cat([known[text] for text in negatives]),
-    )
+    encoded = {prompt: _encode(components, prompt) for prompt in {*prompts}}
+    longest = max(row.embeddings.shape[1] for row in encoded.values())
+    if any(row.embeddings.shape[1] < longest for row in encoded.values()):
+        empty = _encode(components, "").embeddings
+        encoded = {prompt: _padded(row, empty, longest) for prompt, row in encoded.items()}
+    rows = Conditioning.cat(encoded[prompt] for prompt in prompts)
+    if rows.pooled is None:
+        return rows
+    width, height = size or (components.info.native_size,) * 2
+    # the picture was this large, nothing of it was cut away at the top and left, and it is to be so again
+    sizes = torch.tensor([[height, width, 0, 0, height, width]], device=components.device, dtype=components.dtype)
+    return replace(rows, added={"time_ids": sizes.expand(len(rows), -1)})
 
 
-def length(components: Components, prompt: str, negative: str) -> int:
-    """Tokens of the longer of two encoded prompts: pictures of one length can be drawn together."""
-    return max(_encode_one(components, text).shape[1] for text in (prompt, negative))
+def encode_pair(
+    components: Components, prompts: Sequence[str], negatives: Sequence[str], size: tuple[int, int] | None = None
+) -> tuple[Conditioning, Conditioning]:
+    """(prompts, negative prompts), all of equal length, as guidance needs them; see `encode_prompts`."""
+    both = encode_prompts(components, [*prompts, *negatives], size)
+    return both[: len(prompts)], both[len(prompts) :]
+
+
+def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Any:
+    """As the trainers still call it."""
+    from studio.engine.diffusion import sampling
+
+    positive, negative = encode_pair(components, prompts, negatives)
+    return sampling.Conditioning(positive.embeddings, negative.embeddings)
+
+
+def _padded(row: Conditioning, empty: torch.Tensor, tokens: int) -> Conditioning:
+    """`row` with chunks of `empty` (1, chunk, dim) behind it, up to `tokens`."""
+    missing = (tokens - row.embeddings.shape[1]) // empty.shape[1]
+    return replace(row, embeddings=torch.cat([row.embeddings, *[empty] * missing], dim=1)) if missing else row
 
 
 @torch.no_grad()
-def _encode_one(components: Components, prompt: str) -> torch.Tensor:
-    """(1, tokens, dim) of one prompt."""
+def _encode(components: Components, prompt: str) -> Conditioning:
+    """One row of a prompt, without the sizes that SDXL is told."""
     key = (prompt, *components.text_key)
     cache = components.text_cache
     if key in cache:
         cache.move_to_end(key)
         return cache[key]
-    pieces = parse_weights(prompt)
-    plain = "".join(text for text, _ in pieces)
-    tokenizer = components.tokenizer
-    ids = tokenizer(plain, truncation=False, verbose=False).input_ids
-    if all(weight == 1 for _, weight in pieces) and len(ids) <= tokenizer.model_max_length:
-        padded = tokenizer(plain, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        encoding = components.text_encoder(padded.input_ids.to(components.device))[0]
-    else:
-        encoding = _through_compel(components, pieces)
-    encoding = encoding.to(components.dtype)
-    cache[key] = encoding
+    row = Conditioning(_embed(components, components.tokenizer, components.text_encoder, prompt))
+    if components.text_encoder_2 is not None:
+        tokenizer, encoder = components.tokenizer_2, components.text_encoder_2
+        second = Conditioning(_embed(components, tokenizer, encoder, prompt))
+        longest = max(part.embeddings.shape[1] for part in (row, second))
+        row = _padded(row, _embed(components, components.tokenizer, components.text_encoder, ""), longest)
+        second = _padded(second, _embed(components, tokenizer, encoder, ""), longest)
+        plain = "".join(text for text, _ in parse_weights(prompt))
+        ids = _ids(tokenizer, plain).to(components.device)
+        pooled = encoder(ids).text_embeds.to(components.dtype)  # of the first chunk; weights don't reach it
+        row = Conditioning(torch.cat([row.embeddings, second.embeddings], dim=2), pooled)
+    cache[key] = row
     while len(cache) > CACHED:
         cache.popitem(last=False)
-    return encoding
+    return row
 
 
-def _through_compel(components: Components, pieces: Sequence[tuple[str, float]]) -> torch.Tensor:
-    from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
+def _ids(tokenizer: CLIPTokenizer, plain: str) -> torch.Tensor:
+    """(1, length of the text encoder) of one text without weights, cut where it is longer."""
+    return tokenizer(
+        plain, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str) -> torch.Tensor:
+    """(1, tokens, dim) of one prompt by one text encoder.
+
+    The last layer with its norm; where there are two encoders the last layer but one, without (SDXL).
+    """
+    two = components.text_encoder_2 is not None
+    pieces = parse_weights(prompt)
+    plain = "".join(text for text, _ in pieces)
+    ids = tokenizer(plain, truncation=False, verbose=False).input_ids
+    if all(weight == 1 for _, weight in pieces) and len(ids) <= tokenizer.model_max_length:
+        output = encoder(_ids(tokenizer, plain).to(components.device), output_hidden_states=two)
+        return (output.hidden_states[-2] if two else output[0]).to(components.dtype)
+    from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
     from studio.engine.models.loading import quiet
 
+    layers = ReturnedEmbeddingsType
     provider = EmbeddingsProvider(
-        tokenizer=components.tokenizer,
-        text_encoder=components.text_encoder,
+        tokenizer=tokenizer,
+        text_encoder=encoder,
         truncate=False,
+        returned_embeddings_type=layers.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
+        if two
+        else layers.LAST_HIDDEN_STATES_NORMALIZED,
         # tags are split at commas, as in A1111
         split_long_text_mode=SplitLongTextMode.PHRASES | SplitLongTextMode.COPY_FIRST_CLS_TOKEN,
         device=str(components.device),
@@ -167,4 +215,6 @@ def _through_compel(components: Components, pieces: Sequence[tuple[str, float]])
     # compel blends with an infinite weight at 0: its smallest one is as good as nothing
     weights = [weight if math.isfinite(weight) else 1.0 for _, weight in pieces]
     with quiet():  # the tokenizer remarks that the prompt is long, which is what is dealt with here
-        return provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=str(components.device))
+        return provider.get_embeddings_for_weighted_prompt_fragments(
+            [texts], [weights], device=str(components.device)
+        ).to(components.dtype)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from studio.core.views import Choice
-from studio.engine.diffusion.preview import Previewer
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.models.families import Family
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    from studio.engine.diffusion.conditioning import Conditioning
+    from studio.engine.diffusion.preview import Previewer
 
 
 @dataclass
@@ -36,17 +37,16 @@ class Components:
     scheduler_config: dict[str, Any]
     device: torch.device
     dtype: torch.dtype
+    text_encoder_2: CLIPTextModelWithProjection | None = None  # of SDXL
+    tokenizer_2: CLIPTokenizer | None = None
     choices: tuple[Choice, ...] = ()
     controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by fingerprint; one at a time
     offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
     sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
     text_key: tuple[Any, ...] = ()
-    text_cache: OrderedDict[tuple[Any, ...], torch.Tensor] = field(default_factory=OrderedDict, repr=False)
-
-    @cached_property
-    def previewer(self) -> Previewer:
-        """What draws small pictures of unfinished latents; made on first use."""
-        return Previewer(self)
+    text_cache: OrderedDict[tuple[Any, ...], Conditioning] = field(default_factory=OrderedDict, repr=False)
+    previewer: Previewer | None = None  # learns with every picture; made when the first one is asked for
+    emotion_means: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, repr=False)  # see `morph`
 
     @property
     def factor(self) -> int:
@@ -56,9 +56,10 @@ class Components:
     @property
     def channels(self) -> int:
         """Latent channels: 4 for SD 1.5, 16 for the embedded model."""
-        return int(self.unet.config.in_channels)
+        return int(self.unet.config.out_channels)  # an inpainting model reads more than it writes
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """Everything that holds weights, by name."""
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **self.controls}
+        second = {} if self.text_encoder_2 is None else {"text_encoder_2": self.text_encoder_2}
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **second, **self.controls}

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from studio.core.specs import MAX_SEED, Emotion, Recipe
-from studio.engine.diffusion import latents as pictures
-from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.attention import anchored
-from studio.engine.diffusion.frames import Borrower, Pinned, SharedNoise, Track, advance, side_by_side
+from studio.engine.diffusion.frames import ModelLease, Pinned, SharedNoise, Track, advance, frames_per_batch
+from studio.engine.media.pixels import cut, fit
 from studio.engine.motion.morph import NOISE_OFFSET
 from studio.engine.motion.timing import Still
+from studio.engine.recipe import encode, latent_size, sampler_of
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -30,7 +31,7 @@ def steps_of(recipe: Recipe, still: Still) -> int:
     return recipe.steps if recipe.sampler in ("lcm", "tcd") else max(1, int(recipe.steps * still.strength))
 
 
-class Animation(Borrower):
+class Animation(ModelLease):
     """Draws any of the frames `stills`, `batch` of them at a time, so that memory doesn't grow with their number.
 
     `recipes` gives each emotion's prompt; all else is that of the first still's. Without `consistent` frame k is what
@@ -51,24 +52,21 @@ class Animation(Borrower):
         super().__init__(components)
         self.recipe = recipe = recipes[stills[0].mix.source]
         self.stills, self.consistent, self.on_step = stills, consistent, on_step
-        factor = components.factor
-        width, height = (-(-side // factor) * factor for side in (recipe.width, recipe.height))
-        self.size = (width, height)
-        emotions = list(recipes)
-        conditioning = text.encode(components, text.arranged([recipes[e].prompt for e in emotions]), [recipe.negative])
-        self.negative = conditioning.negative
-        self.texts = dict(zip(emotions, conditioning.positive.split(1), strict=True))
-        self.clean = pictures.encode(components, [pictures.fit(source, width, height)])
+        self.size = latent_size(components, recipe)
+        prompts = text.arranged([each.prompt for each in recipes.values()])
+        positive, self.negative = encode(components, recipe, prompts, [recipe.negative])
+        self.texts = dict(zip(recipes, positive.split(), strict=True))
+        self.clean = latents.encode(components, [fit(source, *self.size)])
         # frames that share nothing are drawn one by one anyway
-        self.batch = batch or (side_by_side(components, width, height, recipe.guidance > 1) if consistent else 1)
+        self.batch = batch or (frames_per_batch(components, *self.size, recipe.guidance > 1) if consistent else 1)
 
     def draw(self, wanted: Sequence[int]) -> Iterator[tuple[int, Image.Image]]:
         """(index, picture) of these frames, as they are made; nothing is attached to the model when one comes."""
         order = iter(wanted)
         for clean in self.in_batches(wanted, self._latents):
             for one in clean.split(1):
-                image = pictures.decode(self.components, one)[0]
-                yield next(order), pictures.cut(image, self.recipe.width, self.recipe.height)
+                image = latents.decode(self.components, one)[0]
+                yield next(order), cut(image, self.recipe.width, self.recipe.height)
 
     def _latents(self, chunk: Sequence[int]) -> torch.Tensor:
         """Clean latents (frames, c, h, w) of these frames, drawn side by side."""
@@ -82,12 +80,12 @@ class Animation(Borrower):
             pinned = Pinned(self.clean, shared.first, self.texts[self.stills[0].mix.source])
             with anchored(components.unet) as anchors:
                 advance(
-                    components, tracks, self.negative, recipe.guidance, _later(shared, offset),
+                    components.unet, tracks, self.negative, recipe.guidance, lambda index: shared(index + offset),
                     anchors=anchors, pinned=pinned, on_step=self.on_step,
                 )  # fmt: skip
         else:
             for track, noise in zip(tracks, noises, strict=True):
-                advance(components, [track], self.negative, recipe.guidance, noise, on_step=self.on_step)
+                advance(components.unet, [track], self.negative, recipe.guidance, noise, on_step=self.on_step)
         return torch.cat([track.latents for track in tracks])
 
     def _noise(self, index: int) -> SharedNoise:
@@ -96,12 +94,8 @@ class Animation(Borrower):
 
     def _begin(self, still: Still, noise: SharedNoise) -> Track:
         components, recipe = self.components, self.recipe
-        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-        timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, still.strength, components.device)
-        latents = sampling.start_latents(scheduler, noise.first, timesteps, self.clean)
-        mixed = pictures.lerp(self.texts[still.mix.source], self.texts[still.mix.target], still.mix.amount)
-        return Track(scheduler, timesteps, latents, mixed)
-
-
-def _later(noise: SharedNoise, offset: int) -> Callable[[int], torch.Tensor]:
-    return lambda index: noise(index + offset)
+        scheduler = schedulers.make_scheduler(sampler_of(components.info, recipe), components.scheduler_config)
+        timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device, still.strength)
+        latents = schedulers.start_latents(scheduler, noise.first, timesteps, self.clean)
+        blended = self.texts[still.mix.source].lerp(self.texts[still.mix.target], still.mix.amount)
+        return Track(scheduler, timesteps, latents, blended)

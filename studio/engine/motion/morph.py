@@ -9,20 +9,23 @@ places that look equally far apart. Knows recipes, latents and pictures; no job.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image, ImageFilter
 
 from studio.core.specs import MAX_SEED, Easing, MorphMethod, Recipe
-from studio.engine.diffusion import inversion, sampling, text
-from studio.engine.diffusion import latents as pictures
+from studio.engine.diffusion import inversion, latents, sampling, schedulers, text
 from studio.engine.diffusion.attention import anchored
-from studio.engine.diffusion.frames import Borrower, SharedNoise, Track, advance, side_by_side
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.frames import ModelLease, SharedNoise, Track, advance, frames_per_batch
+from studio.engine.media.pixels import cut, fit, to_tensor
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.motion import timing
+from studio.engine.recipe import encode, latent_size, sampler_of
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 Distance = Callable[[Sequence[Image.Image], Sequence[Image.Image]], torch.Tensor]
 OnStep = Callable[[int], None]
+Row = TypeVar("Row", torch.Tensor, Conditioning)  # both can be blended
 
 HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
@@ -47,7 +51,7 @@ TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean a
 NOISE_OFFSET = 1_000_003
 
 
-class _Chain(Borrower):
+class _Chain(ModelLease):
     """What the methods share: the texts of the emotions, and where a place in 0..1 lies between two of them.
 
     `shown` describes a given picture as it is; None: as the first of `recipes` does.
@@ -68,31 +72,33 @@ class _Chain(Borrower):
         self.easing = easing
         self.amount = amount
         self.on_step = on_step
-        factor = components.factor
-        self.size = (-(-self.recipe.width // factor) * factor, -(-self.recipe.height // factor) * factor)
-        self.batch = batch or side_by_side(components, *self.size, self.recipe.guidance > 1)
+        self.size = latent_size(components, self.recipe)
+        self.batch = batch or frames_per_batch(components, *self.size, self.recipe.guidance > 1)
         self.prompts = text.arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
-        conditioning = text.encode(components, self.prompts, [self.recipe.negative])
-        assert conditioning.negative is not None
-        self.before, self.texts = conditioning.positive[:1], self.reach(conditioning.positive[1:])
-        self.negative = conditioning.negative
+        positive, self.negative = encode(components, self.recipe, self.prompts, [self.recipe.negative])
+        self.before, *texts = positive.split()
+        self.texts = self.reach(texts)
         self.legs = len(recipes) - 1
 
-    def reach(self, ends: torch.Tensor) -> torch.Tensor:
-        """(emotions, ...) with the last one moved to `amount` of the way from the one before."""
-        return torch.cat([ends[:-1], pictures.lerp(ends[-2:-1], ends[-1:], self.amount)])
+    def reach(self, ends: list[Row]) -> list[Row]:
+        """One row per emotion, the last one moved to `amount` of the way from the one before."""
+        return [*ends[:-1], ends[-2].lerp(ends[-1], self.amount)]
 
-    def between(self, ends: torch.Tensor, place: float) -> torch.Tensor:
-        """(1, ...) at `place` of (emotions, ...)."""
+    def between(self, ends: list[Row], place: float) -> Row:
+        """The row at `place` between those of the emotions."""
         leg, share = self.leg(place)
-        return pictures.lerp(ends[leg : leg + 1], ends[leg + 1 : leg + 2], share)
+        return ends[leg].lerp(ends[leg + 1], share)
+
+    def conditioning(self, places: Sequence[float]) -> Conditioning:
+        """The texts at `places`, one row each."""
+        return Conditioning.cat(self.between(self.texts, place) for place in places)
 
     def leg(self, place: float) -> tuple[int, float]:
         leg = min(int(place * self.legs), self.legs - 1)
         return leg, timing.EASINGS[self.easing](min(max(place * self.legs - leg, 0.0), 1.0))
 
     def cut(self, images: Sequence[Image.Image]) -> list[Image.Image]:
-        return [pictures.cut(image, self.recipe.width, self.recipe.height) for image in images]
+        return [cut(image, self.recipe.width, self.recipe.height) for image in images]
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
         """The pictures at `places` (0..1 over the whole chain), in order, as they are made."""
@@ -121,56 +127,50 @@ class PromptMorph(_Chain):
         self.attention = attention
         recipe = self.recipe
         if attention and batch is None:
-            self.batch = side_by_side(components, *self.size, recipe.guidance > 1, anchors=2)
+            self.batch = frames_per_batch(components, *self.size, recipe.guidance > 1, anchors=2)
         self.noise = SharedNoise(components, recipe.seed, *self.size)
-        scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-        timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
-        begin = sampling.start_latents(scheduler, self.noise.first, timesteps)
+        scheduler = schedulers.make_scheduler(sampler_of(components.info, recipe), components.scheduler_config)
+        timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device)
+        begin = schedulers.start_latents(scheduler, self.noise.first, timesteps)
         self.held = min(int(held * len(timesteps)), len(timesteps) - 1)
-        self.trunk = Track(scheduler, timesteps, begin, self.texts.mean(0, keepdim=True))
-        self.fitting(
+        self.trunk = Track(scheduler, timesteps, begin, Conditioning.cat(self.texts).mean())
+        self.halving_batch(
             lambda _: advance(
-                components, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held, on_step=on_step
+                components.unet, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held,
+                on_step=on_step,
             ), 1,
         )  # fmt: skip
 
-    def lend(self, components: Components | None) -> None:
-        super().lend(components)
-        if components is not None:  # noise holds its model too; the same seed gives the same once more
-            self.noise = SharedNoise(components, self.recipe.seed, *self.size)
-        else:
-            del self.noise
+    def acquire(self, components: Components) -> None:
+        super().acquire(components)  # noise holds its model too; the same seed gives the same once more
+        self.noise = SharedNoise(components, self.recipe.seed, *self.size)
+
+    def release(self) -> None:
+        super().release()
+        del self.noise
 
     def latents(self, places: Sequence[float]) -> torch.Tensor:
         """Clean latents (places, c, h, w)."""
         tracks = [self.trunk.fork(self.between(self.texts, place)) for place in places]
-        go = {"begin": self.held, "on_step": self.on_step}
-        if not self.attention:
-            advance(self.components, tracks, self.negative, self.recipe.guidance, self.noise, **go)  # type: ignore[arg-type]
-        else:
-            legs = [self.leg(place) for place in places]
-            # only the ends of these legs: those of a long chain would take the memory of the frames
-            used = sorted({end for leg, _ in legs for end in (leg, leg + 1)})
-            row = {end: len(places) + number for number, end in enumerate(used)}
-            for track, (leg, share) in zip(tracks, legs, strict=True):
-                track.ends = (row[leg], row[leg + 1], share)
-            tracks += [self.trunk.fork(self.texts[end : end + 1]) for end in used]
-            with anchored(self.components.unet, cross=True) as anchors:
-                advance(
-                    self.components,
-                    tracks,
-                    self.negative,
-                    self.recipe.guidance,
-                    self.noise,
-                    anchors=anchors,
-                    **go,  # type: ignore[arg-type]
-                )
+        with anchored(self.components.unet, cross=True) if self.attention else nullcontext() as anchors:
+            if self.attention:
+                legs = [self.leg(place) for place in places]
+                # only the ends of these legs: those of a long chain would take the memory of the frames
+                used = sorted({end for leg, _ in legs for end in (leg, leg + 1)})
+                row = {end: len(places) + number for number, end in enumerate(used)}
+                for track, (leg, share) in zip(tracks, legs, strict=True):
+                    track.ends = (row[leg], row[leg + 1], share)
+                tracks += [self.trunk.fork(self.texts[end]) for end in used]
+            advance(
+                self.components.unet, tracks, self.negative, self.recipe.guidance, self.noise, begin=self.held,
+                anchors=anchors, on_step=self.on_step,
+            )  # fmt: skip
         return torch.cat([track.latents for track in tracks[: len(places)]])
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
         for clean in self.in_batches(places, self.latents):
             for one in clean.split(1):
-                yield from self.cut(pictures.decode(self.components, one))
+                yield from self.cut(latents.decode(self.components, one))
 
 
 class LatentMorph(_Chain):
@@ -195,20 +195,21 @@ class LatentMorph(_Chain):
         super().__init__(components, recipes, easing, 1.0, on_step, batch)
         self.spherical = spherical
         whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
-        given = [] if first is None else [pictures.encode(components, [pictures.fit(first, *self.size)])]
+        given = [] if first is None else [latents.encode(components, [fit(first, *self.size)])]
         places = timing.positions(len(recipes))[len(given) :]
         self.amount = amount
-        self.ends = self.reach(torch.cat([*given, *whole.in_batches(places, whole.latents)]))
+        drawn = torch.cat([*given, *whole.in_batches(places, whole.latents)])
+        self.ends = self.reach(list(drawn.split(1)))
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
         for place in places:
-            yield from self.cut(pictures.decode(self.components, self.between(self.ends, place)))
+            yield from self.cut(latents.decode(self.components, self.between(self.ends, place)))
 
-    def between(self, ends: torch.Tensor, place: float) -> torch.Tensor:
-        if not self.spherical:
+    def between(self, ends: list[Row], place: float) -> Row:
+        if not self.spherical or not isinstance(ends[0], torch.Tensor):
             return super().between(ends, place)
         leg, share = self.leg(place)
-        return pictures.slerp(ends[leg : leg + 1], ends[leg + 1 : leg + 2], share)
+        return latents.slerp(ends[leg], ends[leg + 1], share)
 
 
 class PictureMorph(_Chain):
@@ -230,23 +231,23 @@ class PictureMorph(_Chain):
         firm = [recipe.model_copy(update={"prompt": text.stressed(recipe.prompt, EYES)}) for recipe in recipes]
         shown = shown and shown.model_copy(update={"prompt": text.stressed(shown.prompt, EYES)})
         super().__init__(components, firm, easing, amount, on_step, batch, shown)
-        self.image = pictures.fit(image, *self.size)
+        self.image = fit(image, *self.size)
         recipe = self.recipe
-        clean = pictures.encode(components, [self.image])
+        clean = latents.encode(components, [self.image])
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
         info = components.info
         self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
         steps = max(recipe.steps, MIN_STEPS)
-        self.inversion = self.fitting(
+        self.inversion = self.halving_batch(
             lambda batch: inversion.invert(
                 components, clean, self.before, self.negative, self.guidance, steps, strength, recipe.seed, batch,
                 on_step,
             ), steps,
         )  # fmt: skip
         other = self.texts if self.prompts[0] != self.prompts[1] else self.texts[1:]
-        self.region = self.fitting(
+        self.region = self.halving_batch(
             lambda batch: inversion.changed_region(
-                components, self.inversion, self.before, other, self.negative, info.face, batch=batch
+                components, self.inversion, self.before, other, info.face, batch=batch
             ), steps,
         )  # fmt: skip
 
@@ -254,15 +255,15 @@ class PictureMorph(_Chain):
         mask = self.mask()
         for clean in self.in_batches(places, self.latents):
             for one in clean.split(1):
-                drawn = pictures.decode(self.components, one)[0]
+                drawn = latents.decode(self.components, one)[0]
                 yield from self.cut([Image.composite(drawn, self.image, mask)])
 
     def latents(self, places: Sequence[float]) -> torch.Tensor:
         """Clean latents (places, c, h, w)."""
-        texts = torch.cat([self.between(self.texts, place) for place in places])
         return inversion.replay(
-            self.components, self.inversion, texts, self.negative, self.guidance, self.region, self.on_step
-        )
+            self.components, self.inversion, self.conditioning(places), self.negative, self.guidance, self.region,
+            self.on_step,
+        )  # fmt: skip
 
     def mask(self) -> Image.Image:
         """The region in pixels, soft at its edge: 255 where the picture is drawn anew."""
@@ -295,37 +296,33 @@ class DirectionMorph(_Chain):
     ) -> None:
         super().__init__(components, recipes, easing, amount, on_step, batch, shown)
         self.tidy = tidy
-        means = torch.cat([self._mean(row) for row in range(len(self.prompts))])
+        means = [self._mean(prompt) for prompt in self.prompts]
         if first is not None:
-            self.source = pictures.encode(components, [pictures.fit(first, *self.size)])
+            self.source = latents.encode(components, [fit(first, *self.size)])
         else:
             self.source = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch).latents([0.0])
-        self.ways = self.reach(torch.cat([pictures.direction(means[:1], mean[None]) for mean in means[1:]]))
-        self.longest = max(float(pictures.direction(means[:1], mean[None]).norm()) for mean in means)
+        self.directions = self.reach([latents.direction(means[0], mean) for mean in means[1:]])
+        self.longest = max(float(latents.direction(means[0], mean).norm()) for mean in means)
 
-    def _mean(self, row: int) -> torch.Tensor:
-        """(1, c, h, w) of the emotion that `prompts[row]` says; kept with the model until another one is loaded."""
-        recipe, prompt, components = self.recipe, self.prompts[row], self.components
+    def _mean(self, prompt: str) -> torch.Tensor:
+        """(1, c, h, w) of the emotion that `prompt` says; kept with the model until another one is loaded."""
+        recipe, components = self.recipe, self.components
         alike = {"prompt": prompt, "seed": 0, "source": None, "strength": None, "control": None, "frame": ""}
         key = recipe.model_copy(update=alike).key
-        kept: OrderedDict[str, torch.Tensor] = vars(components).setdefault("emotion_means", OrderedDict())
+        kept = components.emotion_means
         if key not in kept:
-            words = text.encode(components, [prompt], [recipe.negative])
+            positive, negative = encode(components, recipe, [prompt], [recipe.negative])
+            denoiser = Denoiser(components.unet, positive, negative, recipe.guidance)
+            sampler = sampler_of(components.info, recipe)
 
             def draw(seeds: Sequence[int]) -> torch.Tensor:
-                each, count = sampling.generators(seeds), len(seeds)
-                scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-                timesteps = sampling.set_timesteps(scheduler, recipe.steps, components.device)
-                noise = sampling.noise(components, each, *self.size)
-                rows = sampling.Conditioning(
-                    words.positive.expand(count, -1, -1),
-                    None if words.negative is None else words.negative.expand(count, -1, -1),
+                def report(done: int, of: int, clean: Callable[[], torch.Tensor]) -> None:
+                    if self.on_step is not None:
+                        self.on_step(len(seeds))
+
+                return sampling.sample_denoiser(
+                    components, denoiser, seeds, sampler=sampler, steps=recipe.steps, size=self.size, on_step=report
                 )
-                begin = sampling.start_latents(scheduler, noise, timesteps)
-                return sampling.denoise(
-                    components, scheduler, begin, rows, recipe.guidance, each, timesteps=timesteps,
-                    on_step=lambda done, of, clean: self._did(count),
-                )  # fmt: skip
 
             kept[key] = torch.cat(list(self.in_batches(range(MEAN_OF), draw))).mean(0, keepdim=True)
         kept.move_to_end(key)
@@ -334,37 +331,34 @@ class DirectionMorph(_Chain):
             kept.popitem(last=False)
         return mean
 
-    def _did(self, steps: int) -> None:
-        if self.on_step is not None:
-            self.on_step(steps)
-
     def latents(self, places: Sequence[float]) -> torch.Tensor:
         """Clean latents (places, c, h, w)."""
         recipe, components = self.recipe, self.components
-        found = [self.source + self.between(self.ways, place) for place in places]
+        moved = [self.source + self.between(self.directions, place) for place in places]
+        sampler = sampler_of(components.info, recipe)
         tracks: dict[int, Track] = {}
         noise = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), *self.size)
         for index, place in enumerate(places):
-            share = min(1.0, float(self.between(self.ways, place).norm()) / max(self.longest, 1e-6))
+            share = min(1.0, float(self.between(self.directions, place).norm()) / max(self.longest, 1e-6))
             if share * self.tidy < 1e-3:
                 continue
-            scheduler = sampling.make_scheduler(recipe.sampler, components.scheduler_config, recipe.fast)
-            timesteps = sampling.img2img_timesteps(scheduler, recipe.steps, self.tidy * share, components.device)
-            begin = sampling.start_latents(scheduler, noise.first, timesteps, found[index])
+            scheduler = schedulers.make_scheduler(sampler, components.scheduler_config)
+            timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device, self.tidy * share)
+            begin = schedulers.start_latents(scheduler, noise.first, timesteps, moved[index])
             tracks[index] = Track(scheduler, timesteps, begin, self.between(self.texts, place))
         if tracks:
             # counted from the end, so that a frame gets the same noise in whatever company it is drawn
             offset = recipe.steps - max(len(track.timesteps) for track in tracks.values())
             advance(
-                components, list(tracks.values()), self.negative, recipe.guidance, lambda step: noise(step + offset),
-                on_step=self.on_step,
+                components.unet, list(tracks.values()), self.negative, recipe.guidance,
+                lambda step: noise(step + offset), on_step=self.on_step,
             )  # fmt: skip
-        return torch.cat([tracks[index].latents if index in tracks else found[index] for index in range(len(places))])
+        return torch.cat([tracks[index].latents if index in tracks else moved[index] for index in range(len(places))])
 
     def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
         for clean in self.in_batches(places, self.latents):
             for one in clean.split(1):
-                yield from self.cut(pictures.decode(self.components, one))
+                yield from self.cut(latents.decode(self.components, one))
 
 
 def closer(
@@ -461,7 +455,7 @@ def look(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:
 
     Measured at 64 px in linear steps of lightness; good for comparing neighbours of one morph, not for more.
     """
-    small = (pictures.to_tensor([i.resize((64, 64), Image.Resampling.BOX) for i in side]) for side in (a, b))
+    small = (to_tensor([i.resize((64, 64), Image.Resampling.BOX) for i in side]) for side in (a, b))
     x, y = small
     total = (x - y).square().mean((1, 2, 3))
     for axis in (2, 3):

@@ -1,0 +1,61 @@
+"""What a recipe asks of a loaded model: size, sampler, adapters, encoded prompts. Draws nothing itself.
+
+A recipe's field that pictures, morphs and animations all have to heed is read here, once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from studio.core.errors import BadInput
+from studio.core.settings import Settings
+from studio.core.specs import Recipe
+from studio.engine.diffusion import text
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.models import adapters
+from studio.engine.models.catalogue import FAST_STEPS, FastPath, ModelInfo, find_lora
+from studio.engine.models.components import Components
+
+
+def fast_path(info: ModelInfo, recipe: Recipe) -> FastPath | None:
+    """The model's few-step adapter where this recipe is drawn with it: it was trained for few steps only.
+
+    Raises BadInput when the recipe asks for one that the model doesn't have.
+    """
+    if not recipe.fast:
+        return None
+    if info.fast is None:
+        raise BadInput(f"{info.title} has no fast path on this machine; ask for its normal steps instead.")
+    return info.fast if recipe.steps <= FAST_STEPS * info.fast.steps else None
+
+
+def sampler_of(info: ModelInfo, recipe: Recipe) -> str:
+    """The name of the sampler that a recipe means; `auto` is the model's own, or that of its fast path."""
+    return recipe.sampler if recipe.sampler != "auto" else (fast_path(info, recipe) or info).sampler
+
+
+def latent_size(components: Components, recipe: Recipe) -> tuple[int, int]:
+    """Width and height, in pixels, of whole latent cells: what is drawn before it is cut to the size of the recipe."""
+    width, height = (-(-side // components.factor) * components.factor for side in (recipe.width, recipe.height))
+    return width, height
+
+
+def encode(
+    components: Components, recipe: Recipe, prompts: Sequence[str], negatives: Sequence[str]
+) -> tuple[Conditioning, Conditioning]:
+    """Both as `text.encode_pair` does, for pictures of the size of `recipe`."""
+    return text.encode_pair(components, prompts, negatives, latent_size(components, recipe))
+
+
+@contextmanager
+def attached(components: Components, recipe: Recipe, settings: Settings) -> Iterator[None]:
+    """The recipe's LoRAs and its few-step adapter on the model inside the block; see `adapters.attached`.
+
+    Raises BadInput, also when the recipe asks for a fast path that the model doesn't have.
+    """
+    fast = fast_path(components.info, recipe)
+    loras: list[tuple[Path, float]] = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
+    with adapters.attached(components, loras, fast.adapter if fast else None):
+        yield
