@@ -87,7 +87,7 @@ class Denoiser:
 
     @property
     def _guidance_dim(self) -> int | None:
-        return getattr(self.unet, "module", self.unet).config.time_cond_proj_dim  # type: ignore[union-attr]
+        return getattr(self.unet, "module", self.unet).config.time_cond_proj_dim
 
     def _predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, guided: bool) -> Tensor:
         more: dict[str, Any] = {}
@@ -100,7 +100,7 @@ class Denoiser:
         if self.extra_channels is not None:
             extra = self.extra_channels.expand(len(x) // (2 if guided else 1), -1, -1, -1)
             x = torch.cat([x, torch.cat([extra, extra]) if guided else extra], dim=1)
-        return self.unet(  # type: ignore[no-any-return]
+        return self.unet(
             x,
             t,
             encoder_hidden_states=conditioning.embeddings,

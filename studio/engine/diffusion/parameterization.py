@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ def prediction_type(scheduler_config: Mapping[str, Any]) -> PredictionType:
 
     Raises BadInput for anything else than the three.
     """
-    kind = scheduler_config.get("prediction_type") or "epsilon"
-    if kind not in ("epsilon", "v_prediction", "sample"):
-        raise BadInput(f"The model predicts {kind!r}; the studio knows epsilon, v_prediction and sample.")
-    return kind  # type: ignore[no-any-return]
+    given = scheduler_config.get("prediction_type") or "epsilon"
+    for kind in get_args(PredictionType):
+        if given == kind:
+            return kind
+    raise BadInput(f"The model predicts {given!r}; the studio knows {', '.join(get_args(PredictionType))}.")
 
 
 @dataclass(frozen=True)
