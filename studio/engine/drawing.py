@@ -18,7 +18,7 @@ from studio.engine import memory, optimizations
 from studio.engine.diffusion import latents, sampling
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
-from studio.engine.media.pixels import cut, fit, to_images, to_tensor
+from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor
 from studio.engine.models import controlnets
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step

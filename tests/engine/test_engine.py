@@ -23,8 +23,8 @@ from studio.core.settings import Settings
 from studio.core.specs import SAMPLERS, ControlSpec, LoraRef, Recipe
 from studio.engine import memory, optimizations
 from studio.engine.diffusion import latents, schedulers, text
+from studio.engine.diffusion.pixels import fit, to_tensor
 from studio.engine.engine import Engine
-from studio.engine.media.pixels import fit, to_tensor
 from studio.engine.progress import Step
 
 

@@ -19,11 +19,12 @@ from studio.engine import judging
 from studio.engine.diffusion import inversion, latents, sampling, schedulers, text
 from studio.engine.diffusion.attention import anchored
 from studio.engine.diffusion.denoiser import Denoiser
-from studio.engine.diffusion.frames import CPU_BATCH, SharedNoise, Track, advance, frames_per_batch
+from studio.engine.diffusion.frames import SharedNoise, Track, advance
+from studio.engine.diffusion.pixels import fit, to_tensor
 from studio.engine.engine import Engine
-from studio.engine.media.pixels import fit, to_tensor
 from studio.engine.models.components import Components
 from studio.engine.motion import morph, timing
+from studio.engine.motion.lease import CPU_BATCH, frames_per_batch
 from studio.evaluation.judge import Verdict
 from studio.evaluation.metrics import gini
 

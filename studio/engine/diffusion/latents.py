@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor  # noqa: F401
 from studio.engine.diffusion.preview import Previewer
-from studio.engine.media.pixels import cut, fit, to_images, to_tensor  # noqa: F401
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from studio.engine.media.pixels import to_images
+from studio.engine.diffusion.pixels import to_images
 
 
 class Previewer:

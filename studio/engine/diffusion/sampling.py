@@ -7,7 +7,6 @@ else's pipeline; from the same latents it gives the same bits as `StableDiffusio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from studio.core.errors import StudioError
 from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.conditioning import Conditioning as Told
+from studio.engine.diffusion.conditioning import Pair as Conditioning
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser, embed_guidance  # noqa: F401
 
@@ -134,12 +134,6 @@ make_scheduler, start_latents = schedulers.make_scheduler, schedulers.start_late
 
 def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> torch.Tensor:
     return schedulers.set_timesteps(scheduler, steps, device)
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    positive: torch.Tensor
-    negative: torch.Tensor | None = None
 
 
 def denoise(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.conditioning import Conditioning, Pair
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -137,12 +137,10 @@ def encode_pair(
     return both[: len(prompts)], both[len(prompts) :]
 
 
-def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Any:
+def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Pair:
     """As the trainers still call it."""
-    from studio.engine.diffusion import sampling
-
     positive, negative = encode_pair(components, prompts, negatives)
-    return sampling.Conditioning(positive.embeddings, negative.embeddings)
+    return Pair(positive.embeddings, negative.embeddings)
 
 
 def _padded(row: Conditioning, empty: torch.Tensor, tokens: int) -> Conditioning:

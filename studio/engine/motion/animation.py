@@ -16,8 +16,9 @@ from PIL import Image
 from studio.core.specs import MAX_SEED, Emotion, Recipe
 from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.attention import anchored
-from studio.engine.diffusion.frames import ModelLease, Pinned, SharedNoise, Track, advance, frames_per_batch
-from studio.engine.media.pixels import cut, fit
+from studio.engine.diffusion.frames import Pinned, SharedNoise, Track, advance
+from studio.engine.diffusion.pixels import cut, fit
+from studio.engine.motion.lease import ModelLease, frames_per_batch
 from studio.engine.motion.morph import NOISE_OFFSET
 from studio.engine.motion.timing import Still
 from studio.engine.recipe import encode, latent_size, sampler_of

@@ -21,10 +21,11 @@ from studio.engine.diffusion import inversion, latents, sampling, schedulers, te
 from studio.engine.diffusion.attention import anchored
 from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.denoiser import Denoiser
-from studio.engine.diffusion.frames import ModelLease, SharedNoise, Track, advance, frames_per_batch
-from studio.engine.media.pixels import cut, fit, to_tensor
+from studio.engine.diffusion.frames import SharedNoise, Track, advance
+from studio.engine.diffusion.pixels import cut, fit, to_tensor
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.motion import timing
+from studio.engine.motion.lease import ModelLease, frames_per_batch
 from studio.engine.recipe import encode, latent_size, sampler_of
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
