@@ -1,12 +1,12 @@
 # make run: everything from nothing, then the studio in a browser, at STUDIO_HOST and STUDIO_PORT (or make run PORT=...).
-# make test: the same, then the tests.
+# make test: the same, then the tests. make ci: what continuous integration asks for, tests and checks.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Files of tests over the cores: four processes at most, each takes a gigabyte or two.
 SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run setup setup-dev test test-all check format bench models clean
+.PHONY: run setup setup-dev ci check test test-all format bench models clean
 
 run: setup
 	$(BIN)/python -m studio.interfaces.web.start $(if $(PORT),--server.port $(PORT))
@@ -24,21 +24,23 @@ $(VENV)/.run: $(VENV)/.python requirements.txt requirements.lock
 	$(BIN)/pip install --disable-pip-version-check -q -r requirements.txt -c requirements.lock
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	$(BIN)/pip install --disable-pip-version-check -q -r requirements-dev.txt -c requirements.lock
+$(VENV)/.dev: $(VENV)/.run pyproject.toml
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]' -c requirements.lock
 	touch $@
+
+ci: check test
+
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 test: setup-dev
 	$(BIN)/python -m pytest -q $(SPREAD)
 
 test-all: setup-dev
 	$(BIN)/python -m pytest -q -m "not gpu"
-
-check: setup-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
 
 format: setup-dev
 	$(BIN)/ruff check --fix .
