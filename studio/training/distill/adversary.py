@@ -29,7 +29,7 @@ class Head(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.body(features.float())  # type: ignore[no-any-return]
+        return self.body(features.float())
 
 
 def make_head(critic: LoraStudent) -> Head:
