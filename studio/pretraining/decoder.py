@@ -3,7 +3,7 @@
 The encoder is frozen, so that whatever was trained on its latents stays valid. The decoder sees the paintings' own
 latents, some with noise, and those that the model gets wrong (`mistakes`). Where a painting belongs to the latents it
 is what is wanted, the more loosely the more they may have left it; a picture drawn from nothing has no painting, and
-only has to keep the broad colours of what the decoder made of it before.
+only has to keep the broad colours and the flat areas of what the decoder made of it before.
 
 The discriminator (patches at three scales, hinge loss, spectral norms: 1802.05957) sees the picture, the latents, and
 the picture's deviation from its own surroundings, enlarged, so that wrinkles in flat areas show. Its gradient at the
