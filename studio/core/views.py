@@ -119,6 +119,7 @@ class FoundRecipe(View):
     origin: Origin
     program: str = ""  # that made the picture, as people call it
     notes: tuple[str, ...] = ()  # what couldn't be taken over exactly, one sentence each
+    written: GenerateSpec | None = None  # the same with models and LoRAs as the file names them
     model_hash: str = ""  # of the model it was made with; A1111 writes the first ten digits
 
 

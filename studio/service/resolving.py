@@ -248,6 +248,7 @@ class Resolver:
             program=found.program,
             notes=tuple(notes),
             model_hash=found.model_hash,
+            written=found.spec,
         )
 
     def proven(self, found: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
@@ -386,9 +387,10 @@ class Resolver:
         row = spec.rows[number]
         assert base.seed is not None
         seed = row.seed if row.seed is not None else (base.seed + number * base.count) % (MAX_SEED + 1)
+        own = row.model_dump(exclude={"prompt", "emotion"}, exclude_none=True) | {"seed": seed}
         if row.emotion is None:
-            return base.model_copy(update={"prompt": row.prompt, "seed": seed})
-        return base.model_copy(update={"prompt": None, "text": row.prompt, "emotion": row.emotion, "seed": seed})
+            return base.model_copy(update=own | {"prompt": row.prompt})
+        return base.model_copy(update=own | {"prompt": None, "text": row.prompt, "emotion": row.emotion})
 
     def _set(self, base: GenerateSpec, axis: Axis, value: str) -> GenerateSpec:
         """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,12 +59,14 @@ class TrainingRuns:
         self._settings = settings
         self._supervisor = Supervisor(settings)
 
-    def start(self, spec: RunSpec) -> RunView:
+    def start(self, spec: RunSpec, checked: Callable[[dataset.Report], None] | None = None) -> RunView:
         """Check model, LoRAs, packages, data, disk and memory; spawn the trainer, which waits for the device.
 
-        Raises NotFound, BadInput, Offline, DiskFull and OutOfMemory before anything is written.
+        `checked` is told what is in the data before anything starts. Raises NotFound, BadInput, Offline, DiskFull and
+        OutOfMemory before anything is written.
         """
         info = resolve(spec.model, self._settings, with_hash=False)
+        report: dataset.Report | None = None
         if info.path is None and self._settings.offline:
             raise Offline(
                 f"{info.reference} is not on this machine and STUDIO_OFFLINE is on; use the embedded model or a local "
@@ -74,17 +76,19 @@ class TrainingRuns:
             package, sentence = _PACKAGES.get(spec.optimizer, ("", ""))
             if package and find_spec(package) is None:
                 raise BadInput(sentence)
-            self.check(spec.data, spec.resolution or info.native_size)
+            report = self.check(spec.data, spec.resolution or info.native_size)
         elif isinstance(spec, ControlRunSpec):
             if spec.init is not None:
                 self._check_init(spec.init, info)
             if not any(Path(spec.data).expanduser().glob("*.control.npy")):
-                self.check(spec.data, info.native_size)
+                report = self.check(spec.data, info.native_size)
         else:
             for ref in spec.loras:
                 find_lora(ref.path, self._settings)
             if spec.data is not None:
-                self.check(spec.data, info.native_size)
+                report = self.check(spec.data, info.native_size)
+        if report is not None and checked is not None:
+            checked(report)
         self._check_room(spec, info)
         return self.get(self._supervisor.start(spec))
 

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -380,9 +380,12 @@ class Studio(PromptService):
         """Take a LoRA file from elsewhere into the list. Raises `BadInput` for what isn't a plain LoRA."""
         return self._runs.import_lora(data, name, trigger_words, weight)
 
-    def start_run(self, spec: RunSpec, owner: str = "") -> RunView:
-        """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`."""
-        return self._runs.start(spec)
+    def start_run(self, spec: RunSpec, owner: str = "", checked: Callable[[Report], None] | None = None) -> RunView:
+        """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`.
+
+        `checked` is told what is in the data before anything starts.
+        """
+        return self._runs.start(spec, checked)
 
     def runs(self) -> list[RunView]:
         """All runs, newest first."""

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import shlex
 
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
+from studio.core.text_encoding import decode
+from studio.store.metadata.facts import sampler_of
 
 MAX_ROWS = 1000
 COLUMNS = ("prompt", "seed", "emotion")
+# Options of A1111's script, and what they are here.
+_FIELDS = {
+    "prompt": "prompt", "negative_prompt": "negative", "seed": "seed", "steps": "steps", "cfg_scale": "guidance",
+    "sampler_name": "sampler", "scheduler": "schedule", "width": "width", "height": "height",
+}  # fmt: skip
+_OPTION = re.compile(rf"^\s*--\w|\s--({'|'.join(_FIELDS)})\s")
 SHOWN = 5  # bad lines that the sentence names
 
 
 def decoded(data: bytes) -> str:
-    """A file of prompts as text: UTF-8 with or without its mark, else Shift-JIS as Windows writes it (cp932).
+    """A file of prompts as text, in whatever encoding reads as words (see `core.text_encoding`).
 
-    Raises `BadInput` for other encodings: a guess would draw what nobody wrote.
+    Raises `BadInput` where none does for sure: a guess would draw what nobody wrote.
     """
-    for encoding in ("utf-8-sig", "cp932"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise BadInput("The list is neither UTF-8 nor Shift-JIS; save it as UTF-8 and try again.")
+    text = decode(data)
+    if text is None:
+        raise BadInput("The list is in an encoding that can't be told; save it as UTF-8 and try again.")
+    return text
 
 
 def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
 
+    A line may have the options of A1111's "Prompts from file": --prompt "a cat" --negative_prompt "lowres" --seed 5.
     CSV is recognised by a header that names the column `prompt` (with `seed`, `emotion`, in any order); everything else
     is one prompt a line, commas and all, unless it is said to be a `table` (a .csv file): then more than one column
     needs that header. Raises `BadInput` that names the first bad lines and what is wrong with them.
@@ -49,7 +58,9 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
         found, wrong = [], []
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith("#"):
-                _add(number, {"prompt": line.strip()}, found, wrong)
+                row = _options(number, line.strip(), wrong) if _OPTION.search(line) else {"prompt": line.strip()}
+                if row is not None:
+                    _add(number, row, found, wrong)
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise BadInput("; ".join(wrong[:SHOWN]) + more + ".")
@@ -58,6 +69,36 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     if len(found) > MAX_ROWS:
         raise BadInput(f"The list has {len(found)} prompts; at most {MAX_ROWS} fit into one batch.")
     return tuple(found)
+
+
+def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
+    """The fields that a line's options say; a name's words go on to the next option. None where one can't be."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        wrong.append(f"line {number}: a quote is opened and not closed")
+        return None
+    row: dict[str, list[str]] = {}
+    name = "prompt"
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:]
+            if name not in _FIELDS:
+                known = ", ".join(f"--{option}" for option in _FIELDS)
+                wrong.append(f"line {number}: there is no option --{name[:30]} here, only {known}")
+                return None
+            row[name] = []
+        else:
+            row.setdefault(name, []).append(word)
+    fields = {_FIELDS[name]: " ".join(said) for name, said in row.items()}
+    schedule = fields.pop("schedule", "")
+    if "sampler" in fields:
+        ours = sampler_of(fields["sampler"], schedule)
+        if ours is None:
+            wrong.append(f"line {number}: the sampler {fields['sampler'][:40]!r} isn't in this studio")
+            return None
+        fields["sampler"] = ours
+    return fields
 
 
 def _check_header(names: list[str]) -> None:
@@ -112,5 +153,5 @@ def _add(number: int, row: dict[str, str], found: list[BatchRow], wrong: list[st
                 else "no prompt",
                 "seed": f"the seed {given!r} isn't a whole number from 0 to {MAX_SEED}",
                 "emotion": f"the emotion {given!r} isn't one of {', '.join(EMOTIONS)}",
-            }[field]
+            }.get(field, f"the {field} {given!r} isn't one that this studio can draw with")
         )

@@ -367,7 +367,7 @@ def test_training_takes_limits_and_resuming_another_rate(
         raise BadInput("enough")
 
     monkeypatch.setattr(Studio, "resume_run", lambda self, id, **changes: stop(changes))
-    monkeypatch.setattr(Studio, "start_run", lambda self, spec, owner: stop(spec.model_dump()))
+    monkeypatch.setattr(Studio, "start_run", lambda self, spec, *rest: stop(spec.model_dump()))
     limits = ("--time-limit", "660", "--checkpoint-minutes", "5", "--batch", "2", "--repeats", "3")
     assert "enough" in run("train-lora", "--data", str(tmp_path), "--learning-rate", "0.0001", *limits).err
     assert (asked["time_limit_minutes"], asked["checkpoint_minutes"], asked["batch_size"]) == (660, 5, 2)
@@ -385,7 +385,7 @@ def test_the_embedded_model_is_trained_as_the_pages_preset_does(
 ) -> None:
     asked: list[LoraSpec] = []
 
-    def start(self: Studio, spec: LoraSpec, owner: str) -> Any:
+    def start(self: Studio, spec: LoraSpec, *rest: object) -> Any:
         asked.append(spec)
         raise BadInput("enough")
 
@@ -459,8 +459,10 @@ def test_train_lora_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None
     options = ["--data", write_set(tmp_path / "set", 2), "--epochs", 1, "--repeats", 1, "--rank", 2, "--seed", 3]
     done = run("train-lora", *options, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.err
-    assert set(done.json) == {"run", "state", "epoch", "loss", "adapter", "checkpoints"}
+    assert set(done.json) == {"run", "state", "epoch", "loss", "adapter", "checkpoints", "data"}
     assert (done.json["state"], done.json["epoch"], done.json["checkpoints"]) == ("done", 1, ["epoch-0001"])
+    assert (done.json["data"]["pictures"], done.json["data"]["trigger_words"]) == (2, {"style_1": 2})
+    assert "2 pictures, 2 in an epoch (repeats: 1). Trigger words: style_1 (2)." in done.err
     found = find_lora(done.json["adapter"], settings())
     assert (found.path.parent, found.title, found.trigger_words) == (tmp_path / "out", "out", ("style_1",))
     shown = run("runs", "show", done.json["run"], "--json").json

@@ -111,8 +111,14 @@ class Keyframe(Spec):
 
 
 class BatchRow(Spec):
-    """One line of a prompt list: a prompt, and optionally its own seed and emotion."""
+    """One line of a prompt list: a prompt, and what it has of its own; all else is the batch's."""
 
     prompt: Text
     seed: Seed | None = None
     emotion: Emotion | None = None
+    negative: Text | None = None
+    steps: Annotated[int | None, Field(ge=1, le=50)] = None
+    guidance: Annotated[float | None, Field(ge=0, le=30, allow_inf_nan=False)] = None
+    sampler: Sampler | None = None
+    width: Side | None = None
+    height: Side | None = None

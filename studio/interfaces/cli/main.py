@@ -16,7 +16,7 @@ import typer
 
 from studio.core.errors import BadInput
 from studio.core.settings import settings
-from studio.interfaces.cli import terminal
+from studio.interfaces.cli import files, terminal
 from studio.interfaces.cli.terminal import (
     OWNER,
     Character,
@@ -319,6 +319,8 @@ def caption(
     answer(json, found | {"captions": captions}, [*lines, f"{len(captions)} captions written, {found['kept']} kept."])
 
 
+app.command()(files.recipe)
+app.command()(files.dataset)
 app.command("train-lora")(train_lora)
 app.command("train-control")(train_control)
 app.command()(distill)

@@ -227,14 +227,14 @@ def image_id(studio: Studio, path: Path | None) -> str | None:
     if path is None:
         return None
     limit = studio.settings.max_upload_mb * 2**20
-    return studio.upload(_read(path, limit), OWNER, path.name).id
+    return studio.upload(read_file(path, limit), OWNER, path.name).id
 
 
 def read_list(path: Path) -> bytes:
-    return _read(path, MAX_LIST)
+    return read_file(path, MAX_LIST)
 
 
-def _read(path: Path, limit: int) -> bytes:
+def read_file(path: Path, limit: int) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)

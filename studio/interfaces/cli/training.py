@@ -17,7 +17,7 @@ import typer
 from studio.core import presets
 from studio.core.specs import ControlRunSpec, LcmSpec, LoraSpec
 from studio.core.views import RunView
-from studio.interfaces.cli import terminal
+from studio.interfaces.cli import files, terminal
 from studio.interfaces.cli.terminal import (
     OWNER,
     Failed,
@@ -78,7 +78,9 @@ def train_lora(
         data=data, model=model, name=name or (out.resolve().name if out else None), epochs=epochs, rank=rank, seed=seed,
         learning_rate=rate, batch_size=batch, repeats=repeats, time_limit_minutes=minutes, checkpoint_minutes=save,
     )  # fmt: skip
-    run = carry_out(studio, LoraSpec, presets.lora_defaults(model or studio.settings.model), given, resume, detach)
+    data_said: dict[str, Any] = {}
+    defaults = presets.lora_defaults(model or studio.settings.model)
+    run = carry_out(studio, LoraSpec, defaults, given, resume, detach, data_said)
     adapter = copied(run, out)
     keys = {
         "run": run.id,
@@ -88,6 +90,7 @@ def train_lora(
         "adapter": adapter,
         "checkpoints": run.checkpoints,
     }
+    keys |= {"data": data_said} if data_said else {}
     answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
     _fail_for(run)
 
@@ -132,9 +135,11 @@ def distill(
         time_limit_minutes=minutes, checkpoint_minutes=save, seed=seed,
     )  # fmt: skip
     defaults = presets.distill_defaults(model or studio.settings.model, form or "lora")
-    run = carry_out(studio, LcmSpec, defaults, given, resume, detach)
+    data_said: dict[str, Any] = {}
+    run = carry_out(studio, LcmSpec, defaults, given, resume, detach, data_said)
     adapter = copied(run, out)
     keys = {"run": run.id, "state": run.state, "adapter": adapter, "curve": run.extra.get("curve", [])}
+    keys |= {"data": data_said} if data_said else {}
     answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
     _fail_for(run)
 
@@ -174,10 +179,13 @@ def train_control(
     )  # fmt: skip
     if init is not None:
         given["init"] = None if init in ("", "none") else init
-    run = carry_out(studio, ControlRunSpec, {"model": model or studio.settings.model}, given, resume, detach)
+    data_said: dict[str, Any] = {}
+    defaults = {"model": model or studio.settings.model}
+    run = carry_out(studio, ControlRunSpec, defaults, given, resume, detach, data_said)
     adapter = copied(run, out)
     followed = {key: run.extra[key] for key in MEASURED if key in run.extra}
     keys = {"run": run.id, "state": run.state, "epoch": run.epoch, "loss": run.loss, "adapter": adapter, **followed}
+    keys |= {"data": data_said} if data_said else {}
     answer(json, keys, [f"{run.id}: {run.state}", *([adapter] if adapter else [])])
     _fail_for(run)
 
@@ -189,14 +197,19 @@ def carry_out(
     given: dict[str, Any],
     resume: bool,
     detach: bool,
+    data_said: dict[str, Any] | None = None,
 ) -> RunView:
-    """Start a run with the fields `given` over `defaults`, or go on with the newest one that agrees with `given`."""
+    """Start a run with the fields `given` over `defaults`, or go on with the newest one that agrees with `given`.
+
+    What is in its data is said before a new one starts, and goes into `data_said`.
+    """
     spec = terminal.spec(kind, defaults | given)
     run = unfinished(studio, spec, given) if resume else None
     if run is None:
         if resume:
             say("No unfinished run agrees with these options: a new one begins.")
-        run = studio.start_run(spec, OWNER)
+        told = {} if data_said is None else data_said
+        run = studio.start_run(spec, OWNER, lambda report: told.update(files.announced(report, given.get("repeats"))))
     elif not run.active:
         said = {name: getattr(spec, name) for name in _CHANGEABLE if name in given}
         run = studio.resume_run(run.id, **{name: v for name, v in said.items() if v != run.spec.get(name)})

@@ -19,6 +19,7 @@ from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
 EXAMPLE = ASSETS / "examples" / "style_1"
+SHOWN = 3  # sentences about what is left out that stand in the open
 TEXT = {
     "data": "1 · Pictures",
     "data_lead": "20 to 100 pictures of one style or character. Folders in a ZIP become trigger words; `.txt` files "
@@ -30,6 +31,7 @@ TEXT = {
     "found_once": "{pictures}, {drawn} for them.",
     "no_words": "none, so captions alone call it",
     "problems": "{count} to look at",
+    "left_out": "{count} of these files won't be trained on: {first}",
     "fine": "Nothing is wrong with these files.",
     "captions": "Captions",
     "settings": "2 · Settings",
@@ -124,6 +126,12 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
         ),
         icon=":material/check:",
     )
+    if report.left_out:
+        first = " ".join(report.left_out[:SHOWN]) + (" …" if len(report.left_out) > SHOWN else "")
+        st.warning(
+            TEXT["left_out"].format(count=len(report.left_out), first=text.escape(first)),
+            icon=":material/visibility_off:",
+        )
     if report.problems:
         with st.expander(TEXT["problems"].format(count=text.plural(len(report.problems), "file")),
                          icon=":material/report:", key="lora_problems"):  # fmt: skip
@@ -152,7 +160,7 @@ def _checked(folder: str, model: str, resolution: int | None) -> Any:
         path = folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
     changed = 0.0
     if os.path.isdir(path):
-        changed = max(p.stat().st_mtime for p in [Path(path), *Path(path).rglob("*")])
+        changed = max(p.lstat().st_mtime for p in [Path(path), *Path(path).rglob("*")])  # a link may lead nowhere
     return _report(folder, model, resolution, changed)
 
 

@@ -190,19 +190,25 @@ def _same(left: str, right: str) -> bool:
     return weights_name(left).casefold() == weights_name(right).casefold()
 
 
-def _sampler(facts: Facts, notes: list[str]) -> Sampler:
-    name, schedule = facts.sampler.strip(), facts.schedule.strip()
+def sampler_of(name: str, schedule: str = "") -> Sampler | None:
+    """Ours of that name and schedule, as any program calls it; None where there is none."""
     for ending in (" Karras", "_karras", " karras", "_k"):
         if name.endswith(ending):
             name, schedule = name.removesuffix(ending), "karras"
-    plain = re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp").removeprefix("k_"))
-    ours = _SAMPLERS.get(plain)
-    karras = schedule.lower() == "karras"
-    if ours is None or (karras and ours != "dpmpp_2m"):
+    ours = _SAMPLERS.get(re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp").removeprefix("k_")))
+    if schedule.lower() == "karras":
+        return "dpmpp_2m_karras" if ours == "dpmpp_2m" else None
+    return ours
+
+
+def _sampler(facts: Facts, notes: list[str]) -> Sampler:
+    name, schedule = facts.sampler.strip(), facts.schedule.strip()
+    ours = sampler_of(name, schedule)
+    if ours is None:
         if name:
-            called = f"{name} {schedule}" if karras and ours else name
-            notes.append(f"The sampler {called!r} isn't in this studio; its own default is used.")
+            called = f"{name} {schedule}" if schedule.lower() == "karras" and sampler_of(name) else name
+            notes.append(f"The sampler {called[:60]!r} isn't in this studio; its own default is used.")
         return "auto"
     if schedule.lower() not in _USUAL:
         notes.append(f"The schedule {schedule[:40]!r} isn't in this studio; the sampler's own is used.")
-    return "dpmpp_2m_karras" if karras else ours
+    return ours

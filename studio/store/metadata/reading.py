@@ -57,8 +57,9 @@ def _facts(fields: dict[str, str]) -> Facts | None:
         text = fields.get(name, "")
         if not text or text == files.UNREADABLE:
             continue
-        if re.match(r"\s*[{\[]", text):
-            found = programs.of_json(_json(text), fields)
+        data = _json(text) if re.match(r"\s*[{\[]", text) else None  # a prompt may begin with a bracket, too
+        if isinstance(data, dict | list):
+            found = programs.of_json(data, fields)
         elif name == "parameters" or files.is_recipe(text):
             found = a1111.read(text)
             if found.steps is None and found.seed is None:
