@@ -130,8 +130,7 @@ def test_any_parameters_text_is_read_or_refused(text: str) -> None:
     chunks.add_itxt("parameters", text.replace("\0", "").encode("utf-8", "ignore").decode() or "x")
     try:
         found = metadata.read(encoded(image(), pnginfo=chunks))
-    except BadInput as refused:
-        assert str(refused).startswith("This picture carries")
+    except BadInput:
         assert not text.strip("\0\n ") or text.lstrip()[0] in "{["
         return
     assert GenerateSpec.model_validate(found.spec.model_dump()) == found.spec
