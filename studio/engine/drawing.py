@@ -203,7 +203,7 @@ def _control(
         return None
     from studio.engine.media import control_images  # OpenCV: only where something follows a drawing
 
-    seen = control_images.see(open_picture(files(spec.image)), spec, (width, height))
+    seen = control_images.extract(open_picture(files(spec.image)), spec, (width, height))
     net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
     image = (to_tensor([seen.image]) / 2 + 0.5).to(components.device, net.dtype)
     return Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)

@@ -37,7 +37,7 @@ UNSEEN = "hidden"  # the judge's word for closed eyes
 
 
 @dataclass(frozen=True)
-class Look:
+class Classification:
     """One picture: the emotion and style it shows, and how sure the judge is of each emotion (0 to 1)."""
 
     emotion: str
@@ -79,13 +79,13 @@ def describe(folder: Path, picture: Image.Image) -> Description:
     return Description(guessed["emotion"], guessed["style"], [*who, *tags], sure)
 
 
-def look(folder: Path, pictures: Sequence[Image.Image]) -> list[Look]:
+def classify(folder: Path, pictures: Sequence[Image.Image]) -> list[Classification]:
     """Judge `pictures` with the judge in `folder`, in order. Raises FileNotFoundError where there is none."""
     judge = _judge(folder)
     verdict = judge(pictures)
     sure = verdict.probabilities["emotion"].tolist()
     return [
-        Look(emotion, style, dict(zip(judge.values["emotion"], row, strict=True)))
+        Classification(emotion, style, dict(zip(judge.values["emotion"], row, strict=True)))
         for emotion, style, row in zip(verdict.labels["emotion"], verdict.labels["style"], sure, strict=True)
     ]
 

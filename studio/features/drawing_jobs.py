@@ -114,7 +114,7 @@ def sketch(engine: Any, job: Job, spec: SketchSpec) -> Iterator[None]:
 
     first = job.recipes[0]
     with Image.open(job.files(spec.control.image)) as drawing:
-        seen = control_images.see(drawing, spec.control, (first.width, first.height))
+        seen = control_images.extract(drawing, spec.control, (first.width, first.height))
     key = job.key("control", spec.control.model_dump_json(), f"{first.width} {first.height}")
     job.result["control_image"] = job.save(
         seen.image, None, len(job.recipes), id=key, kind="control", details={"drawing": spec.control.image}
@@ -156,7 +156,7 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
             there = [job.ids[place] for place in places[at : at + across] if place in job.ids]
             if len(there) < across:
                 return
-            looks = judging.look(folder, [job.image(id) for id in there])
+            looks = judging.classify(folder, [job.image(id) for id in there])
             left, right, *cured = [
                 prompts.Seen(
                     emotion=look.emotion, style=look.style, probability=look.emotions[pair.emotion], picture=id
@@ -211,7 +211,7 @@ def _worst(
                 chunk = rest[: engine.at_once(rest, job.say)]
                 on_step = _searching(job.stage(small.steps * len(chunk)), drawn, total)
                 images = [image for _, image in sorted(engine.draw(chunk, on_step, job.files), key=lambda one: one[0])]
-                sure += [look.emotions[spec.base.emotion] for look in judging.look(folder, images)]
+                sure += [look.emotions[spec.base.emotion] for look in judging.classify(folder, images)]
                 drawn += len(chunk)
                 yield
             tried += len(wanted)
@@ -324,7 +324,9 @@ def _follows(engine: Any, job: Job, recipe: Recipe) -> str:
     assert recipe.control is not None
     known = resolve(recipe.model, engine.settings, with_hash=False).controlnets
     size = (recipe.width, recipe.height)
-    return recipe.control.model or control_images.chosen(job.files(recipe.control.image), recipe.control, size, known)
+    return recipe.control.model or control_images.controlnet_kind(
+        job.files(recipe.control.image), recipe.control, size, known
+    )
 
 
 _WORK: dict[str, Work] = {

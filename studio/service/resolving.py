@@ -93,7 +93,7 @@ class Files:
         if key not in self._nets:
             from studio.engine.media import control_images as control  # OpenCV: only where something is drawn
 
-            fitting = control.chosen(drawing.path, spec, size, info.controlnets)
+            fitting = control.controlnet_kind(drawing.path, spec, size, info.controlnets)
             wanted = spec.model or fitting
             self._nets[key] = controlnets.fingerprint_of(info.controlnets, wanted, self._settings)
         return self._nets[key] if spec.weight else ""

@@ -280,7 +280,7 @@ class Studio(PromptService):
         if size is None:
             info = resolve(model, self.settings, with_hash=False)
             size = default_size(info.native_size, image.width / image.height)
-        seen = lines.see(image, control, size)
+        seen = lines.extract(image, control, size)
         png = metadata.png(seen.image, None)
         return ControlView(png=png, width=size[0], height=size[1], low=seen.low, high=seen.high)
 

@@ -42,15 +42,15 @@ def runs(row: np.ndarray) -> int:
 
 def test_a_stroke_of_any_width_is_one_thin_line_where_it_was_drawn() -> None:
     for width in (2, 6, 14):
-        seen = control_images.see(sketch(width), LINES, (256, 256))
+        seen = control_images.extract(sketch(width), LINES, (256, 256))
         assert seen.image.size == (256, 256)
         column = lit(seen.image)[:, 100]  # crosses the ellipse twice and the line once
         assert runs(column) == 3, width
         assert column.sum() <= 12
         assert column[122:129].any()  # the middle line, at y = 250 of 512
-    assert control_images.see(sketch(14), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"
-    assert control_images.see(sketch(14), LINES).kind({"lines": "a"}) == "lines"
-    assert control_images.see(sketch(2), LINES).kind({"lines": "a", "scribble": "b"}) == "lines"
+    assert control_images.extract(sketch(14), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"
+    assert control_images.extract(sketch(14), LINES).kind({"lines": "a"}) == "lines"
+    assert control_images.extract(sketch(2), LINES).kind({"lines": "a", "scribble": "b"}) == "lines"
 
 
 def test_a_fine_pen_on_a_large_sheet_is_seen() -> None:
@@ -68,12 +68,12 @@ def test_canny_gives_a_stroke_two_edges() -> None:
 def test_a_filled_area_gets_an_outline() -> None:
     image = sketch(4)
     ImageDraw.Draw(image).ellipse((200, 280, 300, 380), fill=0)
-    seen = control_images.see(image, LINES, (512, 512))
+    seen = control_images.extract(image, LINES, (512, 512))
     lines = lit(seen.image)
     assert not lines[310:350, 230:270].any()
     assert runs(lines[330]) == 4  # the face's two sides, the area's two sides
     assert seen.kind({"lines": "a", "scribble": "b"}) == "lines"  # the pen is a fine one still
-    assert control_images.see(sketch(30), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"
+    assert control_images.extract(sketch(30), LINES).kind({"lines": "a", "scribble": "b"}) == "scribble"
 
 
 def test_the_size_is_exact_and_nothing_is_cut_off() -> None:
@@ -173,14 +173,14 @@ def test_the_noise_of_a_camera_is_not_drawn(colour: tuple[float, float, float]) 
 
 def test_thresholds_are_chosen_from_the_picture_and_can_be_set() -> None:
     strong, weak = sketch(ink=0), sketch(ink=225)
-    high = control_images.see(strong, CANNY).high
+    high = control_images.extract(strong, CANNY).high
     assert high is not None
-    assert high > (control_images.see(weak, CANNY).high or 0)
+    assert high > (control_images.extract(weak, CANNY).high or 0)
     with pytest.raises(BadInput, match="lower the thresholds"):
-        control_images.see(weak, ControlSpec(image="x", kind="canny", low=180, high=250))
-    set_by_hand = control_images.see(strong, ControlSpec(image="x", kind="canny", low=10, high=30))
+        control_images.extract(weak, ControlSpec(image="x", kind="canny", low=180, high=250))
+    set_by_hand = control_images.extract(strong, ControlSpec(image="x", kind="canny", low=10, high=30))
     assert (set_by_hand.low, set_by_hand.high) == (10, 30)
-    only_low = control_images.see(strong, ControlSpec(image="x", kind="canny", low=255))
+    only_low = control_images.extract(strong, ControlSpec(image="x", kind="canny", low=255))
     assert (only_low.low, only_low.high) == (254, 255)
 
 

@@ -282,9 +282,9 @@ def test_retimed_frames_look_equally_far_apart() -> None:
     steep = Steep()
     final = [image for _, image in morph.strip(steep, 9, morph.look)]
     assert len(final) == 9
-    assert gini(morph.look(final[:-1], final[1:])) < 0.15
+    assert gini(morph.pixel_distance(final[:-1], final[1:])) < 0.15
     plain = [image for _, image in morph.strip(Steep(), 9)]
-    assert gini(morph.look(plain[:-1], plain[1:])) > 0.7
+    assert gini(morph.pixel_distance(plain[:-1], plain[1:])) > 0.7
     assert steep.drawn <= 4 * 9
     assert final[0].getpixel((0, 0)) == (0, 0, 0)
     assert final[-1].getpixel((0, 0)) == (255, 0, 0)

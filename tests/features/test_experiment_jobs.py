@@ -54,13 +54,13 @@ class Engine:
         return {}
 
 
-def look(folder: Path, pictures: Sequence[Image.Image]) -> list[judging.Look]:
+def look(folder: Path, pictures: Sequence[Image.Image]) -> list[judging.Classification]:
     found = []
     for picture in pictures:
         pixel = picture.getpixel((0, 0))
         assert isinstance(pixel, tuple)
         sad = pixel[0] / 255
-        found.append(judging.Look("sad" if sad > 0.5 else "calm", "casual", dict.fromkeys(EMOTIONS, sad)))
+        found.append(judging.Classification("sad" if sad > 0.5 else "calm", "casual", dict.fromkeys(EMOTIONS, sad)))
     return found
 
 
@@ -86,7 +86,7 @@ def settings(home: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def studio(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
-    monkeypatch.setattr(judging, "look", look)
+    monkeypatch.setattr(judging, "classify", look)
     engine = Engine(settings)
     monkeypatch.setattr(Studio, "_make_engine", lambda self: engine)
     studio = Studio(settings)
@@ -277,7 +277,7 @@ def test_a_saved_report_is_opened_again(page_home: Path, monkeypatch: pytest.Mon
     from studio.interfaces.web import lab
     from studio.interfaces.web.resources import studio as shared
 
-    monkeypatch.setattr(judging, "look", look)
+    monkeypatch.setattr(judging, "classify", look)
     monkeypatch.setattr(Studio, "_make_engine", lambda self: Engine(self.settings))
     base = GenerateSpec(model=shared().settings.model, seed=3, steps=2)
     job = shared().submit(ExperimentSpec(base=base, compare="clean_attacked", seeds=3, share=0.5), "me")

@@ -274,6 +274,31 @@ def test_a_job_draws_several_and_keeps_what_the_model_saw(studio: Studio) -> Non
     assert studio.picture(stored.id, "me")
 
 
+@pytest.mark.parametrize("kind", ["lines", "canny"])
+def test_a_sketch_computes_its_control_image_once(studio: Studio, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    real, computed = control._extract, []
+
+    def counted(*given: object) -> control.ControlImage:
+        computed.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(control, "_extract", counted)
+    data = png(drawing(144))
+    shown = studio.control_image(data, ControlSpec(image="live", kind=kind), "tiny")  # while it is drawn
+    base = GenerateSpec(model="tiny", seed=4, count=2, steps=2, guidance=3, prompt="1girl", negative="")
+    spec = SketchSpec(base=base, control=ControlSpec(image=studio.upload(data, "me").id, kind=kind))
+    done = studio.wait(studio.submit(spec, "me").id, "me", 120)
+    assert done.state == "done", done.error
+    assert len(computed) == 1
+    stored = studio.picture(done.result["control_image"], "me")
+    with Image.open(io.BytesIO(shown.png)) as before, Image.open(stored.path) as kept:
+        assert np.array_equal(np.asarray(before), np.asarray(kept))
+    another = studio.upload(png(drawing(160)), "me").id
+    other = spec.model_copy(update={"control": ControlSpec(image=another, kind=kind)})
+    assert studio.wait(studio.submit(other, "me").id, "me", 120).state == "done"
+    assert len(computed) == 2, "another drawing is another control image"
+
+
 def test_an_empty_drawing_is_refused_before_it_waits(studio: Studio) -> None:
     white = png(Image.new("RGB", (64, 64), "white"))
     with pytest.raises(BadInput, match="The drawing is empty"):

@@ -7,7 +7,10 @@ the control images that the embedded ControlNet is trained on. Knows no model an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,19 +34,19 @@ ROUGH = 0.014  # of the longer side: a mean stroke wider than this is a scribble
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A control image (RGB) and what was found out on the way: the thresholds used (Canny), the mean stroke (lines)."""
+class ControlImage:
+    """A control image (RGB) and what was measured on the way: the thresholds used (Canny), the mean stroke (lines)."""
 
     image: Image.Image
     low: int | None = None
     high: int | None = None
     stroke: float | None = None  # mean width as a share of the longer side
 
-    def kind(self, known: Mapping[str, str]) -> str:
-        """Which of the ControlNets that a model knows by name fits best: a broad pen asks for the loosest."""
+    def kind(self, available: Mapping[str, str]) -> str:
+        """Which of the ControlNets that a model has, by kind, fits best: a broad pen asks for the loosest."""
         if self.stroke is None:
             return "canny"
-        return "scribble" if self.stroke > ROUGH and "scribble" in known else "lines"
+        return "scribble" if self.stroke > ROUGH and "scribble" in available else "lines"
 
 
 def control_image(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = None) -> Image.Image:
@@ -51,26 +54,61 @@ def control_image(image: Image.Image, spec: ControlSpec, size: tuple[int, int] |
 
     Raises BadInput where there is nothing to follow: an empty or one-coloured canvas, a mere dot, an impossible size.
     """
-    return see(image, spec, size).image
+    return extract(image, spec, size).image
 
 
-def see(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = None) -> Seen:
-    """`control_image` with the thresholds that were chosen and the width of the strokes."""
-    image = _readable(image)
+def extract(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None = None) -> ControlImage:
+    """`control_image` with the thresholds that were chosen and the width of the strokes.
+
+    The latest ones are kept by the picture's pixels: a sketch is checked when it is asked for, shown, and drawn from.
+    """
+    image = _flat(image)
+    thresholds = (spec.low, spec.high) if spec.kind == "canny" else None
+    pixels = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+    return _LATEST.get(
+        (pixels, image.size, spec.kind, thresholds, size), lambda: _extract(_readable(image), spec, size)
+    )
+
+
+def _extract(image: Image.Image, spec: ControlSpec, size: tuple[int, int] | None) -> ControlImage:
     width, height = size or image.size
     if spec.kind == "canny":
         return _canny(np.asarray(image.convert("L")), spec, width, height)
     return _lines(np.asarray(image), width, height)
 
 
-def chosen(path: Path, spec: ControlSpec, size: tuple[int, int], known: Mapping[str, str]) -> str:
-    """Which of the ControlNets that a model knows by name a stored drawing will get: `Seen.kind` of it.
+class _Latest:
+    """The latest few control images. Thread-safe: requests are checked beside the thread that draws."""
 
-    Raises BadInput, as `see` does: a request whose drawing can't be followed is refused before it waits in line.
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._images: OrderedDict[Hashable, ControlImage] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], ControlImage]) -> ControlImage:
+        with self._lock:
+            image = self._images.get(key)
+        if image is None:
+            image = make()
+        with self._lock:
+            self._images[key] = image
+            self._images.move_to_end(key)
+            while len(self._images) > self._count:
+                self._images.popitem(last=False)
+        return image
+
+
+_LATEST = _Latest(8)
+
+
+def controlnet_kind(path: Path, spec: ControlSpec, size: tuple[int, int], available: Mapping[str, str]) -> str:
+    """Which of the ControlNets that a model has, by kind, a stored drawing will get: `ControlImage.kind` of it.
+
+    Raises BadInput, as `extract` does: a request whose drawing can't be followed is refused before it waits in line.
     """
     try:
         with Image.open(path) as drawing:
-            return see(drawing, spec, size).kind(known)
+            return extract(drawing, spec, size).kind(available)
     except OSError:
         return spec.kind  # the file is gone: whoever draws it says so
 
@@ -126,8 +164,8 @@ def _small(image: Image.Image, side: int) -> Image.Image:
 
 
 def _readable(image: Image.Image) -> Image.Image:
-    """RGB, no larger than what is worked on. Raises BadInput for a picture of a single tone."""
-    image = _small(_flat(image), MAX_SIDE)
+    """An RGB picture, no larger than what is worked on. Raises BadInput for a picture of a single tone."""
+    image = _small(image, MAX_SIDE)
     if max(int(np.ptp(np.asarray(channel))) for channel in image.split()) < 12:
         grey = ImageStat.Stat(image.convert("L")).mean[0]
         tone = "black" if grey < 30 else "empty" if grey > 225 else "one flat colour"
@@ -234,7 +272,7 @@ def thresholds(grey: np.ndarray) -> tuple[int, int]:
     return int(0.4 * high), high
 
 
-def _canny(grey: np.ndarray, spec: ControlSpec, width: int, height: int) -> Seen:
+def _canny(grey: np.ndarray, spec: ControlSpec, width: int, height: int) -> ControlImage:
     left, top, w, h = _place(grey, width, height)
     way = cv2.INTER_AREA if w < grey.shape[1] else cv2.INTER_CUBIC
     sized = cv2.resize(grey, (w, h), interpolation=way)
@@ -247,10 +285,10 @@ def _canny(grey: np.ndarray, spec: ControlSpec, width: int, height: int) -> Seen
     edges = cv2.Canny(smooth, low, high)
     if np.count_nonzero(edges) < LEAST * max(w, h):
         raise BadInput("No edges are strong enough; lower the thresholds, or choose a picture with more contrast.")
-    return Seen(_on_black(edges, left, top, width, height), low, high)
+    return ControlImage(_on_black(edges, left, top, width, height), low, high)
 
 
-def _lines(image: np.ndarray, width: int, height: int) -> Seen:
+def _lines(image: np.ndarray, width: int, height: int) -> ControlImage:
     left, top, w, h = _place(image, width, height)
     # At twice the size the lines are thinned, so that scaling down smooths their steps.
     drawn = ink(image)
@@ -276,7 +314,7 @@ def _lines(image: np.ndarray, width: int, height: int) -> Seen:
     soft = cv2.GaussianBlur(wide, (0, 0), 0.7)
     lines = cv2.resize(soft, (w, h), interpolation=cv2.INTER_AREA)
     lines = np.clip(lines * 1.25, 0, 255).astype(np.uint8)
-    return Seen(_on_black(lines, left, top, width, height), stroke=stroke)
+    return ControlImage(_on_black(lines, left, top, width, height), stroke=stroke)
 
 
 def _mean_stroke(fine: np.ndarray, thin: np.ndarray, thick: np.ndarray, side: int) -> float:

@@ -447,11 +447,11 @@ def make(
 
 
 def distance_of(info: ModelInfo) -> Distance:
-    """How different two pictures look, as the model's judge sees it; `look` where the model has none."""
-    return Judge.load(info.judge).distance if info.judge else look
+    """How different two pictures look, as the model's judge sees it; `pixel_distance` where the model has none."""
+    return Judge.load(info.judge).distance if info.judge else pixel_distance
 
 
-def look(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:
+def pixel_distance(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> torch.Tensor:
     """How different a[i] and b[i] look, (n,), where there is no judge: squared differences of colours and of edges.
 
     Measured at 64 px in linear steps of lightness; good for comparing neighbours of one morph, not for more.
