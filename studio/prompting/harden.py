@@ -200,7 +200,7 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
         end = start + len(trimmed)
         last = max(last, end)
         if not trimmed or _within(start, end, closed):
-            found.append(_Word(start, end, trimmed, trimmed.lower(), opening, segment, []))
+            found.append(_Word(start, end, trimmed, trimmed.lower(), opening, segment, [], copied=True))
             continue
         plain = trimmed.lower() if trimmed.isascii() else glyphs.unmarked(trimmed).lower()
         word = _Word(start, end, trimmed, plain.replace("’", "'"), opening, segment, [])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from studio.core.specs import GenerateSpec, LoraRef
+from studio.prompting import a1111
 from studio.prompting.writers import PromptRequest
 
 LONGEST, MOST = 200, 64  # as `PromptRequest` takes them: a file from elsewhere may say anything of itself
@@ -36,9 +37,16 @@ def trigger_words(refs: Iterable[LoraRef], find: FindLora) -> tuple[str, ...]:
     return split(word for ref in refs for word in find(ref.path).trigger_words)
 
 
-def request_for(spec: GenerateSpec, find: FindLora) -> PromptRequest:
-    """What a writer is asked for `spec`. Raises what `find` raises; without a text there is nothing to protect."""
+def request_for(
+    spec: GenerateSpec, find: FindLora, named: Callable[[str], Lora | None] = lambda name: None
+) -> PromptRequest:
+    """What a writer is asked for `spec`. Raises what `find` raises; without a text there is nothing to protect.
+
+    `named` finds the LoRAs that the text itself names (`<lora:name:0.8>`), or None.
+    """
     words = trigger_words(spec.loras, find) if spec.text else ()
+    inside = [named(tag.name) for tag in a1111.plain(spec.text).loras]
+    words = split([*words, *(word for lora in inside if lora is not None for word in lora.trigger_words)])
     return PromptRequest(
         emotion=spec.emotion, style=spec.style, quality=spec.quality, text=spec.text, trigger_words=words
     )

@@ -37,10 +37,8 @@ from studio.features.characters import one_character, settled
 from studio.features.experiment.spec import ExperimentSpec
 from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
 from studio.features.sketch.spec import SketchSpec
-from studio.prompting.confidence import apply_policy
-from studio.prompting.exchange import replace_layer
-from studio.prompting.triggers import request_for
-from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
+from studio.prompting.dynamic import has_choices
+from studio.service.wording import Wording, once
 from studio.store.metadata import Read, known_loras
 
 MAX_PICTURES = 4000  # of one job
@@ -99,44 +97,12 @@ class Files:
         return self._nets[key] if spec.weight else ""
 
 
-class Resolver:
+class Resolver(Wording):
     """Resolves requests of one studio. Thread-safe: it keeps nothing but the word lists."""
 
     def __init__(self, settings: Settings, picture: GetPicture) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._picture = picture
-        self._writer: OfflineWriter | None = None
-
-    # --- prompts --------------------------------------------------------------------------------------------------
-
-    def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
-        """What is written for this request when nobody edits it. Offline, the same every time.
-
-        `fixed`: from the fixed template (True), by the writer however unsure it is (False), or as the request's
-        `on_low_confidence` says (None): `BadInput` where that is "fail". A LoRA that isn't here raises `NotFound`.
-        """
-        request = request_for(spec, lambda path: find_lora(path, self._settings))
-        if fixed:
-            return fixed_template(request)
-        if self._writer is None:
-            self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
-        return apply_policy(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
-
-    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
-        """The same request with another emotion and style.
-
-        An edited prompt stays as it is but for all tags that say the old emotion and style, whoever wrote them: they
-        are exchanged where they stand; where they were edited away, the new ones go to the end.
-        """
-        changed = spec.model_copy(update={"emotion": emotion, "style": style})
-        if spec.prompt is None:
-            return changed
-        layers, prompt = self.written(changed, fixed=False).layers, spec.prompt
-        if emotion != spec.emotion:
-            prompt = replace_layer(prompt, "emotion", spec.emotion, emotion, layers.emotion)
-        if style != spec.style:
-            prompt = replace_layer(prompt, "style", spec.style, style, layers.style)
-        return changed.model_copy(update={"prompt": prompt})
 
     # --- one request of one prompt ----------------------------------------------------------------------------------
 
@@ -154,28 +120,44 @@ class Resolver:
         """
         notes = [] if notes is None else notes
         files = files or Files(self._settings)
+        texts = self.texts(spec, notes, fixed)
+        seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
+        first = self._recipe(spec, owner, texts, seed, notes, files)
+        found = [first]
+        for number in range(1, spec.count):
+            other = (seed + number) % (MAX_SEED + 1)
+            if any(map(has_choices, texts)):
+                found.append(self._recipe(spec, owner, texts, other, notes, files))
+            else:
+                found.append(first.model_copy(update={"seed": other}))
+        return tuple(found)
+
+    def _recipe(
+        self, spec: GenerateSpec, owner: str, texts: tuple[str, str], seed: int, notes: list[str], files: Files
+    ) -> Recipe:
         info = files.model(spec.model)
-        found = [files.lora(ref.path) for ref in spec.loras]
-        prompt, negative = self._texts(spec, notes, fixed)
+        words = self.words(texts, spec, seed, notes, files.lora)
+        refs = (*spec.loras, *words.loras)
+        found = [files.lora(ref.path) for ref in refs]
         steps, guidance, sampler, fast = sampling(spec, info, found)
         width, height = self._size(spec, info, owner)
         if info.note:
-            _once(notes, info.note)
+            once(notes, info.note)
         net = ""
         if spec.control is not None:
             net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
-        seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
         values = {name: getattr(spec, name) for name in Parameters.model_fields} | {
             "model": info.reference,
             "model_hash": info.hash,
-            "prompt": prompt,
-            "negative": negative,
+            "prompt": words.prompt,
+            "negative": words.negative,
+            "seed": seed,
             "steps": steps,
             "guidance": guidance,
             "sampler": sampler,
             "width": width,
             "height": height,
-            "loras": tuple(_placed(ref, lora) for ref, lora in zip(spec.loras, found, strict=True)),
+            "loras": tuple(_placed(ref, lora) for ref, lora in zip(refs, found, strict=True)),
             "lora_hashes": tuple(lora.hash for lora in found),
             "fast": fast,
             "strength": spec.strength if spec.source is not None else None,
@@ -183,22 +165,9 @@ class Resolver:
             "labels": _labels(spec),
         }
         try:
-            first = Recipe(seed=seed, **values)
+            return Recipe(**values)
         except ValidationError as error:
             raise BadInput(explain(error)) from error
-        return tuple(
-            first.model_copy(update={"seed": (seed + number) % (MAX_SEED + 1)}) for number in range(spec.count)
-        )
-
-    def _texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
-        if spec.prompt is not None and spec.negative is not None:
-            return spec.prompt, spec.negative
-        written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted
-        if spec.prompt is None:
-            for note in written.notes:
-                _once(notes, note)
-        prompt = written.positive_prompt if spec.prompt is None else spec.prompt
-        return prompt, written.negative_prompt if spec.negative is None else spec.negative
 
     def _size(self, spec: GenerateSpec, info: ModelInfo, owner: str) -> tuple[int, int]:
         """The size asked for; else the model's own, in the shape of the picture that the drawing starts from."""
@@ -380,7 +349,7 @@ class Resolver:
         written = [self.written(request) for request in requests]
         for result in written:
             for note in result.notes if result.writer == "fixed" else ():
-                _once(notes, note)
+                once(notes, note)
         return any(result.writer == "fixed" for result in written)
 
     def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
@@ -470,8 +439,3 @@ def _title(base: GenerateSpec, spec: Request) -> str:
     words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")
     words = " ".join(words.split())
     return words if len(words) <= 60 else words[:59].rstrip(" ,") + "…"
-
-
-def _once(notes: list[str], note: str) -> None:
-    if note not in notes:
-        notes.append(note)

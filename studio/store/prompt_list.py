@@ -91,6 +91,8 @@ def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
         else:
             row.setdefault(name, []).append(word)
     fields = {_FIELDS[name]: " ".join(said) for name, said in row.items()}
+    if fields.get("seed") == "-1":  # A1111's for a random one
+        del fields["seed"]
     schedule = fields.pop("schedule", "")
     if "sampler" in fields:
         ours = sampler_of(fields["sampler"], schedule)

@@ -464,6 +464,16 @@ def test_long_prompts_are_read_to_the_end(engine: Engine) -> None:
     assert np.any(one(engine, prompt=long) != one(engine, prompt="cat"))
 
 
+def test_break_begins_a_chunk(engine: Engine) -> None:
+    parts = engine.components("tiny")
+    whole = text.encode_prompts(parts, ["red hair, BREAK (blue eyes:1.2)"]).embeddings[0]
+    one, two = text.encode_prompts(parts, ["red hair", "(blue eyes:1.2)"]).embeddings
+    assert torch.equal(whole, torch.cat([one, two]))
+    assert torch.equal(
+        text.encode_prompts(parts, ["BREAK"]).embeddings[0], text.encode_prompts(parts, [""]).embeddings[0]
+    )
+
+
 # --- the real size ---------------------------------------------------------------------------------------------------
 
 

@@ -22,9 +22,10 @@ from studio.core.views import JobView
 from studio.engine import judging
 from studio.engine.progress import Step
 from studio.features import drawing_jobs
+from studio.features.experiment import report as experiment
 from studio.features.experiment.spec import ExperimentSpec
 from studio.jobs.job import Job
-from studio.prompting import attacks, experiment
+from studio.prompting import attacks
 from studio.service import Studio
 
 

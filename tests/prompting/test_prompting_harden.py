@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from benchmarks import prompting as benchmark
 from studio.core.errors import BadInput, NotFound
 from studio.core.specs import GenerateSpec
+from studio.features.experiment import report as experiment
 from studio.features.experiment.report import Outcome, Report, Seen, mcnemar, pairs, share_of
 from studio.features.experiment.spec import ExperimentSpec
-from studio.prompting import attacks, experiment, glyphs, phonetics
+from studio.prompting import attacks, glyphs, phonetics
 from studio.prompting.attacks import attack, greedy, is_word, perturb, targets
 from studio.prompting.harden import apply, harden
 from studio.prompting.validation import validate

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CACHED = 256  # encodings kept per model: about 60 MB for SD 1.5
 _STEP = 1.1
 _TOKEN = re.compile(r"\\[()\[\]\\]|[()\[\]]|[^\\()\[\]]+|\\")
+BREAK = re.compile(r"\bBREAK\b")  # A1111's: what follows begins a chunk of its own
 _NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
 
 
@@ -164,7 +165,7 @@ def _encode(components: Components, prompt: str) -> Conditioning:
         longest = max(part.embeddings.shape[1] for part in (row, second))
         row = _padded(row, _embed(components, components.tokenizer, components.text_encoder, ""), longest)
         second = _padded(second, _embed(components, tokenizer, encoder, ""), longest)
-        plain = "".join(text for text, _ in parse_weights(prompt))
+        plain = "".join(text for text, _ in parse_weights(BREAK.split(prompt)[0]))
         ids = _ids(tokenizer, plain).to(components.device)
         pooled = encoder(ids).text_embeds.to(components.dtype)  # of the first chunk; weights don't reach it
         row = Conditioning(torch.cat([row.embeddings, second.embeddings], dim=2), pooled)
@@ -182,10 +183,14 @@ def _ids(tokenizer: CLIPTokenizer, plain: str) -> torch.Tensor:
 
 
 def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str) -> torch.Tensor:
-    """(1, tokens, dim) of one prompt by one text encoder.
+    """(1, tokens, dim) of one prompt by one text encoder; behind each BREAK a chunk of its own begins.
 
     The last layer with its norm; where there are two encoders the last layer but one, without (SDXL).
     """
+    chunks = [chunk.strip(" ,\n") for chunk in BREAK.split(prompt)]
+    if len(chunks) > 1:
+        said = [chunk for chunk in chunks if chunk] or [""]
+        return torch.cat([_embed(components, tokenizer, encoder, chunk) for chunk in said], dim=1)
     two = components.text_encoder_2 is not None
     pieces = parse_weights(prompt)
     plain = "".join(text for text, _ in pieces)

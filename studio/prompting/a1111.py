@@ -1,0 +1,138 @@
+"""A1111's prompt syntax beside weights: what of it can be drawn, and what is left out with a remark.
+
+`<lora:name:0.8>` becomes a LoRA. `BREAK` stays: the text encoder begins a new chunk there. What changes in the middle
+of a drawing (`[a:b:0.5]`, `[a|b]`) and prompts that are drawn apart and added (`a AND b`) can't be drawn; the words
+that would stand for most of the steps are. Choices (`{a|b}`, `__wildcard__`) are made before, see `dynamic`. Finds no
+LoRA file and knows no model.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LORA = re.compile(r"<\s*(lora|lyco|lycoris|hypernet)\s*:\s*([^<>:\n]{1,200}?)\s*(?::([^<>\n]{0,60}))?>", re.IGNORECASE)
+EMBEDDING = re.compile(r"(?<![\w:])embedding:([\w.-]+)", re.IGNORECASE)
+STEPS = 20  # of a drawing whose number isn't known: for `[a:b:8]`, which counts steps
+WEIGHTS = (-2.0, 2.0)
+_AND = re.compile(r"(?:\s*:\s*-?\d*\.?\d+)?\s*,?\s*\bAND\b\s*,?\s*")
+_INNERMOST = re.compile(r"(?<!\\)\[([^\[\]]*)(?<!\\)\]")
+_NUMBER = re.compile(r"-?\d*\.?\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTag:
+    """`<lora:name:weight>`; without a weight the file's own counts."""
+
+    name: str
+    weight: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A prompt without A1111's syntax (but weights and BREAK), the LoRAs that it named, and what was left out."""
+
+    text: str
+    loras: tuple[LoraTag, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def plain(prompt: str, steps: int = STEPS) -> Plain:
+    """Take `prompt` apart. Equal to the prompt where it holds nothing of A1111's."""
+    remarks: list[str] = []
+    loras: list[LoraTag] = []
+
+    def lora(match: re.Match[str]) -> str:
+        if match[1].lower() == "hypernet":
+            remarks.append(f"The hypernetwork {match[2]!r} can't be used and was left out")
+        else:
+            loras.append(LoraTag(match[2], _weight(match[3])))
+        return "\x00"
+
+    text = LORA.sub(lora, prompt)
+    text = EMBEDDING.sub(lambda match: _embedding(match, remarks), text)
+    if "[" in text:
+        text = _unscheduled(text, steps, remarks)
+    if _AND.search(text) and re.search(r"\bAND\b", text):
+        text = _AND.sub(", ", text)
+        remarks.append("Prompts joined by AND aren't drawn apart; their words stand in one prompt")
+    if text == prompt:
+        return Plain(prompt)
+    said = "; ".join(dict.fromkeys(remarks))
+    return Plain(tidy(text), tuple(loras), (f"{said}.",) if said else ())
+
+
+def _weight(said: str | None) -> float | None:
+    """The first number of `0.8`, `0.8:0.5` (UNet, text encoder) or `te=0.5:unet=0.8`, within bounds."""
+    if said is None:
+        return None
+    named = re.search(r"unet\s*=\s*(-?\d*\.?\d+)", said) or _NUMBER.search(said)
+    if named is None:
+        return None
+    return min(WEIGHTS[1], max(WEIGHTS[0], float(named[1] if named.re is not _NUMBER else named[0])))
+
+
+def _embedding(match: re.Match[str], remarks: list[str]) -> str:
+    remarks.append(f"The embedding {match[1]!r} can't be used and was left out")
+    return "\x00"
+
+
+def _unscheduled(text: str, steps: int, remarks: list[str]) -> str:
+    """Without `[a:b:0.5]`, `[a:0.5]`, `[a::0.5]` and `[a|b]`, innermost first; `[a]` is a weight and stays."""
+    kept: list[str] = []  # weights in square brackets, put away while what is around them is read
+
+    def one(match: re.Match[str]) -> str:
+        parts = _apart(match[1], ":")
+        if 2 <= len(parts) <= 3 and _NUMBER.fullmatch(parts[-1].strip()):
+            number = float(parts[-1])
+            when = number if number < 1 or ("." in parts[-1] and number <= 1) else number / steps
+            before, after = (parts[0], parts[1]) if len(parts) == 3 else ("", parts[0])
+            chosen = (before if when > 0.5 else after).strip()
+            drawn = f"{_shown(chosen, kept)!r} is drawn" if chosen else "it is left out"
+            remarks.append(f"'[{_shown(match[1], kept)}]' can't change halfway through a drawing: {drawn}")
+            return chosen or "\x00"
+        options = _apart(match[1], "|")
+        if len(options) > 1:
+            remarks.append(
+                f"'[{_shown(match[1], kept)}]' can't alternate from step to step: all of it is drawn at once"
+            )
+            return ", ".join(option.strip() for option in options if option.strip())
+        kept.append(match.group())
+        return f"\x01{len(kept) - 1}\x02"
+
+    for _ in range(50):
+        text, found = _INNERMOST.subn(one, text)
+        if not found:
+            break
+    return _restored(text, kept)
+
+
+def _restored(text: str, kept: list[str]) -> str:
+    while "\x01" in text:
+        text = re.sub("\x01(\\d+)\x02", lambda match: kept[int(match[1])], text)
+    return text
+
+
+def _shown(text: str, kept: list[str]) -> str:
+    shown = " ".join(_restored(text, kept).replace("\x00", "").split())
+    return shown if len(shown) <= 40 else shown[:39] + "…"
+
+
+def _apart(text: str, mark: str) -> list[str]:
+    """Split at `mark` outside of round brackets."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        if letter in "()" and (place == 0 or text[place - 1] != "\\"):
+            depth += 1 if letter == "(" else -1
+        elif letter == mark and depth <= 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]
+
+
+def tidy(text: str) -> str:
+    """Without the commas and blanks around what was taken out (NUL in its place)."""
+    text = re.sub(r"\(\s*\x00[\x00\s,]*(?::\s*-?\d*\.?\d+\s*)?\)", "\x00", text)
+    text = re.sub(r"\s*,?\s*\x00[\x00\s]*(?=,|$)", "", text)
+    text = re.sub(r"\x00[\x00\s]*", " ", text)
+    return re.sub(r"[ \t]{2,}", " ", text).strip(" ,")

@@ -1,0 +1,154 @@
+"""The words of a request: written, with another emotion, and taken apart into what a model can be asked for.
+
+The part of resolving that knows prompts. It reads LoRA files for their trigger words, draws nothing and asks no
+language model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from studio.core.errors import BadInput, NotFound
+from studio.core.settings import Settings
+from studio.core.specs import Emotion, GenerateSpec, LoraRef, Style
+from studio.engine.models.catalogue import LoraInfo, find_lora, loras
+from studio.prompting import a1111, dynamic
+from studio.prompting.confidence import apply_policy
+from studio.prompting.exchange import replace_layer
+from studio.prompting.triggers import request_for, split
+from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
+
+MAX_LORAS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is drawn with one seed: texts without foreign syntax, and the LoRAs that the prompt named."""
+
+    prompt: str
+    negative: str
+    loras: tuple[LoraRef, ...] = ()
+
+
+class Wording:
+    """Words of one studio's requests. Thread-safe: it keeps nothing but the word lists."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._writer: OfflineWriter | None = None
+
+    def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
+        """What is written for this request when nobody edits it. Offline, the same every time.
+
+        `fixed`: from the fixed template (True), by the writer however unsure it is (False), or as the request's
+        `on_low_confidence` says (None): `BadInput` where that is "fail". A LoRA that isn't here raises `NotFound`.
+        """
+        request = request_for(spec, lambda path: find_lora(path, self._settings), self._named)
+        if fixed:
+            return fixed_template(request)
+        if self._writer is None:
+            self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
+        return apply_policy(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
+
+    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
+        """The same request with another emotion and style.
+
+        An edited prompt stays as it is but for all tags that say the old emotion and style, whoever wrote them: they
+        are exchanged where they stand; where they were edited away, the new ones go to the end.
+        """
+        changed = spec.model_copy(update={"emotion": emotion, "style": style})
+        if spec.prompt is None:
+            return changed
+        layers, prompt = self.written(changed, fixed=False).layers, spec.prompt
+        if emotion != spec.emotion:
+            prompt = replace_layer(prompt, "emotion", spec.emotion, emotion, layers.emotion)
+        if style != spec.style:
+            prompt = replace_layer(prompt, "style", spec.style, style, layers.style)
+        return changed.model_copy(update={"prompt": prompt})
+
+    def texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
+        """The positive and the negative prompt as they were written or typed."""
+        if spec.prompt is not None and spec.negative is not None:
+            return spec.prompt, spec.negative
+        written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted
+        if spec.prompt is None:
+            for note in written.notes:
+                once(notes, note)
+        prompt = written.positive_prompt if spec.prompt is None else spec.prompt
+        return prompt, written.negative_prompt if spec.negative is None else spec.negative
+
+    def words(
+        self,
+        texts: tuple[str, str],
+        spec: GenerateSpec,
+        seed: int,
+        notes: list[str],
+        lora: Callable[[str], LoraInfo],
+    ) -> Words:
+        """Both texts for this seed: choices made, LoRAs taken out of them, and a note for all that can't be drawn.
+
+        `lora` finds a file by reference. Raises nothing: what isn't here is left out, and said.
+        """
+        folder = self._settings.home / "wildcards"
+        positive = dynamic.choose(texts[0], seed, folder)
+        negative = dynamic.choose(texts[1], seed, folder)
+        for name in dict.fromkeys([*positive.missing, *negative.missing]):
+            once(notes, f"There is no wildcard {name!r} (wildcards/{name}.txt in the studio's home); it was left out.")
+        steps = spec.steps or a1111.STEPS
+        prompt, against = a1111.plain(positive.text, steps), a1111.plain(negative.text, steps)
+        for remark in (*prompt.remarks, *against.remarks):
+            once(notes, remark)
+        for tag in against.loras:
+            once(notes, f"A LoRA does nothing in a negative prompt: {tag.name!r} was left out.")
+        return Words(prompt.text, against.text, self._applied(prompt, spec, notes, lora))
+
+    def _applied(
+        self, prompt: a1111.Plain, spec: GenerateSpec, notes: list[str], lora: Callable[[str], LoraInfo]
+    ) -> tuple[LoraRef, ...]:
+        """The LoRAs that a prompt names, but those that were chosen beside it, which keep their weight."""
+        chosen = {str(lora(ref.path).path) for ref in spec.loras}
+        found: dict[str, LoraRef] = {}
+        for tag in prompt.loras:
+            info = self._named(tag.name)
+            if info is None:
+                once(
+                    notes,
+                    f"The LoRA {tag.name!r} that the prompt names isn't here and was left out; put its .safetensors "
+                    "file into models/loras.",
+                )
+            elif str(info.path) not in chosen and len(spec.loras) + len(found) >= MAX_LORAS:
+                once(notes, f"Only {MAX_LORAS} LoRAs can be used at once; {tag.name!r} was left out.")
+            elif str(info.path) not in chosen:
+                weight = info.weight if tag.weight is None else tag.weight
+                found.setdefault(str(info.path), LoraRef(path=str(info.path), weight=weight))
+                said = prompt.text.casefold()
+                unsaid = [word for word in split(info.trigger_words) if word.casefold() not in said]
+                if unsaid:
+                    once(notes, f"The LoRA {info.title!r} listens to words that the prompt lacks: {', '.join(unsaid)}.")
+        return tuple(found.values())
+
+    def _named(self, name: str) -> LoraInfo | None:
+        """The LoRA that a prompt calls `name`: by title or file name, else the same but for case, blanks and signs."""
+        for spelling in dict.fromkeys((name, name.replace("\\", "/").rsplit("/", 1)[-1])):
+            try:
+                return find_lora(spelling, self._settings)
+            except NotFound:
+                continue
+            except BadInput:
+                return None
+        wanted = _bare(name.replace("\\", "/").rsplit("/", 1)[-1])
+        return next(
+            (info for info in loras(self._settings) if wanted in (_bare(info.path.stem), _bare(info.title))), None
+        )
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.removesuffix(".safetensors").casefold())
+
+
+def once(notes: list[str], note: str) -> None:
+    """Add a note that isn't there yet."""
+    if note not in notes:
+        notes.append(note)
