@@ -175,8 +175,8 @@ def likely(names: Sequence[str], sure: Sequence[float], threshold: float, severa
     Names that are "" are passed over.
     """
     order = sorted(range(len(names)), key=lambda index: -sure[index])
-    found = [names[index] for index in (order if several else order[:1]) if sure[index] >= threshold and names[index]]
-    return list(dict.fromkeys(found))
+    chosen = [names[index] for index in (order if several else order[:1]) if sure[index] >= threshold and names[index]]
+    return list(dict.fromkeys(chosen))
 
 
 def tag_of(label: str) -> str:

@@ -110,10 +110,10 @@ class Engine:
     def components(self, reference: str, on_note: Callable[[str], None] | None = None) -> Components:
         """The loaded model `reference`, from before when nothing of it changed; another one is freed first."""
         info = resolve(reference, self.settings)
-        held = self._components
-        if held is not None and held.info.reference == info.reference and held.info.hash == info.hash:
-            return held
-        del held
+        loaded = self._components
+        if loaded is not None and loaded.info.reference == info.reference and loaded.info.hash == info.hash:
+            return loaded
+        del loaded
         self.free()
         self._components = load(info, self.settings, on_note)
         return self._components
@@ -179,14 +179,14 @@ class Engine:
 
         Without a model: the device that one would be loaded onto.
         """
-        held = self._components
-        device = held.device if held else torch.device(optimizations.kind_of(self.settings))
+        loaded = self._components
+        device = loaded.device if loaded else torch.device(optimizations.kind_of(self.settings))
         return {
-            "loaded": held is not None,
+            "loaded": loaded is not None,
             "device": str(device),
-            "dtype": str(held.dtype).removeprefix("torch.") if held else "",
-            "model": held.info.reference if held else None,
-            "choices": list(held.choices) if held else [],
+            "dtype": str(loaded.dtype).removeprefix("torch.") if loaded else "",
+            "model": loaded.info.reference if loaded else None,
+            "choices": list(loaded.choices) if loaded else [],
             "memory_used": memory.resident(),
             **memory.card(device),
         }

@@ -104,12 +104,12 @@ def tags(
 
 
 def _sure(verdict: Verdict, factors: Sequence[str], threshold: float | None) -> list[list[str]]:
-    found: list[list[str]] = [[] for _ in next(iter(verdict.labels.values()))]
+    rows: list[list[str]] = [[] for _ in next(iter(verdict.labels.values()))]
     for name in factors:
         least = SURE[name] if threshold is None else threshold
         for row, label, sure in zip(
-            found, verdict.labels[name], verdict.probabilities[name].max(1).values.tolist(), strict=True
+            rows, verdict.labels[name], verdict.probabilities[name].max(1).values.tolist(), strict=True
         ):
             if sure >= least and label != UNSEEN:
                 row.append(TAGS[name](label))
-    return found
+    return rows

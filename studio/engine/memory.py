@@ -177,7 +177,7 @@ def _peak(module: torch.nn.Module, run: object) -> int:
     """
     with torch.device("meta"):
         rehearsal = type(module).from_config(module.config)
-    kept, widest = 0, 0
+    skips_kept, widest = 0, 0
 
     def after(layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
         nonlocal widest
@@ -185,9 +185,9 @@ def _peak(module: torch.nn.Module, run: object) -> int:
         widest = max(widest, sum(tensor.numel() for tensor in tensors))
 
     def keep(layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        nonlocal kept
+        nonlocal skips_kept
         skips = output[1] if isinstance(output, tuple) and len(output) > 1 else ()
-        kept += sum(tensor.numel() for tensor in skips if isinstance(tensor, torch.Tensor))
+        skips_kept += sum(tensor.numel() for tensor in skips if isinstance(tensor, torch.Tensor))
 
     for layer in rehearsal.modules():
         if not any(True for _ in layer.children()):
@@ -196,4 +196,4 @@ def _peak(module: torch.nn.Module, run: object) -> int:
         block.register_forward_hook(keep)
     run(rehearsal)  # type: ignore[operator]
     # the widest layer, a normalised copy and the residual beside it
-    return kept + 2 * widest
+    return skips_kept + 2 * widest

@@ -72,15 +72,15 @@ def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0) -> Plan:
     for a device that isn't there.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    asked = settings.device
-    if asked == "cuda" and not cuda:
+    requested = settings.device
+    if requested == "cuda" and not cuda:
         raise BadInput("STUDIO_DEVICE is cuda, but torch finds no CUDA device; set it to auto or cpu.")
-    if asked == "mps" and not mps:
+    if requested == "mps" and not mps:
         raise BadInput("STUDIO_DEVICE is mps, but torch finds no Apple GPU; set it to auto or cpu.")
     kind = kind_of(settings)
     device = torch.device(kind)
-    found = {"cuda": "a CUDA device was found", "mps": "an Apple GPU was found", "cpu": "no GPU was found"}
-    why = f"STUDIO_DEVICE is {asked}" if asked != "auto" else found[kind]
+    detected = {"cuda": "a CUDA device was found", "mps": "an Apple GPU was found", "cpu": "no GPU was found"}
+    why = f"STUDIO_DEVICE is {requested}" if requested != "auto" else detected[kind]
     dtype = torch.float16 if kind == "cuda" else torch.float32
     half = dtype == torch.float16
     choices = [

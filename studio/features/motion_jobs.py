@@ -88,7 +88,7 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
         job.say(TEXT["even"])
         return morphs.distance_of(resolve(first.model, engine.settings, with_hash=False))
 
-    for places in morphs.turns(spec.frames, len(recipes) - 1, known, distance if spec.retime else None):
+    for places in morphs.retiming_rounds(spec.frames, len(recipes) - 1, known, distance if spec.retime else None):
         shows = [timing.along(spec.emotions, place, spec.easing).emotion for place in places]
         frames = [
             _frame(by_emotion[emotion], plan | {"place": round(place, 6)})
@@ -107,7 +107,7 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
             drawing.begin(round((len(missing) * rounds + before) * each))
             make = partial(
                 morphs.make, method, recipes=recipes, image=image, easing=spec.easing, amount=spec.amount,
-                held=spec.shared_steps, attention=spec.attention, on_step=drawing.did, shown=shown,
+                shared_steps=spec.shared_steps, attention=spec.attention, on_step=drawing.did, shown=shown,
                 spherical=spec.spherical,
             )  # fmt: skip
             made = drawing.make(make)

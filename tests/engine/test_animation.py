@@ -57,7 +57,7 @@ def test_one_frame_alone_is_image_to_image(components, sampler: str) -> None:
     scheduler = schedulers.make_scheduler(sampler, components.scheduler_config)
     timesteps = schedulers.set_timesteps(scheduler, 6, strength=0.4)
     begin = schedulers.start_latents(scheduler, noise.first, timesteps, latents.encode(components, [SOURCE]))
-    words = text.arranged([recipe.prompt for recipe in asked.values()])
+    words = text.shared_tags_first([recipe.prompt for recipe in asked.values()])
     positive, negative = text.encode_pair(components, words[:1], ["long"])
     own = sampling.generators([seed])
     torch.randn(begin.shape, generator=own[0])  # what the frame began with

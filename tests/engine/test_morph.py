@@ -56,10 +56,10 @@ def pixels(images) -> np.ndarray:
 
 
 def test_shared_words_come_first_and_stay_equal_in_the_text_encoder(components: Components) -> None:
-    a, b = text.arranged(["1girl, happy, (smile, grin:1.2), red hair", "1girl, sad, frown, red hair"])
+    a, b = text.shared_tags_first(["1girl, happy, (smile, grin:1.2), red hair", "1girl, sad, frown, red hair"])
     assert a == "1girl, red hair, happy, (smile, grin:1.2)"
     assert b == "1girl, red hair, sad, frown"
-    a, b = text.arranged(PROMPTS)
+    a, b = text.shared_tags_first(PROMPTS)
     encoded = text.encode_prompts(components, [a, b]).embeddings
     shared = len(components.tokenizer("1girl, red hair, blue eyes").input_ids) - 1
     assert torch.equal(encoded[0, :shared], encoded[1, :shared])
@@ -67,36 +67,36 @@ def test_shared_words_come_first_and_stay_equal_in_the_text_encoder(components: 
 
 
 def test_the_colour_of_eyes_is_stressed_in_a_picture_that_keeps_its_character() -> None:
-    said = text.stressed("1girl, Blue eyes, closed eyes, (green eyes:1.2), blue hair, [hat, pink eyes]", morph.EYES)
+    said = text.emphasize("1girl, Blue eyes, closed eyes, (green eyes:1.2), blue hair, [hat, pink eyes]", morph.EYES)
     assert said == "1girl, (Blue eyes:1.6), closed eyes, (green eyes:1.2), blue hair, [hat, pink eyes]"
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "lcm", "euler_a", "unipc"])
 def test_the_ends_are_the_pictures_that_generate_draws(engine: Engine, components: Components, sampler: str) -> None:
-    asked = recipes(sampler, tuple(text.arranged(PROMPTS)))
-    ends = list(morph.PromptMorph(components, asked, held=0).draw([0.0, 1.0]))
+    asked = recipes(sampler, tuple(text.shared_tags_first(PROMPTS)))
+    ends = list(morph.PromptMorph(components, asked, shared_steps=0).draw([0.0, 1.0]))
     drawn = [image for _, image in engine.draw(asked)]
     assert np.abs(pixels(ends) - pixels(drawn)).max() <= 1
 
 
 def test_frames_in_between_move_steadily_and_extrapolate(components: Components) -> None:
-    whole = morph.PromptMorph(components, recipes(), held=0)
+    whole = morph.PromptMorph(components, recipes(), shared_steps=0)
     clean = whole.latents(timing.positions(5))
     away = (clean - clean[:1]).flatten(1).norm(dim=1)
     assert (away.diff() > 0).all()
-    further = morph.PromptMorph(components, recipes(), amount=1.5, held=0).latents([1.0])
+    further = morph.PromptMorph(components, recipes(), amount=1.5, shared_steps=0).latents([1.0])
     assert (further - clean[:1]).norm() > away[-1]
 
 
 def test_the_first_steps_are_drawn_once_for_all_frames(components: Components) -> None:
     done: list[int] = []
-    whole = morph.PromptMorph(components, recipes(), held=0.4, on_step=done.append)
+    whole = morph.PromptMorph(components, recipes(), shared_steps=0.4, on_step=done.append)
     assert done == [1, 1]
     held = whole.latents([0.0, 0.5, 1.0])
     assert done[2:] == [3, 3, 3]
-    free = morph.PromptMorph(components, recipes(), held=0).latents([0.0, 0.5, 1.0])
+    free = morph.PromptMorph(components, recipes(), shared_steps=0).latents([0.0, 0.5, 1.0])
     assert (held[2] - held[0]).norm() < (free[2] - free[0]).norm()
-    again = morph.PromptMorph(components, recipes(), held=0.4).latents([1.0])
+    again = morph.PromptMorph(components, recipes(), shared_steps=0.4).latents([1.0])
     assert torch.allclose(again, held[2:], atol=1e-4)  # in whatever company
 
 
@@ -130,8 +130,8 @@ def test_anchored_attention_is_exactly_removed_and_a_row_beside_itself_is_unchan
 
 def test_interpolated_attention_keeps_the_ends_and_changes_the_middle(components: Components) -> None:
     places = [0.0, 0.5, 1.0]
-    plain = morph.PromptMorph(components, recipes(), held=0).latents(places)
-    fused = morph.PromptMorph(components, recipes(), held=0, attention=True).latents(places)
+    plain = morph.PromptMorph(components, recipes(), shared_steps=0).latents(places)
+    fused = morph.PromptMorph(components, recipes(), shared_steps=0, attention=True).latents(places)
     assert torch.allclose(fused[[0, 2]], plain[[0, 2]], atol=1e-3)
     assert not torch.allclose(fused[1], plain[1], atol=1e-3)
 
@@ -149,7 +149,7 @@ def test_latent_morph_is_a_straight_line(components: Components) -> None:
 
 def test_a_chain_passes_through_every_emotion(components: Components) -> None:
     three = recipes(prompts=(*PROMPTS, "1girl, angry, red hair, blue eyes"))
-    whole = morph.PromptMorph(components, three, held=0)
+    whole = morph.PromptMorph(components, three, shared_steps=0)
     middle = whole.latents([0.5])
     alone = Track(*_start(components, three[1]), whole.texts[1])
     advance(components.unet, [alone], whole.negative, 3.0, whole.noise)
@@ -228,11 +228,11 @@ def test_a_direction_moves_the_picture_and_its_means_are_kept(components: Compon
     done: list[int] = []
     image = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
     asked = recipes(negative="short")
-    raw = morph.DirectionMorph(components, asked, amount=1.5, first=image, tidy=0, on_step=done.append)
+    raw = morph.DirectionMorph(components, asked, amount=1.5, first=image, refine_strength=0, on_step=done.append)
     assert sum(done) == 2 * morph.MEAN_OF * 5
     source = latents.encode(components, [image])
     means = []
-    for prompt in text.arranged([recipe.prompt for recipe in asked]):
+    for prompt in text.shared_tags_first([recipe.prompt for recipe in asked]):
         means.append(sampling.sample_latents(
             components, [prompt] * morph.MEAN_OF, range(morph.MEAN_OF), sampler="dpmpp_2m", steps=5, guidance=3.0,
             size=(64, 64), negatives=["short"] * morph.MEAN_OF,
@@ -280,7 +280,7 @@ class Steep:
 
 def test_retimed_frames_look_equally_far_apart() -> None:
     steep = Steep()
-    final = [image for _, image in morph.strip(steep, 9, morph.look)]
+    final = [image for _, image in morph.strip(steep, 9, morph.pixel_distance)]
     assert len(final) == 9
     assert gini(morph.pixel_distance(final[:-1], final[1:])) < 0.15
     plain = [image for _, image in morph.strip(Steep(), 9)]
@@ -404,7 +404,7 @@ def test_a_full_memory_halves_the_batch(components: Components, cramped, method)
 
 def test_only_the_ends_of_a_leg_are_drawn_beside_its_frames(components: Components, cramped) -> None:
     chain = recipes(prompts=tuple(f"1girl, {word}, red hair" for word in ("happy", "sad", "angry", "calm", "cat")))
-    made = morph.PromptMorph(components, chain, attention=True, held=0, batch=2)
+    made = morph.PromptMorph(components, chain, attention=True, shared_steps=0, batch=2)
     rows = cramped(components, 99)
     made.latents([0.05, 0.1])
     assert set(rows) == {2 * (2 + 2)}

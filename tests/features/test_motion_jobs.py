@@ -375,7 +375,7 @@ def test_few_steps_and_their_settings_belong_together(studio: Studio) -> None:
 def test_a_retimed_morph_keeps_every_picture_that_it_drew(
     studio: Studio, monkeypatch: pytest.MonkeyPatch, drawn: list[float], how: str
 ) -> None:
-    closer = partial(morph.closer, good=0.0)  # never good enough: places move in every round
+    even_out = partial(morph.even_out, tolerance=0.0)  # never good enough: places move in every round
     reached, go = threading.Event(), threading.Event()
     turns: list[int] = []
 
@@ -386,9 +386,9 @@ def test_a_retimed_morph_keeps_every_picture_that_it_drew(
             go.wait(60)
             if how == "failure":
                 raise RuntimeError("broken")
-        return closer(places, known, *rest, **options)
+        return even_out(places, known, *rest, **options)
 
-    monkeypatch.setattr(morph, "closer", stop)
+    monkeypatch.setattr(morph, "even_out", stop)
     spec = MorphSpec(base=base(seed=80 + len(how)), frames=7, retime=True, pingpong=False)
     job = studio.submit(spec, "me")
     assert reached.wait(60)
@@ -403,7 +403,7 @@ def test_a_retimed_morph_keeps_every_picture_that_it_drew(
     assert len(before) > 7
     drawn.clear()
 
-    monkeypatch.setattr(morph, "closer", closer)
+    monkeypatch.setattr(morph, "even_out", even_out)
     again = studio.wait(studio.again(job.id, "me").id, "me", 120)
     assert again.state == "done", again.error
     assert not before & set(drawn)

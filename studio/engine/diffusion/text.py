@@ -50,10 +50,10 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
             open_square.append(len(pieces))
         elif token == ")" and open_round:
             start = open_round.pop()
-            said = _NUMBER.search(str(pieces[-1][0])) if len(pieces) > start else None
-            if said:
-                pieces[-1][0] = str(pieces[-1][0])[: said.start()]
-                scale(start, min(float(said[1]), 10.0))
+            number = _NUMBER.search(str(pieces[-1][0])) if len(pieces) > start else None
+            if number:
+                pieces[-1][0] = str(pieces[-1][0])[: number.start()]
+                scale(start, min(float(number[1]), 10.0))
             else:
                 scale(start, _STEP)
         elif token == "]" and open_square:
@@ -73,7 +73,7 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     return merged
 
 
-def arranged(prompts: Sequence[str]) -> list[str]:
+def shared_tags_first(prompts: Sequence[str]) -> list[str]:
     """The prompts with what they share first and in the order of the first one, what differs last.
 
     The text encoder is causal: words in front don't see what follows. So the shared words, the character, come out of
@@ -87,19 +87,19 @@ def arranged(prompts: Sequence[str]) -> list[str]:
 def _tags(prompt: str) -> list[str]:
     """Split at the commas outside of brackets."""
     tags, depth, start = [], 0, 0
-    for place, letter in enumerate(prompt):
+    for index, letter in enumerate(prompt):
         if letter in "([":
             depth += 1
         elif letter in ")]":
             depth = max(0, depth - 1)
         elif letter == "," and depth == 0:
-            tags.append(prompt[start:place])
-            start = place + 1
+            tags.append(prompt[start:index])
+            start = index + 1
     tags.append(prompt[start:])
     return [tag.strip() for tag in tags if tag.strip()]
 
 
-def stressed(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
+def emphasize(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
     """`prompt` with `weight` on every tag that is wholly `named` and has none of its own.
 
     >>> stressed("1girl, blue eyes, (red hair:1.2)", re.compile("(red|blue) (eyes|hair)"))

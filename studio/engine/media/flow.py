@@ -24,10 +24,10 @@ def between(a: Image.Image, b: Image.Image, count: int) -> list[Image.Image]:
     if min(height, width) < 32:  # the flow needs a few 8 px patches; below that only fading is left
         forward = backward = np.zeros((height, width, 2), np.float32)
     else:
-        finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         greys = [cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (first, last)]
-        forward = finder.calc(greys[0], greys[1], None)
-        backward = finder.calc(greys[1], greys[0], None)
+        forward = flow.calc(greys[0], greys[1], None)
+        backward = flow.calc(greys[1], greys[0], None)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
 
     def sample(picture: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -37,15 +37,15 @@ def between(a: Image.Image, b: Image.Image, count: int) -> list[Image.Image]:
     # Where following the flow there and back doesn't lead home, something appears or vanishes.
     astray = np.linalg.norm(forward + sample(backward, forward), axis=-1) > 1.5
     unsure = cv2.GaussianBlur(astray.astype(np.float32), (0, 0), 2)[..., None]
-    found = []
+    frames = []
     for k in range(1, count + 1):
         t = k / (count + 1)
         left = sample(first, -t * forward).astype(np.float32)
         right = sample(last, -(1 - t) * backward).astype(np.float32)
         sharp = t * t * (3 - 2 * t)
         weight = (1 - unsure) * t + unsure * (sharp * sharp * (3 - 2 * sharp))
-        found.append(Image.fromarray(np.clip(left + (right - left) * weight, 0, 255).astype(np.uint8)))
-    return found
+        frames.append(Image.fromarray(np.clip(left + (right - left) * weight, 0, 255).astype(np.uint8)))
+    return frames
 
 
 def fill(frames: Sequence[Image.Image], count: int) -> Iterator[Image.Image]:

@@ -61,7 +61,7 @@ def read(path: Path, components: Components) -> Adapter:
     alphas = _configured_alphas(path, header.metadata)
     unet_names = _names(components.unet)
     text_names = _names(components.text_encoder)
-    found: dict[str, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
+    pairs_of: dict[str, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
     for key, down in tensors.items():
         end = next((suffix for suffix in LORA_DOWN if key.endswith(suffix)), None)
         if end is None:
@@ -85,10 +85,10 @@ def read(path: Path, components: Components) -> Adapter:
             alpha = _alpha_of(alphas, part, layer, rank)
         # rank-stabilised LoRA (2312.03732) divides by the root of the rank
         scale = float(alpha) / (rank**0.5 if alphas.get(f"{part}.use_rslora") else rank)
-        found[part][layer] = LowRank(down, up, scale)
-    if not found["unet"] and not found["text_encoder"]:
+        pairs_of[part][layer] = LowRank(down, up, scale)
+    if not pairs_of["unet"] and not pairs_of["text_encoder"]:
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
-    return Adapter(path.stem, found["unet"], found["text_encoder"])
+    return Adapter(path.stem, pairs_of["unet"], pairs_of["text_encoder"])
 
 
 @contextmanager
@@ -164,12 +164,12 @@ def _layer(stem: str, end: str, unet: Mapping[str, str], text: Mapping[str, str]
 
 def _configured_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, object]:
     """The PEFT configuration of a file without alpha tensors: beside it (PEFT) or in its metadata (diffusers)."""
-    place = path.parent / "adapter_config.json"
+    config_file = path.parent / "adapter_config.json"
     try:
         if "lora_adapter_metadata" in metadata:
             return dict(json.loads(metadata["lora_adapter_metadata"]))
-        if path.name == "adapter_model.safetensors" and place.is_file():
-            return {f"unet.{key}": value for key, value in json.loads(place.read_text(encoding="utf-8")).items()}
+        if path.name == "adapter_model.safetensors" and config_file.is_file():
+            return {f"unet.{key}": value for key, value in json.loads(config_file.read_text(encoding="utf-8")).items()}
     except (ValueError, AttributeError, TypeError):
         raise BadInput(f"The settings of {path.name} are not readable JSON; export the LoRA again.") from None
     return {}
@@ -189,11 +189,12 @@ def _alpha_of(configured: Mapping[str, object], part: str, layer: str, rank: int
 def _other_architecture(
     path: Path, metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], components: Components
 ) -> str:
-    said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture") or ""
-    said = said.removesuffix("/lora")
-    if not said and any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in tensors):
-        said = "SDXL"
+    base_model = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture") or ""
+    base_model = base_model.removesuffix("/lora")
+    if not base_model and any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in tensors):
+        base_model = "SDXL"
+    kind = f" ({base_model})" if base_model else ""
     return (
-        f"The LoRA {path.name} was made for another kind of model{f' ({said})' if said else ''} and doesn't fit "
+        f"The LoRA {path.name} was made for another kind of model{kind} and doesn't fit "
         f"{components.info.title}; choose one that was trained on this kind."
     )

@@ -46,40 +46,40 @@ def find(reference: str, settings: Settings) -> CaptionerInfo:
     Raises NotFound when there is nothing of that name, BadInput when it can't caption or is a pickle, and Offline for
     one that would have to be downloaded where STUDIO_OFFLINE is on.
     """
-    asked = reference.strip()
-    if asked == JUDGE:
+    name = reference.strip()
+    if name == JUDGE:
         judge = resolve("embedded", settings, with_hash=False).judge
         if judge is None:
             raise NotFound("The embedded model has no judge in this installation; choose a tagger.")
         return CaptionerInfo(JUDGE, "The embedded model's judge", "judge", judge)
-    if (place := _local(asked, settings)) is not None:
-        return _checked(str(place), place.name, place)
-    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", asked):
+    if (folder := _local(name, settings)) is not None:
+        return _checked(str(folder), folder.name, folder)
+    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
         raise NotFound(f"There is no captioner {reference[:80]!r}: give judge, a hub id or the folder of a tagger.")
-    snapshot = hub.snapshot(asked, ("",))
+    snapshot = hub.snapshot(name, ("",))
     if snapshot is not None:
-        return _checked(asked, asked, snapshot)
+        return _checked(name, name, snapshot)
     if settings.offline:
-        raise Offline(f"{asked} is not on this machine and STUDIO_OFFLINE is on; use the judge or a local folder.")
-    return CaptionerInfo(asked, asked, None, None)
+        raise Offline(f"{name} is not on this machine and STUDIO_OFFLINE is on; use the judge or a local folder.")
+    return CaptionerInfo(name, name, None, None)
 
 
 def catalogue(settings: Settings) -> list[CaptionerInfo]:
     """Every captioner that is on this machine: the judge, those in `models/captioners/`, those in the Hub's cache."""
     references = [JUDGE]
     if (own := settings.models_dir / "captioners").is_dir():
-        references += [str(place) for place in sorted(own.iterdir()) if place.is_dir()]
+        references += [str(folder) for folder in sorted(own.iterdir()) if folder.is_dir()]
     for config in sorted(hub.cache().glob("models--*--*/snapshots/*/config.json")):
         references.append(config.parent.parent.parent.name.removeprefix("models--").replace("--", "/", 1))
-    found = []
+    captioners = []
     for reference in dict.fromkeys(references):
         try:
             info = find(reference, settings)
         except (BadInput, Offline):
             continue  # the Hub's cache holds models of every kind
         if info.path is not None:
-            found.append(info)
-    return found
+            captioners.append(info)
+    return captioners
 
 
 def kind_of(config: Mapping[str, Any], title: str) -> tuple[Literal["tagger", "writer"], str]:
@@ -95,11 +95,11 @@ def kind_of(config: Mapping[str, Any], title: str) -> tuple[Literal["tagger", "w
 
 def _local(reference: str, settings: Settings) -> Path | None:
     try:
-        for place in (Path(reference).expanduser(), settings.models_dir / "captioners" / reference):
-            if reference and place.is_dir():
-                return place.resolve()
-            if place.is_file():
-                raise BadInput(f"{place.name} is a file; give the folder that its config.json is in.")
+        for folder in (Path(reference).expanduser(), settings.models_dir / "captioners" / reference):
+            if reference and folder.is_dir():
+                return folder.resolve()
+            if folder.is_file():
+                raise BadInput(f"{folder.name} is a file; give the folder that its config.json is in.")
     except (OSError, RuntimeError):  # a name too long for the file system, or no home folder for `~`
         pass
     return None

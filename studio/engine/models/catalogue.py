@@ -114,19 +114,19 @@ def resolve(reference: str, settings: Settings, with_hash: bool = True) -> Model
     "download". Hashing gigabytes for the first time takes seconds: `with_hash=False` leaves `hash` empty.
     """
     keep_in(settings.hashes)
-    asked = reference.strip()
+    name = reference.strip()
     note = ""
-    if asked in MOVED:
-        note = f"{asked} is gone from the hub; {MOVED[asked]} is the same model and is used."
-        asked = MOVED[asked]
-    if asked == "embedded":
+    if name in MOVED:
+        note = f"{name} is gone from the hub; {MOVED[name]} is the same model and is used."
+        name = MOVED[name]
+    if name == "embedded":
         if not (EMBEDDED_MODEL / "model_index.json").is_file():
             raise NotFound("The embedded model is missing from this installation; get assets/models/embedded again.")
         info = replace(_folder("embedded", EMBEDDED_MODEL), kind="embedded")
-    elif (place := _local(asked, settings)) is not None:
-        info = _folder(asked, place) if place.is_dir() else _file(asked, place)
-    elif re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", asked) and not asked.lower().endswith((".safetensors", *PICKLES)):
-        info = _hub(asked, settings)
+    elif (place := _local(name, settings)) is not None:
+        info = _folder(name, place) if place.is_dir() else _file(name, place)
+    elif re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not name.lower().endswith((".safetensors", *PICKLES)):
+        info = _hub(name, settings)
     else:
         raise NotFound(
             f"There is no model {reference!r}: give embedded, a hub id, a diffusers folder or a .safetensors file."
@@ -362,51 +362,51 @@ def _lora(path: Path) -> LoraInfo:
     header = lora_header(path)
     if not _lora_keys(header.tensors):
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
-    said: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name in (path.with_suffix(".json"), path.parent / "studio.json"):
         if name.is_file():
-            said = _json(name)
+            facts = _json(name)
             break
     metadata = header.metadata
-    words = said.get("trigger_words") or [word for word in [metadata.get("modelspec.trigger_phrase")] if word]
+    words = facts.get("trigger_words") or [word for word in [metadata.get("modelspec.trigger_phrase")] if word]
     try:
-        weight = float(said.get("weight", 1.0))
+        weight = float(facts.get("weight", 1.0))
     except (TypeError, ValueError):
         weight = 1.0
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
     fast = None
-    if isinstance(entry := said.get("fast"), dict):
+    if isinstance(entry := facts.get("fast"), dict):
         try:
             fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
         except (KeyError, TypeError, ValueError):
             fast = None  # a note beside the file that somebody edited: the LoRA itself is sound
     try:
-        beside = tuple((str(one["title"]), float(one["weight"])) for one in said.get("with", ()))
+        beside = tuple((str(one["title"]), float(one["weight"])) for one in facts.get("with", ()))
     except (KeyError, TypeError, ValueError):
         beside = ()
     return LoraInfo(
         path=path,
         title=str(
-            said.get("title") or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title
+            facts.get("title") or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title
         ),
         hash=fingerprint(path),
         trigger_words=tuple(str(word) for word in words) if isinstance(words, list | tuple) else (str(words),),
         weight=weight,
         fast=fast,
         beside=beside,
-        base=str(said.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
+        base=str(facts.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
     )
 
 
 def find_lora(reference: str, settings: Settings) -> LoraInfo:
     """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
     keep_in(settings.hashes)
-    asked = Path(reference).expanduser()
-    if asked.suffix.lower() in PICKLES:
+    name = Path(reference).expanduser()
+    if name.suffix.lower() in PICKLES:
         raise BadInput(
-            f"{asked.name} is a pickle, which can run code when it is opened; use the .safetensors version of it."
+            f"{name.name} is a pickle, which can run code when it is opened; use the .safetensors version of it."
         )
-    for place in (asked, settings.models_dir / "loras" / asked):
+    for place in (name, settings.models_dir / "loras" / name):
         if place.is_dir():
             files = sorted(place.glob("*.safetensors"))
             if files:

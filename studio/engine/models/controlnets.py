@@ -54,7 +54,7 @@ def digest(path: Path) -> str:
         return fingerprint(path)
     path = path.resolve()
     if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        inside = next((place for place in ("controlnet", "adapter/controlnet") if (path / place).is_dir()), None)
+        inside = next((name for name in ("controlnet", "adapter/controlnet") if (path / name).is_dir()), None)
         hint = f"; perhaps you mean {inside} in it" if inside else ""
         raise BadInput(f"The folder {path.name} holds no ControlNet (config.json and its .safetensors){hint}.")
     files = [path / "config.json", *component_weights(path.parent, path.name)]

@@ -35,9 +35,9 @@ def snapshot(reference: str, components: Sequence[str] = MODEL) -> Path | None:
     Complete are all of `components`, "" standing for a network that is the whole repository.
     """
     repository = _repository(reference)
-    for place in sorted(repository.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
-        if all(_complete(place / name) for name in components):
-            return place
+    for folder in sorted(repository.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
+        if all(_complete(folder / name) for name in components):
+            return folder
     return None
 
 
@@ -62,19 +62,19 @@ def _complete(folder: Path) -> bool:
 
 def cached_models() -> list[str]:
     """Ids of all complete text-to-image models in the Hub's cache."""
-    found = []
+    references = []
     for index in sorted(cache().glob("models--*--*/snapshots/*/model_index.json")):
         reference = index.parent.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-        if reference not in found and snapshot(reference) is not None:
-            found.append(reference)
-    return found
+        if reference not in references and snapshot(reference) is not None:
+            references.append(reference)
+    return references
 
 
 def cached_file(reference: str, name: str) -> Path | None:
     """One file of a hub repository, if it is on this machine."""
-    for place in _repository(reference).glob(f"snapshots/*/{name}"):
-        if place.exists():
-            return place
+    for folder in _repository(reference).glob(f"snapshots/*/{name}"):
+        if folder.exists():
+            return folder
     return None
 
 
@@ -185,11 +185,12 @@ def _check_room(reference: str, revision: str, files: Mapping[str, int]) -> None
     """Raise DiskFull when what is still missing of `files` is larger than the room on the disk of the Hub's cache."""
     here = _repository(reference) / "snapshots" / revision
     missing = sum(size for name, size in files.items() if not (here / name).exists())
-    place = next(folder for folder in (cache(), *cache().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
+    folder = next(folder for folder in (cache(), *cache().parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
     if missing > free:
         raise DiskFull(
-            f"{reference} needs {missing / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; make room in {place}."
+            f"{reference} needs {missing / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
+            f"make room in {folder}."
         )
 
 

@@ -147,15 +147,15 @@ def _digest(path: Path) -> str:
         return real.name
     key = _key(real)
     with _lock:
-        found = _known.get(key)
-    if found is None:
+        digest = _known.get(key)
+    if digest is None:
         with real.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         with _lock:
-            _known[key] = found
+            _known[key] = digest
             if key[1] >= _KEPT_FROM:
                 _write()
-    return found
+    return digest
 
 
 def remembered(path: Path) -> bool:

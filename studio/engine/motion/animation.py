@@ -54,7 +54,7 @@ class Animation(ModelLease):
         self.recipe = recipe = recipes[stills[0].mix.source]
         self.stills, self.consistent, self.on_step = stills, consistent, on_step
         self.size = latent_size(components, recipe)
-        prompts = text.arranged([each.prompt for each in recipes.values()])
+        prompts = text.shared_tags_first([each.prompt for each in recipes.values()])
         positive, self.negative = encode(components, recipe, prompts, [recipe.negative])
         self.texts = dict(zip(recipes, positive.split(), strict=True))
         self.clean = latents.encode(components, [fit(source, *self.size)])

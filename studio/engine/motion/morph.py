@@ -1,9 +1,9 @@
-"""One character from one emotion to another: four ways to draw the picture at any place between them.
+"""One character from one emotion to another: four ways to draw the picture at any position between them.
 
 `LatentMorph` fades between finished pictures in latent space, `PromptMorph` draws every frame anew from the same noise
 with a text in between, `PictureMorph` changes the expression of a given picture and holds the rest, `DirectionMorph`
-moves a picture's latents by the difference of two emotions. Each can draw any place, so that `closer` can find the
-places that look equally far apart. Knows recipes, latents and pictures; no job.
+moves a picture's latents by the difference of two emotions. Each can draw any position, so that `even_out` can find
+those that look equally far apart. Knows recipes, latents and pictures; no job.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Distance = Callable[[Sequence[Image.Image], Sequence[Image.Image]], torch.Tensor
 OnStep = Callable[[int], None]
 Row = TypeVar("Row", torch.Tensor, Conditioning)  # both can be blended
 
-HELD = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
+SHARED_STEPS = 0.2  # share of the steps, the noisiest, in which composition and colours settle and all frames are one
 INVERTED = 0.75  # share of the noise up to which a given picture is taken back
 # Of a face drawn anew, the colour of the eyes is lost first: a few latents hold it, and most of them change shape.
 EYES = re.compile(
@@ -47,13 +47,13 @@ MIN_STEPS = 32  # inversion needs small steps: with 20, eyes come back in anothe
 ROUNDS = 3  # how often frames are moved until they look equally far apart
 MEAN_OF = 6  # pictures per emotion whose mean says where that emotion lies
 MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB each
-TIDY = 0.45  # share of the noise in the pass that draws a moved picture clean again
+REFINE_STRENGTH = 0.45  # share of the noise in the pass that draws a moved picture clean again
 # Added to the seed: a picture drawn from the same seed would get its own noise back, which leads to it at any strength.
 NOISE_OFFSET = 1_000_003
 
 
 class _Chain(ModelLease):
-    """What the methods share: the texts of the emotions, and where a place in 0..1 lies between two of them.
+    """What the methods share: the texts of the emotions, and where a position in 0..1 lies between two of them.
 
     `shown` describes a given picture as it is; None: as the first of `recipes` does.
     """
@@ -75,7 +75,7 @@ class _Chain(ModelLease):
         self.on_step = on_step
         self.size = latent_size(components, self.recipe)
         self.batch = batch or frames_per_batch(components, *self.size, self.recipe.guidance > 1)
-        self.prompts = text.arranged([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
+        self.prompts = text.shared_tags_first([recipe.prompt for recipe in (shown or recipes[0], *recipes)])
         positive, self.negative = encode(components, self.recipe, self.prompts, [self.recipe.negative])
         self.before, *texts = positive.split()
         self.texts = self.reach(texts)
@@ -85,31 +85,31 @@ class _Chain(ModelLease):
         """One row per emotion, the last one moved to `amount` of the way from the one before."""
         return [*ends[:-1], ends[-2].lerp(ends[-1], self.amount)]
 
-    def between(self, ends: list[Row], place: float) -> Row:
-        """The row at `place` between those of the emotions."""
-        leg, share = self.leg(place)
+    def between(self, ends: list[Row], position: float) -> Row:
+        """The row at `position` between those of the emotions."""
+        leg, share = self.leg(position)
         return ends[leg].lerp(ends[leg + 1], share)
 
-    def conditioning(self, places: Sequence[float]) -> Conditioning:
-        """The texts at `places`, one row each."""
-        return Conditioning.cat(self.between(self.texts, place) for place in places)
+    def conditioning(self, positions: Sequence[float]) -> Conditioning:
+        """The texts at `positions`, one row each."""
+        return Conditioning.cat(self.between(self.texts, position) for position in positions)
 
-    def leg(self, place: float) -> tuple[int, float]:
-        leg = min(int(place * self.legs), self.legs - 1)
-        return leg, timing.EASINGS[self.easing](min(max(place * self.legs - leg, 0.0), 1.0))
+    def leg(self, position: float) -> tuple[int, float]:
+        leg = min(int(position * self.legs), self.legs - 1)
+        return leg, timing.EASINGS[self.easing](min(max(position * self.legs - leg, 0.0), 1.0))
 
     def cut(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         return [cut(image, self.recipe.width, self.recipe.height) for image in images]
 
-    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        """The pictures at `places` (0..1 over the whole chain), in order, as they are made."""
+    def draw(self, positions: Sequence[float]) -> Iterator[Image.Image]:
+        """The pictures at `positions` (0..1 over the whole chain), in order, as they are made."""
         raise NotImplementedError
 
 
 class PromptMorph(_Chain):
     """The same noise for every frame, the text in between; optionally attention in between (AID, 2403.17924).
 
-    The first `held` of the steps are drawn once, with the mean of the emotions, and shared by all frames.
+    The first `shared_steps` of the steps are drawn once, with the mean of the emotions, and shared by all frames.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class PromptMorph(_Chain):
         amount: float = 1.0,
         on_step: OnStep | None = None,
         *,
-        held: float = HELD,
+        shared_steps: float = SHARED_STEPS,
         attention: bool = False,
         batch: int | None = None,
     ) -> None:
@@ -133,11 +133,11 @@ class PromptMorph(_Chain):
         scheduler = schedulers.make_scheduler(sampler_of(components.info, recipe), components.scheduler_config)
         timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device)
         begin = schedulers.start_latents(scheduler, self.noise.first, timesteps)
-        self.held = min(int(held * len(timesteps)), len(timesteps) - 1)
+        self.shared_steps = min(int(shared_steps * len(timesteps)), len(timesteps) - 1)
         self.trunk = Track(scheduler, timesteps, begin, Conditioning.cat(self.texts).mean())
         self.halving_batch(
             lambda _: advance(
-                components.unet, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.held,
+                components.unet, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.shared_steps,
                 on_step=on_step,
             ), 1,
         )  # fmt: skip
@@ -150,26 +150,26 @@ class PromptMorph(_Chain):
         super().release()
         del self.noise
 
-    def latents(self, places: Sequence[float]) -> torch.Tensor:
-        """Clean latents (places, c, h, w)."""
-        tracks = [self.trunk.fork(self.between(self.texts, place)) for place in places]
+    def latents(self, positions: Sequence[float]) -> torch.Tensor:
+        """Clean latents (positions, c, h, w)."""
+        tracks = [self.trunk.fork(self.between(self.texts, position)) for position in positions]
         with anchored(self.components.unet, cross=True) if self.attention else nullcontext() as anchors:
             if self.attention:
-                legs = [self.leg(place) for place in places]
+                legs = [self.leg(position) for position in positions]
                 # only the ends of these legs: those of a long chain would take the memory of the frames
                 used = sorted({end for leg, _ in legs for end in (leg, leg + 1)})
-                row = {end: len(places) + number for number, end in enumerate(used)}
+                row = {end: len(positions) + number for number, end in enumerate(used)}
                 for track, (leg, share) in zip(tracks, legs, strict=True):
                     track.ends = (row[leg], row[leg + 1], share)
                 tracks += [self.trunk.fork(self.texts[end]) for end in used]
             advance(
-                self.components.unet, tracks, self.negative, self.recipe.guidance, self.noise, begin=self.held,
+                self.components.unet, tracks, self.negative, self.recipe.guidance, self.noise, begin=self.shared_steps,
                 anchors=anchors, on_step=self.on_step,
             )  # fmt: skip
-        return torch.cat([track.latents for track in tracks[: len(places)]])
+        return torch.cat([track.latents for track in tracks[: len(positions)]])
 
-    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for clean in self.in_batches(places, self.latents):
+    def draw(self, positions: Sequence[float]) -> Iterator[Image.Image]:
+        for clean in self.in_batches(positions, self.latents):
             for one in clean.split(1):
                 yield from self.cut(latents.decode(self.components, one))
 
@@ -195,21 +195,21 @@ class LatentMorph(_Chain):
     ) -> None:
         super().__init__(components, recipes, easing, 1.0, on_step, batch)
         self.spherical = spherical
-        whole = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch)
+        whole = PromptMorph(components, recipes, on_step=on_step, shared_steps=0.0, batch=batch)
         given = [] if first is None else [latents.encode(components, [fit(first, *self.size)])]
-        places = timing.positions(len(recipes))[len(given) :]
+        positions = timing.positions(len(recipes))[len(given) :]
         self.amount = amount
-        drawn = torch.cat([*given, *whole.in_batches(places, whole.latents)])
+        drawn = torch.cat([*given, *whole.in_batches(positions, whole.latents)])
         self.ends = self.reach(list(drawn.split(1)))
 
-    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for place in places:
-            yield from self.cut(latents.decode(self.components, self.between(self.ends, place)))
+    def draw(self, positions: Sequence[float]) -> Iterator[Image.Image]:
+        for position in positions:
+            yield from self.cut(latents.decode(self.components, self.between(self.ends, position)))
 
-    def between(self, ends: list[Row], place: float) -> Row:
+    def between(self, ends: list[Row], position: float) -> Row:
         if not self.spherical or not isinstance(ends[0], torch.Tensor):
-            return super().between(ends, place)
-        leg, share = self.leg(place)
+            return super().between(ends, position)
+        leg, share = self.leg(position)
         return latents.slerp(ends[leg], ends[leg + 1], share)
 
 
@@ -229,8 +229,8 @@ class PictureMorph(_Chain):
         strength: float = INVERTED,
         batch: int | None = None,
     ) -> None:
-        firm = [recipe.model_copy(update={"prompt": text.stressed(recipe.prompt, EYES)}) for recipe in recipes]
-        shown = shown and shown.model_copy(update={"prompt": text.stressed(shown.prompt, EYES)})
+        firm = [recipe.model_copy(update={"prompt": text.emphasize(recipe.prompt, EYES)}) for recipe in recipes]
+        shown = shown and shown.model_copy(update={"prompt": text.emphasize(shown.prompt, EYES)})
         super().__init__(components, firm, easing, amount, on_step, batch, shown)
         self.image = fit(image, *self.size)
         recipe = self.recipe
@@ -252,17 +252,17 @@ class PictureMorph(_Chain):
             ), steps,
         )  # fmt: skip
 
-    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
+    def draw(self, positions: Sequence[float]) -> Iterator[Image.Image]:
         mask = self.mask()
-        for clean in self.in_batches(places, self.latents):
+        for clean in self.in_batches(positions, self.latents):
             for one in clean.split(1):
                 drawn = latents.decode(self.components, one)[0]
                 yield from self.cut([Image.composite(drawn, self.image, mask)])
 
-    def latents(self, places: Sequence[float]) -> torch.Tensor:
-        """Clean latents (places, c, h, w)."""
+    def latents(self, positions: Sequence[float]) -> torch.Tensor:
+        """Clean latents (positions, c, h, w)."""
         return inversion.replay(
-            self.components, self.inversion, self.conditioning(places), self.negative, self.guidance, self.region,
+            self.components, self.inversion, self.conditioning(positions), self.negative, self.guidance, self.region,
             self.on_step,
         )  # fmt: skip
 
@@ -292,16 +292,17 @@ class DirectionMorph(_Chain):
         *,
         first: Image.Image | None = None,
         shown: Recipe | None = None,
-        tidy: float = TIDY,
+        refine_strength: float = REFINE_STRENGTH,
         batch: int | None = None,
     ) -> None:
         super().__init__(components, recipes, easing, amount, on_step, batch, shown)
-        self.tidy = tidy
+        self.refine_strength = refine_strength
         means = [self._mean(prompt) for prompt in self.prompts]
         if first is not None:
             self.source = latents.encode(components, [fit(first, *self.size)])
         else:
-            self.source = PromptMorph(components, recipes, on_step=on_step, held=0.0, batch=batch).latents([0.0])
+            whole = PromptMorph(components, recipes, on_step=on_step, shared_steps=0.0, batch=batch)
+            self.source = whole.latents([0.0])
         self.directions = self.reach([latents.direction(means[0], mean) for mean in means[1:]])
         self.longest = max(float(latents.direction(means[0], mean).norm()) for mean in means)
 
@@ -332,21 +333,22 @@ class DirectionMorph(_Chain):
             kept.popitem(last=False)
         return mean
 
-    def latents(self, places: Sequence[float]) -> torch.Tensor:
-        """Clean latents (places, c, h, w)."""
+    def latents(self, positions: Sequence[float]) -> torch.Tensor:
+        """Clean latents (positions, c, h, w)."""
         recipe, components = self.recipe, self.components
-        moved = [self.source + self.between(self.directions, place) for place in places]
+        moved = [self.source + self.between(self.directions, position) for position in positions]
         sampler = sampler_of(components.info, recipe)
         tracks: dict[int, Track] = {}
         noise = SharedNoise(components, (recipe.seed + NOISE_OFFSET) % (MAX_SEED + 1), *self.size)
-        for index, place in enumerate(places):
-            share = min(1.0, float(self.between(self.directions, place).norm()) / max(self.longest, 1e-6))
-            if share * self.tidy < 1e-3:
+        for index, position in enumerate(positions):
+            share = min(1.0, float(self.between(self.directions, position).norm()) / max(self.longest, 1e-6))
+            if share * self.refine_strength < 1e-3:
                 continue
             scheduler = schedulers.make_scheduler(sampler, components.scheduler_config)
-            timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device, self.tidy * share)
+            strength = self.refine_strength * share
+            timesteps = schedulers.set_timesteps(scheduler, recipe.steps, components.device, strength)
             begin = schedulers.start_latents(scheduler, noise.first, timesteps, moved[index])
-            tracks[index] = Track(scheduler, timesteps, begin, self.between(self.texts, place))
+            tracks[index] = Track(scheduler, timesteps, begin, self.between(self.texts, position))
         if tracks:
             # counted from the end, so that a frame gets the same noise in whatever company it is drawn
             offset = recipe.steps - max(len(track.timesteps) for track in tracks.values())
@@ -354,67 +356,68 @@ class DirectionMorph(_Chain):
                 components.unet, list(tracks.values()), self.negative, recipe.guidance,
                 lambda step: noise(step + offset), on_step=self.on_step,
             )  # fmt: skip
-        return torch.cat([tracks[index].latents if index in tracks else moved[index] for index in range(len(places))])
+        return torch.cat([tracks[index].latents if index in tracks else row for index, row in enumerate(moved)])
 
-    def draw(self, places: Sequence[float]) -> Iterator[Image.Image]:
-        for clean in self.in_batches(places, self.latents):
+    def draw(self, positions: Sequence[float]) -> Iterator[Image.Image]:
+        for clean in self.in_batches(positions, self.latents):
             for one in clean.split(1):
                 yield from self.cut(latents.decode(self.components, one))
 
 
-def closer(
-    places: Sequence[float],
+def even_out(
+    positions: Sequence[float],
     known: Mapping[float, Image.Image],
     distance: Distance,
     anchors: Sequence[float] = (),
-    good: float = 0.08,
+    tolerance: float = 0.08,
 ) -> list[float]:
-    """Where frames look more equally far apart than at `places`; `places` themselves when they are good enough.
+    """Where frames look more equally far apart than at `positions`; `positions` themselves when they are good enough.
 
-    `known` are all pictures drawn so far, those at `places` among them: every one refines the measure. Good enough is a
-    Gini coefficient of the steps below `good`. `anchors` (the emotions of a chain) stay where they are. New places have
-    four decimals: drawn again in other company, a picture may round differently, and nearly the same place is found.
+    `known` are all pictures drawn so far, those at `positions` among them: every one refines the measure. Good enough
+    is a Gini coefficient of the steps below `tolerance`. `anchors` (the emotions of a chain) stay where they are. New
+    positions have four decimals: drawn again in other company, a picture may round differently, and nearly the same
+    position comes out.
     """
-    shown = [known[place] for place in places]
-    if gini(distance(shown[:-1], shown[1:])) < good:
-        return list(places)
-    seen = sorted(known)
-    steps = distance([known[p] for p in seen[:-1]], [known[p] for p in seen[1:]])
+    shown = [known[position] for position in positions]
+    if gini(distance(shown[:-1], shown[1:])) < tolerance:
+        return list(positions)
+    known_positions = sorted(known)
+    steps = distance([known[p] for p in known_positions[:-1]], [known[p] for p in known_positions[1:]])
     # the measure is a squared distance: of its root, short steps add up to a long one
-    moved = timing.retime(seen, steps.clamp_min(0).sqrt().tolist(), len(places), anchors)
-    return [place if place in anchors else round(place, 4) for place in moved]
+    moved = timing.retime(known_positions, steps.clamp_min(0).sqrt().tolist(), len(positions), anchors)
+    return [position if position in anchors else round(position, 4) for position in moved]
 
 
-def turns(
+def retiming_rounds(
     count: int,
     legs: int,
     known: Callable[[], Mapping[float, Image.Image]],
     distance: Callable[[], Distance] | None,
 ) -> Iterator[list[float]]:
-    """The places of `count` frames, to be drawn before the next ones are asked for; the last ones are those to show.
+    """The positions of `count` frames, to be drawn before the next ones are asked for; the last ones are those to show.
 
-    Without `distance` these are (nearly) equal steps of the interpolation. With it places are moved (`closer`) until
-    the frames look equally far apart, at most `ROUNDS` times. `known` gives the pictures of all places so far.
+    Without `distance` these are (nearly) equal steps of the interpolation. With it they are moved (`even_out`) until
+    the frames look equally far apart, at most `ROUNDS` times. `known` gives the pictures of all positions so far.
     """
-    places = timing.spread(count, legs)
-    yield places
+    positions = timing.spread(count, legs)
+    yield positions
     for _ in range(ROUNDS if distance is not None else 0):
         assert distance is not None
-        moved = closer(places, known(), distance(), timing.positions(legs + 1)[1:-1])
-        if moved == places:
+        moved = even_out(positions, known(), distance(), timing.positions(legs + 1)[1:-1])
+        if moved == positions:
             return
-        places = moved
-        yield places
+        positions = moved
+        yield positions
 
 
 def strip(morph: _Chain, count: int, distance: Distance | None = None) -> list[tuple[float, Image.Image]]:
-    """(place, picture) of `count` frames in order, chosen by `turns` as a job does, but kept in memory."""
+    """(position, picture) of `count` frames in order, chosen by `retiming_rounds` as a job does, but kept in memory."""
     known: dict[float, Image.Image] = {}
-    places: list[float] = []
-    for places in turns(count, morph.legs, lambda: known, None if distance is None else lambda: distance):
-        missing = [place for place in places if place not in known]
+    positions: list[float] = []
+    for positions in retiming_rounds(count, morph.legs, lambda: known, None if distance is None else lambda: distance):
+        missing = [position for position in positions if position not in known]
         known.update(zip(missing, morph.draw(missing), strict=True))
-    return [(place, known[place]) for place in places]
+    return [(position, known[position]) for position in positions]
 
 
 def make(
@@ -424,7 +427,7 @@ def make(
     image: Image.Image | None = None,
     easing: Easing = "linear",
     amount: float = 1.0,
-    held: float | None = None,
+    shared_steps: float | None = None,
     attention: bool = False,
     on_step: OnStep | None = None,
     shown: Recipe | None = None,
@@ -442,8 +445,8 @@ def make(
         return DirectionMorph(components, recipes, easing, amount, on_step, first=image, shown=shown)
     if method == "latent":
         return LatentMorph(components, recipes, easing, amount, on_step, first=image, spherical=spherical)
-    share = HELD if held is None else held
-    return PromptMorph(components, recipes, easing, amount, on_step, held=share, attention=attention)
+    share = SHARED_STEPS if shared_steps is None else shared_steps
+    return PromptMorph(components, recipes, easing, amount, on_step, shared_steps=share, attention=attention)
 
 
 def distance_of(info: ModelInfo) -> Distance:

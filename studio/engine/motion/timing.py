@@ -65,38 +65,38 @@ def spread(count: int, legs: int) -> list[float]:
 
 
 def retime(
-    places: Sequence[float], distances: Sequence[float], count: int, anchors: Sequence[float] = ()
+    samples: Sequence[float], distances: Sequence[float], count: int, anchors: Sequence[float] = ()
 ) -> list[float]:
     """Positions of `count` frames whose perceptual steps are equal, by inverting the cumulative distance.
 
-    `places` are rising positions that were looked at, `distances[k]` >= 0 how different the pictures at places[k] and
-    places[k + 1] look (a *metric*: take the root of a squared distance). `anchors` are positions that must be hit
+    `samples` are rising positions that were drawn, `distances[k]` >= 0 how different the pictures at samples[k] and
+    samples[k + 1] look (a *metric*: take the root of a squared distance). `anchors` are positions that must be hit
     exactly (the emotions of a chain); the frame nearest to each moves there. Returns `count` rising positions from
-    the first place to the last. The reschedule step of DiffMorpher (2312.07409, section 4.4).
+    the first sample to the last. The reschedule step of DiffMorpher (2312.07409, section 4.4).
     """
     total = sum(distances)
-    first, last = places[0], places[-1]
+    first, last = samples[0], samples[-1]
     if total <= 0:
         return [first + (last - first) * p for p in positions(count)]
     travelled = [0.0]
     for distance in distances:
         travelled.append(travelled[-1] + distance)
-    found = []
+    moved = []
     for p in positions(count):
         goal = p * total
         k = min(max(bisect.bisect_right(travelled, goal) - 1, 0), len(distances) - 1)
         step = distances[k]
         share = (goal - travelled[k]) / step if step else 0.0
-        found.append(places[k] + min(share, 1.0) * (places[k + 1] - places[k]))
-    found[0], found[-1] = first, last
+        moved.append(samples[k] + min(share, 1.0) * (samples[k + 1] - samples[k]))
+    moved[0], moved[-1] = first, last
     taken = {0, count - 1}
     for anchor in anchors:
         free = [k for k in range(count) if k not in taken]
         if first < anchor < last and free:
-            nearest = min(free, key=lambda k: abs(found[k] - anchor))
-            found[nearest] = anchor
+            nearest = min(free, key=lambda k: abs(moved[k] - anchor))
+            moved[nearest] = anchor
             taken.add(nearest)
-    return sorted(found)
+    return sorted(moved)
 
 
 def pingpong(frames: Sequence[T]) -> list[T]:
@@ -116,7 +116,7 @@ def stills(
 
     With keyframes, `emotions` are ignored: every frame between two keyframes lies between their emotions and their
     strengths; before the first and after the last keyframe nothing changes. A keyframe without a strength takes the
-    ramp's at its place.
+    ramp's at its frame.
     """
 
     def ramp(k: int) -> float:
@@ -128,7 +128,7 @@ def stills(
         return [Still(along(emotions, p, easing), ramp(k)) for k, p in enumerate(positions(count))]
 
     marks = sorted(keyframes, key=lambda mark: mark.frame)
-    found = []
+    frames = []
     for k in range(count):
         after = next((i for i, mark in enumerate(marks) if mark.frame > k), len(marks))
         a = marks[max(after - 1, 0)]
@@ -138,8 +138,8 @@ def stills(
         low = a.strength if a.strength is not None else ramp(a.frame)
         high = b.strength if b.strength is not None else ramp(b.frame)
         hold = a.hold if k == a.frame else 1
-        found.append(Still(Mix(a.emotion, b.emotion, share), low + (high - low) * share, hold))
-    return found
+        frames.append(Still(Mix(a.emotion, b.emotion, share), low + (high - low) * share, hold))
+    return frames
 
 
 def durations(count: int, fps: int, holds: Sequence[int] = (), unit_ms: int = 10) -> list[int]:
@@ -147,10 +147,10 @@ def durations(count: int, fps: int, holds: Sequence[int] = (), unit_ms: int = 10
 
     The rounding error is carried on, so that the whole animation keeps its length at any rate.
     """
-    found, shown, spent = [], 0, 0
+    milliseconds, shown, spent = [], 0, 0
     for k in range(count):
         shown += holds[k] if holds else 1
         end = max(round(shown * 1000 / fps / unit_ms) * unit_ms, spent + unit_ms)
-        found.append(end - spent)
+        milliseconds.append(end - spent)
         spent = end
-    return found
+    return milliseconds
