@@ -14,7 +14,7 @@ from studio.core.errors import BadInput, OutOfMemory
 from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
-from studio.engine import memory, optimizations
+from studio.engine import gate, memory, optimizations
 from studio.engine.diffusion import latents, sampling
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
@@ -23,6 +23,8 @@ from studio.engine.models import controlnets
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
 from studio.engine.recipe import attached, encode, latent_size, sampler_of
+
+ATTEMPTS = "attempts"  # in a picture's `info`, as in its labels: in how many drawings it was come by, from 2 on
 
 
 def shared(recipe: Recipe) -> Any:
@@ -81,6 +83,9 @@ def draw(
                 # 16 bits end at 65504, which some models and strong LoRAs pass
                 with in_full_precision(components), attached(components, recipe, settings):
                     clean = _sample(components, recipes[start : start + count], source, control, report)
+            clean, attempts = _gated(
+                components, recipes[start : start + count], clean, source, control, settings, report
+            )
             decoded = [
                 sampling.finite(latents.decode_pixels(components, sampling.finite(row))) for row in clean.split(1)
             ]
@@ -100,7 +105,10 @@ def draw(
         for offset, pixels in enumerate(decoded):
             if on_step is not None and settings.preview_every:
                 latents.previewer(components).learn(clean[offset : offset + 1], pixels)
-            yield start + offset, cut(to_images(pixels)[0], recipe.width, recipe.height)
+            image = cut(to_images(pixels)[0], recipe.width, recipe.height)
+            if attempts[offset] > 1:
+                image.info[ATTEMPTS] = str(attempts[offset])
+            yield start + offset, image
         start += count
 
 
@@ -151,6 +159,26 @@ def _sample(
         strength=0.6 if recipe.strength is None else recipe.strength,
         on_step=report,
     )
+
+
+def _gated(
+    components: Components, recipes: Sequence[Recipe], clean: torch.Tensor, source: Image.Image | None,
+    control: Control | None, settings: Settings, report: sampling.StepCallback,
+) -> tuple[torch.Tensor, list[int]]:  # fmt: skip
+    """`clean` with the melted ones drawn again, if the recipes and the model are for it, and how often each was drawn.
+
+    Progress stays at the last step meanwhile: the steps of a job are counted before anybody knows.
+    """
+    recipe, folder = recipes[0], components.info.quality
+    if not recipe.retries or folder is None:
+        return clean, [1] * len(recipes)
+
+    def again(rows: list[int], seeds: list[int]) -> torch.Tensor:
+        later = [recipes[row].model_copy(update={"seed": seed}) for row, seed in zip(rows, seeds, strict=True)]
+        with attached(components, recipe, settings):
+            return _sample(components, later, source, control, lambda done, of, now: report(of, of, now))
+
+    return gate.passed(gate.head(folder), clean, [each.seed for each in recipes], recipe.retries, again)
 
 
 def _reporter(

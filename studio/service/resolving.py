@@ -163,6 +163,7 @@ class Resolver(Wording):
             "strength": spec.strength if spec.source is not None else None,
             "control_hash": net,
             "labels": _labels(spec),
+            "retries": spec.retries if info.quality is not None else 0,
         }
         try:
             return Recipe(**values)

@@ -1,9 +1,16 @@
 """The gate: which latents are drawn again, with which seeds, and which ones are kept."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from studio.core.specs import MAX_SEED
+from studio.core.settings import Settings
+from studio.core.specs import MAX_SEED, GenerateSpec, Recipe
 from studio.engine import gate
+from studio.engine.engine import Engine
+from studio.engine.models.catalogue import resolve
+from studio.evaluation.quality import Quality, QualityNetwork
 
 
 class Mean:
@@ -57,3 +64,67 @@ def test_later_seeds_are_seeds_and_no_neighbour_s() -> None:
     later = {gate.later_seed(seed, attempt) for seed in range(16) for attempt in (1, 2)}
     assert len(later) == 32
     assert not later & set(range(16))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(Settings())
+
+
+def recipe(engine: Engine, seed: int, retries: int) -> Recipe:
+    info = resolve("embedded", engine.settings)
+    assert info.fast is not None
+    return Recipe(
+        model="embedded", model_hash=info.hash, prompt="1girl, happy", seed=seed, steps=2, guidance=1, sampler="lcm",
+        width=256, height=256, fast=True, retries=retries,
+    )  # fmt: skip
+
+
+def gated(engine: Engine, folder, threshold: float) -> None:
+    """Give the loaded model a head with random weights and this threshold."""
+    torch.manual_seed(1)
+    network = QualityNetwork(16)
+    network.score.weight.data *= 20  # scores that differ
+    Quality(network, threshold).save(folder)
+    gate.head.cache_clear()
+    components = engine.components("embedded")
+    components.info = replace(components.info, quality=folder)
+
+
+def test_of_all_drawings_of_a_picture_the_one_with_the_best_score_is_shown(engine: Engine, tmp_path) -> None:
+    seeds = [gate.later_seed(5, attempt) for attempt in range(3)]
+    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, seed, 0) for seed in seeds])]
+    gated(engine, tmp_path, 1.1)  # nothing is good enough
+    _, image = next(engine.draw([recipe(engine, 5, 2)]))
+    assert image.info["attempts"] == "3"
+    assert image.tobytes() in plain
+    _, again = next(engine.draw([recipe(engine, 5, 2)]))
+    assert again.tobytes() == image.tobytes()
+    quality = gate.head(tmp_path)
+    clean = []
+    quality.network.register_forward_pre_hook(lambda module, inputs: clean.append(inputs[0]))
+    next(engine.draw([recipe(engine, 5, 2)]))
+    scores = quality(torch.cat(clean))
+    assert len(set(scores[:3])) == 3
+    assert plain.index(image.tobytes()) == scores[:3].index(max(scores[:3]))
+
+
+def test_who_turns_the_gate_off_gets_every_picture_as_it_comes(engine: Engine, tmp_path) -> None:
+    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, 5, 0)])]
+    gated(engine, tmp_path, 1.1)
+    _, image = next(engine.draw([recipe(engine, 5, 0)]))
+    assert "attempts" not in image.info
+    assert image.tobytes() == plain[0]
+    gated(engine, tmp_path, -0.1)  # everything is good
+    _, image = next(engine.draw([recipe(engine, 5, 2)]))
+    assert "attempts" not in image.info
+    assert image.tobytes() == plain[0]
+
+
+def test_pictures_from_before_keep_their_keys() -> None:
+    old = {"model": "m", "model_hash": "h", "prompt": "p", "seed": 1, "steps": 4, "guidance": 1, "sampler": "lcm",
+           "width": 256, "height": 256}  # fmt: skip
+    assert Recipe.model_validate(old).retries == 0
+    assert Recipe.model_validate(old).key == Recipe.model_validate({**old, "retries": 0}).key
+    assert Recipe.model_validate(old).key != Recipe.model_validate({**old, "retries": 2}).key
+    assert GenerateSpec().retries == 2

@@ -143,6 +143,19 @@ class ControlSpec(Spec):
         return self
 
 
+Retries = Annotated[
+    int,
+    Field(
+        title="Draw melted pictures again",
+        description="How often a picture that looks melted is drawn again, with a seed that follows from its own, for "
+        "models that can tell. 0: every picture is shown as it comes.",
+        ge=0,
+        le=2,
+    ),
+    About(advanced=True),
+]
+
+
 class Parameters(Spec):
     """What a request hands on to its recipe as it is. A parameter of the drawing that nothing is worked out for is
     written here, and so has a place in both."""
@@ -153,6 +166,7 @@ class Parameters(Spec):
         About(file="picture", in_key=True),
     ] = None  # img2img: content id or file of the picture to start from
     control: Annotated[ControlSpec | None, Field(title="Following the drawing"), About(option="")] = None
+    retries: Retries = 0
 
 
 class GenerateSpec(Parameters, Request):
@@ -268,6 +282,7 @@ class GenerateSpec(Parameters, Request):
         ),
         About(step=0.05, infotext=Infotext("Denoising strength", write="{:g}".format)),
     ] = 0.6  # of a picture that starts from `source`
+    retries: Retries = 2
 
 
 class Recipe(Parameters):

@@ -75,6 +75,7 @@ class ModelInfo:
     controlnets: Mapping[str, str] = field(default_factory=dict)  # kind -> path or hub reference
     control: Mapping[str, float] = field(default_factory=dict)  # the `CONTROL` of its own ControlNets
     judge: Path | None = None
+    quality: Path | None = None  # folder of the head that tells melted pictures (see `engine.gate`)
     tags: tuple[str, ...] = ()
     distill: Mapping[str, float] = field(default_factory=dict)
     face: tuple[float, float, float, float] | None = None  # left, top, right, bottom, in shares of the picture
@@ -208,6 +209,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             if (path / place / "config.json").is_file()
         }
         judge = path / str(facts["judge"]) if facts.get("judge") else None
+        quality = path / str(facts["quality"]) if facts.get("quality") else None
         box = (facts.get("face") or {}).get("box")
         return ModelInfo(
             reference=reference,
@@ -226,6 +228,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             controlnets=controlnets or (dict(family.controlnets) if unet.get("cross_attention_dim") == 768 else {}),
             control={key: float(facts["control"][key]) for key in CONTROL if key in dict(facts.get("control") or {})},
             judge=judge if judge is not None and judge.is_dir() else None,
+            quality=quality if quality is not None and quality.is_dir() else None,
             tags=tuple(str(tag) for tag in facts.get("tags", ())),
             distill={key: float(value) for key, value in dict(facts.get("distill") or {}).items()},
             face=tuple(float(side) for side in box) if box else None,  # type: ignore[arg-type]

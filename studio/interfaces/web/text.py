@@ -90,6 +90,8 @@ def summary(recipe: Recipe) -> str:
     parts.append(f"{recipe.width} × {recipe.height}")
     if recipe.loras:
         parts.append(plural(len(recipe.loras), "LoRA"))
+    if attempts := recipe.labels.get("attempts"):
+        parts.append(f"drawn {attempts} times, the best one kept")
     return " · ".join(parts)
 
 
