@@ -97,7 +97,7 @@ def accuracies(judge: Judge, pictures: list[Image.Image], asked: list[dict[str, 
         hits = sum(a == b for a, b in pairs)
         found[factor] = {"accuracy": hits / max(1, len(pairs)), "interval": wilson_interval(hits, len(pairs)),
                          "n": len(pairs)}  # fmt: skip
-    confusion = {e: dict.fromkeys(EMOTIONS, 0) for e in EMOTIONS}
+    confusion: dict[str, dict[str, int]] = {e: dict.fromkeys(EMOTIONS, 0) for e in EMOTIONS}
     for row, seen in zip(asked, verdict.labels["emotion"], strict=True):
         confusion[row["emotion"]][seen] += 1
     return {"factors": found, "emotions": confusion}

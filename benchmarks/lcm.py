@@ -50,7 +50,11 @@ def measure(reference: str, pictures: int, strips: Path | None = None) -> dict[s
             ]
     fast = next(row for row in student if row.steps == info.fast.steps)
     same = next(row for row in solver if row.steps == info.fast.steps)
-    assert None not in (fast.emotion, teacher.emotion, same.emotion, fast.frechet, same.frechet)
+    assert fast.emotion is not None
+    assert fast.frechet is not None
+    assert same.emotion is not None
+    assert same.frechet is not None
+    assert teacher.emotion is not None
     whole = {name: one_picture(components, info, name) for name in ("fast", "best")}
     return {
         "pictures": pictures,

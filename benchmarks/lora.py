@@ -60,7 +60,7 @@ def watch_steps() -> list[float]:
         times.append(time.monotonic())
         return done
 
-    torch.optim.AdamW.step = step  # type: ignore[method-assign]
+    torch.optim.AdamW.step = step
     return times
 
 
@@ -173,8 +173,8 @@ def theirs(options: argparse.Namespace) -> list[float]:
         drawn["noise"], drawn["t"] = numbers(next(steps), latents.shape)
         return drawn["noise"]
 
-    Accelerator.log = lambda self, values, **_: losses.append(values["train_loss"])  # type: ignore[method-assign]
-    DiagonalGaussianDistribution.sample = lambda self, generator=None: self.mean  # type: ignore[method-assign]
+    Accelerator.log = lambda self, values, **_: losses.append(values["train_loss"])
+    DiagonalGaussianDistribution.sample = lambda self, generator=None: self.mean
     torch.randn_like = noise
     real = torch.randint
     torch.randint = lambda *a, **k: drawn["t"] if a[:2] == (0, 1000) else real(*a, **k)
@@ -206,7 +206,7 @@ def ours(options: argparse.Namespace) -> list[float]:
         noise, t = numbers(step, torch.Size([options.batch, *latents.mean.shape]))
         return dataset.Draw(picture, 0, False, int(t[k]), latents.mean * scaling, noise[k])
 
-    dataset.draw = draw
+    dataset.draw = draw  # type: ignore[assignment]
     steps.learning_rate = lambda step, total, peak, warmup: peak  # constant, as the script's default
     Sampler.draw = lambda *_, **__: None  # type: ignore[method-assign] # the script draws none either
     run = RunDir(Path(options.out))

@@ -44,7 +44,8 @@ LINES = ControlSpec(image="drawing", kind="lines")
 
 def held_out(count: int, side: int) -> list[dict[str, Any]]:
     """Characters that were never trained on: labels, prompt, and both control images."""
-    rng, found = random.Random(SEED), []
+    rng = random.Random(SEED)
+    found: list[dict[str, Any]] = []
     while len(found) < count:
         number = len(found)
         spec = sample_spec(rng, emotion=EMOTIONS[number % len(EMOTIONS)])
@@ -119,7 +120,7 @@ def draw(
         if kind is not None:
             path = folder / f"{kind}-{seed}.png"
             each["picture" if kind == "canny" else "drawn"].convert("RGB").save(path)
-            spec = ControlSpec(image=str(path), kind=kind, weight=WEIGHT)  # type: ignore[arg-type]
+            spec = ControlSpec(image=str(path), kind=kind, weight=WEIGHT)
         recipe = Recipe(
             model="embedded", model_hash=info.hash, prompt=each["prompt"], seed=seed, steps=steps or way.steps,
             guidance=way.guidance, sampler=way.sampler, width=info.native_size, height=info.native_size, fast=fast,

@@ -76,10 +76,9 @@ with st.container(horizontal=True, vertical_alignment="bottom", key="gallery_fil
     )
     selecting = st.toggle(TEXT["select"], key="gallery_select", on_change=trash.forget)
 
-search = {"query": query or "", "favourites": favourites, "kind": kind}
-total = studio().gallery_count(owner(), **search)
+total = studio().gallery_count(owner(), query or "", favourites, kind)
 if not total:
-    searched = any(search.values())
+    searched = bool(query or favourites or kind)
     with st.container(key="stage_empty", horizontal_alignment="center"):
         st.markdown(f"#### {TEXT['none' if searched else 'empty']}", text_alignment="center")
         st.caption(TEXT["none_more" if searched else "empty_more"], text_alignment="center")
@@ -95,7 +94,7 @@ number = 1
 if pages > 1:
     with st.container(horizontal_alignment="center"):
         number = st.pagination(pages, key="gallery_page", on_change=trash.forget)
-pictures = studio().gallery(owner(), **search, offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
+pictures = studio().gallery(owner(), query or "", favourites, kind, offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
 selected: list[str] = []
 with place:
     grid = st.grid("auto", min_column_width=150, gap="small")

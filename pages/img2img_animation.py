@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.specs.base import Keyframe
 from studio.features.animate.spec import AnimateSpec
 from studio.interfaces.web import motion, widgets
 
@@ -38,7 +39,7 @@ with side:
         persist_state="session",
     )  # fmt: skip
     with motion.more():
-        marks = ()
+        marks: tuple[Keyframe, ...] = ()
         if st.toggle(TEXT["keyframes"], help=TEXT["keyframes_help"], key="anim_by_hand", persist_state="session"):
             marks = motion.keyframes("anim", frames)
         consistent = st.toggle(

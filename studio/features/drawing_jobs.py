@@ -35,7 +35,7 @@ from studio.features.sheets.spec import BatchSpec, GridSpec, SheetSpec
 from studio.features.sketch.spec import SketchSpec
 from studio.jobs.job import Job
 from studio.jobs.queue import Work
-from studio.prompting.triggers import trigger_words
+from studio.prompting.triggers import trigger_words as trigger_words
 from studio.runs import dataset
 from studio.store.layout import grid_picture
 

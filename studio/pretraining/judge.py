@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from studio.pretraining import HELD_OUT
 WEIGHTS = {"emotion": 3.0, "style": 2.0, "hair_color": 2.0, "eye_color": 2.0}
 
 
-def factors(meta: list[dict]) -> list[dict[str, str]]:
+def factors(meta: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The labels of each drawing; eye colour is "hidden" behind closed eyes."""
     rows = []
     for m in meta:

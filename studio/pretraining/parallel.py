@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from studio.runs.rundir import TRAINERS, RunDir, RunSpec
+from studio.core.specs import RunSpec
+from studio.runs.rundir import TRAINERS, RunDir
 
 
 def _enter(rank: int, world: int, port: int, job: Callable[..., None], args: Any) -> None:

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from studio.core.specs import ControlRunSpec, LcmSpec
-from studio.runs.rundir import RunSpec
+from studio.core.specs import ControlRunSpec, LcmSpec, RunSpec
 
 Shapes = Mapping[str, tuple[int, ...]]
 FLOAT = 4  # bytes

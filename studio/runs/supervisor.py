@@ -19,8 +19,8 @@ from pydantic import SecretStr, ValidationError
 
 from studio.core.errors import BadInput, Busy, NotFound
 from studio.core.settings import REPOSITORY, Settings
-from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec
-from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, RunSpec, take_lock, write_failure
+from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
+from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
 
 _ENDING = 30.0  # seconds
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -366,9 +366,9 @@ class Resolver(Wording):
         """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""
         value = value.strip()
         if axis.name == "emotion" and value in EMOTIONS:
-            return self.prompted(base, cast(Emotion, value), base.style)
+            return self.prompted(base, value, base.style)
         if axis.name == "style" and value in STYLES:
-            return self.prompted(base, base.emotion, cast(Style, value))
+            return self.prompted(base, base.emotion, value)
         if axis.name == "lora_weight":
             if not base.loras:
                 raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from studio.core.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory
 from studio.core.settings import Settings
-from studio.core.specs import ControlRunSpec, LcmSpec, LoraSpec
+from studio.core.specs import RUNS, ControlRunSpec, LcmSpec, LoraSpec, RunSpec
 from studio.core.views import RunView
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import LoraInfo, ModelInfo, component_weights, find_lora, resolve
@@ -29,7 +29,7 @@ from studio.engine.models.weights import read_header
 from studio.runs import dataset, requirements
 from studio.runs.launch import has_driver
 from studio.runs.publish import publish
-from studio.runs.rundir import ACTIVE, SPECS, RunDir, RunSpec, write_failure
+from studio.runs.rundir import ACTIVE, RunDir, write_failure
 from studio.runs.supervisor import Supervisor
 
 _PLAIN = set(RunView.model_fields) - {
@@ -323,7 +323,7 @@ def _unreadable(run: RunDir, sentence: str) -> RunView:
     said, state = run.raw_spec(), run.status().get("state")
     return RunView(
         id=run.id,
-        kind=next((kind for kind in SPECS if kind == said.get("kind")), "lora"),
+        kind=next((kind for kind in RUNS if kind == said.get("kind")), "lora"),
         name=str(said.get("name") or run.id),
         model=str(said.get("model") or ""),
         state=state if state in ACTIVE else UNREADABLE,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import BadInput
 from studio.core.imaging import flat, ground
@@ -40,7 +40,7 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
             image = flat(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadInput("The picture is far larger than the 64 million pixels that are accepted.") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadInput("This file isn't a picture that can be read; use PNG, JPEG, WebP, GIF or BMP.") from error
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError) as error:
         raise BadInput("The picture is damaged or cut off; save or download it again.") from error

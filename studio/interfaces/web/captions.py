@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
@@ -90,13 +91,13 @@ def table(report: Report) -> None:
             _outcome(job)
         _first(report, captions)
     if apply:
-        change = {
+        changes: dict[str, Callable[[str], str]] = {
             "add": lambda c: add_tags(c, tags),
             "first": lambda c: add_tags(c, tags, first=True),
             "remove": lambda c: remove_tags(c, tags),
             "replace": lambda c: replace_tag(c, tags, new),
-        }[what]
-        captions = {file: change(caption) for file, caption in captions.items()}
+        }
+        captions = {file: changes[what](caption) for file, caption in captions.items()}
     if apply or st.button(TEXT["save"], key="lora_save", icon=":material/save:"):
         _save(report, captions)
         st.toast(TEXT["saved"], icon=":material/check:")

@@ -279,7 +279,7 @@ def chart(table: pd.DataFrame, measure: str) -> alt.LayerChart:
     )  # fmt: skip
     lines = base.mark_line(order=False).encode(order="steps:Q")
     labels = base.mark_text(dy=-12, fontWeight="bold").encode(text="steps:Q")
-    drawn = lines + base.mark_point(size=90, filled=True) + labels
+    drawn: alt.LayerChart = lines + base.mark_point(size=90, filled=True) + labels
     return drawn.properties(height=320)
 
 

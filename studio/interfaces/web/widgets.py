@@ -14,6 +14,7 @@ import streamlit as st
 from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
+from studio.core.settings import settings
 from studio.core.specs import LoraRef, Request, Spec, bounds
 from studio.core.views import JobView, Picture
 from studio.interfaces.web import frame, text
@@ -365,7 +366,7 @@ def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInf
         return f"{model.title}{state.get(model.state, ' · not here')}"
 
     options = [name for name, model in known.items() if model.state != "missing"]
-    default = frame.settings().model
+    default = settings().model
     if default not in options:
         options.insert(0, default)
     chosen = st.session_state.get(key)
@@ -417,7 +418,7 @@ def lora_picker(key: str) -> tuple[LoraRef, ...]:
         names = ", ".join(text.escape(name) for name in gone)
         st.warning(TEXT["lora_gone"].format(names=names), icon=":material/link_off:")
     if not found:
-        st.caption(TEXT["lora_none"].format(folder=f"`{frame.settings().models_dir / 'loras'}`"))
+        st.caption(TEXT["lora_none"].format(folder=f"`{settings().models_dir / 'loras'}`"))
         return ()
     chosen: Sequence[str] = st.multiselect(
         TEXT["lora"], list(found), key=key, format_func=lambda path: found[path].title, persist_state="session",
