@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.core.specs.base import Keyframe
+from studio.core.specs import Keyframe
 from studio.features.animate.spec import AnimateSpec
 from studio.interfaces.web import motion, widgets
 
