@@ -22,13 +22,11 @@ from studio.core.specs import (
     MAX_SEED,
     STYLES,
     ControlSpec,
-    Emotion,
     GenerateSpec,
     LoraRef,
     Parameters,
     Recipe,
     Request,
-    Style,
 )
 from studio.core.views import FoundRecipe, Picture
 from studio.engine.models import controlnets
