@@ -95,7 +95,7 @@ def train(folder: Path, held: Path, out: Path, minutes: float) -> None:
     torch.manual_seed(0)
     words = vocabulary()
     pictures, truth = shards(folder, words)
-    model = Tagger(len(words)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = Tagger(len(words)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.02)
     rare = (truth.mean(0).clamp(0.003, 0.5) ** -0.5).clamp(max=8)  # the rarer, the more a missed one costs
     generator, begun, step = torch.Generator().manual_seed(0), time.monotonic(), 0
