@@ -58,7 +58,7 @@ def warm(model: str, runs: int) -> dict[str, Any]:
 
     from studio.core.settings import Settings
     from studio.core.specs import Recipe
-    from studio.engine.diffusion import sampling
+    from studio.engine.diffusion import schedulers
     from studio.engine.engine import Engine
 
     engine = Engine(Settings(preview_every=0))
@@ -84,7 +84,7 @@ def warm(model: str, runs: int) -> dict[str, Any]:
     bare.set_progress_bar_config(disable=True)
 
     def diffusers_call() -> None:
-        bare.scheduler = sampling.make_scheduler("dpmpp_2m", parts.scheduler_config)
+        bare.scheduler = schedulers.make_scheduler("dpmpp_2m", parts.scheduler_config)
         bare(
             PROMPT, negative_prompt=NEGATIVE, num_inference_steps=20, guidance_scale=base.guidance, width=size,
             height=size, generator=torch.Generator().manual_seed(1),

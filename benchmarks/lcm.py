@@ -15,7 +15,7 @@ from typing import Any
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
-from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion import latents, sampling
 from studio.engine.engine import load
 from studio.engine.models.adapters import attached
 from studio.engine.models.catalogue import resolve
@@ -71,22 +71,20 @@ def measure(reference: str, pictures: int, strips: Path | None = None) -> dict[s
 
 def one_picture(components: Components, info: Any, path: str, repeats: int = 3) -> float:
     """Seconds of one picture from prompt to pixels, the best of `repeats`; `path` is "fast" or "best"."""
-    side, found = info.native_size, []
-    fast = path == "fast"
+    side, seconds = info.native_size, []
+    how: Any = info.fast if path == "fast" else info
+    steps = how.steps if path == "fast" else BEST_STEPS
     for _ in range(repeats):
         components.text_cache.clear()
         began = time.perf_counter()
-        conditioning = text.encode(components, ["1girl, happy, casual style"], [""])
-        generators = sampling.generators([0])
-        scheduler = sampling.make_scheduler(info.fast.sampler if fast else info.sampler, components.scheduler_config)
-        timesteps = sampling.set_timesteps(scheduler, info.fast.steps if fast else BEST_STEPS, components.device)
-        noise = sampling.start_latents(scheduler, sampling.noise(components, generators, side, side), timesteps)
-        guidance = info.fast.guidance if fast else info.guidance
-        # Attached outside of the clock: it is, in a session of drawing.
-        drawn = sampling.denoise(components, scheduler, noise, conditioning, guidance, generators, timesteps=timesteps)
-        latents.decode(components, drawn)
-        found.append(time.perf_counter() - began)
-    return min(found)
+        # The adapter is attached outside of the clock: it is, in a session of drawing.
+        clean = sampling.sample_latents(
+            components, ["1girl, happy, casual style"], [0], sampler=how.sampler, steps=steps, guidance=how.guidance,
+            size=(side, side),
+        )  # fmt: skip
+        latents.decode(components, clean)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
 
 
 if __name__ == "__main__":
