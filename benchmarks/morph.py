@@ -26,7 +26,8 @@ from studio.core.settings import Settings
 from studio.core.specs import EMOTIONS, STYLES, Emotion, Recipe
 from studio.engine import judging, memory
 from studio.engine.diffusion import latents
-from studio.engine.diffusion.sampling import make_scheduler
+from studio.engine.diffusion.pixels import to_tensor
+from studio.engine.diffusion.schedulers import make_scheduler
 from studio.engine.engine import Engine
 from studio.engine.media import output
 from studio.engine.models.adapters import attached
@@ -133,7 +134,7 @@ class Bench:
             first = next((label for label in labels if label != "hidden"), labels[0])
             kept[factor] = sum(label in (first, "hidden") for label in labels) / len(labels)
         steps = self.judge.distance(images[:-1], images[1:])
-        crisp = sharpness(latents.to_tensor(images))
+        crisp = sharpness(to_tensor(images))
         shown = seen.labels["emotion"]
         return {
             "spearman": spearman(self.emotion_of(images, pair[1]), torch.arange(len(images))),

@@ -102,7 +102,7 @@ def _tags(prompt: str) -> list[str]:
 def emphasize(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
     """`prompt` with `weight` on every tag that is wholly `named` and has none of its own.
 
-    >>> stressed("1girl, blue eyes, (red hair:1.2)", re.compile("(red|blue) (eyes|hair)"))
+    >>> emphasize("1girl, blue eyes, (red hair:1.2)", re.compile("(red|blue) (eyes|hair)"))
     '1girl, (blue eyes:1.6), (red hair:1.2)'
     """
     return ", ".join(f"({tag}:{weight:g})" if named.fullmatch(tag) else tag for tag in _tags(prompt))
@@ -189,8 +189,8 @@ def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str) ->
     """
     chunks = [chunk.strip(" ,\n") for chunk in BREAK.split(prompt)]
     if len(chunks) > 1:
-        said = [chunk for chunk in chunks if chunk] or [""]
-        return torch.cat([_embed(components, tokenizer, encoder, chunk) for chunk in said], dim=1)
+        not_empty = [chunk for chunk in chunks if chunk] or [""]
+        return torch.cat([_embed(components, tokenizer, encoder, chunk) for chunk in not_empty], dim=1)
     two = components.text_encoder_2 is not None
     pieces = parse_weights(prompt)
     plain = "".join(text for text, _ in pieces)
