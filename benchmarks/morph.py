@@ -25,7 +25,6 @@ from studio.core.errors import StudioError
 from studio.core.settings import Settings
 from studio.core.specs import EMOTIONS, STYLES, Emotion, Recipe
 from studio.engine import judging, memory
-from studio.engine.diffusion import latents
 from studio.engine.diffusion.pixels import to_tensor
 from studio.engine.diffusion.schedulers import make_scheduler
 from studio.engine.engine import Engine
