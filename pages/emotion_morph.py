@@ -8,7 +8,7 @@ import streamlit as st
 
 from studio.core.specs import GenerateSpec, MorphMethod
 from studio.features.morph.spec import MorphSpec
-from studio.interfaces.web import motion, widgets
+from studio.interfaces.web import inputs, motion
 
 PAGE = "emotion_morph"
 TEXT = {
@@ -17,32 +17,15 @@ TEXT = {
     "emotions": "Emotions, in order",
     "emotions_help": "Two or more, as often as you like: happy, sad, happy. Press one here to take it out.",
     "too_few": "Add at least two emotions.",
-    "method": "Method",
-    "attention": "Mix attention too",
-    "attention_help": "Frames in between look at both ends while they are drawn: smoother, and twice the time.",
-    "retime": "Equal steps to the eye",
-    "retime_help": "Draws more frames than it shows and keeps those that look equally far apart.",
-    "easing": "Speed",
-    "amount": "How far",
-    "amount_help": "1 is the last emotion as asked for; above 1 goes beyond it.",
-    "held": "Shared start",
-    "held_help": "How much of the drawing all frames share: more keeps the character, less lets the face move.",
-    "held_blank": "automatic",
-    "spherical": "Along an arc",
-    "spherical_help": "Spherical instead of straight interpolation: keeps the contrast of the middle.",
     "draw": "Morph",
     "empty": "Choose emotions and press Morph.",
 }
-METHODS = {  # those of them that the spec has
-    "prompt": ("Redraw", "Every frame is drawn from the same noise, with words in between: sharp, same character."),
-    "direction": (
-        "Direction",
-        "Adds the difference between the two emotions' average pictures; the slider says how much.",
-    ),
-    "picture": ("Keep my picture", "Your picture is taken back to noise and only its expression is drawn anew."),
-    "latent": ("Cross-fade", "Two finished pictures are mixed: quick, but both faces show through in the middle."),
+METHODS = {  # what each of them does
+    "prompt": "Every frame is drawn from the same noise, with words in between: sharp, same character.",
+    "direction": "Adds the difference between the two emotions' average pictures; the slider says how much.",
+    "picture": "Your picture is taken back to noise and only its expression is drawn anew.",
+    "latent": "Two finished pictures are mixed: quick, but both faces show through in the middle.",
 }
-EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start", "ease_out": "Slow end"}
 
 stage, side = motion.heading(TEXT)
 with side:
@@ -55,39 +38,25 @@ with side:
     names = [name for name in METHODS if name in get_args(MorphMethod) and name not in left_out]
     if st.session_state.get("morph_method") not in names:
         st.session_state.pop("morph_method", None)
-    method = st.segmented_control(
-        TEXT["method"], names, default="picture" if why else "prompt", required=True,
-        format_func=lambda name: METHODS[name][0], key="morph_method", persist_state="session",
-    )  # fmt: skip
-    st.caption(METHODS[method][1])
+    method = inputs.buttons(
+        MorphSpec, "method", "morph_method", choices=names, default="picture" if why else "prompt", help=None
+    )
+    st.caption(METHODS[method])
     if why:
         st.caption(why)
     beside = st.container()  # where the amount stands when it is what the method is about
     words = motion.words("morph", image)
     frames = motion.frames(MorphSpec, "morph")
-    retime = st.toggle(TEXT["retime"], help=TEXT["retime_help"], key="morph_retime", persist_state="session")
+    retime = inputs.toggle(MorphSpec, "retime", "morph_retime")
     with motion.more():
-        easing = st.selectbox(
-            TEXT["easing"], list(EASINGS), format_func=EASINGS.__getitem__, disabled=retime, key="morph_easing",
-            persist_state="session",
-        )  # fmt: skip
+        easing = inputs.choice(MorphSpec, "easing", "morph_easing", disabled=retime)
         with beside if method == "direction" else st.container():
-            amount = widgets.number_from(
-                MorphSpec, "amount", TEXT["amount"], slider=True, help=TEXT["amount_help"], key="morph_amount",
-                persist_state="session",
-            )  # fmt: skip
+            amount = inputs.number(MorphSpec, "amount", "morph_amount", slider=True)
         attention, shared_steps = False, None
         if method == "prompt":
-            attention = st.toggle(
-                TEXT["attention"], help=TEXT["attention_help"], key="morph_attention", persist_state="session"
-            )
-            shared_steps = widgets.number_from(
-                MorphSpec, "shared_steps", TEXT["held"], help=TEXT["held_help"], key="morph_held", step=0.05,
-                placeholder=TEXT["held_blank"], persist_state="session",
-            )  # fmt: skip
-        spherical = method == "latent" and st.toggle(
-            TEXT["spherical"], help=TEXT["spherical_help"], key="morph_spherical", persist_state="session"
-        )
+            attention = inputs.toggle(MorphSpec, "attention", "morph_attention")
+            shared_steps = inputs.number(MorphSpec, "shared_steps", "morph_shared_steps")
+        spherical = method == "latent" and inputs.toggle(MorphSpec, "spherical", "morph_spherical")
         loop = motion.loop_fields(MorphSpec, "morph")
         rest = motion.model("morph", image)
     pressed = motion.pressed(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from studio.core.specs import Keyframe
 from studio.features.animate.spec import AnimateSpec
-from studio.interfaces.web import motion, widgets
+from studio.interfaces.web import inputs, motion
 
 PAGE = "img2img_animation"
 TEXT = {
@@ -16,11 +16,6 @@ TEXT = {
     "emotions_help": "One or more, as often as you like: happy, sad, happy. Press one here to take it out.",
     "strength": "Strength, from and to",
     "strength_help": "How much of the picture a frame may change: it rises from the first frame to the last.",
-    "consistent": "Same character in all frames",
-    "consistent_help": "All frames share their noise and look at the picture. Off: each is drawn alone, and flickers.",
-    "inbetweens": "Pictures in between",
-    "inbetweens_help": "Put between two frames by following what moves; costs no drawing. "
-    "A GIF has as many as fit into 50 frames a second.",
     "keyframes": "Set keyframes by hand",
     "keyframes_help": "Replaces the sequence: an emotion and, if you like, a strength and a pause at chosen frames.",
     "draw": "Animate",
@@ -42,13 +37,8 @@ with side:
         marks: tuple[Keyframe, ...] = ()
         if st.toggle(TEXT["keyframes"], help=TEXT["keyframes_help"], key="anim_by_hand", persist_state="session"):
             marks = motion.keyframes("anim", frames)
-        consistent = st.toggle(
-            TEXT["consistent"], value=True, help=TEXT["consistent_help"], key="anim_consistent", persist_state="session"
-        )
-        between = widgets.number_from(
-            AnimateSpec, "inbetweens", TEXT["inbetweens"], help=TEXT["inbetweens_help"], key="anim_between",
-            persist_state="session",
-        )  # fmt: skip
+        consistent = inputs.toggle(AnimateSpec, "consistent", "anim_consistent")
+        between = inputs.number(AnimateSpec, "inbetweens", "anim_between")
         loop = motion.loop_fields(AnimateSpec, "anim")
         rest = motion.model("anim", image)
     if marks:  # they replace the sequence

@@ -8,7 +8,7 @@ from studio.core.errors import StudioError
 from studio.core.specs import GenerateSpec, LoraRef
 from studio.core.views import RunView
 from studio.features.sheets.spec import Axis, GridSpec
-from studio.interfaces.web import captions, control_form, download, results, runs, text, train_form, widgets
+from studio.interfaces.web import captions, control_form, download, inputs, results, runs, text, train_form, widgets
 from studio.interfaces.web.resources import studio
 
 PAGE = "train_lora"
@@ -81,7 +81,7 @@ def import_lora() -> None:
     with st.expander(TEXT["import"], icon=":material/input:", key="lora_import"):
         file = st.file_uploader(TEXT["import_file"], ["safetensors"], key="lora_import_file", max_upload_size=1000)
         words = st.text_input(TEXT["import_words"], key="lora_import_words")
-        weight = widgets.number_from(LoraRef, "weight", TEXT["import_weight"], slider=True, key="lora_import_weight")
+        weight = inputs.number(LoraRef, "weight", "lora_import_weight", slider=True, label=TEXT["import_weight"])
         if st.button(TEXT["import_go"], key="lora_import_go", disabled=file is None) and file is not None:
             triggers = [word.strip() for word in words.split(",") if word.strip()]
             info = studio().import_lora(file.getvalue(), file.name, triggers, weight)

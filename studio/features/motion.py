@@ -20,16 +20,16 @@ def split(text: str) -> list[str]:
 
 EasingField = Annotated[
     Easing,
-    Field(title="Speed", description="How the emotion changes along the way."),
+    Field(title="Easing", description="How fast the emotion changes along the way."),
     About(names=EASINGS, advanced=True),
 ]
 PingPong = Annotated[
     bool,
-    Field(title="There and back", description="Run back to the first frame, or don't."),
+    Field(title="Back and forth", description="Play back to the first frame, or don't."),
     About(option="--pingpong/--once", advanced=True),
 ]
 FramesASecond = Annotated[
-    int, Field(title="Frames a second", description="Frames a second.", ge=1, le=30), About(advanced=True)
+    int, Field(title="Frames per second", description="How fast it plays.", ge=1, le=30), About(advanced=True)
 ]
 Format = Annotated[
     AnimationFormat, Field(title="Format", description="Of the file."), About(names=FORMATS, advanced=True)

@@ -211,11 +211,11 @@ def test_the_amount_stands_beside_the_method_that_is_about_it(page_home: Path) -
 
 def test_shared_start_can_be_any_share(page_home: Path) -> None:
     at = app("emotion_morph", morph_frames=3, morph_steps=2)
-    field = at.number_input(key="morph_held")
+    field = at.number_input(key="morph_shared_steps")
     assert (field.step, field.value) == (0.05, None)
     field.set_value(5.0).run()
-    assert at.number_input(key="morph_held").value == 0.9
-    at.number_input(key="morph_held").set_value(0.35).run()
+    assert at.number_input(key="morph_shared_steps").value == 0.9
+    at.number_input(key="morph_shared_steps").set_value(0.35).run()
     at.button(key="morph_draw").click().run()
     assert not at.exception
     spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")

@@ -127,7 +127,8 @@ class ControlSpec(Spec):
         Field(
             title="ControlNet",
             description="What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors "
-            "file that fits the model.",
+            "file that fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
+            "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
         ),
         About(blank="the model's own", option="--controlnet"),
     ] = None  # None: the family's own for this kind

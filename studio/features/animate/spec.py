@@ -60,7 +60,8 @@ class AnimateSpec(Request):
         bool,
         Field(
             title="Same character in all frames",
-            description="All frames share their noise and look at the first one, or each is drawn alone, and flickers.",
+            description="All frames share their noise and look at the picture. Off: each is drawn on its own, and the "
+            "animation flickers.",
         ),
         About(option="--consistent/--alone", advanced=True),
     ] = True
@@ -79,7 +80,8 @@ class AnimateSpec(Request):
         int,
         Field(
             title="Pictures in between",
-            description="Put between two frames by following what moves (optical flow); costs no drawing.",
+            description="Put between two frames by following what moves (optical flow); they need no drawing. A GIF "
+            "has as many as fit into 50 frames a second.",
             ge=0,
             le=3,
         ),

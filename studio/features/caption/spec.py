@@ -31,18 +31,26 @@ class CaptionSpec(Request):
         ),
     ] = "judge"
     every: Annotated[
-        bool, Field(title="All pictures", description="Replace the captions that are there."), About(option="--all")
+        bool,
+        Field(title="Replace captions", description="Caption every picture: what stands beside it already is lost."),
+        About(option="--all"),
     ] = False
     threshold: Annotated[
         float | None,
-        Field(title="Threshold", description="What is less sure is left out.", gt=0, le=1),
-        About(step=0.05, blank="the captioner's"),
+        Field(
+            title="Least confidence",
+            description="What is less sure than this (0 to 1) is left out. Empty: what suits the captioner.",
+            gt=0,
+            le=1,
+        ),
+        About(step=0.05, blank="automatic"),
     ] = None
     style: Annotated[
         bool,
         Field(
             title="Name the style",
-            description="Name the style too (judge). A LoRA that is to learn it wants it left out.",
+            description="Name the style too (judge). Leave it off when the LoRA is to learn the style: what is named "
+            "isn't learnt.",
         ),
         About(option="--name-style"),
     ] = False

@@ -41,8 +41,8 @@ class MorphSpec(Request):
         bool,
         Field(
             title="Mix attention too",
-            description="Method prompt: frames in between look at both ends while they are drawn: smoother, and twice "
-            "the time.",
+            description="Redraw only: frames in between look at both ends while they are drawn. Smoother, and takes "
+            "twice the time.",
         ),
         About(advanced=True),
     ] = False  # AID, fused outer
@@ -59,9 +59,9 @@ class MorphSpec(Request):
     shared_steps: Annotated[
         float | None,
         Field(
-            title="Shared start",
-            description="Method prompt: the share of the steps that all frames share. More keeps the character, less "
-            "lets the face move.",
+            title="Shared steps",
+            description="Redraw only: the share of the steps that all frames have in common. More keeps the character, "
+            "less lets the face move.",
             ge=0,
             le=0.9,
             validation_alias=AliasChoices("shared_steps", "held"),
@@ -71,8 +71,8 @@ class MorphSpec(Request):
     spherical: Annotated[
         bool,
         Field(
-            title="Along an arc",
-            description="Method latent: spherical instead of straight interpolation (slerp) keeps the contrast of the "
+            title="Spherical interpolation",
+            description="Cross-fade only: slerp instead of a straight line keeps the contrast of the frames in the "
             "middle.",
         ),
         About(advanced=True),
@@ -80,7 +80,7 @@ class MorphSpec(Request):
     retime: Annotated[
         bool,
         Field(
-            title="Equal steps to the eye",
+            title="Even changes",
             description="Draws more frames than it shows and keeps those that look equally far apart.",
         ),
     ] = False

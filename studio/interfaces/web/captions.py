@@ -17,7 +17,7 @@ from PIL import Image
 from studio.core.errors import StudioError
 from studio.core.views import JobView
 from studio.features.caption.spec import CaptionSpec
-from studio.interfaces.web import text, widgets
+from studio.interfaces.web import inputs, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import Report, add_tags, parse_spec, remove_tags, replace_tag
@@ -38,13 +38,6 @@ TEXT = {
     "captioner_help": "The embedded model's judge knows the studio's own drawings and is sure of little elsewhere. "
     "For other pictures: the Hugging Face id or the folder of an image classifier or captioner with safetensors "
     "weights, for instance Salesforce/blip-image-captioning-large.",
-    "threshold": "Least confidence",
-    "threshold_help": "What is less sure than this (0 to 1) is left out. Empty: what suits the captioner.",
-    "auto": "Auto",
-    "every": "Replace captions",
-    "every_help": "Also for pictures that have a caption: what stands there is lost.",
-    "style": "Name the style",
-    "style_help": "Leave it off when the LoRA is to learn the style: what is named isn't learnt.",
     "go": "Caption {pictures}",
     "pictures": "pictures",
     "none": "Every picture has a caption.",
@@ -167,14 +160,11 @@ def _first(report: Report, captions: dict[str, str]) -> None:
             key="lora_captioner",
             persist_state="session",
         )
-        threshold = widgets.number_from(
-            CaptionSpec, "threshold", TEXT["threshold"], key="lora_caption_threshold", width=160, step=0.05,
-            placeholder=TEXT["auto"], help=TEXT["threshold_help"], persist_state="session",
-        )  # fmt: skip
+        threshold = inputs.number(CaptionSpec, "threshold", "lora_caption_threshold", width=160)
     with st.container(horizontal=True, vertical_alignment="center"):
-        every = st.toggle(TEXT["every"], key="lora_caption_every", help=TEXT["every_help"])
+        every = inputs.toggle(CaptionSpec, "every", "lora_caption_every")
         judged = captioner == JUDGE
-        style = judged and st.toggle(TEXT["style"], key="lora_caption_style", help=TEXT["style_help"])
+        style = judged and inputs.toggle(CaptionSpec, "style", "lora_caption_style")
         count = sum(every or not caption.strip() for caption in captions.values())
         pressed = st.button(
             TEXT["go"].format(pictures=text.plural(count, "picture") if count else TEXT["pictures"]),

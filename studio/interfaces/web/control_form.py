@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from studio.core.specs import ControlRunSpec
 from studio.core.views import RunView
-from studio.interfaces.web import captions, widgets
+from studio.interfaces.web import captions, inputs, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -41,7 +41,7 @@ TEXT = {
 
 
 def _number(field: str, label: str, **options: Any) -> Any:
-    return widgets.number_from(ControlRunSpec, field, label, key=f"cn_{field}", persist_state="session", **options)
+    return inputs.number(ControlRunSpec, field, f"cn_{field}", label=label, **options)
 
 
 def settings() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from studio.core.errors import StudioError
 from studio.core.presets import distill_defaults
 from studio.core.specs import LcmSpec, LoraRef
 from studio.core.views import RunView
-from studio.interfaces.web import download, text, widgets
+from studio.interfaces.web import download, inputs, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -107,7 +107,7 @@ MEASURES = {
 
 
 def _number(field: str, label: str, **options: Any) -> Any:
-    return widgets.number_from(LcmSpec, field, label, key=f"lcm_{field}", persist_state="session", **options)
+    return inputs.number(LcmSpec, field, f"lcm_{field}", label=label, **options)
 
 
 _FITTED = ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate")

@@ -12,23 +12,20 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.fields import describe
 from studio.core.specs import MAX_SEED, BatchRow, GenerateSpec
 from studio.core.views import JobView, Picture
 from studio.features import drawing_jobs
 from studio.features.experiment.spec import ExperimentSpec
 from studio.features.sheets.spec import BatchSpec
-from studio.interfaces.web import text, widgets
+from studio.interfaces.web import inputs, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
 PAGE = "generate"
 KINDS = ("typo", "glyph", "phonetic")
-KIND_NAMES = {"typo": "Typing errors", "glyph": "Look-alike letters", "phonetic": "Sound-alikes", "mixed": "All kinds"}
-COMPARE_NAMES = {
-    "template_engine": "Fixed template against prompt engine",
-    "plain_hardened": "As typed against corrected",
-    "clean_attacked": "Clean against misspelt",
-}
+KIND_NAMES = describe(ExperimentSpec, "attack").about.names
+COMPARED = ("template_engine", "plain_hardened", "clean_attacked")  # the worst case is a test of its own here
 WORST_SEEDS = 2  # pictures of each side of a worst case
 STRESS_NAMES = {"random": "By chance", "worst": "Worst case"}
 STRESS_LEADS = {
@@ -45,9 +42,6 @@ TEXT = {
     "ab": "A/B experiment",
     "ab_lead": "Draws both sides from the same seeds and measures which keeps the emotion. Both are written from the "
     "words in the form; a prompt edited by hand is not compared.",
-    "compare": "Compare",
-    "seeds": "Seeds",
-    "attack": "Kind of misspelling",
     "ab_draw": "Start the experiment",
     "clean": "As it is",
     "result": "Result",
@@ -81,18 +75,13 @@ def tests(base: GenerateSpec, positive: str, protected: tuple[str, ...]) -> None
         st.divider()
         st.markdown(f"**{TEXT['ab']}**")
         st.caption(TEXT["ab_lead"])
-        compare = st.selectbox(
-            TEXT["compare"], list(COMPARE_NAMES), format_func=COMPARE_NAMES.__getitem__, key="gen_ab_compare"
-        )
+        compare = inputs.choice(ExperimentSpec, "compare", "gen_ab_compare", choices=COMPARED)
         with st.container(horizontal=True):
-            seeds = widgets.number_from(ExperimentSpec, "seeds", TEXT["seeds"], key="gen_ab_seeds", width=130)
-            attack = st.selectbox(
-                TEXT["attack"],
-                ("mixed", *KINDS),
-                format_func=KIND_NAMES.__getitem__,
-                key="gen_ab_attack",
+            seeds = inputs.number(ExperimentSpec, "seeds", "gen_ab_seeds", width=130)
+            attack = inputs.choice(
+                ExperimentSpec, "attack", "gen_ab_attack", choices=("mixed", *KINDS),
                 disabled=compare == "template_engine",
-            )
+            )  # fmt: skip
         if st.button(TEXT["ab_draw"], key="gen_ab_draw", icon=":material/balance:"):
             plain = base.model_copy(update={"prompt": None, "negative": None, "count": 1})
             spec = ExperimentSpec(base=plain, compare=compare, seeds=seeds, attack=attack, share=share)

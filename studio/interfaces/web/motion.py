@@ -15,12 +15,13 @@ from typing import Any, get_args
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import EMOTIONS, STYLES, AnimationFormat, Emotion, GenerateSpec, Keyframe, bounds
+from studio.core.fields import describe
+from studio.core.specs import EMOTIONS, AnimationFormat, Emotion, GenerateSpec, Keyframe, bounds
 from studio.core.views import JobView, Picture
 from studio.features import characters, motion_jobs
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
 from studio.features.morph.spec import MorphSpec
-from studio.interfaces.web import frame, text, widgets
+from studio.interfaces.web import frame, inputs, parameters, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import parse_spec
@@ -36,20 +37,12 @@ TEXT = {
     "words_upload": "What the picture shows",
     "words_upload_help": "Left empty, it is read from the picture if the model has a judge, as the embedded one does; "
     "with any other model only the emotion is known.",
-    "style": "Style",
-    "seed": "Seed",
-    "steps": "Steps",
-    "automatic": "automatic",
     "as_drawn": "as in the picture",
     "add": "Add an emotion",
     "clear": "Clear",
     "no_chain": "No emotion yet: add the first one below.",
     "twice": "The same emotion stands twice in a row: put another one between, or take one out.",
-    "frames": "Frames",
     "more": "More settings",
-    "pingpong": "There and back",
-    "fps": "Frames a second",
-    "format": "Format",
     "strip": "Frames",
     "filmstrip": "Filmstrip",
     "filmstrip_keep": "Download the filmstrip",
@@ -68,10 +61,11 @@ TEXT = {
     "marks": "Several keyframes on one frame: only the last of them counts.",
     "note": "Frame 1 is the first. An empty strength follows the slider above.",
 }
-FORMAT_NAMES: dict[str, str] = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
+FORMAT_NAMES = describe(MorphSpec, "format").about.names
 MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
 FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
 MotionSpec = MorphSpec | AnimateSpec
+LEFT_OUT = ("guidance", "width", "height", "sampler")  # as the model, or the picture, has them
 
 
 # --- the form -------------------------------------------------------------------------------------------------------
@@ -142,9 +136,7 @@ def _clear(key: str) -> None:
 
 def frames(spec: type[MotionSpec], prefix: str) -> int:
     """How many frames."""
-    count: int = widgets.number_from(
-        spec, "frames", TEXT["frames"], slider=True, key=f"{prefix}_frames", persist_state="session"
-    )
+    count: int = inputs.number(spec, "frames", f"{prefix}_frames", slider=True)
     return count
 
 
@@ -155,15 +147,7 @@ def more() -> Any:
 
 def loop_fields(spec: type[MotionSpec], prefix: str) -> dict[str, Any]:
     """Whether it runs back, how fast, and the format that is written first: fields of the spec."""
-    back = st.toggle(
-        TEXT["pingpong"], value=bounds(spec, "pingpong")["default"], key=f"{prefix}_pingpong", persist_state="session"
-    )
-    fps = widgets.number_from(spec, "fps", TEXT["fps"], key=f"{prefix}_fps", persist_state="session")
-    form = st.selectbox(
-        TEXT["format"], list(FORMATS), format_func=FORMAT_NAMES.__getitem__, key=f"{prefix}_format",
-        persist_state="session",
-    )  # fmt: skip
-    return {"pingpong": back, "fps": fps, "format": form}
+    return {name: inputs.field(spec, name, f"{prefix}_{name}") for name in ("pingpong", "fps", "format")}
 
 
 def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emotion], prefix: str, icon: str) -> bool:
@@ -239,10 +223,7 @@ def words(prefix: str, image: str | None) -> dict[str, Any]:
     )
     if uploaded and not said:
         return {}
-    style = st.segmented_control(
-        TEXT["style"], STYLES, default="casual", required=True, format_func=text.STYLE_NAMES.__getitem__,
-        key=f"{prefix}_style", persist_state="session",
-    )  # fmt: skip
+    style = inputs.buttons(GenerateSpec, "style", f"{prefix}_style")
     return {"text": said, "style": style}
 
 
@@ -257,14 +238,7 @@ def model(prefix: str, image: str | None) -> dict[str, Any]:
         except StudioError:  # the picker names those that aren't here
             st.session_state[f"{prefix}_loras"] = [ref.path for ref in recipe.loras]
     st.session_state[f"{prefix}_model_of"] = image
-    fields: dict[str, Any] = {"model": widgets.model_picker(f"{prefix}_model")}
-    fields["loras"] = [ref.model_dump() for ref in widgets.lora_picker(f"{prefix}_loras")]
-    for name in ("seed", "steps"):
-        fields[name] = widgets.number_from(
-            GenerateSpec, name, TEXT[name], key=f"{prefix}_{name}", persist_state="session",
-            placeholder=TEXT["automatic" if recipe is None else "as_drawn"],
-        )  # fmt: skip
-    return fields
+    return parameters.form(prefix, without=LEFT_OUT, blank="" if recipe is None else TEXT["as_drawn"])
 
 
 def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:

@@ -16,39 +16,20 @@ from PIL import Image
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, StudioError, explain
-from studio.core.specs import EMOTIONS, QUALITIES, SAMPLERS, STYLES, GenerateSpec, LoraRef
+from studio.core.fields import describe
+from studio.core.settings import settings
+from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
 from studio.core.views import FoundRecipe
-from studio.interfaces.web import text, widgets
+from studio.interfaces.web import inputs, parameters, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import ModelInfo, PromptRequest
 from studio.service.resolving import sampling
 
 TEXT = {
-    "text": "Describe your character",
-    "text_hint": "red hair, blue eyes, school uniform…",
-    "emotion": "Emotion",
-    "style": "Style",
-    "quality": "Quality",
-    "quality_help": "Draft and Standard take the fast path where the model has one; High is the model at its best, "
-    "slower.",
-    "count": "Pictures",
     "more": "More settings",
-    "steps": "Steps",
-    "steps_help": "More steps, finer picture, longer wait.",
-    "guidance": "Guidance",
-    "guidance_help": "How closely the picture follows the prompt. 1 turns the negative prompt off.",
-    "sampler": "Sampler",
-    "seed": "Seed",
-    "seed_hint": "random",
-    "seed_help": "The same seed and settings give the same picture. Picture 2 of a set has this seed + 1, and so on.",
-    "width": "Width",
-    "height": "Height",
     "auto_help": "The grey number is what is taken while the field is empty.",
-    "side_help": "Pixels, in steps of 8.",
     "source": "Starting from",
-    "strength": "How much may change",
-    "strength_help": "Low keeps the picture, high keeps little more than its colours.",
     "drop_source": "Draw from the prompt alone",
     "upload": "Drop a picture",
     "upload_help": "A picture made here or in A1111 brings its recipe. Any picture can be the start of a new one.",
@@ -110,18 +91,6 @@ class Fields:
             raise BadInput(explain(error)) from error
 
 
-# The optional fields and the keys of their widgets.
-KEYS = {
-    "model": "gen_model",
-    "steps": "gen_steps",
-    "guidance": "gen_guidance",
-    "sampler": "gen_sampler",
-    "width": "gen_width",
-    "height": "gen_height",
-    "seed": "gen_seed",
-}
-
-
 def receive() -> None:
     """Take over what another page, or a dropped file, wants in the form. Runs before any widget is drawn."""
     got = widgets.sent("generate")
@@ -158,9 +127,7 @@ def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
     state, spec, notes = st.session_state, found.spec, list(found.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
     state["gen_text"], state["gen_count"] = spec.text, spec.count
-    for name, key in KEYS.items():
-        state[key] = getattr(spec, name)
-    widgets.put_loras("gen_loras", spec.loras)
+    parameters.fill("gen", spec)
     state["gen_source"], state["gen_strength"] = spec.source, spec.strength
     if spec.source is not None:
         try:
@@ -191,55 +158,35 @@ def _written_here(spec: GenerateSpec) -> bool:
 
 def typed_text() -> str:
     """The free text, in the bar at the foot of the page."""
-    typed = st.text_input(
-        TEXT["text"],
-        key="gen_text",
-        placeholder=TEXT["text_hint"],
-        max_chars=4000,
-        live="300ms",
-        icon=":material/edit:",
-        label_visibility="collapsed",
-        persist_state="session",
+    typed = inputs.line(
+        GenerateSpec, "text", "gen_text", live="300ms", icon=":material/edit:", label_visibility="collapsed", help=None
     )
-    return (typed or "").strip()
+    return typed or ""
 
 
 def choices() -> tuple[str, str, str, int]:
     """The few fields that are always there: emotion, style, quality, number of pictures."""
-    emotion = st.pills(
-        TEXT["emotion"],
+    emotion = emotion_pills("gen_emotion")
+    style = inputs.buttons(GenerateSpec, "style", "gen_style")
+    with st.container(horizontal=True, gap="small"):
+        quality = inputs.buttons(GenerateSpec, "quality", "gen_quality")
+        count = inputs.number(GenerateSpec, "count", "gen_count", width=110, help=None)
+    return emotion, style, quality, int(count or 1)
+
+
+def emotion_pills(key: str) -> str:
+    """The emotions with their faces."""
+    chosen = st.pills(
+        describe(GenerateSpec, "emotion").label,
         EMOTIONS,
-        default=EMOTIONS[0] if "gen_emotion" not in st.session_state else None,
+        default=EMOTIONS[0] if key not in st.session_state else None,
         required=True,
         format_func=text.emotion_label,
-        key="gen_emotion",
+        key=key,
         wrap=True,
         persist_state="session",
     )
-    style = st.segmented_control(
-        TEXT["style"],
-        STYLES,
-        default=STYLES[0] if "gen_style" not in st.session_state else None,
-        required=True,
-        format_func=text.STYLE_NAMES.__getitem__,
-        key="gen_style",
-        persist_state="session",
-    )
-    with st.container(horizontal=True, gap="small"):
-        quality = st.segmented_control(
-            TEXT["quality"],
-            QUALITIES,
-            default="standard" if "gen_quality" not in st.session_state else None,
-            required=True,
-            format_func=text.QUALITY_NAMES.__getitem__,
-            key="gen_quality",
-            help=TEXT["quality_help"],
-            persist_state="session",
-        )
-        count = widgets.number_from(
-            GenerateSpec, "count", TEXT["count"], key="gen_count", width=110, persist_state="session"
-        )
-    return emotion or EMOTIONS[0], style or STYLES[0], quality or "standard", int(count or 1)
+    return chosen or EMOTIONS[0]
 
 
 def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
@@ -264,52 +211,19 @@ def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
 def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     """The fields behind "More settings"."""
     models = studio().models()
-    model = widgets.model_picker("gen_model", models=models)
-    about = {info.reference: info for info in models}.get(model)
-    hints = dict.fromkeys(("steps", "guidance", "side"), "")  # a model that was typed may not be here yet
-    if about:
+    chosen = st.session_state.get("gen_model") or settings().model
+    about = {info.reference: info for info in models}.get(chosen)
+    hints: dict[str, dict[str, Any]] = {}
+    if about:  # a model that was typed may not be here yet
         steps, guidance = automatic(quality, about)
-        hints = {"steps": f"{steps}", "guidance": f"{guidance:g}", "side": f"{about.native_size}"}
-    rest: dict[str, Any] = {"model": model}
-
-    def number(name: str, hint: str, explained: str, **options: Any) -> None:
-        rest[name] = widgets.number_from(
-            GenerateSpec,
-            name,
-            TEXT[name],
-            key=KEYS[name],
-            placeholder=hints[hint],  # no word before it: the fields are so narrow that its end would be cut off
-            help=f"{TEXT[explained]} {TEXT['auto_help']}",
-            persist_state="session",
-            **options,
-        )
-
-    with st.container(horizontal=True):
-        number("steps", "steps", "steps_help")
-        number("guidance", "guidance", "guidance_help", step=0.5)
-    with st.container(horizontal=True):
-        number("width", "side", "side_help", step=64)
-        number("height", "side", "side_help", step=64)
-    with st.container(horizontal=True):
-        rest["sampler"] = st.selectbox(
-            TEXT["sampler"],
-            SAMPLERS,
-            format_func=text.SAMPLER_NAMES.__getitem__,
-            key="gen_sampler",
-            persist_state="session",
-        )
-        rest["seed"] = widgets.number_from(
-            GenerateSpec,
-            "seed",
-            TEXT["seed"],
-            key="gen_seed",
-            placeholder=TEXT["seed_hint"],
-            help=TEXT["seed_help"],
-            persist_state="session",
-        )
-    loras = widgets.lora_picker("gen_loras")
+        side = f"{about.native_size}"
+        for name, value in {"steps": f"{steps}", "guidance": f"{guidance:g}", "width": side, "height": side}.items():
+            # no word before it: the fields are so narrow that its end would be cut off
+            explained = f"{describe(GenerateSpec, name).help} {TEXT['auto_help']}"
+            hints[name] = {"placeholder": value, "help": explained}
+    rest = parameters.form("gen", hints=hints, models=models)
     dropped()
-    return rest, loras
+    return rest, rest.pop("loras")
 
 
 def dropped() -> None:
@@ -366,15 +280,7 @@ def source() -> dict[str, Any]:
         return {}
     with st.container(horizontal=True, vertical_alignment="center", border=True):
         st.image(widgets.thumbnail(picture), width=72, alt=TEXT["source"])
-        strength = widgets.number_from(
-            GenerateSpec,
-            "strength",
-            TEXT["strength"],
-            slider=True,
-            key="gen_strength",
-            help=TEXT["strength_help"],
-            persist_state="session",
-        )
+        strength = inputs.number(GenerateSpec, "strength", "gen_strength", slider=True)
         if st.button(TEXT["drop_source"], key="gen_source_drop", icon=":material/close:", type="tertiary"):
             st.session_state["gen_source"] = None
             st.rerun()

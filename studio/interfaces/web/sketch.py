@@ -11,12 +11,11 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.fields import describe
 from studio.core.settings import ASSETS
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec
 from studio.core.views import ControlView, JobView, Picture
 from studio.features.sketch.spec import SketchSpec
-from studio.interfaces.web import canvas, results, text, widgets
+from studio.interfaces.web import canvas, inputs, parameters, request, results, widgets
 from studio.interfaces.web.canvas import Paper
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -34,37 +33,20 @@ TEXT = {
     "without": "Without it",
     "sees": "What the model sees",
     "sees_nothing": "Draw something: its lines appear here as the model will see them.",
-    "kind": "Lines",
-    "low": "Lower threshold",
-    "high": "Upper threshold",
     "thresholds": "Thresholds used: {low} and {high}",
-    "weight": "How strictly",
-    "weight_help": "1 follows the lines, 0.5 takes them as a hint. With the 4-step fast path 0.8 is often enough.",
     "span": "From and to",
     "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
     "strict": "Following the drawing",
-    "net": "ControlNet",
-    "net_hint": "Chosen from what was drawn",
-    "net_help": "What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors file that "
-    "fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
-    "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
     "model": "Model and seed",
-    "seed": "Seed",
-    "each": "New each time",
-    "steps": "Steps",
-    "guidance": "Guidance",
-    "guidance_help": "How closely the picture follows the words. Above 2 the model's own steps are taken "
-    "and not the 4-step fast path.",
-    "by_itself": "Automatic",
     "trace": "Trace over this",
     "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
     "seen": "It followed these lines",
 }
 KINDS = {
-    "lines": ("As drawn", "Every stroke is one line, whatever its width: right for drawings."),
-    "canny": ("Edges", "The edges of a picture (Canny): right for photos and finished pictures."),
+    "lines": "Every stroke is one line, whatever its width: right for drawings.",
+    "canny": "The edges of a picture (Canny): right for photos and finished pictures.",
 }
-MODE = describe(ControlSpec, "control_mode")
+LEFT_OUT = ("width", "height")  # the canvas has a shape, and the model its number of pixels
 
 
 # --- under the canvas ---------------------------------------------------------------------------------------------
@@ -182,9 +164,9 @@ def _followed(control: ControlSpec) -> str | None:
 def _fill(picture_id: str) -> None:
     """Put the recipe of a picture into the fields that aren't about the drawing; what isn't here is said."""
     found, state = studio().recipe_of(picture_id, owner()), st.session_state
-    for name in ("model", "seed", "steps", "guidance", "text", "emotion", "style"):
+    for name in ("text", "emotion", "style"):
         state[f"sk_{name}"] = getattr(found.spec, name)
-    widgets.put_loras("sk_loras", found.spec.loras)
+    parameters.fill("sk", found.spec, without=LEFT_OUT)
     if found.notes:
         state["sk_problem"] = " ".join(found.notes)
 
@@ -226,21 +208,15 @@ def trace(picture_id: str, keep_strokes: bool = True) -> None:
 
 def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, Any], ControlView | None]:
     """The control image, live, and the fields that shape it; (fields of ControlSpec, None where there is none)."""
-    kind = st.segmented_control(
-        TEXT["kind"], list(KINDS), default="lines" if "sk_kind" not in st.session_state else None, required=True,
-        format_func=lambda name: KINDS[name][0], key="sk_kind", persist_state="session",
-    )  # fmt: skip
-    st.caption(KINDS[kind or "lines"][1])
+    kind = inputs.buttons(ControlSpec, "kind", "sk_kind", help=None)
+    st.caption(KINDS[kind])
     place = st.container(key="stage_control", width="content")
-    fields: dict[str, Any] = {"kind": kind or "lines"}
+    fields: dict[str, Any] = {"kind": kind}
     chosen: ControlView | None = None
     if kind == "canny":
         with st.container(horizontal=True):
             for name in ("low", "high"):
-                fields[name] = widgets.number_from(
-                    ControlSpec, name, TEXT[name], key=f"sk_{name}", persist_state="session", step=5,
-                    placeholder=TEXT["by_itself"],
-                )  # fmt: skip
+                fields[name] = inputs.number(ControlSpec, name, f"sk_{name}")
         if None not in fields.values() and fields["low"] >= fields["high"]:
             fields["high"] = None  # they exclude each other: the upper one is chosen for the lower one
     if drawing is None:
@@ -259,41 +235,21 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
 def strictness() -> dict[str, Any]:
     """Weight, span of steps, what matters more, and the ControlNet."""
     with st.expander(TEXT["strict"], icon=":material/tune:"):
-        weight = widgets.number_from(
-            ControlSpec, "weight", TEXT["weight"], slider=True, key="sk_weight", help=TEXT["weight_help"],
-            persist_state="session",
-        )  # fmt: skip
+        weight = inputs.number(ControlSpec, "weight", "sk_weight", slider=True)
         start, end = st.slider(
             TEXT["span"], 0.0, 1.0, (0.0, 1.0), 0.05, key="sk_span", help=TEXT["span_help"], persist_state="session"
         )
-        mode = st.selectbox(
-            MODE.label, MODE.choices, format_func=MODE.about.names.__getitem__, key="sk_control_mode",
-            help=MODE.help, persist_state="session",
-        )  # fmt: skip
-        net = st.text_input(
-            TEXT["net"], key="sk_net", placeholder=TEXT["net_hint"], help=TEXT["net_help"], max_chars=1024,
-            persist_state="session",
-        )  # fmt: skip
+        mode = inputs.choice(ControlSpec, "control_mode", "sk_control_mode")
+        net = inputs.line(ControlSpec, "model", "sk_net")
     if start >= end:
         start, end = (start, start + 0.05) if start < 1 else (0.95, 1.0)
-    return {"weight": weight, "start": start, "end": end, "control_mode": mode, "model": (net or "").strip() or None}
+    return {"weight": weight, "start": start, "end": end, "control_mode": mode, "model": net}
 
 
 def rest() -> dict[str, Any]:
-    """Model, seed, steps, guidance and LoRAs."""
+    """Model, seed, steps, guidance, LoRAs and so on."""
     with st.expander(TEXT["model"], icon=":material/memory:"):
-        fields: dict[str, Any] = {"model": widgets.model_picker("sk_model")}
-        with st.container(horizontal=True):
-            fields["seed"] = widgets.number_from(
-                GenerateSpec, "seed", TEXT["seed"], key="sk_seed", placeholder=TEXT["each"], persist_state="session"
-            )
-            for name in ("steps", "guidance"):
-                fields[name] = widgets.number_from(
-                    GenerateSpec, name, TEXT[name], key=f"sk_{name}", placeholder=TEXT["by_itself"],
-                    persist_state="session", help=TEXT.get(f"{name}_help"), step=0.5 if name == "guidance" else 1,
-                )  # fmt: skip
-        fields["loras"] = widgets.lora_picker("sk_loras")
-    return fields
+        return parameters.form("sk", without=LEFT_OUT)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -351,16 +307,8 @@ def start(page: str, drawing: bytes | None, base: dict[str, Any], control: dict[
 
 def words() -> dict[str, Any]:
     """Emotion, style and number of pictures."""
-    emotion = st.pills(
-        "Emotion", EMOTIONS, default=EMOTIONS[0] if "sk_emotion" not in st.session_state else None, required=True,
-        format_func=text.emotion_label, key="sk_emotion", wrap=True, persist_state="session",
-    )  # fmt: skip
+    emotion = request.emotion_pills("sk_emotion")
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
-        style = st.selectbox(
-            "Style", list(text.STYLE_NAMES), format_func=text.STYLE_NAMES.__getitem__, key="sk_style",
-            persist_state="session",
-        )  # fmt: skip
-        count = widgets.number_from(
-            GenerateSpec, "count", "Pictures", value=2, max_value=8, key="sk_count", width=110, persist_state="session"
-        )
-    return {"emotion": emotion or EMOTIONS[0], "style": style, "count": int(count or 1)}
+        style = inputs.choice(GenerateSpec, "style", "sk_style")
+        count = inputs.number(GenerateSpec, "count", "sk_count", value=2, max_value=8, width=110, help=None)
+    return {"emotion": emotion, "style": style, "count": int(count or 1)}

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from studio.core.specs import EMOTIONS, STYLES, Recipe
+from studio.core.fields import describe
+from studio.core.specs import EMOTIONS, STYLES, GenerateSpec, Recipe
 from studio.core.views import Picture
 
-APP = "Anime Character Studio"
-
-EMOTION_NAMES = {"happy": "Happy", "angry": "Angry", "sad": "Sad", "surprised": "Surprised", "calm": "Calm"}
+EMOTION_NAMES, STYLE_NAMES, QUALITY_NAMES, SAMPLER_NAMES = (
+    describe(GenerateSpec, name).about.names for name in ("emotion", "style", "quality", "sampler")
+)
 EMOTION_ICONS = {
     "happy": ":material/sentiment_very_satisfied:",
     "angry": ":material/sentiment_extremely_dissatisfied:",
     "sad": ":material/sentiment_dissatisfied:",
     "surprised": ":material/sentiment_excited:",
     "calm": ":material/self_improvement:",
-}
-STYLE_NAMES = {"casual": "Casual", "formal": "Formal", "artistic": "Artistic", "realistic": "Realistic"}
-QUALITY_NAMES = {"draft": "Draft", "standard": "Standard", "high": "High"}
-SAMPLER_NAMES = {
-    "auto": "Automatic",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
-    "euler_a": "Euler a",
-    "ddim": "DDIM",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "tcd": "TCD",
 }
 KIND_NAMES = {
     "picture": "Pictures",

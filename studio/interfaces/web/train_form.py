@@ -14,7 +14,7 @@ from studio.core.errors import StudioError
 from studio.core.presets import EMBEDDED, LORA
 from studio.core.settings import ASSETS
 from studio.core.specs import LoraSpec
-from studio.interfaces.web import captions, text, widgets
+from studio.interfaces.web import captions, inputs, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -197,7 +197,7 @@ def _preset() -> None:
 
 
 def _number(field: str, label: str, **options: Any) -> Any:
-    return widgets.number_from(LoraSpec, field, label, key=f"lora_{field}", persist_state="session", **options)
+    return inputs.number(LoraSpec, field, f"lora_{field}", label=label, **options)
 
 
 def settings() -> dict[str, Any]:

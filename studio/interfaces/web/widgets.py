@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
 from studio.core.settings import settings
-from studio.core.specs import LoraRef, Request, Spec, bounds
+from studio.core.specs import LoraRef, Request
 from studio.core.views import JobView, Picture
-from studio.interfaces.web import frame, text
+from studio.interfaces.web import frame, inputs, text
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import ModelInfo
@@ -48,10 +48,6 @@ TEXT = {
     "lora_gone": "Not here, so not used: {names}. Without it the picture is another.",
     "lora_weight": "{name}: weight",
     "trigger": "Trigger words: {words}",
-    "bounded": "{label} can't be {given}, so it is {value} now: {rule}.",
-    "between": "from {low} to {high}",
-    "at_least": "{low} or more",
-    "multiple": "in steps of {step}",
     "beside": "{name} was made with {names}: use it together with that.",
 }
 SEND_TO = {
@@ -296,64 +292,6 @@ def sent(page: str) -> dict[str, str] | None:
 # --- fields ---------------------------------------------------------------------------------------------------------
 
 
-def number_from(spec: type[Spec], field: str, label: str, *, slider: bool = False, **options: Any) -> Any:
-    """A number field with the bounds and the default that the spec has for it. `options` go to the widget.
-
-    A field whose default is None stays empty until somebody types (and says so in its placeholder). What is out of
-    bounds, or between two steps that the spec allows, becomes the nearest value that isn't, and a toast says so: left
-    to the browser, such a number stays in the field, in red, and the old one is used.
-    """
-    found = bounds(spec, field)
-    default = options.pop("value", found["default"])
-    whole = isinstance(default if default is not None else found.get("ge", found.get("gt")), int)
-    step = options.pop("step", found.get("multiple_of", 1 if whole else 0.05))
-    convert: Callable[[Any], Any] = int if whole and isinstance(step, int) else float
-    low, high = found.get("ge"), found.get("le", found.get("lt"))
-    if low is None and "gt" in found:
-        low = found["gt"] + step
-    limits: dict[str, Any] = {
-        "min_value": None if low is None else convert(options.pop("min_value", low)),
-        "max_value": None if high is None else convert(options.pop("max_value", high)),
-    }
-    key = options.get("key")
-    given = st.session_state.get(key) if key is not None else None
-    if key is not None and given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
-        st.session_state[key] = convert(value)
-        rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
-            low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
-        )
-        if "multiple_of" in found:
-            rule += ", " + TEXT["multiple"].format(step=found["multiple_of"])
-        said = TEXT["bounded"].format(label=label, given=_shown(given), value=_shown(value), rule=rule)
-        st.toast(text.escape(said), icon=":material/straighten:")
-    if key is None or key not in st.session_state:
-        options["value"] = None if default is None else convert(default)
-    elif default is None and not slider:
-        options["value"] = None  # an empty field stays one that may be empty
-    if slider:
-        return st.slider(label, **limits, step=convert(step), **options)
-    if key is None:
-        options |= limits
-    return st.number_input(label, step=convert(step), **options)
-
-
-def _allowed(value: Any, found: dict[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:
-    """The nearest number that the spec allows. Its limits are multiples themselves where it wants multiples."""
-    low, high = limits["min_value"], limits["max_value"]
-    if "multiple_of" in found:
-        value = round(value / found["multiple_of"]) * found["multiple_of"]
-    if not slider and "gt" in found and value > found["gt"]:
-        low = None  # a slider begins one step above the bound; typed numbers may lie between
-    if not slider and "lt" in found and value >= found["lt"]:
-        high = found["lt"] - step
-    value = value if high is None else min(value, high)
-    return value if low is None else max(value, low)
-
-
-def _shown(value: Any) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.10g}"
-
-
 def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
     """A model by reference: one of the list, or typed. `models`: the list, where the page has read it already."""
     known = {model.reference: model for model in (studio().models() if models is None else models)}
@@ -427,14 +365,13 @@ def lora_picker(key: str) -> tuple[LoraRef, ...]:
     picked = []
     for path in chosen:
         lora = found[path]
-        weight = number_from(
+        weight = inputs.number(
             LoraRef,
             "weight",
-            TEXT["lora_weight"].format(name=lora.title),
+            f"{key}_weight_{lora.hash}",
+            label=TEXT["lora_weight"].format(name=lora.title),
             slider=True,
             value=lora.weight,
-            key=f"{key}_weight_{lora.hash}",
-            persist_state="session",
         )
         if lora.trigger_words:
             st.caption(TEXT["trigger"].format(words=text.escape(", ".join(lora.trigger_words))))
