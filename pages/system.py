@@ -40,7 +40,7 @@ system.tag_lists()
 st.subheader(system.TEXT["runs"], anchor=False)
 system.runs()
 
-if studio().claude_writes:
+if studio().prompts.claude_writes:
     st.subheader(TEXT["claude"], anchor=False)
     system.claude()
 

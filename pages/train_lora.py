@@ -44,7 +44,7 @@ def after(run: RunView) -> None:
     """What can be done with a result."""
     assert run.adapter is not None
     adapter = run.adapter
-    known = {str(lora.path): lora for lora in studio().loras()}.get(str(adapter))
+    known = {str(lora.path): lora for lora in studio().models.loras()}.get(str(adapter))
     words = ", ".join(known.trigger_words) if known else ""
     st.markdown(f"#### {TEXT['after']}")
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -67,7 +67,7 @@ def after(run: RunView) -> None:
             public = st.toggle(TEXT["hub_public"], key="lora_hub_public")
             if st.button(TEXT["hub_go"], key="lora_hub_go", disabled=not repository):
                 try:
-                    url = studio().publish_run(run.id, repository, private=not public)
+                    url = studio().runs.publish(run.id, repository, private=not public)
                     st.success(TEXT["hub_done"].format(url=text.escape(url)))
                 except StudioError as problem:
                     st.error(str(problem))
@@ -84,7 +84,7 @@ def import_lora() -> None:
         weight = inputs.number(LoraRef, "weight", "lora_import_weight", slider=True, label=TEXT["import_weight"])
         if st.button(TEXT["import_go"], key="lora_import_go", disabled=file is None) and file is not None:
             triggers = [word.strip() for word in words.split(",") if word.strip()]
-            info = studio().import_lora(file.getvalue(), file.name, triggers, weight)
+            info = studio().models.import_lora(file.getvalue(), file.name, triggers, weight)
             st.success(TEXT["imported"].format(title=text.escape(info.title)))
 
 

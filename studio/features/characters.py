@@ -1,24 +1,22 @@
 """Who a morph, an animation or a sprite set shows: what is asked for, and what is known about a picture of them.
 
-A picture that was drawn here brings the request that it came from. What was asked for beside it goes first (`settled`,
-at submission: a job that is repeated is the same one), and what it doesn't allow is said in a note. The rest is for the
-worker. Doesn't draw.
+A picture that was drawn here brings the request that it came from. What was asked for beside it goes first
+(`merge_request`, at submission: a job that is repeated is the same one), and what it doesn't allow is said in a note.
+The rest is for the worker. Doesn't draw.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from studio.core.settings import Settings
-from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Recipe
+from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Parameters, Recipe, Request
 from studio.engine.models.catalogue import find_lora, resolve
+from studio.features.feature import Planned, Planning
 from studio.jobs.job import Job
 from studio.prompting.traits import decide_traits
 from studio.store.metadata import request_of
-
-if TYPE_CHECKING:
-    from studio.service.resolving import Resolver
 
 TEXT = {
     "uploaded": "An uploaded picture has no noise to draw it again from, so its expression is changed in place.",
@@ -38,6 +36,7 @@ TEXT = {
 # Fields of a request that decide what is drawn from the noise.
 DRAWN_BY = (
     "prompt", "negative", "model", "seed", "loras", "steps", "guidance", "sampler", "width", "height",
+    *Parameters.model_fields,
 )  # fmt: skip
 FEW_STEPS = ("steps", "guidance", "loras")
 # A judge that is less sure of every emotion may have no face before it. It only hints: of 32 example faces one or two
@@ -46,7 +45,26 @@ FACE = 0.5
 PLAIN = GenerateSpec()
 
 
-def one_character(base: GenerateSpec, resolver: Resolver, notes: list[str]) -> GenerateSpec:
+def plan_character(
+    spec: Request, base: GenerateSpec, image: str | None, emotions: Sequence[Emotion], planning: Planning
+) -> Planned:
+    """The plan of a job that shows one character in several emotions: as `base` says, or as in the picture `image`."""
+    known = planning.picture(image).recipe if image is not None else None
+    if known is not None:
+        base = merge_request(base, known, planning)
+    else:
+        base = planning.seeded(base)
+        if image is None:
+            base = one_character(base, planning)
+    return Planned(
+        spec.model_copy(update={"base": base}),
+        [base.model_copy(update={"count": 1})],
+        complete=False,
+        alike=[planning.wording.prompted(base, emotion, base.style) for emotion in emotions],
+    )
+
+
+def one_character(base: GenerateSpec, planning: Planning) -> GenerateSpec:
     """`base` (its seed known) with what it leaves open about the face decided, for pictures that show the same one.
 
     A prompt of one's own stays as it is.
@@ -54,13 +72,12 @@ def one_character(base: GenerateSpec, resolver: Resolver, notes: list[str]) -> G
     if base.prompt is not None:
         return base
     assert base.seed is not None
-    words = ", ".join(decide_traits(resolver.written(base, fixed=False).positive_prompt, base.seed))
-    said = ", ".join(filter(None, (base.text, words)))
-    if not words or len(said) > MAX_PROMPT:
+    words = ", ".join(decide_traits(planning.wording.written(base, fixed=False).positive_prompt, base.seed))
+    text = ", ".join(filter(None, (base.text, words)))
+    if not words or len(text) > MAX_PROMPT:
         return base
-    if (note := TEXT["decided"].format(words)) not in notes:
-        notes.append(note)
-    return base.model_copy(update={"text": said})
+    planning.note(TEXT["decided"].format(words))
+    return base.model_copy(update={"text": text})
 
 
 @dataclass(frozen=True)
@@ -79,22 +96,20 @@ class Character:
     changed: bool = False
 
 
-def settled(
-    base: GenerateSpec, recipe: Recipe, resolver: Resolver, settings: Settings, notes: list[str]
-) -> GenerateSpec:
+def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> GenerateSpec:
     """The request for the character of a picture with this recipe: its own, with all that `base` asks for.
 
     What is blank or a default in `base` wasn't asked for; an empty list of LoRAs was, where it is given. Raises
     `NotFound` and `BadInput` for a model or LoRA that isn't here.
     """
-    known = request_of(recipe)
+    known, settings = request_of(recipe), planning.settings
 
     def asked(name: str) -> bool:
         return name in base.model_fields_set and getattr(base, name) not in (None, getattr(PLAIN, name))
 
     changes: dict[str, Any] = {
         name: getattr(base, name)
-        for name in ("negative", "seed", "width", "height", "steps", "guidance", "sampler")
+        for name in ("negative", "seed", "width", "height", "steps", "guidance", "sampler", *Parameters.model_fields)
         if asked(name)
     }
     if "loras" in base.model_fields_set:
@@ -115,24 +130,24 @@ def settled(
         changes |= {name: getattr(base, name) for name in ("prompt", "emotion", "style", "quality", "text")}
         return known.model_copy(update=changes)
     if asked("quality") and base.quality != known.quality:
-        notes.append(TEXT["quality"])
+        planning.note(TEXT["quality"])
     if asked("text") and base.text != known.text:
-        words = resolver.written(base, fixed=False).layers.text
+        words = planning.wording.written(base, fixed=False).layers.text
         changes |= {"prompt": ", ".join(part for part in (known.prompt, words) if part), "text": base.text}
     found = known.model_copy(update=changes)
     if asked("style"):
-        found = resolver.prompted(found, found.emotion, base.style)
+        found = planning.wording.prompted(found, found.emotion, base.style)
     elif "style" in base.model_fields_set and base.style != known.style:
         own.append(f"style ({known.style})")
     if own:
-        notes.append(TEXT["own"].format(" and ".join(own)))
+        planning.note(TEXT["own"].format(" and ".join(own)))
     return found
 
 
 def character(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> Character:
     """Read the picture: its recipe where it has one, else the model's judge; where that is missing, ask for words.
 
-    What the person wrote goes before what was read. `base` is settled already.
+    What the person wrote goes before what was read. `base` is merged already.
     """
     if image is None:
         return Character(base)

@@ -1,33 +1,41 @@
-"""Every kind of job, listed once: what a request may be, and what it leads to."""
+"""Every kind of job, listed once. JSON, queue, planning, command line and HTTP read it here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from studio.core.specs import GenerateSpec, Request, by_kind
-from studio.features.animate.spec import AnimateSpec, SpritesSpec
-from studio.features.caption.spec import CaptionSpec
-from studio.features.experiment.spec import ExperimentSpec
-from studio.features.morph.spec import MorphSpec
-from studio.features.sheets.spec import BatchSpec, GridSpec, SheetSpec
-from studio.features.sketch.spec import SketchSpec
+from studio.core.errors import BadInput, explain
+from studio.core.specs import Request, by_kind
+from studio.features.animate import ANIMATE, SPRITES
+from studio.features.caption import CAPTION
+from studio.features.drawing import with_models
+from studio.features.experiment import EXPERIMENT
+from studio.features.feature import Feature
+from studio.features.generate import GENERATE
+from studio.features.morph import MORPH
+from studio.features.sheets import BATCH, GRID, SHEET
+from studio.features.sketch import SKETCH
 
-SPECS: tuple[type[Request], ...] = (
-    GenerateSpec,
-    SheetSpec,
-    GridSpec,
-    BatchSpec,
-    MorphSpec,
-    AnimateSpec,
-    SpritesSpec,
-    SketchSpec,
-    ExperimentSpec,
-    CaptionSpec,
-)
+FEATURES: dict[str, Feature] = {
+    feature.kind: feature
+    for feature in (GENERATE, SHEET, GRID, BATCH, MORPH, ANIMATE, SPRITES, SKETCH, EXPERIMENT, CAPTION)
+}
+WORK = {kind: with_models(feature.work) for kind, feature in FEATURES.items()}
 if TYPE_CHECKING:
     AnyRequest: TypeAlias = Request
 else:
-    AnyRequest = by_kind("job", SPECS)
-REQUEST: TypeAdapter[Request] = TypeAdapter(AnyRequest)
+    AnyRequest = by_kind("job", [feature.spec for feature in FEATURES.values()])
+_REQUEST: TypeAdapter[Request] = TypeAdapter(AnyRequest)
+
+
+def parse_spec(data: str | bytes | dict[str, Any]) -> Request:
+    """A request from JSON (or what JSON was read into); `kind` says which, default "generate".
+
+    Raises `BadInput` with one sentence about the first mistake.
+    """
+    try:
+        return _REQUEST.validate_python(data) if isinstance(data, dict) else _REQUEST.validate_json(data)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error

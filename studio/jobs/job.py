@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
@@ -22,7 +22,27 @@ from studio.core.specs import Emotion, GenerateSpec, Recipe, Request, Style
 from studio.core.views import JobState, JobView, Picture, PictureKind
 from studio.store.pictures import Pictures
 
+if TYPE_CHECKING:
+    from studio.prompting.harden import Hardened
+    from studio.prompting.writers import PromptRequest, PromptResult
+
 PREVIEW_SIDE = 512  # pixels
+
+
+class Wording(Protocol):
+    """How requests are put into words: offline, with people's own tag lists, and the same every time."""
+
+    def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
+        """What is written for this request when nobody edits it. `fixed`: see `service.wording.Wording`."""
+
+    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
+        """The same request with another emotion and style, also in a prompt of one's own."""
+
+    def write(self, request: PromptRequest) -> PromptResult:
+        """A prompt for this request."""
+
+    def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
+        """A text with its typos and look-alikes undone."""
 
 
 class Job:
@@ -42,8 +62,9 @@ class Job:
         notes: tuple[str, ...] = (),
         pictures: Pictures,
         resolve: Callable[[GenerateSpec], tuple[Recipe, ...]] | None = None,
-        prompted: Callable[[GenerateSpec, Emotion, Style], GenerateSpec] | None = None,
+        wording: Wording | None = None,
         model_title: str = "",
+        result: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex[:16]
         self.spec = spec
@@ -51,10 +72,10 @@ class Job:
         self.title = title
         self.recipes = recipes  # every default filled in; one per picture where the request says how many
         self.found = dict(found or {})  # index -> picture that was there already
-        self.result: dict[str, Any] = {}
+        self.result: dict[str, Any] = dict(result or {})
         self.model_title = model_title
         self._resolve = resolve
-        self._prompted = prompted
+        self._wording = wording
         self._store = pictures
         self.ids = {index: picture.id for index, picture in self.found.items()}  # what the job shows, by place
         self._notes = list(notes)
@@ -126,10 +147,11 @@ class Job:
         assert self._resolve is not None
         return self._resolve(spec)
 
-    def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
-        """The same request with another emotion and style, an edited prompt's tags exchanged (`recipes.Resolver`)."""
-        assert self._prompted is not None
-        return self._prompted(spec, emotion, style)
+    @property
+    def wording(self) -> Wording:
+        """How requests are put into words here."""
+        assert self._wording is not None
+        return self._wording
 
     def files(self, id: str) -> Path:
         """The file of a picture of this owner. Raises `NotFound`."""
@@ -137,7 +159,7 @@ class Job:
 
     def cached(self, recipe: Recipe) -> Picture | None:
         """The picture of this recipe if it was ever drawn here (it becomes this owner's)."""
-        return self._store.adopt(recipe, self.owner)
+        return self._store.claim_cached(recipe, self.owner)
 
     def save(
         self,

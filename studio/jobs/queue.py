@@ -2,7 +2,7 @@
 
 The worker is a thread of this process; it makes the engine inside itself, at the first job, so that a page is on the
 screen before torch is loaded. Owners take turns; a long job whose function is a generator lets others go first at each
-`yield`. Doesn't know what a job does: that is the table in `studio.features.drawing_jobs`.
+`yield`. Doesn't know what a job does: that is the table in `studio.features.registry`.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec_file = path / "spec.json"
+        self.owner_file = path / "owner.txt"
         self.status_file = path / "status.json"
         self.metrics_file = path / "metrics.jsonl"
         self.log_file = path / "log.txt"
@@ -124,6 +125,16 @@ class RunDir:
 
     def write_spec(self, spec: RunSpec) -> None:
         write_json(self.spec_file, spec.model_dump(mode="json"), sync=True)
+
+    def write_owner(self, owner: str) -> None:
+        self.owner_file.write_text(owner, encoding="utf-8")
+
+    def owner(self) -> str:
+        """Who started it; "" where nobody wrote that down."""
+        try:
+            return self.owner_file.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
 
     def spec(self) -> RunSpec:
         """The request. Raises NotFound where there is no run, BadInput where the file isn't a request we know."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from studio.core.errors import BadInput, Busy, NotFound
+from studio.core.errors import BadInput, Busy, NotFound, explain
 from studio.core.settings import REPOSITORY, Settings
 from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
@@ -44,7 +44,7 @@ class Supervisor:
         self.folder = settings.runs_dir.resolve()
         self._children: list[subprocess.Popen[bytes]] = []  # kept only to be reaped
 
-    def start(self, spec: RunSpec) -> str:
+    def start(self, spec: RunSpec, owner: str = "") -> str:
         """Spawn a trainer for `spec` and return the run's id. It queues by itself where the device is taken.
 
         Raises DiskFull when not even the request can be written.
@@ -62,6 +62,7 @@ class Supervisor:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             run = self._new_folder(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            run.write_owner(owner)
             run.write_spec(spec)
         except OSError as error:
             raise write_failure("The run can't be written", self.folder, error) from error
@@ -150,8 +151,7 @@ class Supervisor:
             try:
                 run.write_spec(type(spec).model_validate(spec.model_dump() | changes))
             except ValidationError as error:
-                first = error.errors()[0]
-                raise BadInput(f"Run {run_id} can't be resumed with {first['loc'][0]}: {first['msg']}.") from error
+                raise BadInput(f"Run {run_id} can't be resumed: {explain(error)}") from error
         run.clear_stop()
         self._spawn(run)
 

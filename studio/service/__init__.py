@@ -1,20 +1,19 @@
 """The only door: pages, command line and HTTP call `Studio`, and nothing behind it."""
 
-from studio.service.studio import (
-    ModelInfo,
-    PromptRequest,
-    PromptResult,
-    Report,
-    Studio,
-    Validation,
-    add_tags,
-    parse_run,
-    parse_spec,
-    remove_tags,
-    replace_tag,
-)
+from studio.core.specs.training import parse_run
+from studio.engine.models.catalogue import LoraInfo, ModelInfo
+from studio.features.registry import FEATURES, AnyRequest, parse_spec
+from studio.prompting.validation import Validation
+from studio.prompting.writers import PromptRequest, PromptResult
+from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag
+from studio.service.resolving import sampling
+from studio.service.studio import Studio
 
+# Besides `Studio`: what its methods take and give, and what edits a caption.
 __all__ = [
+    "FEATURES",
+    "AnyRequest",
+    "LoraInfo",
     "ModelInfo",
     "PromptRequest",
     "PromptResult",
@@ -26,4 +25,5 @@ __all__ = [
     "parse_spec",
     "remove_tags",
     "replace_tag",
+    "sampling",
 ]

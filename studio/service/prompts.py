@@ -65,6 +65,13 @@ class PromptService:
         """
         return apply_policy(self._current_writer().write, request, on_low_confidence)
 
+    def write_offline(self, request: PromptRequest) -> PromptResult:
+        """From the word lists alone, people's own among them: the same for the same request, instant and free.
+
+        What is drawn for a request without a prompt, wherever it comes from.
+        """
+        return self._current_writer().write(request.model_copy(update={"offline": True}))
+
     def spent(self) -> Spent:
         """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""
         claude = self._claude()

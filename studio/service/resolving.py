@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,9 +18,7 @@ from pydantic import ValidationError
 from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.settings import Settings
 from studio.core.specs import (
-    EMOTIONS,
     MAX_SEED,
-    STYLES,
     ControlSpec,
     GenerateSpec,
     LoraRef,
@@ -31,11 +29,10 @@ from studio.core.specs import (
 from studio.core.views import FoundRecipe, Picture
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
-from studio.features.characters import one_character, settled
-from studio.features.experiment.spec import ExperimentSpec
-from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
-from studio.features.sketch.spec import SketchSpec
+from studio.features.feature import Planned, Planning
+from studio.features.registry import FEATURES
 from studio.prompting.dynamic import has_choices
+from studio.service.prompts import PromptService
 from studio.service.wording import Wording, once
 from studio.store.metadata import Read, known_loras
 
@@ -56,7 +53,9 @@ class Plan:
     title: str
     notes: tuple[str, ...]
     model_title: str
-    fixed: bool | None = None  # what `Resolver.written` is to be asked with for this job
+    complete: bool  # the recipes are all pictures of the job
+    fixed: bool | None = None  # what `Wording.written` is to be asked with for this job
+    result: Mapping[str, Any] = field(default_factory=dict)  # what the job's result begins with
 
 
 class Files:
@@ -95,12 +94,13 @@ class Files:
         return self._nets[key] if spec.weight else ""
 
 
-class Resolver(Wording):
-    """Resolves requests of one studio. Thread-safe: it keeps nothing but the word lists."""
+class Resolver:
+    """Resolves requests of one studio. Thread-safe: it keeps nothing. `prompts` writes what nobody has written."""
 
-    def __init__(self, settings: Settings, picture: GetPicture) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, picture: GetPicture, prompts: PromptService) -> None:
+        self._settings = settings
         self._picture = picture
+        self.wording = Wording(settings, prompts)
 
     # --- one request of one prompt ----------------------------------------------------------------------------------
 
@@ -114,11 +114,11 @@ class Resolver(Wording):
     ) -> tuple[Recipe, ...]:
         """`spec.count` recipes with the seeds seed, seed+1, ... Raises `BadInput` and its kin with one sentence.
 
-        `files` remembers models and LoRAs between the recipes of one request. `fixed`: see `written`.
+        `files` remembers models and LoRAs between the recipes of one request. `fixed`: see `Wording.written`.
         """
         notes = [] if notes is None else notes
         files = files or Files(self._settings)
-        texts = self.texts(spec, notes, fixed)
+        texts = self.wording.texts(spec, notes, fixed)
         seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
         first = self._recipe(spec, owner, texts, seed, notes, files)
         found = [first]
@@ -134,7 +134,7 @@ class Resolver(Wording):
         self, spec: GenerateSpec, owner: str, texts: tuple[str, str], seed: int, notes: list[str], files: Files
     ) -> Recipe:
         info = files.model(spec.model)
-        words = self.words(texts, spec, seed, notes, files.lora)
+        words = self.wording.words(texts, spec, seed, notes, files.lora)
         refs = (*spec.loras, *words.loras)
         found = [files.lora(ref.path) for ref in refs]
         steps, guidance, sampler, fast = sampling(spec, info, found)
@@ -276,110 +276,48 @@ class Resolver(Wording):
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 
-    def plan(self, spec: Any, owner: str) -> Plan:
-        """Resolve a request of any kind.
-
-        Generate, sheet, grid, batch and sketch get a recipe for every picture, in order; other kinds get that of their
-        base, and their own function asks for more (`Job.resolve`).
-        """
-        notes: list[str] = []
-        base: GenerateSpec = spec if isinstance(spec, GenerateSpec) else spec.base
-        base = base.model_copy(update={"seed": base.seed if base.seed is not None else secrets.randbelow(2**31)})
-        requests: list[GenerateSpec] = []
-        if isinstance(spec, GenerateSpec):
-            requests = [base]
-        elif isinstance(spec, SketchSpec):
-            requests = [base.model_copy(update={"control": spec.control})]
-        elif isinstance(spec, SheetSpec):
-            base = one_character(base.model_copy(update={"count": 1}), self, notes)
-            requests = [
-                self.prompted(base, emotion, style)
-                for style in spec.styles or (base.style,)
-                for emotion in spec.emotions
-            ]
-        elif isinstance(spec, GridSpec):
-            base = base.model_copy(update={"count": 1})
-            if {"emotion", "style"} & {axis.name for axis in (spec.x, spec.y) if axis is not None}:
-                base = one_character(base, self, notes)
-            for y in spec.y.values if spec.y else (None,):
-                for x in spec.x.values:
-                    cell = self._set(base, spec.x, x)
-                    requests.append(self._set(cell, spec.y, y) if spec.y and y is not None else cell)
-        elif isinstance(spec, BatchSpec):
-            requests = [self._row(base, spec, number) for number in range(len(spec.rows))]
-        else:
-            image = getattr(spec, "image", None)
-            known = self._picture(image, owner).recipe if image is not None else None
-            if known is not None:
-                base = settled(spec.base, known, self, self._settings, notes)
-            elif image is None and not isinstance(spec, ExperimentSpec):
-                base = one_character(base, self, notes)
-            requests = [base.model_copy(update={"count": 1})]
-        fixed = self._agreed(spec, base, requests, notes)
-        if sum(request.count for request in requests) > MAX_PICTURES:
+    def plan(self, spec: Request, owner: str) -> Plan:
+        """Resolve a request of any kind. Raises `BadInput` and its kin with one sentence."""
+        planning = Planning(self._settings, self.wording, lambda id: self._picture(id, owner))
+        planned = FEATURES[spec.kind].plan(spec, planning)
+        if sum(request.count for request in planned.requests) > MAX_PICTURES:
             raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
-        files = Files(self._settings)
-        recipes = tuple(recipe for request in requests for recipe in self.recipes(request, owner, notes, files, fixed))
+        base = planned.spec if isinstance(planned.spec, GenerateSpec) else getattr(planned.spec, "base", None)
+        fixed: bool | None = None
+        recipes: list[Recipe] = []
+        files, model_title = Files(self._settings), planned.model_title
+        if base is not None:
+            fixed = self._agreed(planned, base, planning)
+            for request in planned.requests:
+                recipes += self.recipes(request, owner, planning.notes, files, fixed)
+            model_title = files.model(base.model).title
         return Plan(
-            spec=base if isinstance(spec, GenerateSpec) else spec.model_copy(update={"base": base}),
-            recipes=recipes,
-            title=_title(base, spec),
-            notes=tuple(notes),
-            model_title=files.model(base.model).title,
+            spec=planned.spec,
+            recipes=tuple(recipes),
+            complete=planned.complete,
+            title=planned.title or _title(base),
+            notes=tuple(planning.notes),
+            model_title=model_title,
             fixed=fixed,
+            result=planned.result,
         )
 
-    def _agreed(self, spec: Any, base: GenerateSpec, requests: Sequence[GenerateSpec], notes: list[str]) -> bool | None:
-        """How all prompts of this job are written (see `written`); None: each for itself.
+    def _agreed(self, planned: Planned, base: GenerateSpec, planning: Planning) -> bool | None:
+        """How all prompts of this job are written (see `Wording.written`); None: each for itself.
 
         One character in several emotions has one wording: where only one of its prompts came from the template, the
         words around the emotion would change with it, and the character too. Decided before anything is drawn.
         """
         if base.on_low_confidence == "run" or base.prompt is not None:  # a picture drawn here has brought its words
             return None
-        if isinstance(spec, GenerateSpec | SketchSpec | BatchSpec):
+        if planned.alike is None:
             return None
-        if isinstance(spec, ExperimentSpec):
-            return False  # it compares prompts of its own
-        if not isinstance(spec, SheetSpec | GridSpec):
-            emotions = [mark.emotion for mark in getattr(spec, "keyframes", ())] or spec.emotions
-            requests = [self.prompted(base, emotion, base.style) for emotion in emotions]
         # The offline writer is as sure of one wording as of another: what isn't fixed now is its first one.
-        written = [self.written(request) for request in requests]
+        written = [self.wording.written(request) for request in planned.alike]
         for result in written:
             for note in result.notes if result.writer == "fixed" else ():
-                once(notes, note)
+                planning.note(note)
         return any(result.writer == "fixed" for result in written)
-
-    def _row(self, base: GenerateSpec, spec: BatchSpec, number: int) -> GenerateSpec:
-        row = spec.rows[number]
-        assert base.seed is not None
-        seed = row.seed if row.seed is not None else (base.seed + number * base.count) % (MAX_SEED + 1)
-        own = row.model_dump(exclude={"prompt", "emotion"}, exclude_none=True) | {"seed": seed}
-        if row.emotion is None:
-            return base.model_copy(update=own | {"prompt": row.prompt})
-        return base.model_copy(update=own | {"prompt": None, "text": row.prompt, "emotion": row.emotion})
-
-    def _set(self, base: GenerateSpec, axis: Axis, value: str) -> GenerateSpec:
-        """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""
-        value = value.strip()
-        if axis.name == "emotion" and value in EMOTIONS:
-            return self.prompted(base, value, base.style)
-        if axis.name == "style" and value in STYLES:
-            return self.prompted(base, base.emotion, value)
-        if axis.name == "lora_weight":
-            if not base.loras:
-                raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")
-            change: dict[str, Any] = {"loras": [{"path": ref.path, "weight": value} for ref in base.loras]}
-        elif axis.name == "lora":
-            weights = [ref.weight for ref in base.loras] or [1.0]
-            change = {"loras": [{"path": value, "weight": weights[0]}, *base.loras[1:]]}
-        else:
-            change = {axis.name: value}
-        try:
-            return GenerateSpec.model_validate(base.model_dump() | change)
-        except ValidationError as error:
-            raise BadInput(f"{axis.name} can't be {value[:40]!r} in a grid: {explain(error)}") from error
 
 
 def default_size(native: int, shape: float) -> tuple[int, int]:
@@ -432,9 +370,8 @@ def _side(length: float) -> int:
     return min(2048, max(64, round(length / 16) * 16))
 
 
-def _title(base: GenerateSpec, spec: Request) -> str:
-    if isinstance(spec, BatchSpec):
-        return f"{len(spec.rows)} prompts"
-    words = base.text or (base.prompt if base.prompt else f"{base.emotion}, {base.style}")
-    words = " ".join(words.split())
+def _title(base: GenerateSpec | None) -> str:
+    if base is None:
+        return ""
+    words = " ".join((base.text or base.prompt or f"{base.emotion}, {base.style}").split())
     return words if len(words) <= 60 else words[:59].rstrip(" ,") + "…"

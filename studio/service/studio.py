@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -18,39 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
 
-from studio.core.errors import BadInput, NotFound, StudioError, explain
+from studio.core.errors import BadInput, NotFound, StudioError
 from studio.core.settings import Settings
 from studio.core.specs import (
-    RUNS,
     AnimationFormat,
     BatchRow,
     ControlKind,
     ControlSpec,
     GenerateSpec,
-    LcmSpec,
-    LoraSpec,
     Request,
-    RunSpec,
-    by_kind,
 )
-from studio.core.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
+from studio.core.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, SystemStatus
 from studio.engine.devices import expected
-from studio.engine.models import captioners
-from studio.engine.models.captioners import CaptionerInfo
-from studio.engine.models.catalogue import LoraInfo, ModelInfo, catalogue, find_lora, refused_loras, resolve
-from studio.engine.models.catalogue import loras as lora_catalogue
-from studio.features import motion_jobs
-from studio.features.caption.spec import CaptionSpec
-from studio.features.drawing_jobs import KINDS
-from studio.features.registry import REQUEST
+from studio.engine.models.catalogue import resolve
+from studio.features import characters, frames
+from studio.features.experiment.job import report_of
+from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
 from studio.jobs.log import JobLog
 from studio.jobs.queue import Jobs
-from studio.prompting.validation import Validation
-from studio.prompting.writers import PromptRequest, PromptResult
-from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag, write_captions
+from studio.service.datasets import DataSets
+from studio.service.models import ModelLibrary
 from studio.service.prompts import PromptService
 from studio.service.resolving import Resolver, default_size
 from studio.service.runs import TrainingRuns
@@ -59,41 +48,28 @@ from studio.store.canvases import Canvases
 from studio.store.database import Database
 from studio.store.pictures import Pictures, pixel_key
 
-# For pages, which import no other room: models, prompt requests and verdicts, and what edits a caption.
-__all__ = [
-    "ModelInfo",
-    "PromptRequest",
-    "PromptResult",
-    "Report",
-    "Studio",
-    "Validation",
-    "add_tags",
-    "parse_run",
-    "parse_spec",
-    "remove_tags",
-    "replace_tag",
-]
-
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
 
-class Studio(PromptService):
+class Studio:
     """One studio over one home folder. One per process, shared by all its threads; cheap until the first job.
 
     Every method raises `StudioError` subclasses whose message can be shown as it is.
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        self.settings = settings
+        self.prompts = PromptService(settings)
+        self.runs = TrainingRuns(settings)
+        self.datasets = DataSets(settings)
+        self.models = ModelLibrary(settings)
         database = Database(settings.database)
         self._database = database
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
         self._log = JobLog(database, settings.home / "processes")
-        self._resolver = Resolver(settings, self._pictures.get)
-        self._jobs = Jobs(self._log, KINDS, self._make_engine, settings.queue_limit)
-        self._runs = TrainingRuns(settings)
+        self._resolver = Resolver(settings, self._pictures.get, self.prompts)
+        self._jobs = Jobs(self._log, WORK, self._make_engine, settings.queue_limit)
         self._canvases = Canvases(settings.home / "canvases")
-        self._loras: tuple[list[tuple[str, int, int]], list[LoraInfo]] | None = None  # as the files were, what they are
         self._pictures.purge()
         self._log.forget()
 
@@ -114,18 +90,14 @@ class Studio(PromptService):
 
         Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
         """
-        if spec.kind not in KINDS:
+        if spec.kind not in FEATURES:
             raise BadInput(f"This studio has no {spec.kind!r} jobs.")
-        if isinstance(spec, CaptionSpec):
-            return self._caption(spec, owner)
         plan = self._resolver.plan(spec, owner)
-        title = plan.title
         found = {}
-        if isinstance(plan.spec, GenerateSpec) or plan.spec.kind in ("sheet", "grid", "batch", "sketch"):
-            for index, recipe in enumerate(plan.recipes):
-                picture = self._pictures.adopt(recipe, owner, title=title)
-                if picture is not None:
-                    found[index] = picture
+        for index, recipe in enumerate(plan.recipes if plan.complete else ()):
+            picture = self._pictures.claim_cached(recipe, owner, title=plan.title)
+            if picture is not None:
+                found[index] = picture
         notes = plan.notes
         if found:
             count = len(plan.recipes)
@@ -137,14 +109,15 @@ class Studio(PromptService):
         job = Job(
             plan.spec,
             owner,
-            title=title,
+            title=plan.title,
             recipes=plan.recipes,
             found=found,
             notes=notes,
             pictures=self._pictures,
             resolve=lambda request: self._resolver.recipes(request, owner, fixed=plan.fixed),
-            prompted=self._resolver.prompted,
+            wording=self._resolver.wording,
             model_title=plan.model_title,
+            result=plan.result,
         )
         if plan.spec.kind == "generate" and len(found) == len(plan.recipes):
             return self._jobs.finished(job)
@@ -203,7 +176,20 @@ class Studio(PromptService):
         if stored.details.get("format") == form:
             return self._pictures.read(id, owner)
         files = [self._pictures.get(frame, owner).path for frame in stored.details["frames"]]
-        return motion_jobs.encode(files, form, stored.recipe, **stored.details)
+        return frames.encode(files, form, stored.recipe, **stored.details)
+
+    def filmstrip(self, ids: Sequence[str], owner: str) -> bytes:
+        """Stored frames side by side as one PNG, with the recipe of the first in it. Raises `NotFound`."""
+        shown = [self._pictures.get(id, owner) for id in ids]
+        return frames.filmstrip([picture.path for picture in shown], shown[0].recipe)
+
+    def report(self, picture: Picture) -> dict[str, Any]:
+        """The report that is kept with a picture, as an experiment's result has it. Raises `BadInput`."""
+        return report_of(picture)
+
+    def why_in_place(self, id: str, owner: str) -> str | None:
+        """Why the character of a picture can only be changed in place; None where it can be drawn again."""
+        return characters.why_in_place(self._pictures.get(id, owner).recipe)
 
     def picture_path(self, id: str, owner: str) -> Path:
         return self._pictures.get(id, owner).path
@@ -323,120 +309,11 @@ class Studio(PromptService):
             raise BadInput("This picture wasn't drawn here, so it has no recipe.")
         return metadata.request_of(recipe)
 
-    # --- prompts: more in `PromptService` -----------------------------------------------------------------------------
-
-    def prompt_for(self, spec: GenerateSpec) -> PromptResult:
-        """What `submit` writes for this request when its prompt is left blank. Offline, instant."""
-        return self._resolver.written(spec)
-
     def parse_rows(self, data: str | bytes, table: bool = False) -> tuple[BatchRow, ...]:
         """Prompts pasted, or a file of them (`table`: CSV). Raises `BadInput` that names bad lines, or its encoding."""
         return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data, table)
 
-    # --- training runs --------------------------------------------------------------------------------------------
-
-    def check_dataset(self, path: str, model: str = "embedded", resolution: int | None = None) -> Report:
-        """What is in a folder or ZIP of pictures, and what is wrong with it. Reads every picture: seconds."""
-        side = resolution or resolve(model, self.settings, with_hash=False).native_size
-        return self._runs.check(path, side)
-
-    def upload_dataset(self, files: Sequence[tuple[str, bytes]]) -> str:
-        """Keep uploaded (name, content) files, one ZIP or pictures with captions, as a data set; its folder."""
-        return str(self._runs.upload(files))
-
-    def dataset_folder(self, path: str) -> str:
-        """The folder of a data set given as one or as a ZIP, which is unpacked once. Raises `NotFound`, `BadInput`."""
-        return str(self._runs.folder(path))
-
-    def captioners(self) -> list[CaptionerInfo]:
-        """Who can write first captions (a `CaptionSpec` job) without a download: the judge first, then taggers."""
-        return captioners.catalogue(self.settings)
-
-    def _caption(self, spec: CaptionSpec, owner: str) -> JobView:
-        folder = self._runs.folder(spec.data)
-        captioner = captioners.find(spec.captioner, self.settings)
-        fixed = spec.model_copy(update={"data": str(folder), "captioner": captioner.reference})
-        title = f"captions for {folder.name}"
-        job = Job(fixed, owner, title=title, pictures=self._pictures, model_title=captioner.title)
-        job.result["folder"] = str(folder)
-        return self._jobs.submit(job)
-
-    def write_captions(self, folder: str, captions: dict[str, str]) -> None:
-        """Write captions (picture -> text) beside the pictures of a data set. Raises `NotFound` before any is."""
-        write_captions(Path(folder), captions)
-
-    def measure_run(self, spec: LoraSpec | LcmSpec) -> dict[str, float]:
-        """`seconds_per_step`, `seconds_to_load`, `memory` (bytes), from three real steps. Takes as long as loading.
-
-        Of a distillation: `memory` and `free` (bytes).
-        """
-        return self._runs.measure(spec)
-
-    def publish_run(self, id: str, repository: str, private: bool = True) -> str:
-        """Upload a run's LoRA with its card to the Hugging Face Hub; the address of the commit."""
-        return self._runs.publish(id, repository, private)
-
-    def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
-        """Take a LoRA file from elsewhere into the list. Raises `BadInput` for what isn't a plain LoRA."""
-        return self._runs.import_lora(data, name, trigger_words, weight)
-
-    def start_run(self, spec: RunSpec, owner: str = "", checked: Callable[[Report], None] | None = None) -> RunView:
-        """Check data, model and disk, and start the trainer as a process of its own. Raises `BadInput`, `DiskFull`.
-
-        `checked` is told what is in the data before anything starts.
-        """
-        return self._runs.start(spec, checked)
-
-    def runs(self) -> list[RunView]:
-        """All runs, newest first."""
-        return self._runs.list()
-
-    def run(self, id: str) -> RunView:
-        """One run with its metrics and the end of its log. Raises `NotFound`."""
-        return self._runs.get(id)
-
-    def stop_run(self, id: str) -> RunView:
-        """Ask it to save and end after the step it is in."""
-        return self._runs.stop(id)
-
-    def resume_run(self, id: str, **changes: Any) -> RunView:
-        """Go on exactly where the last good checkpoint is; `changes` may be a larger `epochs`, for instance."""
-        return self._runs.resume(id, **changes)
-
-    def export_run(self, id: str) -> RunView:
-        """Make the LoRA of a run that ended without one from its last good checkpoint. Raises `Busy`, `BadInput`."""
-        return self._runs.export(id)
-
-    def delete_run(self, id: str) -> None:
-        """Remove a run with its checkpoints and its adapter. Raises `Busy` while it trains."""
-        self._runs.delete(id)
-
-    # --- models and machine ---------------------------------------------------------------------------------------
-
-    def models(self) -> list[ModelInfo]:
-        """Every model that can be chosen, with its state; those that can't be used say why."""
-        return catalogue(self.settings)
-
-    def loras(self) -> list[LoraInfo]:
-        """Every LoRA that can be used. Files are read again only when one of them has changed: pages ask often."""
-        folders = self.settings.models_dir.glob("loras/**/*"), self.settings.runs_dir.glob("*/adapter/*")
-        stamps = []
-        for file in (file for found in folders for file in found if file.suffix in (".safetensors", ".json")):
-            with suppress(OSError):  # deleted since it was listed
-                stat = file.stat()
-                stamps.append((str(file), stat.st_mtime_ns, stat.st_size))
-        known = self._loras
-        if known is None or known[0] != stamps:
-            self._loras = known = (stamps, lora_catalogue(self.settings))
-        return list(known[1])
-
-    def refused_loras(self) -> list[tuple[str, str]]:
-        """File name and reason of every file that lies where LoRAs do and can't be used."""
-        return refused_loras(self.settings)
-
-    def lora(self, reference: str) -> LoraInfo:
-        """A LoRA by path, file name or title, in the list or not. Raises `NotFound` and `BadInput`."""
-        return find_lora(reference, self.settings)
+    # --- models and machine -----------------------------------------------------------------------------------------
 
     def system(self) -> SystemStatus:
         """What there is and what was chosen. Cheap: asks nothing of the device that the worker doesn't know already."""
@@ -464,25 +341,6 @@ class Studio(PromptService):
             home=self.settings.home.resolve(),
             versions=_versions(),
         )
-
-
-def parse_spec(data: str | bytes | dict[str, Any]) -> Request:
-    """A request from JSON (or what JSON was read into). Raises `BadInput` with one sentence about the first mistake."""
-    try:
-        return REQUEST.validate_python(data) if isinstance(data, dict) else REQUEST.validate_json(data)
-    except ValidationError as error:
-        raise BadInput(explain(error)) from error
-
-
-def parse_run(fields: dict[str, Any]) -> RunSpec:
-    """A training request from JSON. Raises `BadInput` with one sentence about the first mistake."""
-    try:
-        return RUN.validate_python(fields)
-    except ValidationError as error:
-        raise BadInput(explain(error)) from error
-
-
-RUN: TypeAdapter[RunSpec] = TypeAdapter(by_kind("training run", tuple(RUNS.values())))
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,8 @@ from studio.prompting import a1111, dynamic
 from studio.prompting.confidence import apply_policy
 from studio.prompting.exchange import replace_layer
 from studio.prompting.triggers import request_for, split
-from studio.prompting.writers import OfflineWriter, PromptResult, fixed_template
+from studio.prompting.writers import PromptResult, fixed_template
+from studio.service.prompts import PromptService
 
 MAX_LORAS = 8
 
@@ -33,11 +34,15 @@ class Words:
 
 
 class Wording:
-    """Words of one studio's requests. Thread-safe: it keeps nothing but the word lists."""
+    """Words of one studio's requests, as `prompts` writes and corrects them: with people's own tag lists.
 
-    def __init__(self, settings: Settings) -> None:
+    Thread-safe: it keeps nothing.
+    """
+
+    def __init__(self, settings: Settings, prompts: PromptService) -> None:
         self._settings = settings
-        self._writer: OfflineWriter | None = None
+        self.write = prompts.write_offline
+        self.harden = prompts.harden
 
     def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
         """What is written for this request when nobody edits it. Offline, the same every time.
@@ -48,9 +53,7 @@ class Wording:
         request = request_for(spec, lambda path: find_lora(path, self._settings), self._named)
         if fixed:
             return fixed_template(request)
-        if self._writer is None:
-            self._writer = OfflineWriter()  # reads the word lists: tens of milliseconds, once
-        return apply_policy(self._writer.write, request, "run" if fixed is False else spec.on_low_confidence)
+        return apply_policy(self.write, request, "run" if fixed is False else spec.on_low_confidence)
 
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.

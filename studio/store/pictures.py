@@ -103,7 +103,7 @@ class Pictures:
             )
         return self._picture(self._database.rows("SELECT * FROM pictures WHERE number = ?", number)[0])
 
-    def adopt(self, recipe: Recipe, owner: str, *, title: str = "") -> Picture | None:
+    def claim_cached(self, recipe: Recipe, owner: str, *, title: str = "") -> Picture | None:
         """The image cache: the picture of this recipe if anybody has it, now also `owner`'s; else None.
 
         The newest place in the gallery is its own again, and a deleted one comes back. A frame stays a frame, whoever

@@ -310,4 +310,4 @@ def test_a_set_in_an_archive_is_captioned_where_training_finds_it(studio: Studio
     archive = shutil.make_archive(str(tmp_path / "mine"), "zip", uncaptioned(tmp_path / "set", 2))
     view = captioned(studio, data=archive, captioner=str(models / "tagger"))
     assert view.state == "done", view.error
-    assert [entry.captioned for entry in studio.check_dataset(archive, resolution=64).entries] == [True, True]
+    assert [entry.captioned for entry in studio.datasets.check(archive, resolution=64).entries] == [True, True]

@@ -21,7 +21,8 @@ from studio.core.settings import Settings
 from studio.core.specs import ControlSpec
 from studio.engine.models import catalogue, hub, weights
 from studio.engine.models.families import SD15
-from studio.features.drawing_jobs import _with_models
+from studio.features.drawing import with_models
+from studio.service.prompts import PromptService
 from studio.service.resolving import Resolver
 
 
@@ -197,7 +198,7 @@ def test_a_model_is_found_by_its_hash_under_another_name(tiny: Path, settings: S
     shutil.copytree(tiny, settings.models_dir / "renamed")
     digest = weights.fingerprint(tiny)
     restart()
-    resolver = Resolver(settings, lambda id, owner: pytest.fail("no picture"))
+    resolver = Resolver(settings, lambda id, owner: pytest.fail("no picture"), PromptService(settings))
     assert next(resolver._models_like("somebody-elses-name", digest[:10], lambda digest: None)) == "renamed"
     listed = {info.reference: info.hash for info in catalogue.catalogue(settings)}
     assert listed["renamed"] == digest, "known by now"
@@ -264,7 +265,7 @@ def test_every_kind_of_job_waits_for_its_models_in_turns(settings: Settings) -> 
     def work(engine: object, job: object, spec: object) -> None:
         worked.append("work")
 
-    turns = _with_models(work)(engine, job, None)
+    turns = with_models(work)(engine, job, None)
     next(turns)
     next(turns)
     assert worked == []
@@ -286,7 +287,7 @@ def test_others_may_draw_while_a_controlnet_is_downloaded(
         return SimpleNamespace(recipes=[recipe], say=lambda note: None, files=lambda id: drawing)
 
     def turns_of(**control: object) -> Iterator[None]:
-        return _with_models(lambda *_: None)(slow_hub.engine, job_of(**control), None)
+        return with_models(lambda *_: None)(slow_hub.engine, job_of(**control), None)
 
     turns = turns_of(model="somebody/controlnet")
     next(turns)

@@ -16,7 +16,7 @@ from support.pages import app
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
 from studio.core.specs import GenerateSpec
-from studio.features import motion_jobs
+from studio.features import frames as frame_files
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
 from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli.main import main
@@ -75,7 +75,7 @@ def test_files_carry_recipes_without_folders_and_every_frame_its_own(studio: Stu
     for form in ("gif", "apng", "webp", "mp4", "zip"):
         assert b"secret" not in studio.animation(made, "me", form)
     frames = [studio.picture(id, "me") for id in job.result["frames"]]
-    assert b"secret" not in motion_jobs.filmstrip([frame.path for frame in frames], frames[0].recipe)
+    assert b"secret" not in frame_files.filmstrip([frame.path for frame in frames], frames[0].recipe)
     with zipfile.ZipFile(io.BytesIO(studio.picture_bytes(made, "me"))) as archive:
         inside = [recipe_in(archive.read(f"frame-{number:03d}.png")) for number in (1, 2, 3)]
         assert "secret" not in archive.read("recipe.json").decode()

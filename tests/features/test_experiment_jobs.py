@@ -21,7 +21,7 @@ from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef, Recipe
 from studio.core.views import JobView
 from studio.engine import judging
 from studio.engine.progress import Step
-from studio.features import drawing_jobs
+from studio.features.experiment import job as experiments
 from studio.features.experiment import report as experiment
 from studio.features.experiment.spec import ExperimentSpec
 from studio.jobs.job import Job
@@ -216,7 +216,7 @@ def test_a_cancel_after_the_search_keeps_what_it_found(studio: Studio) -> None:
     wanted = spec("clean_worst", base={"prompt": "1girl, sad, tearful"}, seeds=9, words=1)
     cancelled(studio, wanted, lambda drawn: sum(recipe.steps == 20 for recipe in drawn) > 6)
     [kept] = studio.gallery("me", kind="report")
-    assert "'tearful' as '" in drawing_jobs.report_of(kept)["sentence"]
+    assert "'tearful' as '" in experiments.report_of(kept)["sentence"]
 
 
 def test_a_cancel_keeps_the_report_of_what_was_finished(studio: Studio) -> None:
@@ -227,16 +227,16 @@ def test_a_cancel_keeps_the_report_of_what_was_finished(studio: Studio) -> None:
     assert len(report.outcomes) == 3
     assert report.sentence().startswith("Stopped after 3 of 20 seeds.")
     assert job.result["report"] == kept.id
-    assert drawing_jobs.report_of(kept)["sentence"] == report.sentence()
+    assert experiments.report_of(kept)["sentence"] == report.sentence()
 
 
 def test_a_cancel_between_two_turns_keeps_it_too(studio: Studio) -> None:
     plan = studio._resolver.plan(spec("clean_attacked", seeds=9, share=0.5), "me")
-    job = Job(
+    made = Job(
         plan.spec, "me", recipes=plan.recipes, pictures=studio._pictures, model_title="tiny",
-        resolve=lambda request: studio._resolver.recipes(request, "me"),
+        resolve=lambda request: studio._resolver.recipes(request, "me"), wording=studio._resolver.wording,
     )  # fmt: skip
-    runner = drawing_jobs.experiment(engine_of(studio), job, plan.spec)  # type: ignore[arg-type]
+    runner = experiments.experiment(engine_of(studio), made, plan.spec)  # type: ignore[arg-type]
     for _ in range(3):
         next(runner)
     runner.close()  # type: ignore[attr-defined]
@@ -246,13 +246,13 @@ def test_a_cancel_between_two_turns_keeps_it_too(studio: Studio) -> None:
 
 def test_a_cancel_before_the_first_pair_keeps_nothing(studio: Studio) -> None:
     plan = studio._resolver.plan(spec("clean_attacked", seeds=9), "me")
-    job = Job(
+    made = Job(
         plan.spec, "me", recipes=plan.recipes, pictures=studio._pictures,
-        resolve=lambda request: studio._resolver.recipes(request, "me"),
+        resolve=lambda request: studio._resolver.recipes(request, "me"), wording=studio._resolver.wording,
     )  # fmt: skip
-    job.cancelled.set()
+    made.cancelled.set()
     with pytest.raises(BaseException, match=r"^$"):
-        next(drawing_jobs.experiment(engine_of(studio), job, plan.spec))  # type: ignore[arg-type]
+        next(experiments.experiment(engine_of(studio), made, plan.spec))  # type: ignore[arg-type]
     assert not studio.gallery("me", kind="report")
 
 

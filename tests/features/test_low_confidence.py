@@ -151,7 +151,7 @@ def test_generate_under_every_policy(studio: Studio, model: str, text: str) -> N
         assert (recipe.prompt, recipe.negative) == (fixed.positive_prompt, fixed.negative_prompt)
         plan = studio._resolver.plan(base(model, policy, text=text), "me")
         assert any("% sure to show what was asked for: " in note for note in plan.notes)
-        assert studio.prompt_for(base(model, policy, text=text)).positive_prompt == recipe.prompt
+        assert studio._resolver.wording.written(base(model, policy, text=text)).positive_prompt == recipe.prompt
     before = len(studio.jobs("me", 1000))
     with pytest.raises(BadInput, match="sure to show what was asked for"):
         studio.submit(base(model, "fail", text=text), "me")

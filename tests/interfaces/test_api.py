@@ -15,12 +15,16 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
 from support.checkpoints import tiny_sd
+from support.training_sets import write_set
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
+from studio.core.specs import LcmSpec
 from studio.interfaces.api import app as api
 from studio.interfaces.api import serve
-from studio.service import Studio
+from studio.interfaces.api.redaction import path_redactor
+from studio.runs.supervisor import Supervisor
+from studio.service import FEATURES, PromptRequest, Studio
 
 ANN, BOB = "ann-has-a-long-key-1234", "bob-has-a-long-key-5678"
 
@@ -331,7 +335,7 @@ def test_data_sets_are_named_and_lie_in_one_folder_only(client: TestClient, stud
 
 
 def test_answers_tell_no_folders_of_the_server(tmp_path: Path) -> None:
-    tell = api._teller(Settings(home=tmp_path, _env_file=None))
+    tell = path_redactor(Settings(home=tmp_path, _env_file=None))
     said = tell(
         {
             "home": str(tmp_path),
@@ -437,3 +441,69 @@ def test_ray_is_optional_and_needs_a_key(tmp_path: Path) -> None:
     else:
         with pytest.raises(BadInput, match="needs a key"):
             serve.build(Settings(home=tmp_path, _env_file=None))
+
+
+def test_the_page_and_the_api_write_the_same_prompt_with_people_s_own_tags(
+    client: TestClient, studio: Studio, model: str
+) -> None:
+    words = {"emotion": "sad", "style": "formal", "text": "pink twintails"}
+    before = studio.prompts.write_prompt(PromptRequest(**words, offline=True)).positive_prompt
+    assert "pink hair, twintails" in before
+    studio.prompts.add_tags(b"pink_twintails,4,50,\n", "mine.csv")
+    try:
+        page = studio.prompts.write_prompt(PromptRequest(**words, offline=True))
+        assert "pink twintails" in page.positive_prompt
+        asked = client.post("/prompt", json=words | {"offline": True}).json()
+        job = finished(client, client.post("/jobs", json=words | {"model": model, "steps": 1, "seed": 3}).json()["id"])
+        drawn = client.get(f"/images/{job['pictures'][0]}/info").json()["recipe"]
+        grid = {"kind": "sheet", "base": words | {"model": model, "steps": 1, "seed": 3}, "emotions": ["sad"]}
+        sheet = finished(client, client.post("/jobs", json=grid).json()["id"])
+        tile = client.get(f"/images/{sheet['result']['tiles'][0]}/info").json()["recipe"]
+    finally:
+        studio.prompts.drop_tags(studio.prompts.tag_lists()[0].name)
+    assert asked["positive_prompt"] == drawn["prompt"] == page.positive_prompt
+    assert asked["negative_prompt"] == drawn["negative"] == page.negative_prompt
+    assert "pink twintails" in tile["prompt"]
+
+
+def test_a_key_sees_stops_and_deletes_its_own_runs_only(
+    client: TestClient, studio: Studio, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "_spawn", lambda self, run: None)  # nothing is trained: folders are what counts
+    write_set(studio.settings.datasets_dir / "mine", 2)
+    started = client.post("/runs", json={"kind": "lora", "data": "mine", "model": model, "resolution": 64})
+    assert started.status_code == 202, started.json()
+    id = started.json()["id"]
+    here = studio.runs.start(LcmSpec(model=model), "local").id  # on a page, or at the command line
+    assert [run["id"] for run in client.get("/runs").json()] == [id]
+    assert as_bob(client, "GET", "/runs").json() == []
+    for method, url in (("GET", ""), ("POST", "/stop"), ("POST", "/resume"), ("DELETE", "")):
+        for run in (id, "nothing"):
+            refused = as_bob(client, method, f"/runs/{run}{url}")
+            assert (refused.status_code, "owner" in refused.text) == (404, False)
+        assert client.request(method, f"/runs/{here}{url}").status_code == 404
+    assert client.get(f"/runs/{id}").status_code == 200
+    assert client.post(f"/runs/{id}/stop").status_code == 200
+    assert {run.id for run in studio.runs.list()} == {id, here}  # who sits before the studio sees all
+    assert client.delete(f"/runs/{id}").json() == {"deleted": id}
+    assert client.get("/runs").json() == []
+    studio.runs.delete(here)
+
+
+def test_without_a_key_this_machine_sees_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.setattr(Supervisor, "_spawn", lambda self, run: None)
+    studio = Studio(Settings(home=tmp_path, _env_file=None))
+    id = studio.runs.start(LcmSpec(model=model), "somebody's browser").id
+    with TestClient(api.create(studio.settings, studio), base_url="http://127.0.0.1") as client:
+        assert [run["id"] for run in client.get("/runs").json()] == [id]
+        assert client.delete(f"/runs/{id}").status_code == 200
+    studio.close()
+
+
+def test_the_documentation_knows_every_kind_of_request(client: TestClient) -> None:
+    body = client.get("/openapi.json").json()
+    kinds = body["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert len(kinds) == len(FEATURES)
+    steps = body["components"]["schemas"]["GenerateSpec"]["properties"]["steps"]
+    assert steps["title"] == "Steps"
+    assert steps["description"]

@@ -33,7 +33,7 @@ from studio.interfaces.cli import main as verbs_module
 from studio.interfaces.cli.main import main
 from studio.runs.rundir import RunDir
 from studio.runs.supervisor import Supervisor
-from studio.service import Studio
+from studio.service.runs import TrainingRuns
 from studio.training.controlnet import train as control
 from studio.training.distill import train as lcm
 from studio.training.export import from_checkpoint
@@ -215,7 +215,7 @@ WRONG = [
     (["generate", "--guidance", "nan"], "guidance should be a finite number"),
     (["generate", "--emotion", "grumpy"], "emotion should be 'happy'"),
     (["generate", "--style", ""], "style should be"),
-    (["generate", "--on-low-confidence", "hope"], "'hope' is not one of 'retry', 'fixed', 'run', 'fail'"),
+    (["generate", "--on-low-confidence", "hope"], "on_low_confidence should be 'retry', 'fixed', 'run' or 'fail'"),
     (["generate", "--count", "0"], "count"),
     (["generate", "--sampler", "heun"], "sampler"),
     (["generate", "--model", "/nowhere/x.safetensors"], "There is no model"),
@@ -366,8 +366,8 @@ def test_training_takes_limits_and_resuming_another_rate(
         asked.update(said)
         raise BadInput("enough")
 
-    monkeypatch.setattr(Studio, "resume_run", lambda self, id, **changes: stop(changes))
-    monkeypatch.setattr(Studio, "start_run", lambda self, spec, *rest: stop(spec.model_dump()))
+    monkeypatch.setattr(TrainingRuns, "resume", lambda self, id, **changes: stop(changes))
+    monkeypatch.setattr(TrainingRuns, "start", lambda self, spec, *rest: stop(spec.model_dump()))
     limits = ("--time-limit", "660", "--checkpoint-minutes", "5", "--batch", "2", "--repeats", "3")
     assert "enough" in run("train-lora", "--data", str(tmp_path), "--learning-rate", "0.0001", *limits).err
     assert (asked["time_limit_minutes"], asked["checkpoint_minutes"], asked["batch_size"]) == (660, 5, 2)
@@ -385,11 +385,11 @@ def test_the_embedded_model_is_trained_as_the_pages_preset_does(
 ) -> None:
     asked: list[LoraSpec] = []
 
-    def start(self: Studio, spec: LoraSpec, *rest: object) -> Any:
+    def start(self: TrainingRuns, spec: LoraSpec, *rest: object) -> Any:
         asked.append(spec)
         raise BadInput("enough")
 
-    monkeypatch.setattr(Studio, "start_run", start)
+    monkeypatch.setattr(TrainingRuns, "start", start)
     run("train-lora", "--data", tmp_path, "--model", "embedded")
     run("train-lora", "--data", tmp_path, "--model", "embedded", "--learning-rate", "0.0001")
     run("train-lora", "--data", tmp_path)  # another model
@@ -406,14 +406,15 @@ class Runs:
             for k, spec in enumerate(specs)
         ]  # fmt: skip
         self.resumed: list[tuple[str, dict[str, Any]]] = []
+        self.runs = self
 
-    def runs(self) -> list[RunView]:
+    def list(self) -> Any:
         return self.views
 
-    def start_run(self, spec: LoraSpec | LcmSpec, owner: str) -> RunView:
+    def start(self, spec: LoraSpec | LcmSpec, *rest: object) -> RunView:
         return self.views[0].model_copy(update={"id": "new"})
 
-    def resume_run(self, id: str, **changes: Any) -> RunView:
+    def resume(self, id: str, **changes: Any) -> RunView:
         self.resumed.append((id, changes))
         return self.views[0].model_copy(update={"id": id})
 

@@ -166,8 +166,8 @@ def test_a_tag_list_of_one_s_own(page_home: Path) -> None:
     assert at.button(key="gen_suggest_0").label == "qwendolin"
     at = app("system")
     at.button(key="system_tags_drop_mine").click().run()
-    assert not studio().tag_lists()
-    assert not studio().complete("qwen")
+    assert not studio().prompts.tag_lists()
+    assert not studio().prompts.complete("qwen")
 
 
 def test_a_file_that_is_no_tag_list_is_a_sentence(page_home: Path) -> None:

@@ -126,7 +126,7 @@ def test_addresses_of_what_is_not_there_are_said(page_home: Path, monkeypatch: p
 @pytest.mark.parametrize("quality", ["draft", "standard", "high"])
 @pytest.mark.parametrize("fast", [None, FastPath("fast.safetensors", 4, 1.0, "lcm")])
 def test_the_grey_numbers_are_what_is_drawn_with(page_home: Path, quality: str, fast: FastPath | None) -> None:
-    info = dataclasses.replace(studio().models()[0], fast=fast, steps=20, guidance=6.0)
+    info = dataclasses.replace(studio().models.list()[0], fast=fast, steps=20, guidance=6.0)
     spec = GenerateSpec(quality=quality)
     assert request.automatic(quality, info) == sampling(spec, info)[:2]
     assert request.automatic("high", info) == (20, 6.0)

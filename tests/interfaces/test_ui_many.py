@@ -133,11 +133,11 @@ def test_a_rerun_of_the_form_reads_models_and_loras_once(page_home: Path, monkey
     monkeypatch.setattr(service, "catalogue", counted("models", service.catalogue))
     at.text_input(key="gen_text").set_value("red hair").run()
     assert read == {"loras": 0, "models": 1}
-    assert [lora.path.stem for lora in studio().loras()] == ["one"]
+    assert [lora.path.stem for lora in studio().models.loras()] == ["one"]
     save_file(weights, folder / "two.safetensors")
-    assert [lora.path.stem for lora in studio().loras()] == ["one", "two"]
+    assert [lora.path.stem for lora in studio().models.loras()] == ["one", "two"]
     (folder / "two.json").write_text('{"title": "Another"}')
-    assert [lora.title for lora in studio().loras()] == ["Another", "one"]
+    assert [lora.title for lora in studio().models.loras()] == ["Another", "one"]
     (folder / "one.safetensors").unlink()
-    assert [lora.title for lora in studio().loras()] == ["Another"]
+    assert [lora.title for lora in studio().models.loras()] == ["Another"]
     assert read["loras"] == 3

@@ -19,7 +19,7 @@ from support.training_sets import write_run, write_set
 from studio.core.specs import LoraSpec
 from studio.runs.rundir import RunDir, take_lock
 from studio.runs.supervisor import Supervisor
-from studio.service import Studio
+from studio.service.runs import TrainingRuns
 
 
 def train_page(run: str | None = None) -> AppTest:
@@ -136,7 +136,7 @@ def test_a_measurement_of_other_settings_is_not_shown(
     page_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"seconds_per_step": 1.0, "seconds_to_load": 5.0, "memory": 1e9}
-    monkeypatch.setattr(Studio, "measure_run", lambda self, spec: found)
+    monkeypatch.setattr(TrainingRuns, "measure", lambda self, spec: found)
     at = train_page()
     at.text_input(key="lora_folder").set_value(str(write_set(tmp_path / "data", 3))).run()
     at.button(key="lora_measure").click().run()

@@ -198,7 +198,7 @@ def test_captions_that_were_not_saved_are_trained_with(
     })  # fmt: skip
     at.button(key="lora_start").click().run()
     assert not at.exception
-    assert len(studio().runs()) == 1
+    assert len(studio().runs.list()) == 1
     assert (folder / "style_1" / "0.txt").read_text() == "typed\n"
     assert (folder / "style_1" / "1.txt").read_text() == before
 
@@ -232,7 +232,7 @@ def test_an_upload_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / str(len(written))).mkdir()
         return str(tmp_path / str(len(written)))
 
-    monkeypatch.setattr(train_form, "studio", lambda: SimpleNamespace(upload_dataset=upload))
+    monkeypatch.setattr(train_form, "studio", lambda: SimpleNamespace(datasets=SimpleNamespace(upload=upload)))
     monkeypatch.setattr(train_form, "st", SimpleNamespace(session_state={}))
     first = [SimpleNamespace(name="a.png", file_id="1", getvalue=lambda: b"a")]
     second = [*first, SimpleNamespace(name="b.png", file_id="2", getvalue=lambda: b"b")]

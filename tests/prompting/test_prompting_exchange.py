@@ -10,6 +10,7 @@ from studio.core.settings import Settings
 from studio.core.specs import EMOTIONS, Emotion, GenerateSpec
 from studio.prompting.exchange import belonging, replace_layer
 from studio.prompting.lexicon import layer_words, normal
+from studio.service.prompts import PromptService
 from studio.service.resolving import Resolver
 
 SAD = ("sad", "tearful")
@@ -42,9 +43,9 @@ def test_the_lexicon_says_what_belongs_to_an_emotion(emotion: Emotion) -> None:
 
 
 def test_what_was_written_with_other_words_keeps_nothing_of_them(tmp_path: Path) -> None:
-    resolver = Resolver(Settings(home=tmp_path), lambda id, owner: None)  # type: ignore[arg-type, return-value]
+    resolver = Resolver(Settings(home=tmp_path), lambda id, owner: None, PromptService(Settings(home=tmp_path)))  # type: ignore[arg-type, return-value]
     spec = GenerateSpec(prompt="1girl, laughing, excited, bright smile, casual, blue hair", emotion="happy")
-    changed = resolver.prompted(spec, "sad", "formal")
+    changed = resolver.wording.prompted(spec, "sad", "formal")
     assert changed.prompt is not None
     said = changed.prompt.split(", ")
     assert said[0] == "1girl"

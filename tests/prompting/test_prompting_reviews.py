@@ -96,13 +96,13 @@ def test_a_review_goes_through_the_service(claude: FakeClaude, tmp_path: Path) -
     studio = Studio(settings)
     try:
         claude.script = [reply(200, message(REVIEW))]
-        assert studio.claude_writes
-        assert studio.review("1girl, sad, bow").writer == "claude"
-        assert studio.validate("1girl, sad, bow").writer == "offline"
-        assert studio.spent().tokens_in == 800
+        assert studio.prompts.claude_writes
+        assert studio.prompts.review("1girl, sad, bow").writer == "claude"
+        assert studio.prompts.validate("1girl, sad, bow").writer == "offline"
+        assert studio.prompts.spent().tokens_in == 800
     finally:
-        assert isinstance(studio._writer, ClaudeWriter)
-        studio._writer.client.close()
+        assert isinstance(studio.prompts._writer, ClaudeWriter)
+        studio.prompts._writer.client.close()
         studio.close()
     without = Studio(settings.model_copy(update={"offline": True}))
     assert not without.claude_writes

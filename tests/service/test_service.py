@@ -149,11 +149,11 @@ def test_a_sheet_and_its_tiles(studio: Studio, model: str) -> None:
 
 
 def test_an_edited_prompt_changes_its_emotion_where_it_stands(studio: Studio, model: str) -> None:
-    written = studio.prompt_for(GenerateSpec(emotion="happy", text="red hair"))
+    written = studio._resolver.wording.written(GenerateSpec(emotion="happy", text="red hair"))
     edited = written.positive_prompt.replace("1girl", "my own girl")
     view = drawn(studio, SheetSpec(base=GenerateSpec(model=model, steps=1, prompt=edited), emotions=("happy", "angry")))
     prompts = [studio.picture(id, "me").recipe.prompt for id in view.result["tiles"]]  # type: ignore[union-attr]
-    angry = studio.prompt_for(GenerateSpec(emotion="angry"))
+    angry = studio._resolver.wording.written(GenerateSpec(emotion="angry"))
     assert prompts[0] == edited
     assert "my own girl" in prompts[1]
     assert all(word in prompts[1].split(", ") for word in angry.layers.emotion)
@@ -457,12 +457,12 @@ def test_a_full_disk_fails_the_job_with_a_sentence_and_loses_nothing(
 def test_runs_are_checked_before_anything_starts(studio: Studio, model: str, tmp_path: Path) -> None:
     for data in ("/nowhere", str(tmp_path), "a\x00b"):
         with pytest.raises(BadInput):
-            studio.start_run(LoraSpec(data=data, model=model))
+            studio.runs.start(LoraSpec(data=data, model=model))
     with pytest.raises(NotFound):
-        studio.start_run(LoraSpec(data=str(tmp_path), model="/nowhere/x"))
-    assert studio.runs() == []
+        studio.runs.start(LoraSpec(data=str(tmp_path), model="/nowhere/x"))
+    assert studio.runs.list() == []
     with pytest.raises(NotFound):
-        studio.run("../../etc")
+        studio.runs.get("../../etc")
 
 
 def test_two_studios_on_one_home_share_pictures_and_jobs(studio: Studio, model: str) -> None:

@@ -43,13 +43,16 @@ def base(text: str = "桜子, red hair", *loras: str) -> GenerateSpec:
 
 
 def test_a_prompt_keeps_the_trigger_of_its_lora(studio: Studio) -> None:
-    without, with_lora = studio.prompt_for(base()), studio.prompt_for(base("桜子, red hair", "sakurako"))
+    without, with_lora = (
+        studio._resolver.wording.written(base()),
+        studio._resolver.wording.written(base("桜子, red hair", "sakurako")),
+    )
     assert "桜子" not in without.positive_prompt
     assert without.doubtful
     assert "桜子" in with_lora.positive_prompt
     assert with_lora.confidence >= 0.9
     with pytest.raises(NotFound, match="nobody"):
-        studio.prompt_for(base("red hair", "nobody"))
+        studio._resolver.wording.written(base("red hair", "nobody"))
 
 
 @pytest.mark.parametrize(

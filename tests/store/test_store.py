@@ -51,7 +51,7 @@ def test_owners_share_files_and_nothing_else(pictures: Pictures) -> None:
             act(saved.id, "bob")
     assert pictures.gallery("bob") == []
     assert pictures.delete([saved.id], "bob") == 0
-    adopted = pictures.adopt(RECIPE, "bob")
+    adopted = pictures.claim_cached(RECIPE, "bob")
     assert adopted is not None
     assert adopted.cached
     assert adopted.title == ""
@@ -62,12 +62,12 @@ def test_owners_share_files_and_nothing_else(pictures: Pictures) -> None:
     pictures.delete([saved.id], "bob")
     assert pictures.purge(older_than=-1) == 1
     assert not saved.path.exists()
-    assert pictures.adopt(RECIPE, "ann") is None
+    assert pictures.claim_cached(RECIPE, "ann") is None
 
 
 def test_a_frame_of_another_owner_stays_a_frame(pictures: Pictures) -> None:
     pictures.save(image(), RECIPE, "ann", kind="frame", title="Ann's", job="1", details={"place": 0.5})
-    adopted = pictures.adopt(RECIPE, "bob", title="Bob's")
+    adopted = pictures.claim_cached(RECIPE, "bob", title="Bob's")
     assert adopted is not None
     assert (adopted.kind, adopted.details) == ("frame", {"place": 0.5})
     assert (adopted.title, adopted.job) == ("Bob's", None)
@@ -76,8 +76,8 @@ def test_a_frame_of_another_owner_stays_a_frame(pictures: Pictures) -> None:
 
 def test_labels_do_not_make_another_picture(pictures: Pictures) -> None:
     pictures.save(image(), RECIPE, "ann")
-    assert pictures.adopt(RECIPE.model_copy(update={"labels": {"emotion": "sad"}}), "ann") is not None
-    assert pictures.adopt(RECIPE.model_copy(update={"seed": 8}), "ann") is None
+    assert pictures.claim_cached(RECIPE.model_copy(update={"labels": {"emotion": "sad"}}), "ann") is not None
+    assert pictures.claim_cached(RECIPE.model_copy(update={"seed": 8}), "ann") is None
 
 
 def test_delete_and_undo(pictures: Pictures) -> None:
@@ -162,7 +162,7 @@ def test_a_file_that_was_removed_by_hand_is_one_sentence(pictures: Pictures) -> 
     saved.path.unlink()
     with pytest.raises(NotFound, match="draw it again"):
         pictures.read(saved.id, "ann")
-    assert pictures.adopt(RECIPE, "ann") is None
+    assert pictures.claim_cached(RECIPE, "ann") is None
 
 
 def test_what_sqlite_says_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from support.training_sets import picture, write_set
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.settings import Settings
 from studio.runs import dataset as files
-from studio.service.runs import TrainingRuns
+from studio.service.datasets import DataSets
 
 
 def archive(path: Path, entries: dict[str, bytes]) -> Path:
@@ -312,16 +312,16 @@ def test_a_folder_without_a_picture_is_said(tmp_path: Path) -> None:
 
 
 def test_uploads_become_data_sets(tmp_path: Path) -> None:
-    runs = TrainingRuns(Settings(home=tmp_path))
+    sets = DataSets(Settings(home=tmp_path))
     loose = [("../../a.png", png(1)), ("a.txt", b"one"), ("b.png", png(2))]
-    folder = runs.upload(loose)
+    folder = sets.upload(loose)
     assert sorted(p.name for p in folder.iterdir()) == ["a.png", "a.txt", "b.png"]
-    assert folder == runs.upload(loose)
+    assert folder == sets.upload(loose)
     packed = archive(tmp_path / "x.zip", {"style_1/a.png": png(1)})
-    unpacked = runs.upload([("x.zip", packed.read_bytes())])
+    unpacked = sets.upload([("x.zip", packed.read_bytes())])
     assert unpacked.is_relative_to((tmp_path / "datasets").resolve())
     with pytest.raises(BadInput):
-        runs.upload([("x.zip", b"PK nothing")])
+        sets.upload([("x.zip", b"PK nothing")])
     assert not [p for p in (tmp_path / "datasets").iterdir() if p.name.startswith(".")]
 
 
@@ -336,7 +336,7 @@ def test_what_was_drawn_for_a_picture_is_no_picture_of_the_set(tmp_path: Path) -
 def test_an_upload_without_a_picture_leaves_nothing(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     with pytest.raises(BadInput, match=r"no picture among what was uploaded \(a\.txt, b\.pdf\)"):
-        TrainingRuns(settings).upload([("a.txt", b"girl"), ("b.pdf", b"%PDF")])
+        DataSets(settings).upload([("a.txt", b"girl"), ("b.pdf", b"%PDF")])
     with pytest.raises(BadInput, match="ZIP alone"):
-        TrainingRuns(settings).upload([("a.zip", b"PK"), ("b.zip", b"PK")])
+        DataSets(settings).upload([("a.zip", b"PK"), ("b.zip", b"PK")])
     assert not any(settings.datasets_dir.iterdir())

@@ -36,7 +36,7 @@ from studio.core.specs.base import (
     by_kind,
 )
 from studio.core.specs.picture import MAX_FRAME, ControlSpec, GenerateSpec, LoraRef, Parameters, Recipe
-from studio.core.specs.training import RUNS, ControlRunSpec, LcmSpec, LoraSpec, RunSpec
+from studio.core.specs.training import RUNS, AnyRun, ControlRunSpec, LcmSpec, LoraSpec, RunSpec
 
 __all__ = [
     "EMOTIONS",
@@ -49,6 +49,7 @@ __all__ = [
     "SAMPLERS",
     "STYLES",
     "AnimationFormat",
+    "AnyRun",
     "BatchRow",
     "ControlKind",
     "ControlMode",

@@ -10,7 +10,7 @@ same seeds (McNemar 1947; exact form: a binomial test of the discordant pairs).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,13 @@ from studio.core.errors import BadInput, NotFound
 from studio.core.specs import STYLES, Emotion, Style
 from studio.features.experiment.spec import ExperimentSpec
 from studio.prompting.attacks import AttackKind, Found, attack, most_prompts, search
-from studio.prompting.harden import harden
+from studio.prompting.harden import Hardened, harden
 from studio.prompting.lexicon import layer_words
-from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, Writer, fixed_template
+from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
 
 Z = 1.959964  # 95 %
+Write = Callable[[PromptRequest], PromptResult]
+Harden = Callable[..., Hardened]  # (text, protected words)
 Verdict = Literal["left", "right", "neither"]
 # The search for the worst spelling judges each one by these many pictures of at most so many steps, and tries at most
 # so many prompts: 80 small drawings.
@@ -222,18 +224,20 @@ def opened(data: object) -> Report:
         raise BadInput("This report can't be opened: another version of the studio wrote it.") from None
 
 
-def pairs(spec: ExperimentSpec, writer: Writer | None = None, triggers: Sequence[str] = ()) -> list[Pair]:
+def pairs(
+    spec: ExperimentSpec, write: Write | None = None, harden: Harden = harden, triggers: Sequence[str] = ()
+) -> list[Pair]:
     """The pairs of an experiment, `spec.seeds` of them: seeds counted up from the base's, emotions and styles in turn
     (only the base's own where `spec.emotions` is empty).
 
-    - template_engine: the fixed template against the layered engine (`writer`, offline by default).
+    - template_engine: the fixed template against the layered engine (`write`, offline by default).
     - plain_hardened: an attacked template as typed, against the same after hardening.
     - clean_attacked: the template against the attacked template.
 
     `triggers`: trigger words of the base's LoRAs, which are neither attacked nor corrected. `clean_worst` has a search
     before its pairs: `worst_case` and `worst_pairs`.
     """
-    writer = writer or OfflineWriter()
+    write = write or OfflineWriter().write
     emotions = spec.emotions or (spec.base.emotion,)
     styles: Sequence[Style] = STYLES if spec.emotions else (spec.base.style,)
     found = []
@@ -248,12 +252,12 @@ def pairs(spec: ExperimentSpec, writer: Writer | None = None, triggers: Sequence
         fixed = fixed_template(request)
         plain = _side(fixed)
         if spec.compare == "template_engine":
-            left, right = plain, _side(writer.write(request))
+            left, right = plain, _side(write(request))
         else:
             wrong = attack(fixed.positive_prompt, spec.attack, spec.share, seed, triggers).text
             attacked = Side(prompt=wrong, negative=fixed.negative_prompt)
             if spec.compare == "plain_hardened":
-                left, right = attacked, attacked.model_copy(update={"prompt": harden(wrong, triggers).text})
+                left, right = attacked, attacked.model_copy(update={"prompt": harden(wrong, tuple(triggers)).text})
             else:
                 left, right = plain, attacked
         found.append(Pair(seed=seed, emotion=request.emotion, style=request.style, left=left, right=right))
@@ -285,10 +289,12 @@ def worst_case(
     return most_prompts(prompt, spec.words, spec.candidates, triggers, ranked), steps
 
 
-def worst_pairs(spec: ExperimentSpec, clean: Side, worst: str, triggers: Sequence[str] = ()) -> list[Pair]:
+def worst_pairs(
+    spec: ExperimentSpec, clean: Side, worst: str, harden: Harden = harden, triggers: Sequence[str] = ()
+) -> list[Pair]:
     """The clean prompt, its worst spelling and that after hardening, on every seed."""
     wrong = clean.model_copy(update={"prompt": worst})
-    cured = clean.model_copy(update={"prompt": harden(worst, triggers).text})
+    cured = clean.model_copy(update={"prompt": harden(worst, tuple(triggers)).text})
     base = spec.base
     return [
         Pair(seed=seed, emotion=base.emotion, style=base.style, left=clean, right=wrong, cured=cured)

@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Depends, FastAPI, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -22,19 +22,21 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio import __version__
 from studio.core.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError, sentence
-from studio.core.net import is_loopback, passed_on
+from studio.core.fields import fields
+from studio.core.net import is_loopback
 from studio.core.settings import Settings
+from studio.core.specs import AnyRun, Spec
 from studio.core.views import FoundRecipe, JobView, Picture, PictureKind, RunView, SystemStatus
-from studio.features.caption.spec import CaptionSpec
-from studio.service import PromptRequest, PromptResult, Studio, parse_run, parse_spec
+from studio.interfaces.api.middleware import BodySizeLimit, LocalOnly
+from studio.interfaces.api.redaction import path_redactor
+from studio.service import AnyRequest, PromptRequest, PromptResult, Studio
 
 log = logging.getLogger(__name__)
+SpecT = TypeVar("SpecT", bound=Spec)
 
 STATUS = (  # the first that fits
     (NotFound, 404),
@@ -68,13 +70,13 @@ class ResumeChanges(BaseModel):
 
 
 def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
-    """The app. Without a key it answers this machine only, and no web page from elsewhere: see `ThisMachine`."""
+    """The app. Without a key it answers this machine only, and no web page from elsewhere: see `LocalOnly`."""
     keys = api_keys(settings)
-    tell = _teller(settings)
+    redact = path_redactor(settings)
 
     class PortableJSON(JSONResponse):
         def render(self, content: Any) -> bytes:
-            return super().render(tell(content))
+            return super().render(redact(content))
 
     app = FastAPI(
         title="Anime Character Studio",
@@ -84,10 +86,10 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     )
     app.state.studio = studio or Studio(settings)
     app.state.keys = keys
-    app.state.tell = tell
-    app.add_middleware(SmallBody, limit=settings.max_upload_mb * 2**20 + BODY_ROOM)
+    app.state.redact = redact
+    app.add_middleware(BodySizeLimit, limit=settings.max_upload_mb * 2**20 + BODY_ROOM)
     if not keys:
-        app.add_middleware(ThisMachine)
+        app.add_middleware(LocalOnly)
     for error_class, status in STATUS:
         app.add_exception_handler(error_class, _sentence(status))
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -136,54 +138,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
 # --- who asks -------------------------------------------------------------------------------------------------------
 
 
-class ThisMachine:
-    """Where there is no key: answers programs and pages of this machine, and refuses everything else with 403.
-
-    The name that was asked for (a foreign page may point its own at 127.0.0.1), the headers of tunnels and proxies, and
-    what browsers say of the page that asks: one from elsewhere could send forms here, though it can't read the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := self._problem(Headers(scope=scope))):
-            await JSONResponse({"error": problem}, 403)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
-
-    def _problem(self, headers: Headers) -> str | None:
-        host = headers.get("host", "")
-        if passed_on(headers.keys()) or not is_loopback(host.rsplit(":", 1)[0] if not host.endswith("]") else host):
-            return "Without STUDIO_API_KEY the API answers its own computer only; set a key to open it to others."
-        origin = headers.get("origin")
-        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return "A web page from elsewhere may not use this API; set STUDIO_API_KEY and send the key with requests."
-        return None
-
-
-class SmallBody:
-    """Refuses bodies of more than `limit` bytes, with 413, whatever their length says."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        left = self.limit
-
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, f"The request is larger than the {self.limit // 2**20} MB that are accepted.")
-            return message
-
-        await self.app(scope, counted if scope["type"] == "http" else receive, send)
-
-
 def _owner(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> str:
     """The owner that the key stands for. Every key is compared, each in constant time."""
     keys: tuple[str, ...] = request.app.state.keys
@@ -201,7 +155,13 @@ def _studio(request: Request) -> Studio:
     return studio
 
 
+def _run_owner(request: Request, owner: Annotated[str, Depends(_owner)]) -> str | None:
+    """Whose training runs are meant: the key's, or all where there is no key, and so nobody but this machine."""
+    return owner if request.app.state.keys else None
+
+
 Owner = Annotated[str, Depends(_owner)]
+RunOwner = Annotated[str | None, Depends(_run_owner)]
 TheStudio = Annotated[Studio, Depends(_studio)]
 
 
@@ -210,7 +170,7 @@ TheStudio = Annotated[Studio, Depends(_studio)]
 
 def _sentence(status: int) -> Any:
     def handler(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(request.app.state.tell({"error": _sendable(str(error))}), status)
+        return JSONResponse(request.app.state.redact({"error": _sendable(str(error))}), status)
 
     return handler
 
@@ -237,43 +197,7 @@ def _bug(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "Something went wrong inside the studio; its log says more."}, 500)
 
 
-# --- paths ----------------------------------------------------------------------------------------------------------
-
-# Fields that may hold a path, and fields with sentences that may quote one.
-_PATHS = {"adapter", "captioner", "data", "folder", "home", "image", "init", "judge", "model", "path", "samples"}
-_SENTENCES = {"error", "log", "note", "notes", "message"}
-
-
-def _teller(settings: Settings) -> Callable[[Any], Any]:
-    """What turns an answer (plain JSON) into one without the folders of this machine.
-
-    A data set, a model and a LoRA get the names under which a request finds them; other files below the home folder
-    their place in it; everything else its last part.
-    """
-    home = settings.home.resolve()
-    places = [folder.resolve() for folder in (settings.datasets_dir, settings.models_dir / "loras")]
-    places += [settings.models_dir.resolve(), home]
-
-    def path(text: str) -> str:
-        given = Path(text)
-        if not given.is_absolute() and not text.startswith("~"):
-            return text  # a hub id, a name, or a path that tells nothing of this machine
-        return next(
-            (given.relative_to(place).as_posix() for place in places if given.is_relative_to(place)), given.name
-        )
-
-    def tell(value: Any, field: str = "") -> Any:
-        if isinstance(value, dict):
-            return {key: tell(inner, str(key)) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [tell(inner, field) for inner in value]
-        if isinstance(value, str) and field in _PATHS:
-            return path(value)
-        if isinstance(value, str) and field in _SENTENCES:
-            return value.replace(f"{home}/", "").replace(str(home), home.name)
-        return value
-
-    return tell
+# --- data sets -------------------------------------------------------------------------------------------------------
 
 
 def _data_set(settings: Settings, name: str) -> str:
@@ -291,17 +215,21 @@ def _data_set(settings: Settings, name: str) -> str:
     raise NotFound(f"There is no data set {name[:80]!r} in the studio's folder datasets/; give the name of one there.")
 
 
+def _with_data_sets(spec: SpecT, settings: Settings) -> SpecT:
+    """The request with the data sets that its fields name as their folders. Raises `NotFound`."""
+    named = {name: getattr(spec, name) for name, field in fields(type(spec)).items() if field.about.file == "dataset"}
+    found = {name: _data_set(settings, value) for name, value in named.items() if value is not None}
+    return spec.model_copy(update=found)
+
+
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
 def _routes(app: FastAPI) -> None:
     @app.post("/jobs", status_code=202)
-    def submit(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> JobView:
+    def submit(body: Annotated[AnyRequest, Body()], owner: Owner, studio: TheStudio) -> JobView:
         """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
-        spec = parse_spec(body)
-        if isinstance(spec, CaptionSpec):
-            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
-        return studio.submit(spec, owner)
+        return studio.submit(_with_data_sets(body, studio.settings), owner)
 
     @app.get("/jobs")
     def jobs(owner: Owner, studio: TheStudio, limit: Annotated[int, Query(ge=1, le=200)] = 20) -> list[JobView]:
@@ -318,7 +246,7 @@ def _routes(app: FastAPI) -> None:
         """Server-sent events: a `job` event at every change, the last one when it is over."""
         studio.job(id, owner)
         return StreamingResponse(
-            _events(studio, id, owner, app.state.tell), media_type="text/event-stream", headers=_UNBUFFERED
+            _events(studio, id, owner, app.state.redact), media_type="text/event-stream", headers=_UNBUFFERED
         )
 
     @app.get("/jobs/{id}/preview", responses={200: {"content": {"image/jpeg": {}}}})
@@ -389,43 +317,45 @@ def _routes(app: FastAPI) -> None:
     @app.get("/models")
     def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
         """What can be loaded."""
-        return {"models": [_model(info) for info in studio.models()], "loras": [_lora(info) for info in studio.loras()]}
+        return {
+            "models": [_model(info) for info in studio.models.list()],
+            "loras": [_lora(info) for info in studio.models.loras()],
+        }
 
     @app.post("/prompt")
     def prompt(request: PromptRequest, owner: Owner, studio: TheStudio) -> PromptResult:
         """Write a prompt and draw nothing."""
-        return studio.write_prompt(request)
+        return studio.prompts.write_prompt(request)
 
     @app.get("/runs")
-    def runs(owner: Owner, studio: TheStudio) -> list[RunView]:
-        """All training runs, newest first."""
-        return studio.runs()
+    def runs(owner: RunOwner, studio: TheStudio) -> list[RunView]:
+        """Your training runs, newest first; without a key all of this machine."""
+        return studio.runs.list(owner)
 
     @app.post("/runs", status_code=202)
-    def start_run(body: Annotated[dict[str, Any], Body()], owner: Owner, studio: TheStudio) -> RunView:
+    def start_run(body: Annotated[AnyRun, Body()], owner: Owner, studio: TheStudio) -> RunView:
         """Start a training run: a LoRA (`"kind": "lora"`), a distillation (`"lcm"`) or a ControlNet (`"control"`)."""
-        spec = parse_run(body)
-        if spec.data is not None:
-            spec = spec.model_copy(update={"data": _data_set(studio.settings, spec.data)})
-        return studio.start_run(spec, owner)
+        return studio.runs.start(_with_data_sets(body, studio.settings), owner)
 
     @app.get("/runs/{id}")
-    def run(id: str, owner: Owner, studio: TheStudio) -> RunView:
-        return studio.run(id)
+    def run(id: str, owner: RunOwner, studio: TheStudio) -> RunView:
+        """How a training run stands."""
+        return studio.runs.get(id, owner)
 
     @app.post("/runs/{id}/stop")
-    def stop_run(id: str, owner: Owner, studio: TheStudio) -> RunView:
+    def stop_run(id: str, owner: RunOwner, studio: TheStudio) -> RunView:
         """Save and end after the current step."""
-        return studio.stop_run(id)
+        return studio.runs.stop(id, owner)
 
     @app.post("/runs/{id}/resume")
-    def resume_run(id: str, owner: Owner, studio: TheStudio, body: ResumeChanges | None = None) -> RunView:
+    def resume_run(id: str, owner: RunOwner, studio: TheStudio, body: ResumeChanges | None = None) -> RunView:
         """Go on from the last checkpoint; the body, if there is one, changes what it says."""
-        return studio.resume_run(id, **(body.model_dump() if body else {}))
+        return studio.runs.resume(id, owner, **(body.model_dump() if body else {}))
 
     @app.delete("/runs/{id}")
-    def delete_run(id: str, owner: Owner, studio: TheStudio) -> dict[str, str]:
-        studio.delete_run(id)
+    def delete_run(id: str, owner: RunOwner, studio: TheStudio) -> dict[str, str]:
+        """Remove a run with its checkpoints and its result."""
+        studio.runs.delete(id, owner)
         return {"deleted": id}
 
     @app.get("/status")
@@ -443,7 +373,7 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
-async def _events(studio: Studio, id: str, owner: str, tell: Callable[[Any], Any]) -> AsyncIterator[str]:
+async def _events(studio: Studio, id: str, owner: str, redact: Callable[[Any], Any]) -> AsyncIterator[str]:
     """The job at every change. Asks now and then, in a thread: a look may wait for the queue's lock or the disk."""
     last, silent = "", 0.0
     while True:
@@ -452,7 +382,7 @@ async def _events(studio: Studio, id: str, owner: str, tell: Callable[[Any], Any
         except StudioError as error:
             yield f"event: error\ndata: {json.dumps({'error': str(error)})}\n\n"
             return
-        text = json.dumps(tell(view.model_dump(mode="json")), ensure_ascii=False)
+        text = json.dumps(redact(view.model_dump(mode="json")), ensure_ascii=False)
         if text != last:
             yield f"event: job\ndata: {text}\n\n"
             last, silent = text, 0.0

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from studio.core.fields import describe
+from studio.core.specs import GenerateSpec
 from studio.core.views import FoundRecipe
 from studio.interfaces.cli import terminal
-from studio.interfaces.cli.terminal import Json, Model, answer, open_studio, say
+from studio.interfaces.cli.terminal import Json, answer, open_studio, say
 
 
 def recipe(
@@ -46,7 +48,7 @@ def _lines(found: FoundRecipe, keys: dict[str, Any]) -> list[str]:
 
 def dataset(
     data: Annotated[str, typer.Argument(metavar="FOLDER|ZIP", help="A folder of pictures, or a ZIP of one.")],
-    model: Model = None,
+    model: Annotated[str | None, typer.Option(help=describe(GenerateSpec, "model").help)] = None,
     resolution: Annotated[
         int | None, typer.Option(min=64, max=2048, help="Pixels that it would be trained at; blank: the model's.")
     ] = None,
@@ -54,7 +56,7 @@ def dataset(
 ) -> None:
     """What would be trained on: pictures, captions, trigger words, repeats, and all that is left out."""
     studio = open_studio()
-    report = studio.check_dataset(data, model or studio.settings.model, resolution)
+    report = studio.datasets.check(data, model or studio.settings.model, resolution)
     lines = [f"{entry.file}: {entry.prompt}" for entry in report.entries]
     answer(json, summary(report), [*lines, *report.summary()])
 

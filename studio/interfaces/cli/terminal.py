@@ -14,18 +14,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
 
 from studio.core.errors import BadInput, StudioError, explain
 from studio.core.settings import settings
-from studio.core.specs import AnimationFormat, ControlMode, Easing, LoraRef, LowConfidence, MorphMethod, bounds
+from studio.core.specs import AnimationFormat, LowConfidence, bounds
 from studio.core.views import JobView
-from studio.features import drawing_jobs, motion_jobs
 from studio.features.animate.spec import AnimateSpec
-from studio.service import PromptRequest, PromptResult, Studio, parse_spec
+from studio.service import PromptRequest, PromptResult, Studio
 
 OWNER = "local"  # whoever may use this command line owns what it makes
 MAX_LIST = 20 * 2**20  # bytes of a list of prompts
@@ -43,103 +42,12 @@ class Failed(StudioError):
 # --- options that several verbs have ------------------------------------------------------------------------------
 
 
-def names(kind: Any) -> str:
-    """The values of a `Literal` of the specs for a help text: "gif, apng or webp"."""
-    *first, last = get_args(kind)
-    return f"{', '.join(first)} or {last}"
-
-
 Json = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Copy the files into this folder.")]
-OutFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        help="Copy the files into this folder. A name that ends in .gif, .png (APNG), .apng, .webp, .mp4 or .zip: "
-        "write only the animation, as this file and in its format.",
-    ),
-]
-OutZip = Annotated[
-    Path | None,
-    typer.Option("--out", help="Copy the files into this folder. A name that ends in .zip: write only the ZIP there."),
-]
-Emotion = Annotated[str, typer.Option(help="happy, angry, sad, surprised or calm.")]
-Style = Annotated[str, typer.Option(help="casual, formal, artistic or realistic.")]
-Quality = Annotated[str, typer.Option(help="draft, standard or high.")]
-Model = Annotated[str | None, typer.Option(help="embedded, a hub id, a diffusers folder or a .safetensors file.")]
-Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH or PATH:WEIGHT; may be repeated.")]
-Seed = Annotated[int | None, typer.Option(help="Blank: another one each time.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Write the prompt without asking a language model.")]
-Text = Annotated[str, typer.Option(help="What else is in the picture.")]
-Who = Annotated[str, typer.Option("--text", help="Who it is.")]
-Prompt = Annotated[str | None, typer.Option(help="The whole prompt.")]
-Doubtful = Annotated[
-    LowConfidence,
-    typer.Option(
-        "--on-low-confidence",
-        help="For a written prompt that is less than 80% sure. run: draw it, as without this option. fixed: use the "
-        "fixed template. retry: have it written up to twice more, then use the fixed template. fail: say why and exit "
-        "with code 2.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option(help="1 to 50.")]
-Size = Annotated[str | None, typer.Option(help="Pixels: 512, or 512x768.")]
-Source = Annotated[Path | None, typer.Option(help="Start from this picture.")]
-Character = Annotated[Path | None, typer.Option(help="The character; drawn first when blank.")]
-
-# of `morph` and `animate`
-Emotions = Annotated[str | None, typer.Option(help="In order, as often as you like: happy,sad,happy.")]
-EaseBy = Annotated[str | None, typer.Option("--easing", help=f"{names(Easing)}.")]
-Pingpong = Annotated[bool | None, typer.Option("--pingpong/--once", help="Run back to the first frame, or don't.")]
-Fps = Annotated[int | None, typer.Option(help="Frames a second, 1 to 30.")]
-Format = Annotated[str, typer.Option(help=f"{names(AnimationFormat)}.")]
-# of `harden`
 Protect = Annotated[
     list[str] | None,
     typer.Option("--protect", help="Words that stay as they are, with commas between them; may be repeated."),
 ]
-# of `morph`
-METHOD_NAMES: dict[MorphMethod, str] = {  # what the page calls them
-    "prompt": "Redraw", "direction": "Direction", "picture": "Keep my picture", "latent": "Cross-fade",
-}  # fmt: skip
-Method = Annotated[
-    str | None,
-    typer.Option(help=f"On the page: {', '.join(f'{key} ({name})' for key, name in METHOD_NAMES.items())}."),
-]
-Amount = Annotated[
-    float | None, typer.Option(help="How far towards the last emotion, above 0 to 2; above 1: further than asked.")
-]
-SharedSteps = Annotated[
-    float | None,
-    typer.Option(
-        "--shared-steps", "--held", help="Method prompt: the share of the steps that all frames share, 0 to 0.9."
-    ),
-]
-# of `animate`
-Keyframes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keyframe",
-        help="FRAME:EMOTION[:STRENGTH[:HOLD]], like 12:sad, 12:sad:0.6 or 12:sad::4 (stays for 4 frames' time); frames "
-        "count from 1. May be repeated; replaces --emotions.",
-    ),
-]
-# of `sketch`
-Net = Annotated[
-    str | None,
-    typer.Option("--controlnet", help="A hub id, a diffusers folder or a .safetensors file; blank: the model's own."),
-]
-Begin = Annotated[float | None, typer.Option("--start", help="The share of the steps at which it sets in, 0 to 1.")]
-End = Annotated[float | None, typer.Option("--end", help="The share of the steps at which it stops, 0 to 1.")]
-Mode = Annotated[
-    str | None,
-    typer.Option(
-        "--control-mode",
-        "--favour",
-        help=f"What matters more where drawing and words disagree: {names(ControlMode)}.",
-    ),
-]
-
 
 # --- options to fields ----------------------------------------------------------------------------------------------
 
@@ -154,22 +62,6 @@ def open_studio() -> Studio:
 def only_said(**given: Any) -> dict[str, Any]:
     """Only what was said: the rest are the spec's own defaults."""
     return {name: value for name, value in given.items() if value is not None}
-
-
-def base_of(
-    studio: Studio, *, offline: bool = True, on_low_confidence: LowConfidence = "run", lora: list[str] | None = None,
-    size: str | None = None, **given: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """The fields of a `GenerateSpec`; without a prompt it is written now, or offline by `submit`."""
-    fields = only_said(**given, on_low_confidence=on_low_confidence, loras=lora_refs(lora), **sides(size))
-    if "prompt" not in fields and not offline:
-        asked = {name: value for name, value in fields.items() if name in ("emotion", "style", "quality", "text")}
-        refs = [spec(LoraRef, ref) for ref in fields.get("loras", ())]
-        asked["trigger_words"] = drawing_jobs.trigger_words(refs, studio.lora)
-        result = written(studio, asked, on_low_confidence)
-        fields["prompt"] = result.positive_prompt
-        fields.setdefault("negative", result.negative_prompt)
-    return fields | {"model": given.get("model") or studio.settings.model}
 
 
 def spec(kind: type[SpecT], fields: dict[str, Any]) -> SpecT:
@@ -207,25 +99,8 @@ def sequence(given: str) -> list[str]:
     return [name.strip() for name in given.split(",") if name.strip()]
 
 
-def keyframes(given: Sequence[str] | None) -> list[dict[str, Any]]:
-    """`FRAME:EMOTION[:STRENGTH[:HOLD]]`, frames from 1, each as a `Keyframe`'s fields. Raises `BadInput`."""
-    found = []
-    for text in given or ():
-        frame, *rest = text.split(":")
-        if not (1 <= len(rest) <= 3 and re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", frame)):
-            raise BadInput(
-                f"The keyframe {text[:40]!r} isn't FRAME:EMOTION[:STRENGTH[:HOLD]] like 12:sad or 12:sad:0.6:4; "
-                "frames count from 1."
-            )
-        values = zip(("emotion", "strength", "hold"), map(str.strip, rest), strict=False)
-        found.append({"frame": int(frame) - 1} | {name: value for name, value in values if value})
-    return found
-
-
-def image_id(studio: Studio, path: Path | None) -> str | None:
+def image_id(studio: Studio, path: Path) -> str:
     """The id of a picture file, checked and put into the store. Raises `BadInput`."""
-    if path is None:
-        return None
     limit = studio.settings.max_upload_mb * 2**20
     return studio.upload(read_file(path, limit), OWNER, path.name).id
 
@@ -285,8 +160,9 @@ def file_named(out: Path | None, form: AnimationFormat | None = None) -> tuple[P
     return out, found
 
 
-def in_time(marks: Iterable[dict[str, Any]], frames: int) -> None:
+def in_time(marks: Iterable[dict[str, Any]], frames: int | None) -> None:
     """Refuse keyframes past the end, counted from 1 as they were given. Raises `BadInput`."""
+    frames = bounds(AnimateSpec, "frames")["default"] if frames is None else frames
     most = bounds(AnimateSpec, "frames")["le"]
     end = f"there are {frames} frames" if frames <= most else f"an animation has {most} frames at most"
     for mark in marks:
@@ -299,7 +175,7 @@ def in_time(marks: Iterable[dict[str, Any]], frames: int) -> None:
 
 def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfidence = "run") -> PromptResult:
     """A prompt for these fields; doubts about it go to standard error, or are raised (see `Studio.write_prompt`)."""
-    result = studio.write_prompt(spec(PromptRequest, fields), on_low_confidence)
+    result = studio.prompts.write_prompt(spec(PromptRequest, fields), on_low_confidence)
     for note in result.notes:
         say(note)
     return result
@@ -307,7 +183,7 @@ def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfid
 
 def harden(studio: Studio, given: str, protect: Sequence[str] | None = None, json: bool = False) -> None:
     """What `harden` does: the text put right, and every change. Words and phrases in `protect` stay as they are."""
-    found = studio.harden(text(given), tuple(word for words in protect or () for word in sequence(text(words))))
+    found = studio.prompts.harden(text(given), tuple(word for words in protect or () for word in sequence(text(words))))
     changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
     lines = [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
     answer(json, {"text": found.text, "changes": changes}, lines)
@@ -320,7 +196,7 @@ def follow_job(studio: Studio, view: JobView) -> JobView:
         while view.active:
             view = studio.wait(view.id, OWNER, 0.5)
             left = "" if view.seconds_left is None else f", {view.seconds_left:.0f} s left"
-            waiting = f"{view.position} go first" if view.position else f"{view.done} of {view.total}{left}"
+            waiting = f"{view.position} jobs ahead" if view.position else f"{view.done} of {view.total}{left}"
             line = f"{view.state}: {waiting}" + (f" ({view.note})" if view.note else "")
             if view.active and line != shown:
                 say(line)
@@ -334,28 +210,6 @@ def follow_job(studio: Studio, view: JobView) -> JobView:
         kind = BadInput if view.bad_input else Failed
         raise kind(view.error or f"The job was {view.state}.")
     return view
-
-
-def animation(
-    studio: Studio, kind: str, base: dict[str, Any], image: Path | None, out: Path | None, json: bool, **given: Any
-) -> None:
-    """What `morph` and `animate` do with their options; `given` are the fields of their own spec, blank ones None."""
-    file, form = file_named(out)
-    if file is not None:
-        if given["format"] not in ("gif", form):  # "gif" is what stands there when nobody said anything
-            raise BadInput(f"--format {given['format']} and {file} don't go together; leave one of them out.")
-        given["format"], out = form, None
-    check_folder(out)
-    in_time(given.get("keyframes", ()), given["frames"])
-    wanted = parse_spec({"kind": kind, "base": base} | only_said(image=image_id(studio, image), **given))
-    view = follow_job(studio, studio.submit(wanted, OWNER))
-    frames = save_to(studio, view.result["frames"], out, "frame-")
-    made = save_one(studio, view.result["animation"], file, out, "animation-")
-    filmstrip = save_filmstrip(studio, view.result["frames"], out)
-    recipe = studio.picture(view.result["frames"][0], OWNER).recipe
-    seed = recipe.seed if recipe else None
-    keys = {"frames": frames, "animation": made, "filmstrip": filmstrip, "seed": seed}
-    answer(json, keys, [*frames, made, *([filmstrip] if filmstrip else [])])
 
 
 def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = "") -> list[str]:
@@ -396,8 +250,7 @@ def save_filmstrip(studio: Studio, ids: Sequence[str], out: Path | None) -> str 
     """
     if out is None:
         return None
-    recipe = studio.picture(ids[0], OWNER).recipe
-    data = motion_jobs.filmstrip([studio.picture_path(id, OWNER) for id in ids], recipe)
+    data = studio.filmstrip(ids, OWNER)
     path = out / "filmstrip.png"
     try:
         if path.exists() and path.read_bytes() != data:

@@ -131,7 +131,7 @@ def save_pending(report: Report) -> None:
 
 def _save(report: Report, captions: dict[str, str]) -> None:
     before = {entry.file: entry.caption for entry in report.entries}
-    studio().write_captions(str(report.folder), {f: c for f, c in captions.items() if c != before[f]})
+    studio().datasets.write_captions(str(report.folder), {f: c for f, c in captions.items() if c != before[f]})
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -149,7 +149,7 @@ def _small(path: str, changed: float) -> str:
 
 def _first(report: Report, captions: dict[str, str]) -> None:
     """Who writes first captions, for which pictures, and the button."""
-    known = {info.reference: info for info in studio().captioners()}
+    known = {info.reference: info for info in studio().models.captioners()}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         captioner = st.selectbox(
             TEXT["captioner"],

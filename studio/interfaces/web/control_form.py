@@ -90,7 +90,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     if not pressed or spec is None or report is None:
         return None
     captions.save_pending(report)
-    return studio().start_run(spec, owner()).id
+    return studio().runs.start(spec, owner()).id
 
 
 def after(run: RunView) -> None:

@@ -168,7 +168,7 @@ def request() -> str | None:
         pressed = st.button(TEXT["start"], type="primary", icon=":material/bolt:", key="lcm_start", disabled=missing)
         asked = st.button(TEXT["measure_memory"], icon=":material/memory:", key="lcm_memory")
     _memory(spec, asked)
-    return studio().start_run(spec, owner()).id if pressed else None
+    return studio().runs.start(spec, owner()).id if pressed else None
 
 
 def _memory(spec: LcmSpec, asked: bool) -> None:
@@ -176,7 +176,7 @@ def _memory(spec: LcmSpec, asked: bool) -> None:
     of_now = [spec.model, spec.form, spec.objective, spec.rank, spec.batch_size, spec.gradient_checkpointing]
     if asked:
         with st.spinner(TEXT["measuring"]):
-            st.session_state["lcm_measured"] = (of_now, studio().measure_run(spec))
+            st.session_state["lcm_measured"] = (of_now, studio().runs.measure(spec))
     of, found = st.session_state.get("lcm_measured", (None, None))
     if found is None or of != of_now:
         return
@@ -223,7 +223,7 @@ def _more() -> dict[str, Any]:
 def live(run: RunView) -> None:
     """`curve`, drawn again while the run measures."""
     if run.active:
-        st.fragment(lambda: curve(studio().run(run.id)), run_every=POLL)()
+        st.fragment(lambda: curve(studio().runs.get(run.id)), run_every=POLL)()
     else:
         curve(run)
 

@@ -145,7 +145,7 @@ def busy_line(url_path: str) -> None:
 def announce_runs() -> bool:
     """Say, on whatever page, which training runs ended since this browser's last look; whether any trains now."""
     try:
-        runs = studio().runs()
+        runs = studio().runs.list()
     except StudioError:  # a system without training, and the pages about it say so
         return False
     training = {run.id for run in runs if run.active}

@@ -15,7 +15,6 @@ from studio.core.errors import StudioError
 from studio.core.fields import describe
 from studio.core.specs import MAX_SEED, BatchRow, GenerateSpec
 from studio.core.views import JobView, Picture
-from studio.features import drawing_jobs
 from studio.features.experiment.spec import ExperimentSpec
 from studio.features.sheets.spec import BatchSpec
 from studio.interfaces.web import inputs, text, widgets
@@ -91,7 +90,7 @@ def tests(base: GenerateSpec, positive: str, protected: tuple[str, ...]) -> None
 
 def _stress(base: GenerateSpec, positive: str, protected: tuple[str, ...], share: float) -> None:
     seed = base.seed if base.seed is not None else random.randint(0, MAX_SEED)
-    prompts = [positive, *(studio().attack(positive, kind, share, seed, protected) for kind in KINDS)]
+    prompts = [positive, *(studio().prompts.attack(positive, kind, share, seed, protected) for kind in KINDS)]
     rows = tuple(BatchRow(prompt=prompt, seed=seed) for prompt in prompts)
     widgets.start(BatchSpec(base=base.model_copy(update={"count": 1}), rows=rows), PAGE)
     st.session_state["gen_stressed"] = st.session_state[f"job:{PAGE}"]
@@ -120,7 +119,7 @@ def report(job: JobView) -> None:
 def saved(picture: Picture) -> bool:
     """The result that is kept with the picture of a report. False where it can't be opened, which is said."""
     try:
-        result = drawing_jobs.report_of(picture)
+        result = studio().report(picture)
     except StudioError as problem:
         st.caption(text.escape(str(problem)))
         return False

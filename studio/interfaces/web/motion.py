@@ -18,7 +18,6 @@ from studio.core.errors import StudioError
 from studio.core.fields import describe
 from studio.core.specs import EMOTIONS, AnimationFormat, Emotion, GenerateSpec, Keyframe, bounds
 from studio.core.views import JobView, Picture
-from studio.features import characters, motion_jobs
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
 from studio.features.morph.spec import MorphSpec
 from studio.interfaces.web import frame, inputs, parameters, text, widgets
@@ -205,7 +204,7 @@ def source(page: str, prefix: str) -> str | None:
 def why_in_place(image: str | None) -> tuple[str | None, bool]:
     """Why the picture can only be changed in place (None: it can be redrawn), and whether it came from outside."""
     picture = _picture(image)
-    return (characters.why_in_place(picture.recipe), picture.recipe is None) if picture else (None, False)
+    return (studio().why_in_place(picture.id, owner()), picture.recipe is None) if picture else (None, False)
 
 
 def words(prefix: str, image: str | None) -> dict[str, Any]:
@@ -347,7 +346,7 @@ def filmstrip(job: JobView) -> None:
     if not shown:
         return
     st.caption(TEXT["filmstrip"])
-    data = _filmstrip(tuple(picture.id for picture in shown), shown)
+    data = _filmstrip(tuple(picture.id for picture in shown))
     names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
     st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
     st.caption(" \u00b7 ".join(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
@@ -365,8 +364,8 @@ def filmstrip(job: JobView) -> None:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _filmstrip(ids: tuple[str, ...], _shown: list[Picture]) -> bytes:
-    return motion_jobs.filmstrip([picture.path for picture in _shown], _shown[0].recipe)
+def _filmstrip(ids: tuple[str, ...]) -> bytes:
+    return studio().filmstrip(ids, owner())
 
 
 def _frames(job: JobView) -> list[Picture]:

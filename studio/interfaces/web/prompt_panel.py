@@ -123,7 +123,7 @@ def _own(fields: Fields) -> Prompt:
 
 def _written(fields: Fields, drawing: bool) -> Prompt:
     result, asked = _result(fields, drawing)
-    claude = studio().claude_writes
+    claude = studio().prompts.claude_writes
     heading = st.container(horizontal=True, vertical_alignment="center", gap="xsmall")
     shown = st.empty()
     with st.container(horizontal=True):
@@ -148,7 +148,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
     with check:
         _check(positive, negative, fields.triggers)
     doubtful = result.doubtful and not edited
-    repaired = studio().validate(positive, fields.triggers).repaired if doubtful else positive
+    repaired = studio().prompts.validate(positive, fields.triggers).repaired if doubtful else positive
     return Prompt(
         positive,
         negative,
@@ -172,19 +172,19 @@ def _result(fields: Fields, drawing: bool) -> tuple[PromptResult, bool]:
     if state.get("gen_chosen_for") != plain:  # "Write it again" and the template were chosen for another text
         state["gen_chosen_for"], state["gen_writer_seed"], state["gen_fixed"] = plain, 0, False
     seed, fixed = state["gen_writer_seed"], state["gen_fixed"]
-    here = studio().write_prompt(fields.request(seed, offline=True), "fixed" if fixed else "run")
+    here = studio().prompts.write_prompt(fields.request(seed, offline=True), "fixed" if fixed else "run")
     request = fields.request(seed)
     key = request.model_dump_json()
     kept: dict[str, PromptResult] = state.setdefault("gen_by_claude", {})
     wanted = state.pop("gen_asked", False) or (drawing and not fixed and not _edited(kept.get(key, here)))
-    if wanted and studio().claude_writes and (key not in kept or kept[key].writer != "claude"):
+    if wanted and studio().prompts.claude_writes and (key not in kept or kept[key].writer != "claude"):
         with st.spinner(TEXT["asking"]):
-            kept[key] = studio().write_prompt(request)
+            kept[key] = studio().prompts.write_prompt(request)
         for old in list(kept)[:-KEPT]:
             del kept[old]
     if key not in kept:
         return here, False
-    return (studio().write_prompt(request, "fixed") if fixed else kept[key]), True
+    return (studio().prompts.write_prompt(request, "fixed") if fixed else kept[key]), True
 
 
 def _edited(result: PromptResult) -> bool:
@@ -236,7 +236,7 @@ def _badges(result: PromptResult, edited: bool) -> None:
     if edited:
         st.badge(TEXT["edited"], icon=":material/edit:", color="violet")
     if result.tokens_in + result.tokens_out:
-        spent = studio().spent()
+        spent = studio().prompts.spent()
         st.caption(
             _money(TEXT["cost"].format(tokens_in=result.tokens_in, tokens_out=result.tokens_out, cost=result.cost_usd)),
             help=_money(
@@ -261,13 +261,13 @@ def _check(positive: str, negative: str, protected: tuple[str, ...]) -> None:
     """Bars for what `validate` finds, the words at fault, and the repaired prompt; beside it Claude's, when asked."""
     if not positive.strip():
         return
-    verdicts = [studio().validate(positive, protected)]
+    verdicts = [studio().prompts.validate(positive, protected)]
     st.caption(TEXT["check_lead"])
-    if studio().claude_writes:
+    if studio().prompts.claude_writes:
         reviews: dict[str, Validation] = st.session_state.setdefault("gen_reviews", {})
         if positive not in reviews and st.button(TEXT["review"], key="gen_review", icon=":material/forum:"):
             with st.spinner(TEXT["reviewing"]):
-                found = studio().review(positive, protected)
+                found = studio().prompts.review(positive, protected)
             if found.writer == "claude":
                 for old in list(reviews)[: 1 - KEPT]:
                     del reviews[old]
@@ -333,7 +333,7 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
     """Under the text box: the text with the words that look misspelt or disguised put right, to take or to leave."""
     if not typed or st.session_state.get("gen_kept") == typed:
         return
-    found = studio().harden(typed, protected)
+    found = studio().prompts.harden(typed, protected)
     if not found.changes or found.text == typed:
         return
     parts, at = [], 0
@@ -353,7 +353,7 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
 
 def suggestions(typed: str) -> None:
     """Under the text box: ways to end the tag that is being typed, each a button that puts it there."""
-    found = studio().complete(typed)
+    found = studio().prompts.complete(typed)
     if not found:
         return
     with st.container(horizontal=True, gap="xsmall", key="gen_suggestions"):

@@ -58,7 +58,7 @@ class Fields:
     @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Trigger words of the chosen LoRAs: never touched by the spelling help."""
-        known = {str(lora.path): lora.trigger_words for lora in studio().loras()}
+        known = {str(lora.path): lora.trigger_words for lora in studio().models.loras()}
         return tuple(word for ref in self.loras for word in known.get(ref.path, ()))
 
     def request(self, seed: int = 0, offline: bool = False) -> PromptRequest:
@@ -149,10 +149,10 @@ def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
 
 def _written_here(spec: GenerateSpec) -> bool:
     """Whether Draw would draw this prompt from the fields alone, without a question."""
-    if studio().claude_writes:
+    if studio().prompts.claude_writes:
         return False
     fields = Fields(spec.emotion, spec.style, spec.quality, spec.text.strip(), spec.count, {}, spec.loras)
-    written = studio().write_prompt(fields.request(offline=True))
+    written = studio().prompts.write_prompt(fields.request(offline=True))
     return (written.positive_prompt, written.negative_prompt, written.doubtful) == (spec.prompt, spec.negative, False)
 
 
@@ -192,11 +192,11 @@ def emotion_pills(key: str) -> str:
 def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
     """Steps and guidance that will be taken where their fields are empty, given what the other fields hold now."""
     state = st.session_state
-    known = {str(lora.path): lora for lora in studio().loras()}
+    known = {str(lora.path): lora for lora in studio().models.loras()}
     chosen = []
     for path in state.get("gen_loras") or ():
         with suppress(StudioError):  # one that is gone is said by the picker
-            chosen.append(known.get(path) or studio().lora(path))
+            chosen.append(known.get(path) or studio().models.lora(path))
     asked: dict[str, Any] = {
         "quality": quality, "sampler": state.get("gen_sampler") or "auto", "source": state.get("gen_source")
     }  # fmt: skip
@@ -210,7 +210,7 @@ def automatic(quality: str, info: ModelInfo) -> tuple[int, float]:
 
 def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     """The fields behind "More settings"."""
-    models = studio().models()
+    models = studio().models.list()
     chosen = st.session_state.get("gen_model") or settings().model
     about = {info.reference: info for info in models}.get(chosen)
     hints: dict[str, dict[str, Any]] = {}

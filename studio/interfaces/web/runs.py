@@ -84,7 +84,7 @@ def choose(kinds: Sequence[Literal["lora", "lcm", "control"]], page: str) -> str
 
     It is in the address, so that a reload or a link finds it again.
     """
-    runs = {run.id: run for run in studio().runs() if run.kind in kinds}
+    runs = {run.id: run for run in studio().runs.list() if run.kind in kinds}
     key, first = f"{page}_run", f"run:{page}" not in st.session_state
     wanted = st.query_params.get("run") or st.session_state.get(f"run:{page}")
     if wanted and wanted not in runs:
@@ -126,7 +126,7 @@ def panel(run_id: str, page: str) -> RunView:
 
     That it is over is said by the frame, on every page.
     """
-    run = studio().run(run_id)
+    run = studio().runs.get(run_id)
     if run.active:
         st.fragment(_live, run_every=POLL)(run_id, page)
     else:
@@ -136,7 +136,7 @@ def panel(run_id: str, page: str) -> RunView:
 
 def _live(run_id: str, page: str) -> None:
     try:
-        run = studio().run(run_id)
+        run = studio().runs.get(run_id)
     except StudioError:
         st.rerun()
     if not run.active:
@@ -177,7 +177,7 @@ def _controls(run: RunView, page: str) -> None:
         asked = st.session_state.get(f"run_stop:{run.id}", False)
         label = TEXT["stopping" if asked else "stop"]
         if st.button(label, key=f"{page}_stop", icon=":material/stop_circle:", disabled=asked):
-            studio().stop_run(run.id)
+            studio().runs.stop(run.id)
             st.session_state[f"run_stop:{run.id}"] = True
             st.rerun(scope="fragment")
         return
@@ -188,7 +188,7 @@ def _controls(run: RunView, page: str) -> None:
     with st.popover(TEXT["delete"], icon=":material/delete:", key=f"{page}_delete"):
         st.write(TEXT["delete_sure"])
         if st.button(TEXT["delete_yes"], key=f"{page}_delete_yes", type="primary"):
-            studio().delete_run(run.id)
+            studio().runs.delete(run.id)
             follow(None, page)
             st.rerun()
 
@@ -212,7 +212,7 @@ def _resume(run: RunView, page: str) -> None:
         TEXT["resume"], key=f"{page}_resume", icon=":material/play_arrow:", disabled=over,
         help=TEXT["over_help" if over else "resume_help"],
     ):  # fmt: skip
-        studio().resume_run(run.id, **changes)
+        studio().runs.resume(run.id, **changes)
         follow(run.id, page)
         st.rerun()
 
@@ -224,7 +224,7 @@ def _export(run: RunView, page: str) -> None:
         return
     if st.button(TEXT["export"], key=f"{page}_export", icon=":material/save:", help=TEXT["export_help"]):
         with st.spinner(TEXT["exporting"]):
-            studio().export_run(run.id)
+            studio().runs.export(run.id)
         st.toast(TEXT["exported"], icon=":material/check:")
         st.rerun()
 
@@ -237,14 +237,16 @@ def _curves(run: RunView, page: str) -> None:
     chosen: list[str] = []
     others: dict[str, str] = {}
     if not run.active:
-        others = {other.id: other.name for other in studio().runs() if other.kind == run.kind and other.id != run.id}
+        others = {
+            other.id: other.name for other in studio().runs.list() if other.kind == run.kind and other.id != run.id
+        }
     if others:
         chosen = st.multiselect(
             TEXT["compare"], list(others), format_func=lambda id: f"{others[id]} · {id}", key=f"{page}_compare"
         )
     if chosen:
         curves = {f"{run.name} · {run.id}": _series(run.metrics, "smoothed")}
-        curves |= {f"{others[id]} · {id}": _series(studio().run(id).metrics, "smoothed") for id in chosen}
+        curves |= {f"{others[id]} · {id}": _series(studio().runs.get(id).metrics, "smoothed") for id in chosen}
         st.line_chart(pd.DataFrame(curves), height=260, alt="Smoothed loss of several runs by step")
     else:
         matched = [line for line in run.metrics if "critic" in line]  # another loss, of another size

@@ -100,7 +100,7 @@ def models() -> None:
             "Reference": model.reference,
             "Note": model.note,
         }
-        for model in studio().models()
+        for model in studio().models.list()
     ]
     st.dataframe(rows, hide_index=True, alt=TEXT["models"])
 
@@ -109,20 +109,20 @@ def loras() -> None:
     """Every LoRA, and why a file beside them is none."""
     rows = [
         {"LoRA": lora.title, "Trigger words": ", ".join(lora.trigger_words), "Trained on": lora.base}
-        for lora in studio().loras()
+        for lora in studio().models.loras()
     ]
     if rows:
         st.dataframe(rows, hide_index=True, alt=TEXT["loras"])
     else:
         st.caption(TEXT["loras_none"])
-    for name, reason in studio().refused_loras():
+    for name, reason in studio().models.refused_loras():
         st.caption(TEXT["loras_refused"].format(name=text.escape(name), reason=text.escape(reason)))
 
 
 def tag_lists() -> None:
     """The tag lists of this studio: add one, drop one."""
     st.caption(TEXT["tags_lead"])
-    for tag_list in studio().tag_lists():
+    for tag_list in studio().prompts.tag_lists():
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             size = TEXT["tags_size"].format(tags=text.plural(tag_list.tags, "tag"), size=text.size(tag_list.size))
             st.markdown(f"**{text.escape(tag_list.name)}** · {size}", width="content")
@@ -131,14 +131,14 @@ def tag_lists() -> None:
                 key=f"system_tags_drop_{tag_list.name}",
                 icon=":material/close:",
                 type="tertiary",
-                on_click=studio().drop_tags,
+                on_click=studio().prompts.drop_tags,
                 args=(tag_list.name,),
             )
     file = st.file_uploader(
         TEXT["tags_file"], ["csv", "txt"], key="system_tags", max_upload_size=studio().settings.max_upload_mb
     )
     if file is not None and st.button(TEXT["tags_add"], key="system_tags_add", icon=":material/add:"):
-        read = studio().add_tags(file.getvalue(), file.name)
+        read = studio().prompts.add_tags(file.getvalue(), file.name)
         st.session_state["system_tags_read"] = (file.name, len(read.rows), read.bad)
         st.rerun()  # the list above has it then
     if found := st.session_state.pop("system_tags_read", None):
@@ -161,7 +161,7 @@ def runs() -> None:
             "Done": run.step / run.steps if run.steps else 0.0,
             "Model": run.model,
         }
-        for run in studio().runs()
+        for run in studio().runs.list()
     ]
     if not rows:
         st.caption(TEXT["runs_none"])
@@ -172,7 +172,7 @@ def runs() -> None:
 
 def claude() -> None:
     """What Claude cost so far."""
-    spent = studio().spent()
+    spent = studio().prompts.spent()
     said = TEXT["claude_spent"].format(
         tokens_in=spent.tokens_in,
         tokens_out=spent.tokens_out,

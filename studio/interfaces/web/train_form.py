@@ -145,12 +145,12 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
 
 @st.cache_data(max_entries=20, show_spinner="Looking at every picture", ttl=3600)
 def _report(folder: str, model: str, resolution: int | None, changed: float) -> Any:
-    return studio().check_dataset(folder, model, resolution)
+    return studio().datasets.check(folder, model, resolution)
 
 
 @st.cache_data(max_entries=20, show_spinner="Unpacking", ttl=3600)
 def _unpacked(archive: str, changed: float, size: int) -> str:
-    return studio().dataset_folder(archive)
+    return str(studio().datasets.folder(archive))
 
 
 def _checked(folder: str, model: str, resolution: int | None) -> Any:
@@ -167,7 +167,7 @@ def _checked(folder: str, model: str, resolution: int | None) -> Any:
 def _example() -> None:
     """A copy of one's own, because captions are edited in place."""
     files = [(file.name, file.read_bytes()) for file in sorted(EXAMPLE.iterdir()) if file.is_file()]
-    st.session_state["lora_folder"] = studio().upload_dataset(files)
+    st.session_state["lora_folder"] = str(studio().datasets.upload(files))
     # What was uploaded before would count first: a fresh field is an empty one
     st.session_state["lora_uploads"] = st.session_state.get("lora_uploads", 0) + 1
 
@@ -177,9 +177,9 @@ def _uploaded(files: list[Any]) -> str:
     ids = [file.file_id for file in files]
     before, folder = st.session_state.get("lora_uploaded", (None, ""))
     if ids != before or not Path(folder).is_dir():
-        folder = studio().upload_dataset([(file.name, file.getvalue()) for file in files])
+        folder = str(studio().datasets.upload([(file.name, file.getvalue()) for file in files]))
         st.session_state["lora_uploaded"] = (ids, folder)
-    return str(folder)
+    return folder
 
 
 def per_epoch(report: Any, repeats: int) -> int:
@@ -287,7 +287,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         pressed = st.button(TEXT["start"], type="primary", icon=":material/school:", key="lora_start")
         if st.button(TEXT["measure"], icon=":material/timer:", key="lora_measure"):
             with st.spinner(TEXT["measuring"]):
-                st.session_state["lora_measured"] = (_measured_by(spec), studio().measure_run(spec))
+                st.session_state["lora_measured"] = (_measured_by(spec), studio().runs.measure(spec))
     of, found = st.session_state.get("lora_measured", (None, None))
     if found and of != _measured_by(spec):  # of another run than the one that the form describes now
         del st.session_state["lora_measured"]
@@ -300,4 +300,4 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     if not pressed:
         return None
     captions.save_pending(report)
-    return studio().start_run(spec, owner()).id
+    return studio().runs.start(spec, owner()).id

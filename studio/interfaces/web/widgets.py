@@ -294,7 +294,7 @@ def sent(page: str) -> dict[str, str] | None:
 
 def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
     """A model by reference: one of the list, or typed. `models`: the list, where the page has read it already."""
-    known = {model.reference: model for model in (studio().models() if models is None else models)}
+    known = {model.reference: model for model in (studio().models.list() if models is None else models)}
 
     def named(reference: str) -> str:
         model = known.get(reference)
@@ -328,7 +328,7 @@ def put_loras(key: str, refs: Sequence[LoraRef]) -> None:
     state = st.session_state
     paths: dict[str, None] = {}  # in order, each once
     for ref in refs:
-        lora = studio().lora(ref.path)
+        lora = studio().models.lora(ref.path)
         paths[str(lora.path)] = None
         state[f"{key}_weight_{lora.hash}"] = ref.weight
     state[key] = list(paths)
@@ -341,12 +341,12 @@ def lora_picker(key: str) -> tuple[LoraRef, ...]:
     Files outside of the list can't be chosen here, but one that a recipe brought is used like the others.
     """
     state = st.session_state
-    found = {str(lora.path): lora for lora in studio().loras()}
+    found = {str(lora.path): lora for lora in studio().models.loras()}
     asked = list(state.get(key) or ())
     for path in asked:
         if path not in found:
             try:
-                found[path] = studio().lora(path)
+                found[path] = studio().models.lora(path)
             except StudioError:
                 state.setdefault(f"{key}_gone", []).append(path.replace("\\", "/").rsplit("/", 1)[-1])
     kept = [path for path in asked if path in found]

@@ -1,0 +1,121 @@
+"""Animations and sprites in the worker.
+
+`JobView.result`: see `features.frames`; sprites give {"frames", "emotions", "sprites": id of the ZIP}.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from studio.core.specs import EMOTIONS
+from studio.engine.media import output
+from studio.engine.motion import timing
+from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.features.characters import character, in_place
+from studio.features.characters import method as fitting
+from studio.features.frames import (
+    TEXT,
+    FrameDrawing,
+    batches,
+    draw_source,
+    frame_recipe,
+    missing_frames,
+    recipes_for,
+    write_animation,
+)
+from studio.jobs.job import Job
+from studio.store.layout import grid_picture
+
+
+def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
+    """The source if there is none, then frames of rising strength from it, then the file of them."""
+    stills = timing.stills(
+        spec.emotions, spec.frames, spec.strength_from, spec.strength_to, spec.keyframes, spec.easing
+    )
+    emotions = tuple(dict.fromkeys(e for still in stills for e in (still.mix.source, still.mix.target)))
+    base = character(engine, job, spec.base, spec.image).base
+    source = spec.image
+    if source is None:
+        yield from draw_source(engine, job, recipes_for(job, base, emotions[:1], None)[0], "source")
+        source = job.result["source"]
+    recipes = dict(zip(emotions, recipes_for(job, base, emotions, source), strict=True))
+    frames = []
+    for index, still in enumerate(stills):
+        plan = {
+            "animate": [still.mix.source, still.mix.target, round(still.mix.amount, 6)],
+            "first": stills[0].mix.source,
+            "prompts": {emotion: recipe.prompt for emotion, recipe in recipes.items()},
+        } | ({} if spec.consistent else {"frame": index})  # fmt: skip
+        frames.append(frame_recipe(recipes[still.mix.emotion].model_copy(update={"strength": still.strength}), plan))
+    missing = missing_frames(job, frames)
+    if missing:
+        image = job.image(source)
+        first = recipes[emotions[0]]
+        from studio.engine.motion import animation
+
+        drawing = FrameDrawing(engine, job, first)
+        drawing.begin(sum(animation.steps_of(first, stills[index]) for index in missing))
+        make = partial(
+            animation.Animation, recipes=recipes, stills=stills, source=image, consistent=spec.consistent,
+            on_step=drawing.did,
+        )  # fmt: skip
+        made = drawing.make(make)
+        for chunk in batches(made, missing):
+            with drawing.borrowed(made):
+                for index, picture in made.draw(chunk):
+                    drawing.note = TEXT["frame"].format(index + 1, len(frames))
+                    job.save(picture, frames[index], index, kind="frame", details={"strength": stills[index].strength})
+            yield
+    holds = [still.hold for still in stills]
+    yield from write_animation(
+        job, frames[0], len(frames), spec.fps, spec.format, pingpong=spec.pingpong, holds=holds,
+        inbetweens=spec.inbetweens,
+    )  # fmt: skip
+
+
+def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
+    """One picture per emotion of one character, and the ZIP with the file names of chat front ends."""
+    emotions = spec.emotions
+    who = character(engine, job, spec.base, spec.image)
+    method = fitting(job, who, "prompt", note_uploads=False)
+    base = in_place(engine, job, who.base) if method == "picture" else who.base
+    chain = emotions
+    if method == "picture":  # it is first inverted with what it shows now
+        now = who.shown or base.emotion
+        chain = (now, *(emotion for emotion in emotions if emotion != now))
+    if len(chain) == 1:
+        chain = (*chain, *(e for e in EMOTIONS if e != chain[0]))[:2]
+    recipes = recipes_for(job, base, chain, spec.image if method == "picture" else None)
+    plan: dict[str, Any] = {"morph": method, "prompts": [recipe.prompt for recipe in recipes], "sprites": True}
+    frames = [frame_recipe(recipes[chain.index(emotion)], plan | {"emotion": emotion}) for emotion in emotions]
+    missing = missing_frames(job, frames)
+    if missing:
+        image = job.image(spec.image) if method == "picture" and spec.image else None
+        from studio.engine.motion import morph as morphs
+
+        drawing = FrameDrawing(engine, job, recipes[0])
+        drawing.begin((len(missing) + 1) * recipes[0].steps)
+        made = drawing.make(partial(morphs.make, method, recipes=recipes, image=image, on_step=drawing.did))
+        yield
+        for some in batches(made, missing):
+            places = [chain.index(emotions[index]) / (len(chain) - 1) for index in some]
+            with drawing.borrowed(made):
+                for index, picture in zip(some, made.draw(places), strict=True):
+                    job.save(picture, frames[index], index, kind="frame", title=emotions[index])
+            yield
+    ids = [job.ids[index] for index in range(len(frames))]
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = {emotion: job.files(id) for emotion, id in zip(emotions, ids, strict=True)}
+        path = output.sprites(pictures, Path(folder) / "sprites.zip")
+        packed = job.save_file(
+            path.read_bytes(), ".zip", job.image(ids[0]).size, len(ids), kind="frame", recipe=recipes[0]
+        )
+    # In the gallery the set is one sheet: found, shown and deleted there, and its files with it.
+    shown = grid_picture([job.image(id) for id in ids], emotions)
+    layout = {"tiles": ids, "columns": list(emotions), "rows": []}
+    job.save(shown, recipes[0], len(ids) + 1, id=job.key("sprites", *ids), kind="sheet", details=layout)
+    job.result |= {"frames": ids, "emotions": list(emotions), "sprites": packed}

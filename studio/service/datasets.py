@@ -1,0 +1,77 @@
+"""Data sets of training: checked, kept when they are uploaded, captioned. Trains nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from studio.core.errors import BadInput
+from studio.core.settings import Settings
+from studio.engine.models.catalogue import resolve
+from studio.runs import dataset
+from studio.runs.rundir import write_failure
+
+
+class DataSets:
+    """Folders and ZIPs of pictures with their captions; uploaded ones are kept in `settings.datasets_dir`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def check(self, path: str, model: str = "embedded", resolution: int | None = None) -> dataset.Report:
+        """What is in a set (a folder or a ZIP, which is unpacked), and what is wrong with it. Reads every picture.
+
+        `resolution`: side in pixels that it is to be trained at; None: the model's own.
+        """
+        side = resolution or resolve(model, self._settings, with_hash=False).native_size
+        return self.checked(path, side)
+
+    def checked(self, path: str, side: int) -> dataset.Report:
+        """As `check`, at a known resolution."""
+        return dataset.check(self.folder(path), side)
+
+    def folder(self, path: str) -> Path:
+        """The folder of a set given as one or as a ZIP, which is unpacked. Raises NotFound, BadInput, DiskFull."""
+        if "\x00" in path:
+            raise BadInput("A path can't contain NUL characters.")
+        return dataset.folder_of(Path(path).expanduser(), self._settings.datasets_dir)
+
+    def upload(self, files: Sequence[tuple[str, bytes]]) -> Path:
+        """A set from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.
+
+        The same files give the same folder. Raises BadInput for a ZIP that can't be trusted, DiskFull.
+        """
+        digest = hashlib.sha256()
+        for name, data in files:
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        place = self._settings.datasets_dir
+        first = Path(files[0][0]) if files else Path("empty")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".upload-", dir=place) as fresh:
+                if len(files) == 1 and first.suffix.lower() == ".zip":
+                    archive = Path(fresh) / first.name
+                    archive.write_bytes(files[0][1])
+                    return dataset.folder_of(archive, place)
+                if any(Path(name).suffix.lower() == ".zip" for name, _ in files):
+                    raise BadInput("Upload a ZIP alone: one at a time, and nothing beside it.")
+                if not any(Path(name).suffix.lower() in dataset.PICTURES for name, _ in files):
+                    given = ", ".join(name for name, _ in files[:3])
+                    raise BadInput(f"There is no picture among what was uploaded ({given}).")
+                target = place / f"pictures-{digest.hexdigest()[:12]}"
+                if not target.exists():
+                    inside = Path(fresh) / "data"
+                    inside.mkdir()
+                    for name, data in files:
+                        (inside / Path(name).name).write_bytes(data)
+                    os.rename(inside, target)
+                return target
+        except OSError as error:
+            raise write_failure("The upload can't be kept", place, error) from error
+
+    def write_captions(self, folder: str, captions: dict[str, str]) -> None:
+        """Write captions (picture -> text) beside the pictures of a set. Raises `NotFound` before any is."""
+        dataset.write_captions(Path(folder), captions)
