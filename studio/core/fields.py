@@ -112,8 +112,8 @@ class SpecField:
         if self.type not in (int, float):
             return ""
         if "ge" in found and "le" in found:
-            return f"{found['ge']:g} to {found['le']:g}"
-        words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+            return f"{found['ge']} to {found['le']}"
+        words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
         return ", ".join(said.format(found[name]) for name, said in words.items() if name in found)
 
 

@@ -193,7 +193,7 @@ def test_a_doubtful_prompt_of_a_list_a_sketch_and_a_set_of_sprites(run: Callable
 def test_the_default_for_doubtful_prompts_is_said(run: Callable[..., Done]) -> None:
     said = " ".join(run("generate", "--help").out.replace("│", " ").split())
     assert "run: draw it, as without this option" in said
-    assert "[default: run]" in said
+    assert "Default: run." in said
 
 
 def test_image_to_image(run: Callable[..., Done], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from studio.core.specs import BatchRow, GenerateSpec, LoraRef, Request
 from studio.features.experiment.report import arms, pairs
 from studio.features.experiment.spec import ExperimentSpec
 from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
-from studio.interfaces.cli import terminal
+from studio.interfaces.cli import terminal, verbs
 from studio.prompting import triggers
 from studio.prompting.writers import PromptRequest
 from studio.service import Studio
@@ -91,7 +91,8 @@ def test_what_files_say_of_themselves_is_cut_to_what_a_request_takes() -> None:
 
 
 def test_the_command_line_s_own_prompt_keeps_it(studio: Studio) -> None:
-    fields = terminal.base_of(studio, offline=False, lora=["sakurako:0.5"], text="桜子, red hair")
+    typed = {"text": "桜子, red hair", "loras": terminal.lora_refs(["sakurako:0.5"])}
+    fields = verbs.drawing_request(studio, typed, {"prompts": None, "offline": False})
     assert "桜子" in fields["prompt"]
 
 

@@ -219,7 +219,7 @@ class GenerateSpec(Parameters, Request):
             min_length=1,
             max_length=1024,
         ),
-        About(advanced=True),
+        About(blank="the studio's own", advanced=True),
     ] = "embedded"
     steps: Annotated[
         int | None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, explain
-from studio.core.specs import EMOTIONS, MAX_SEED, STYLES, Emotion, GenerateSpec, Style
+from studio.core.specs import EMOTIONS, MAX_SEED, STYLES, GenerateSpec
 from studio.features.characters import one_character
 from studio.features.feature import Planned, Planning
 from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
@@ -59,9 +59,9 @@ def _set(base: GenerateSpec, axis: Axis, value: str, wording: Wording) -> Genera
     """The request with one value of a grid's axis. Raises `BadInput` that names the axis and the value."""
     value = value.strip()
     if axis.name == "emotion" and value in EMOTIONS:
-        return wording.prompted(base, cast(Emotion, value), base.style)
+        return wording.prompted(base, value, base.style)
     if axis.name == "style" and value in STYLES:
-        return wording.prompted(base, base.emotion, cast(Style, value))
+        return wording.prompted(base, base.emotion, value)
     if axis.name == "lora_weight":
         if not base.loras:
             raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")

@@ -18,9 +18,9 @@ from studio.core.fields import SpecField, fields
 PLAIN = {int: int, float: float, bool: bool}  # what the option parser converts; all else is text
 
 
-def option(name: str, kind: Any, help: str, *names: str, default: Any = None, shown: str = "") -> inspect.Parameter:
+def option(name: str, kind: Any, help: str, *names: str, default: Any = None) -> inspect.Parameter:
     """An option as a parameter of a verb; `default` `inspect.Parameter.empty` for one that has to be given."""
-    info = typer.Option(*names, help=help, show_default=shown or False)
+    info = typer.Option(*names, help=help, show_default=False)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
 
@@ -56,28 +56,21 @@ def _option(field: SpecField, prefix: str) -> inspect.Parameter:
     else:
         kind = list[str] if _repeated(field) else PLAIN.get(field.type, str)
     range = "" if field.type is bool or _repeated(field) else field.range
-    said = " ".join(part for part in (field.help, range and f"{range[:1].upper()}{range[1:]}.") if part)
-    if field.about.blank:
-        said = f"{said} Blank: {field.about.blank}.".strip()
+    if range and not field.choices:
+        range = f"{range[:1].upper()}{range[1:]}"
+    said = " ".join(part for part in (field.help, range and f"{range}.") if part)
+    if field.about.blank and field.optional:
+        said = f"{said} Blank: {field.about.blank}."
+    elif field.default not in (None, "", ()) and field.type is not bool:
+        default = field.default if isinstance(field.default, tuple) else (field.default,)
+        said = f"{said} Default: {','.join(map(str, default))}."
     switch = field.type is bool and "/" not in str(names)  # there is nothing but to turn it on
-    shown = "" if field.default in (None, "", ()) or field.type is bool else _text(field.default)
     return option(
         prefix + field.name,
         kind if field.required or switch else kind | None,
-        said or f"{field.label}.",
+        said.strip() or f"{field.label}.",
         *([names] if isinstance(names, str) else names),
         default=inspect.Parameter.empty if field.required else False if switch else None,
-        shown=shown,
-    )
-
-
-def _text(value: Any) -> str:
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
     )
 
 

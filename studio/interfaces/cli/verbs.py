@@ -96,7 +96,7 @@ def captions(done: Finished) -> Answer:
     return found | {"captions": rows}, [*lines, f"{len(rows)} captions written, {found['kept']} kept."]
 
 
-def _draw(studio: Studio, fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def drawing_request(studio: Studio, fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """One prompt, written by Claude where a key is there; or a file of them."""
     listed: Path | None = given["prompts"]
     if listed is not None:
@@ -157,7 +157,7 @@ VERBS: dict[str, Verb] = {
             option("prompts", Path | None, "A file: one prompt a line, or CSV with prompt,seed,emotion.", "--prompts"),
             OFFLINE,
         ),
-        request=_draw,
+        request=drawing_request,
     ),
     "morph": Verb(
         animation,

@@ -179,7 +179,7 @@ def _uploaded(files: list[Any]) -> str:
     if ids != before or not Path(folder).is_dir():
         folder = str(studio().datasets.upload([(file.name, file.getvalue()) for file in files]))
         st.session_state["lora_uploaded"] = (ids, folder)
-    return folder
+    return str(folder)
 
 
 def per_epoch(report: Any, repeats: int) -> int:
