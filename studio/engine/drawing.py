@@ -170,7 +170,7 @@ def _gated(
     Progress stays at the last step meanwhile: the steps of a job are counted before anybody knows.
     """
     recipe, folder = recipes[0], components.info.quality
-    if not recipe.retries or folder is None:
+    if not recipe.redraw or folder is None:
         return clean, [1] * len(recipes)
 
     def again(rows: list[int], seeds: list[int]) -> torch.Tensor:
@@ -178,7 +178,7 @@ def _gated(
         with attached(components, recipe, settings):
             return _sample(components, later, source, control, lambda done, of, now: report(of, of, now))
 
-    return gate.passed(gate.head(folder), clean, [each.seed for each in recipes], recipe.retries, again)
+    return gate.passed(gate.head(folder), clean, [each.seed for each in recipes], again)
 
 
 def _reporter(

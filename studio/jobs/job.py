@@ -172,7 +172,12 @@ class Job:
         title: str = "",
         details: dict[str, Any] | None = None,
     ) -> str:
-        """Store a picture and show it in the job at place `index` (default: the next). Returns its id."""
+        """Store a picture and show it in the job at place `index` (default: the next). Returns its id.
+
+        What its drawing left in `image.info["attempts"]` (see `engine.gate`) becomes a label of its recipe.
+        """
+        if recipe is not None and (attempts := image.info.get("attempts")):
+            recipe = recipe.model_copy(update={"labels": {**recipe.labels, "attempts": attempts}})
         picture = self._store.save(
             image,
             recipe,

@@ -161,7 +161,7 @@ class Resolver:
             "strength": spec.strength if spec.source is not None else None,
             "control_hash": net,
             "labels": _labels(spec),
-            "retries": spec.retries if info.quality is not None else 0,
+            "redraw": spec.redraw and info.quality is not None,
         }
         try:
             return Recipe(**values)

@@ -34,7 +34,7 @@ def test_only_bad_ones_are_drawn_again_until_they_pass_and_the_best_is_kept() ->
         asked.append((rows, seeds))
         return answers[len(asked) - 1]
 
-    shown, attempts = gate.passed(Mean(), flat(0.8, 0.2, 0.4), [5, 6, 7], 2, draw)
+    shown, attempts = gate.passed(Mean(), flat(0.8, 0.2, 0.4), [5, 6, 7], draw)
     assert [rows for rows, _ in asked] == [[1, 2], [1]]
     assert asked[0][1] == [gate.later_seed(6, 1), gate.later_seed(7, 1)]
     assert asked[1][1] == [gate.later_seed(6, 2)]
@@ -47,15 +47,15 @@ def test_a_good_first_picture_costs_nothing() -> None:
         raise AssertionError
 
     first = flat(0.5, 0.7)
-    shown, attempts = gate.passed(Mean(), first, [1, 2], 2, draw)
+    shown, attempts = gate.passed(Mean(), first, [1, 2], draw)
     assert torch.equal(shown, first)
     assert attempts == [1, 1]
 
 
 def test_what_is_not_a_number_never_replaces_a_picture() -> None:
-    shown, attempts = gate.passed(Mean(), flat(0.2), [1], 1, lambda rows, seeds: flat(float("nan")))
+    shown, attempts = gate.passed(Mean(), flat(0.2), [1], lambda rows, seeds: flat(float("nan")))
     assert torch.equal(shown, flat(0.2))
-    assert attempts == [2]
+    assert attempts == [3]
 
 
 def test_later_seeds_are_seeds_and_no_neighbour_s() -> None:
@@ -71,12 +71,12 @@ def engine() -> Engine:
     return Engine(Settings())
 
 
-def recipe(engine: Engine, seed: int, retries: int) -> Recipe:
+def recipe(engine: Engine, seed: int, redraw: bool) -> Recipe:
     info = resolve("embedded", engine.settings)
     assert info.fast is not None
     return Recipe(
         model="embedded", model_hash=info.hash, prompt="1girl, happy", seed=seed, steps=2, guidance=1, sampler="lcm",
-        width=256, height=256, fast=True, retries=retries,
+        width=256, height=256, fast=True, redraw=redraw,
     )  # fmt: skip
 
 
@@ -93,30 +93,30 @@ def gated(engine: Engine, folder, threshold: float) -> None:
 
 def test_of_all_drawings_of_a_picture_the_one_with_the_best_score_is_shown(engine: Engine, tmp_path) -> None:
     seeds = [gate.later_seed(5, attempt) for attempt in range(3)]
-    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, seed, 0) for seed in seeds])]
+    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, seed, False) for seed in seeds])]
     gated(engine, tmp_path, 1.1)  # nothing is good enough
-    _, image = next(engine.draw([recipe(engine, 5, 2)]))
+    _, image = next(engine.draw([recipe(engine, 5, True)]))
     assert image.info["attempts"] == "3"
     assert image.tobytes() in plain
-    _, again = next(engine.draw([recipe(engine, 5, 2)]))
+    _, again = next(engine.draw([recipe(engine, 5, True)]))
     assert again.tobytes() == image.tobytes()
     quality = gate.head(tmp_path)
     clean = []
     quality.network.register_forward_pre_hook(lambda module, inputs: clean.append(inputs[0]))
-    next(engine.draw([recipe(engine, 5, 2)]))
+    next(engine.draw([recipe(engine, 5, True)]))
     scores = quality(torch.cat(clean))
     assert len(set(scores[:3])) == 3
     assert plain.index(image.tobytes()) == scores[:3].index(max(scores[:3]))
 
 
 def test_who_turns_the_gate_off_gets_every_picture_as_it_comes(engine: Engine, tmp_path) -> None:
-    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, 5, 0)])]
+    plain = [image.tobytes() for _, image in engine.draw([recipe(engine, 5, False)])]
     gated(engine, tmp_path, 1.1)
-    _, image = next(engine.draw([recipe(engine, 5, 0)]))
+    _, image = next(engine.draw([recipe(engine, 5, False)]))
     assert "attempts" not in image.info
     assert image.tobytes() == plain[0]
     gated(engine, tmp_path, -0.1)  # everything is good
-    _, image = next(engine.draw([recipe(engine, 5, 2)]))
+    _, image = next(engine.draw([recipe(engine, 5, True)]))
     assert "attempts" not in image.info
     assert image.tobytes() == plain[0]
 
@@ -124,7 +124,7 @@ def test_who_turns_the_gate_off_gets_every_picture_as_it_comes(engine: Engine, t
 def test_pictures_from_before_keep_their_keys() -> None:
     old = {"model": "m", "model_hash": "h", "prompt": "p", "seed": 1, "steps": 4, "guidance": 1, "sampler": "lcm",
            "width": 256, "height": 256}  # fmt: skip
-    assert Recipe.model_validate(old).retries == 0
-    assert Recipe.model_validate(old).key == Recipe.model_validate({**old, "retries": 0}).key
-    assert Recipe.model_validate(old).key != Recipe.model_validate({**old, "retries": 2}).key
-    assert GenerateSpec().retries == 2
+    assert Recipe.model_validate(old).redraw is False
+    assert Recipe.model_validate(old).key == Recipe.model_validate({**old, "redraw": False}).key
+    assert Recipe.model_validate(old).key != Recipe.model_validate({**old, "redraw": True}).key
+    assert GenerateSpec().redraw

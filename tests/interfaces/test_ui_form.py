@@ -12,7 +12,7 @@ from support.browser import REPOSITORY
 from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 
 from studio.core.errors import BadInput
-from studio.core.specs import EMOTIONS, GenerateSpec
+from studio.core.specs import EMOTIONS, GenerateSpec, Recipe
 from studio.engine.models.catalogue import FastPath
 from studio.features.sheets.spec import SheetSpec
 from studio.interfaces.api import app as api
@@ -143,3 +143,30 @@ def test_mistakes_are_said_without_the_library_s_idiom() -> None:
     json = {"type": "json_invalid", "loc": ("body", 1), "msg": "JSON decode error", "ctx": {"error": "Expecting value"}}
     answer = api._invalid(None, RequestValidationError([json]))  # type: ignore[arg-type]
     assert b'"error":"This isn\'t valid JSON (Expecting value)."' in answer.body
+
+
+def test_the_gate_is_off_in_one_click(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    submit = studio().submit
+
+    def submitted(spec: GenerateSpec, *rest: object, **more: object) -> object:
+        seen.append(spec.redraw)
+        return submit(spec, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(studio(), "submit", submitted)
+    at = app()
+    assert at.toggle(key="gen_redraw").value
+    at.button(key="gen_draw").click().run()
+    at.toggle(key="gen_redraw").set_value(False).run()
+    at.button(key="gen_draw").click().run()
+    assert not at.exception
+    assert seen == [True, False]
+
+
+def test_how_often_a_picture_was_drawn_is_said_beside_it() -> None:
+    fields = {"model": "m", "model_hash": "h", "prompt": "p", "seed": 1, "steps": 4, "guidance": 1, "sampler": "lcm"}
+    recipe = Recipe(**fields, width=256, height=256)  # type: ignore[arg-type]
+    assert "drawn" not in text.summary(recipe)
+    again = recipe.model_copy(update={"labels": {"attempts": "3"}})
+    assert text.summary(again).endswith("drawn 3 times, the best one kept")
+    assert again.key == recipe.key

@@ -17,7 +17,7 @@ from PIL import Image
 from support.job_queues import WAIT, House, steps
 
 from studio.core.errors import BadInput, Busy, NotFound
-from studio.core.specs import GenerateSpec
+from studio.core.specs import GenerateSpec, Recipe
 from studio.core.views import JobView
 from studio.engine.progress import Step
 from studio.jobs.job import Job
@@ -443,3 +443,19 @@ def test_drawing_gives_way_to_pages(house: Callable[..., House]) -> None:
     one.wait(one.submit())
     assert found == [max(here, WORKER_NICE)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here
+
+
+def test_how_often_a_picture_was_drawn_becomes_a_label_of_its_recipe(house: Callable[..., House]) -> None:
+    recipe = Recipe(
+        model="m", model_hash="h", prompt="p", seed=1, steps=4, guidance=1, sampler="lcm", width=64, height=64
+    )
+
+    def work(engine: object, job: Job, spec: GenerateSpec) -> None:
+        once, again = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 64), "red")
+        again.info["attempts"] = "2"
+        job.save(once, recipe)
+        job.save(again, recipe.model_copy(update={"seed": 2}))
+
+    one = house(work)
+    found = [one.pictures.get(id, "ann").recipe for id in one.wait(one.submit()).pictures]
+    assert [r.labels.get("attempts") for r in found if r] == [None, "2"]

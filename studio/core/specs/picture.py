@@ -144,14 +144,12 @@ class ControlSpec(Spec):
         return self
 
 
-Retries = Annotated[
-    int,
+Redraw = Annotated[
+    bool,
     Field(
         title="Draw melted pictures again",
-        description="How often a picture that looks melted is drawn again, with a seed that follows from its own, for "
-        "models that can tell. 0: every picture is shown as it comes.",
-        ge=0,
-        le=2,
+        description="A picture that looks melted is drawn again before it is shown, up to twice, with seeds that follow "
+        "from its own: the same request gives the same picture. For models that can tell.",
     ),
     About(advanced=True),
 ]
@@ -167,7 +165,7 @@ class Parameters(Spec):
         About(file="picture", in_key=True),
     ] = None  # img2img: content id or file of the picture to start from
     control: Annotated[ControlSpec | None, Field(title="Following the drawing"), About(option="")] = None
-    retries: Retries = 0
+    redraw: Redraw = False
 
 
 class GenerateSpec(Parameters, Request):
@@ -283,7 +281,7 @@ class GenerateSpec(Parameters, Request):
         ),
         About(step=0.05, infotext=Infotext("Denoising strength", write="{:g}".format)),
     ] = 0.6  # of a picture that starts from `source`
-    retries: Retries = 2
+    redraw: Redraw = True
 
 
 class Recipe(Parameters):
