@@ -148,8 +148,8 @@ Redraw = Annotated[
     bool,
     Field(
         title="Draw melted pictures again",
-        description="A picture that looks melted is drawn again before it is shown, up to twice, with seeds that follow "
-        "from its own: the same request gives the same picture. For models that can tell.",
+        description="A picture that looks melted is drawn again before it is shown, up to twice, with seeds that "
+        "follow from its own: the same request gives the same picture. For models that can tell.",
     ),
     About(advanced=True),
 ]
