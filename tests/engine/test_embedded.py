@@ -16,13 +16,14 @@ from studio.engine.models.catalogue import resolve
 from studio.evaluation.judge import Judge
 from studio.prompting.writers import OfflineWriter, PromptRequest
 
+ASKED = [(emotion, STYLES[(n + k) % len(STYLES)]) for n, emotion in enumerate(EMOTIONS) for k in (0, 2)]
 PLAIN = """
 import sys
 import numpy as np
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
 pipeline.set_progress_bar_config(disable=True)
-image = pipeline("1girl, happy, pink hair, blue eyes", num_inference_steps=6, guidance_scale=3).images[0]
+image = pipeline("1girl, happy, pink hair, blue eyes", num_inference_steps=4, guidance_scale=3).images[0]
 assert image.size == (256, 256), image.size
 assert np.asarray(image).std() > 20
 assert "studio" not in sys.modules
@@ -35,11 +36,11 @@ def engine() -> Engine:
 
 
 def recipes(engine: Engine, fast: bool) -> list[Recipe]:
-    """Every emotion in every style, as the studio writes them."""
+    """Every emotion in two styles, every style at least twice, as the studio writes them."""
     info = resolve("embedded", engine.settings)
     path = info.fast if fast and info.fast is not None else info
     found = []
-    for seed, (emotion, style) in enumerate((e, s) for e in EMOTIONS for s in STYLES):
+    for seed, (emotion, style) in enumerate(ASKED):
         words = f"1girl, {('red', 'blue')[seed % 2]} hair"
         said = OfflineWriter().write(PromptRequest(emotion=emotion, style=style, text=words))
         found.append(
@@ -68,11 +69,10 @@ def test_it_draws_what_is_asked(engine: Engine, fast: bool) -> None:
     if fast and resolve("embedded", engine.settings).fast is None:
         pytest.skip("no few-step adapter ships: in four steps DPM++ 2M drew better than the distilled ones")
     pictures = [picture for _, picture in sorted(engine.draw(recipes(engine, fast)), key=lambda drawn: drawn[0])]
-    asked = [(emotion, style) for emotion in EMOTIONS for style in STYLES]
     # far below what is measured on many pictures, far above chance: a fifth, a quarter, a thirteenth
-    assert sum(a == e for a, (e, _) in zip(shown(pictures, "emotion"), asked, strict=True)) >= 15
-    assert sum(a == s for a, (_, s) in zip(shown(pictures, "style"), asked, strict=True)) >= 15
-    assert sum(a == ("red", "blue")[k % 2] for k, a in enumerate(shown(pictures, "hair_color"))) >= 14
+    assert sum(a == e for a, (e, _) in zip(shown(pictures, "emotion"), ASKED, strict=True)) >= 7
+    assert sum(a == s for a, (_, s) in zip(shown(pictures, "style"), ASKED, strict=True)) >= 7
+    assert sum(a == ("red", "blue")[k % 2] for k, a in enumerate(shown(pictures, "hair_color"))) >= 7
 
 
 def test_all_weights_together_are_small() -> None:

@@ -6,8 +6,6 @@ import errno
 import io
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +17,11 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
-from support.browser import REPOSITORY
 from support.checkpoints import tiny_sd
 
 from benchmarks import sketch as benchmark
 from studio.core.errors import BadInput, DiskFull, NotFound
-from studio.core.settings import Settings
+from studio.core.settings import Settings, settings
 from studio.core.specs import ControlSpec, GenerateSpec, LoraRef, Recipe
 from studio.engine.diffusion import sampling, schedulers, text
 from studio.engine.diffusion.control import STRICTER, Control
@@ -34,6 +31,7 @@ from studio.engine.models.catalogue import resolve
 from studio.engine.models.controlnets import controlnet
 from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.api import app
+from studio.interfaces.cli.main import main
 from studio.service import Studio
 
 BASE = Recipe(
@@ -359,22 +357,24 @@ def test_two_tabs_may_keep_one_canvas_at_once(studio: Studio) -> None:
     assert studio.canvas("tabs")["strokes"][1] == 39
 
 
-def test_the_verb(home: Path) -> None:
+def test_the_verb(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     out = home / "out"
-    environment = os.environ | {
-        "STUDIO_HOME": str(home), "STUDIO_DEVICE": "cpu", "STUDIO_MODEL": "tiny", "OMP_NUM_THREADS": "1",
-        "STUDIO_OFFLINE": "true",
-    }  # fmt: skip
+    for name, value in (("HOME", home), ("DEVICE", "cpu"), ("MODEL", "tiny"), ("OFFLINE", "true")):
+        monkeypatch.setenv(f"STUDIO_{name}", str(value))
+    settings.cache_clear()
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "studio", "sketch", *arguments, "--json"]
-        return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        capfd.readouterr()
+        code = main(["sketch", *arguments, "--json"])
+        said = capfd.readouterr()
+        return code, said.out.strip().splitlines(), said.err.strip().splitlines()
 
-    done = run("--image", str(home / "drawing.png"), "--prompt", "1girl", "--seed", "7", "--steps", "2", "--count", "2",
-               "--control", "canny", "--weight", "0.8", "--guidance", "3", "--negative", "hat",
-               "--out", str(out))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
+    code, shown, errors = run(
+        "--image", str(home / "drawing.png"), "--prompt", "1girl", "--seed", "7", "--steps", "2", "--count", "2",
+        "--control", "canny", "--weight", "0.8", "--guidance", "3", "--negative", "hat", "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, errors
+    answer = json.loads(shown[-1])
     assert [image["seed"] for image in answer["images"]] == [7, 8]
     with Image.open(answer["control_image"]) as lines:
         assert lines.size == (64, 64)
@@ -384,6 +384,7 @@ def test_the_verb(home: Path) -> None:
     assert (recipe["guidance"], recipe["negative"]) == (3, "hat")
 
     Image.new("RGB", (64, 64), "black").save(home / "black.png")
-    bad = run("--image", str(home / "black.png"))
-    assert bad.returncode == 2
-    assert bad.stderr.strip().splitlines()[-1].startswith("The drawing is black; draw a few lines first")
+    code, _, errors = run("--image", str(home / "black.png"))
+    assert code == 2
+    assert errors[-1].startswith("The drawing is black; draw a few lines first")
+    settings.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
-from support.browser import PATIENCE, open_page, settle, studio_server
+from support.browser import PATIENCE, Server, open_page, settle
 from support.pages import app, to
 from support.training_sets import write_run, write_set
 
@@ -186,16 +187,13 @@ def test_any_page_says_that_a_run_ended(page_home: Path) -> None:
 
 
 @pytest.mark.browser
-def test_it_is_said_without_a_click(tmp_path: Path, tiny_model: Path, visitor: Callable[..., Page]) -> None:
-    home = tmp_path / "home"
-    run = failed(home, "first", name="first_one")
-    held = take_lock(run.lock_file)
-    assert held is not None
-    run.update(state="running")
-    with studio_server(home, tiny_model, DEVICE="cpu") as server:
+def test_it_is_said_without_a_click(server: Server, visitor: Callable[..., Page]) -> None:
+    run = failed(server.home, "first", name="first_one")
+    with take_lock(run.lock_file) or pytest.fail("the lock is taken"):
+        run.update(state="running")
         page = visitor()
         open_page(page, f"{server.url}/gallery")
         settle(page)
         run.update(state="done")
-        held.close()
-        expect(page.get_by_text("first_one is finished.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("first_one is finished.")).to_be_visible(timeout=PATIENCE)
+    shutil.rmtree(run.path)  # the server is that of other tests too

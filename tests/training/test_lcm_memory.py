@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PEAK = """
 import json, sys, threading
 from pathlib import Path
-from studio.training import lcm
+from studio.training.distill import train
 
 me, run, over, peak = Path("/proc/self"), Path(sys.argv[1]), threading.Event(), 0
 
@@ -44,7 +45,7 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 try:
-    lcm.main(run)
+    train.main(run)
 finally:
     over.set()
     watcher.join()
@@ -82,6 +83,7 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
 def test_a_larger_batch_and_a_whole_model_need_more() -> None:
     config = UNet2DConditionModel.load_config(SD15_CONFIG / "unet")
 
+    @functools.cache
     def of(side: int = 32, **changes: object) -> float:
         spec = LcmSpec(**{"batch_size": 1, **changes})  # type: ignore[arg-type]
         return estimate(spec, config, side, 77, SD15.lcm_lora_targets, 830_000_000).total / 1e9
