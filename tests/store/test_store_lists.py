@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.pictures import image
 
 from studio.core.errors import BadInput
+from studio.core.specs import BatchRow
 from studio.store import prompt_list
 from studio.store.layout import grid_picture
 
@@ -69,3 +70,31 @@ def test_a_sheet_has_its_tiles_in_place() -> None:
     assert set(colours) == {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)}
     huge = grid_picture([image("red", (2048, 2048))] * 6, list("abcdef"))
     assert max(huge.size) <= 8192 + 200
+
+
+def test_options_of_a1111_s_prompts_from_file() -> None:
+    text = '--prompt "1girl, blue hair" --negative_prompt "lowres" --steps 6 --seed 5\n1girl, red hair\n'
+    first, second = prompt_list.parse(text)
+    assert (first.prompt, first.negative, first.steps, first.seed) == ("1girl, blue hair", "lowres", 6, 5)
+    assert second == BatchRow(prompt="1girl, red hair")
+    (row,) = prompt_list.parse('a cat --cfg_scale 6.5 --sampler_name "DPM++ 2M Karras" --width 256 --height 320')
+    assert (row.prompt, row.guidance, row.sampler, row.width, row.height) == ("a cat", 6.5, "dpmpp_2m_karras", 256, 320)
+    assert prompt_list.parse("a cat --v 5 --ar 3:2")[0].prompt == "a cat --v 5 --ar 3:2"
+    for line, said in (
+        ("--tiling --prompt x", "no option --tiling here, only --prompt"),
+        ('--prompt "x', "a quote is opened"),
+        ("--prompt x --steps 900", "the steps '900' isn't one"),
+        ("--prompt x --sampler_name Heun", "the sampler 'Heun' isn't in this studio"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            prompt_list.parse(line)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp932"])
+def test_lists_in_every_encoding(encoding: str) -> None:
+    text = '1girl, 青い髪\n--prompt "笑顔" --seed 5\n'
+    rows = prompt_list.parse(prompt_list.decoded(text.encode(encoding)))
+    assert [row.prompt for row in rows] == ["1girl, 青い髪", "笑顔"]
+    assert prompt_list.decoded("1girl, the girl’s scarf".encode("cp1252")) == "1girl, the girl’s scarf"
+    with pytest.raises(BadInput, match="encoding that can't be told"):
+        prompt_list.decoded("синие волосы".encode("koi8-r"))

@@ -101,6 +101,8 @@ class _Reader:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.notes: list[str] = []
+        self._texts: dict[str, str | None] = {}
+        self._prompts: dict[tuple[str, str], list[str]] = {}
 
     def facts(self) -> Facts | None:
         samplers = self._samplers()
@@ -220,6 +222,12 @@ class _Reader:
         id = self._link(value)
         if id is None or depth > MAX_DEPTH:
             return [value] if isinstance(value, str) else []
+        if (id, side) not in self._prompts:
+            self._prompts[id, side] = []  # while it is looked at: for a way that comes back here
+            self._prompts[id, side] = self._conditioned(id, side, depth)
+        return self._prompts[id, side]
+
+    def _conditioned(self, id: str, side: str, depth: int) -> list[str]:
         kind, inputs = self._kind(id), self._inputs(id)
         if "ZeroOut" in kind:
             return []
@@ -230,7 +238,7 @@ class _Reader:
         further = [item for name, item in inputs.items() if "cond" in name.lower() and self._link(item) is not None]
         if further:
             return [part for item in further for part in self._conditioning(item, side, depth + 1)]
-        text = self._text(value, depth)
+        text = self._text([id, 0], depth)
         return [] if text is None else [text]
 
     def _text(self, value: Any, depth: int) -> str | None:
@@ -240,6 +248,12 @@ class _Reader:
         id = self._link(value)
         if id is None or depth > MAX_DEPTH:
             return None
+        if id not in self._texts:
+            self._texts[id] = None
+            self._texts[id] = self._words(id, depth)
+        return self._texts[id]
+
+    def _words(self, id: str, depth: int) -> str | None:
         inputs = self._inputs(id)
         for name in _WORDS:
             if name in inputs and (found := self._text(inputs[name], depth + 1)) is not None:

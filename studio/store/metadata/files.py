@@ -52,6 +52,8 @@ def texts(data: bytes) -> dict[str, str]:
             else:
                 found.setdefault(name, _chunk_text(text, encoding))
         found |= {name: text for name, text in _exif(exif).items() if name not in found}
+        if xmp := found.pop("XML:com.adobe.xmp", ""):
+            found["xmp"] = _xmp(xmp.encode())
     try:
         with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
             for name in ("comment", "xmp"):
@@ -82,9 +84,9 @@ def _text(data: bytes) -> str:
 
 def _chunk_text(data: bytes, encoding: str) -> str:
     """`encoding`: the one that the kind of chunk stands for; many programs don't keep to it."""
-    if encoding == "utf-8":
+    if encoding == "utf-8" and b"\0" not in data:
         try:
-            return data.decode("utf-8")
+            return data.decode("utf-8").lstrip("\ufeff")
         except UnicodeDecodeError:
             return _text(data)
     found = _text(data)
@@ -176,20 +178,24 @@ def hidden(data: bytes) -> str | None:
         with Image.open(BytesIO(data), formats=("PNG", "WEBP")) as image:
             if image.width * image.height > MAX_HIDDEN or image.mode not in ("RGB", "RGBA"):
                 return None
-            columns = np.asarray(image).transpose(1, 0, 2) & 1
+            for start, bands in ((b"stealth_png", slice(3, 4)), (b"stealth_rgb", slice(0, 3))):
+                head = _bits(image, bands, 19)
+                if len(head) == 19 and head[:15] in (start + b"info", start + b"comp"):
+                    size = int.from_bytes(head[15:], "big") // 8
+                    body = _bits(image, bands, 19 + min(size, MAX_TEXT))[19:]
+                    if head[11:15] == b"comp":
+                        with gzip.open(BytesIO(body)) as packed:
+                            body = packed.read(MAX_TEXT)
+                    return decode(body, is_recipe)
     except WRONG:
         return None
-    for start, bits in ((b"stealth_png", columns[:, :, 3:].ravel()), (b"stealth_rgb", columns[:, :, :3].ravel())):
-        head = np.packbits(bits[: 19 * 8]).tobytes()
-        if head[:15] not in (start + b"info", start + b"comp") or len(head) < 19:
-            continue
-        size = int.from_bytes(head[15:19], "big") // 8
-        body = np.packbits(bits[19 * 8 : (19 + min(size, MAX_TEXT)) * 8]).tobytes()
-        try:
-            if head[11:15] == b"comp":
-                with gzip.open(BytesIO(body)) as packed:
-                    body = packed.read(MAX_TEXT)
-        except WRONG:
-            continue
-        return decode(body, is_recipe)
     return None
+
+
+def _bits(image: Image.Image, bands: slice, count: int) -> bytes:
+    """The first `count` bytes, at most, of what the lowest bits of these bands say; only their columns are copied."""
+    each = image.height * len(range(*bands.indices(len(image.getbands()))))
+    if not each:
+        return b""
+    columns = np.asarray(image.crop((0, 0, min(image.width, -(-count * 8 // each)), image.height)))[:, :, bands]
+    return np.packbits(columns.transpose(1, 0, 2).ravel()[: count * 8] & 1).tobytes()

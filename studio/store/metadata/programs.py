@@ -36,6 +36,8 @@ def of_json(data: Any, fields: dict[str, str]) -> Facts | None:
     """The recipe in parsed JSON, whoever wrote it; None where it is none. `fields`: the file's other texts."""
     if not isinstance(data, dict):
         return None
+    if "extraMetadata" in data:  # beside the nodes of a graph
+        return _civitai(data)
     if comfyui.is_graph(data):
         return comfyui.read(data)
     if isinstance(data.get("nodes"), list) or comfyui.is_graph(_parsed(data.get("prompt"))):
@@ -187,7 +189,7 @@ def _stealth(data: dict[str, Any], fields: dict[str, str]) -> Facts | None:
     return of_fields({name: text for name, text in data.items() if isinstance(text, str)})
 
 
-def _civitai(data: dict[str, Any], fields: dict[str, str]) -> Facts | None:
+def _civitai(data: dict[str, Any]) -> Facts | None:
     """Its generator on ComfyUI: a graph, with the request beside it."""
     inner = _parsed(data["extraMetadata"])
     if not isinstance(inner, dict):
@@ -226,6 +228,10 @@ def _invokeai(fields: dict[str, str]) -> Facts | None:
     from sd_parsers.exceptions import ParserError
     from sd_parsers.parsers import InvokeAIParser
 
+    if "Dream" in fields:  # the first versions wrote -s50 and -m
+        prompt, quote, options = fields["Dream"].rpartition('"')
+        options = re.sub(r"(\s-[A-Za-z])(?=[^\s])", r"\1 ", options).replace(" -m ", " -A ")
+        fields = fields | {"Dream": prompt + quote + options}
     try:
         found = InvokeAIParser().parse(dict(fields))
     except (ParserError, ValueError, TypeError, AttributeError, RecursionError):
@@ -248,7 +254,6 @@ _FOOOCUS = {"metadata_scheme", "base_model", "Base Model", "base_model_name", "P
 _Knows = Callable[[dict[str, Any], dict[str, str]], bool]
 _READERS: tuple[tuple[_Knows, Callable[[dict[str, Any], dict[str, str]], Facts | None]], ...] = (
     (lambda data, fields: isinstance(data.get("sui_image_params"), dict), _swarm),
-    (lambda data, fields: "extraMetadata" in data, _civitai),
     (lambda data, fields: isinstance(data.get("Comment"), str), _stealth),
     (lambda data, fields: "v4_prompt" in data or ("uc" in data and "prompt" in data), _novelai),
     (lambda data, fields: "c" in data and "uc" in data, _draw_things),

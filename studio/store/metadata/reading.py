@@ -24,7 +24,7 @@ FRAME = (
     "it is another picture."
 )
 # Fields in which A1111's text or JSON stands, by how likely it is the whole of it.
-_TEXTS = ("parameters", "UserComment", "pasted", "generation_data", "XPComment", "xmp", "comment", "Comment",
+_TEXTS = ("parameters", "UserComment", "pasted", "XPComment", "xmp", "comment", "Comment",
           "ImageDescription", "Description", "MakerNote")  # fmt: skip
 # What tells a program whose recipe can't be read.
 _MARKS = {
