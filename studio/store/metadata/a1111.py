@@ -10,10 +10,8 @@ import json
 import re
 from typing import Any
 
-from studio.core.fields import fields
-from studio.core.specs import GenerateSpec
 from studio.core.views import Origin
-from studio.store.metadata.facts import CONTROL, HIRES, Facts, Lora, pair, tags
+from studio.store.metadata.facts import CONTROL, HIRES, INFOTEXT, Facts, Lora, pair, tags
 
 _PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
 _JSON = re.compile(r"(?:^|,)\s*(\w[\w ]{1,40}): ?(?=[\[{])")
@@ -36,18 +34,15 @@ def read(text: str) -> Facts:
     facts.steps, facts.seed = pairs.get("Steps"), pairs.get("Seed")
     facts.guidance = pairs.get("CFG scale", pairs.get("CFG Scale"))
     facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
-    for name, known in fields(GenerateSpec).items():  # whatever else this studio writes there
-        about = known.about.infotext
-        if about is not None and about.key in pairs and name not in ("steps", "seed", "guidance", "strength"):
-            facts.others[name] = (about.key, pairs[about.key])
+    for key in (*INFOTEXT, "Clip skip"):
+        if key in pairs and key not in ("Steps", "Seed", "CFG scale", "Denoising strength"):
+            facts.setting(key, pairs[key], usual="1")
     if size := pair(pairs.get("Size", "")):
         facts.width, facts.height = size
     facts.model, facts.model_hash = pairs.get("Model", ""), pairs.get("Model hash", "")
     _second_pass(facts, pairs)
     if any(key.startswith("ControlNet") for key in pairs):
         facts.notes.append(CONTROL)
-    if pairs.get("Clip skip", "1") != "1":
-        facts.notes.append(f"Clip skip {pairs['Clip skip'][:20]} isn't repeated here.")
     _resources(facts, nested.get("Civitai resources"))
     hashes = _hashes(pairs, nested)
     facts.model_hash = facts.model_hash or hashes.pop("model", "")

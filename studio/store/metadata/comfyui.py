@@ -279,8 +279,8 @@ class _Reader:
         layers = [
             self._inputs(id).get("stop_at_clip_layer") for id in self.graph if "CLIPSetLastLayer" in self._kind(id)
         ]
-        if layers and layers[0] not in (-1, None):
-            facts.notes.append(f"Clip skip {str(layers[0])[:20].lstrip('-')} isn't repeated here.")
+        if layers and layers[0] is not None:  # counted from the end there, -1 is the last
+            facts.setting("Clip skip", str(layers[0]).lstrip("-"), usual="1")
 
     def _loras(self, inputs: dict[str, Any]) -> list[Lora]:
         """LoRAs of a loader, of a stack of numbered ones, and of rgthree's list of dictionaries."""

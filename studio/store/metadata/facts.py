@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from studio.core.fields import fields as described
 from studio.core.specs import MAX_PROMPT, GenerateSpec, LoraRef, Recipe, Sampler
 from studio.core.views import FoundRecipe, Origin
 from studio.store.metadata.writing import plain_name
@@ -22,6 +23,12 @@ CONTROL = "Its ControlNet image isn't in the file."
 SOURCE = "It started from another picture, which isn't in the file."
 SEVERAL = "Several prompts steer it together; here they are one, with commas between."
 
+# Our field of each key in A1111's text.
+INFOTEXT = {
+    known.about.infotext.key: name
+    for name, known in described(GenerateSpec).items()
+    if known.about.infotext is not None
+}
 # Letters and digits of a name, without `k_`, to ours; the schedule is said apart, or at its end.
 _SAMPLERS: dict[str, Sampler] = {
     "dpmpp2m": "dpmpp_2m", "dpm2m": "dpmpp_2m", "eulera": "euler_a", "eulerancestral": "euler_a", "ddim": "ddim",
@@ -75,6 +82,14 @@ class Facts:
     strength: Any = None  # how far from the picture it started from; None: from noise
     others: dict[str, tuple[str, Any]] = field(default_factory=dict)  # more of our fields: their key there, and value
     notes: list[str] = field(default_factory=list)
+
+    def setting(self, key: str, value: Any, usual: Any = None) -> None:
+        """Another setting, by A1111's name: for our field that has that key, else a note where it isn't the usual."""
+        name = INFOTEXT.get(key)
+        if name is not None:
+            self.others[name] = (key, value)
+        elif value not in (None, "", usual):
+            self.notes.append(f"{key} {str(value)[:20]} isn't repeated here.")
 
     @property
     def empty(self) -> bool:
