@@ -46,7 +46,7 @@ def encode(
     components: Components, recipe: Recipe, prompts: Sequence[str], negatives: Sequence[str]
 ) -> tuple[Conditioning, Conditioning]:
     """Both as `text.encode_pair` does, for pictures of the size of `recipe`."""
-    return text.encode_pair(components, prompts, negatives, latent_size(components, recipe))
+    return text.encode_pair(components, prompts, negatives, latent_size(components, recipe), recipe.clip_skip)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from diffusers import (
 from diffusers import StableDiffusionImg2ImgPipeline as Img2Img
 from PIL import Image
 from support.checkpoints import tiny_sd
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
@@ -92,6 +94,36 @@ def test_a_plain_prompt_is_encoded_as_the_pipeline_does(components: Components) 
     mine = text.encode_pair(components, PROMPTS[:1], [NEGATIVE])
     assert torch.equal(mine[0].embeddings, positive)
     assert torch.equal(mine[1].embeddings, negative)
+
+
+def deeper(encoder: CLIPTextModel, layers: int = 5) -> Any:
+    """A text encoder like this one, with more layers and weights of its own."""
+    torch.manual_seed(3)
+    return type(encoder)(CLIPTextConfig.from_dict(encoder.config.to_dict() | {"num_hidden_layers": layers})).eval()
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 3, 4])
+def test_clip_skip_is_the_pipeline_s_plus_one(components: Components, clip_skip: int) -> None:
+    """A1111 counts the layers from 1, diffusers from 0."""
+    encoder = deeper(components.text_encoder)
+    encoder.text_model = SimpleNamespace(final_layer_norm=encoder.final_layer_norm)  # where diffusers looks for it
+    model = replace(components, text_encoder=encoder, text_cache=OrderedDict())
+    theirs = pipeline(model, schedulers.make_scheduler("ddim", model.scheduler_config)).encode_prompt(
+        PROMPTS[0], model.device, 1, False, clip_skip=clip_skip - 1
+    )[0]
+    mine = text.encode_prompts(model, PROMPTS[:1], clip_skip=clip_skip)
+    assert torch.equal(mine.embeddings, theirs)
+    assert torch.equal(text.encode_prompts(model, PROMPTS[:1]).embeddings, theirs) == (clip_skip == 1)
+    weighted = text.encode_prompts(model, [f"({PROMPTS[0]}:1.00001)"], clip_skip=clip_skip)  # another way to encode
+    assert torch.allclose(weighted.embeddings, theirs, atol=1e-3)
+    long = text.encode_prompts(model, [", ".join([PROMPTS[0]] * 40)], clip_skip=clip_skip)
+    assert long.embeddings.shape[1] > theirs.shape[1]
+    assert torch.isfinite(long.embeddings).all()
+
+
+def test_a_layer_that_a_text_encoder_does_not_have_is_refused(components: Components) -> None:
+    with pytest.raises(BadInput, match="take 2 or less"):
+        text.encode_prompts(components, PROMPTS[:1], clip_skip=3)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "euler_a", "ddim"])
@@ -233,6 +265,10 @@ def test_sdxl_needs_no_other_sampler(components: Components) -> None:
     how = {"sampler": "dpmpp_2m", "steps": 4, "guidance": 3.0, "negatives": [NEGATIVE]}
     mine = sampling.sample_latents(parts, PROMPTS[:1], [3], size=(64, 64), **how)
     assert torch.equal(mine, theirs)
+    skipped = replace(parts, text_encoder=deeper(first), text_encoder_2=deeper(second), text_cache=OrderedDict())
+    pipeline.text_encoder, pipeline.text_encoder_2 = skipped.text_encoder, skipped.text_encoder_2
+    theirs = pipeline.encode_prompt(PROMPTS[0], device=parts.device, do_classifier_free_guidance=False, clip_skip=1)[0]
+    assert torch.equal(text.encode_prompts(skipped, PROMPTS[:1], clip_skip=2).embeddings, theirs)
     long = ", ".join(["(red hair:1.2), blue eyes"] * 30)
     row = text.encode_prompts(parts, [long, "1girl"], (128, 64))
     assert row.embeddings.shape == (2, row.embeddings.shape[1], 2 * width)

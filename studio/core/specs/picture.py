@@ -166,6 +166,21 @@ class Parameters(Spec):
     ] = None  # img2img: content id or file of the picture to start from
     control: Annotated[ControlSpec | None, Field(title="Following the drawing"), About(option="")] = None
     redraw: Redraw = False
+    clip_skip: Annotated[
+        int,
+        Field(
+            title="Clip skip",
+            description="Which layer of the text encoder is read, from the end: 1 is the last, 2 what most anime "
+            "models were trained with.",
+            ge=1,
+            le=4,
+        ),
+        About(
+            infotext=Infotext("Clip skip", write=lambda layer: str(layer) if layer > 1 else ""),
+            axis="1, 2",
+            advanced=True,
+        ),
+    ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less
 
 
 class GenerateSpec(Parameters, Request):

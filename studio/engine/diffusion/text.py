@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from studio.core.errors import BadInput
 from studio.engine.diffusion.conditioning import Conditioning, Pair
 
 if TYPE_CHECKING:
@@ -108,18 +109,23 @@ def emphasize(prompt: str, named: re.Pattern[str], weight: float = 1.6) -> str:
     return ", ".join(f"({tag}:{weight:g})" if named.fullmatch(tag) else tag for tag in _tags(prompt))
 
 
-def encode_prompts(components: Components, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Conditioning:
+def encode_prompts(
+    components: Components, prompts: Sequence[str], size: tuple[int, int] | None = None, clip_skip: int = 1
+) -> Conditioning:
     """One row per prompt, (prompts, tokens, dim), padded to equal length with empty chunks.
 
     `tokens` is a multiple of the text encoder's length (77 for CLIP). Of a model with two text encoders (SDXL,
     2307.01952) both encodings stand side by side in `dim`, with the second one's summary and the sizes as further
     inputs. `size`: width and height of the picture, in pixels, for such a model; None: its native size. What was
     encoded lately comes from a cache.
+
+    `clip_skip` counts the text encoders' layers from the end, as A1111 does: 1 is the usual one. Raises BadInput where
+    there are fewer.
     """
-    encoded = {prompt: _encode(components, prompt) for prompt in {*prompts}}
+    encoded = {prompt: _encode(components, prompt, clip_skip) for prompt in {*prompts}}
     longest = max(row.embeddings.shape[1] for row in encoded.values())
     if any(row.embeddings.shape[1] < longest for row in encoded.values()):
-        empty = _encode(components, "").embeddings
+        empty = _encode(components, "", clip_skip).embeddings
         encoded = {prompt: _padded(row, empty, longest) for prompt, row in encoded.items()}
     rows = Conditioning.cat(encoded[prompt] for prompt in prompts)
     if rows.pooled is None:
@@ -131,10 +137,14 @@ def encode_prompts(components: Components, prompts: Sequence[str], size: tuple[i
 
 
 def encode_pair(
-    components: Components, prompts: Sequence[str], negatives: Sequence[str], size: tuple[int, int] | None = None
+    components: Components,
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    size: tuple[int, int] | None = None,
+    clip_skip: int = 1,
 ) -> tuple[Conditioning, Conditioning]:
     """(prompts, negative prompts), all of equal length, as guidance needs them; see `encode_prompts`."""
-    both = encode_prompts(components, [*prompts, *negatives], size)
+    both = encode_prompts(components, [*prompts, *negatives], size, clip_skip)
     return both[: len(prompts)], both[len(prompts) :]
 
 
@@ -151,20 +161,20 @@ def _padded(row: Conditioning, empty: torch.Tensor, tokens: int) -> Conditioning
 
 
 @torch.no_grad()
-def _encode(components: Components, prompt: str) -> Conditioning:
+def _encode(components: Components, prompt: str, clip_skip: int) -> Conditioning:
     """One row of a prompt, without the sizes that SDXL is told."""
-    key = (prompt, *components.text_key)
+    key = (prompt, clip_skip, *components.text_key)
     cache = components.text_cache
     if key in cache:
         cache.move_to_end(key)
         return cache[key]
-    row = Conditioning(_embed(components, components.tokenizer, components.text_encoder, prompt))
+    row = Conditioning(_embed(components, components.tokenizer, components.text_encoder, prompt, clip_skip))
     if components.text_encoder_2 is not None:
         tokenizer, encoder = components.tokenizer_2, components.text_encoder_2
-        second = Conditioning(_embed(components, tokenizer, encoder, prompt))
+        second = Conditioning(_embed(components, tokenizer, encoder, prompt, clip_skip))
         longest = max(part.embeddings.shape[1] for part in (row, second))
-        row = _padded(row, _embed(components, components.tokenizer, components.text_encoder, ""), longest)
-        second = _padded(second, _embed(components, tokenizer, encoder, ""), longest)
+        row = _padded(row, _embed(components, components.tokenizer, components.text_encoder, "", clip_skip), longest)
+        second = _padded(second, _embed(components, tokenizer, encoder, "", clip_skip), longest)
         plain = "".join(text for text, _ in parse_weights(BREAK.split(prompt)[0]))
         ids = _ids(tokenizer, plain).to(components.device)
         pooled = encoder(ids).text_embeds.to(components.dtype)  # of the first chunk; weights don't reach it
@@ -175,6 +185,34 @@ def _encode(components: Components, prompt: str) -> Conditioning:
     return row
 
 
+class _EarlierLayer:
+    """A text encoder whose last hidden state is that of an earlier layer, as diffusers' pipelines read it.
+
+    Raises BadInput where it has fewer layers.
+    """
+
+    def __init__(self, encoder: Any, two: bool, clip_skip: int) -> None:
+        self._encoder, self._two = encoder, two
+        self._from_end = clip_skip + two  # of two encoders the last layer is never read
+        if self._from_end > encoder.config.num_hidden_layers:
+            most = encoder.config.num_hidden_layers - two
+            raise BadInput(
+                f"This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
+            )
+
+    def __call__(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any) -> Any:
+        options |= {"output_hidden_states": True, "return_dict": True}
+        output = self._encoder(ids, attention_mask, **options)
+        hidden = output.hidden_states[-self._from_end]
+        # the norm belongs to the last layer's output, so an earlier one needs it too; SDXL takes it without
+        model = getattr(self._encoder, "text_model", self._encoder)  # as older versions of transformers have it
+        output.last_hidden_state = hidden if self._two else model.final_layer_norm(hidden)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+
 def _ids(tokenizer: CLIPTokenizer, plain: str) -> torch.Tensor:
     """(1, length of the text encoder) of one text without weights, cut where it is longer."""
     return tokenizer(
@@ -182,22 +220,25 @@ def _ids(tokenizer: CLIPTokenizer, plain: str) -> torch.Tensor:
     ).input_ids
 
 
-def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str) -> torch.Tensor:
+def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str, clip_skip: int) -> torch.Tensor:
     """(1, tokens, dim) of one prompt by one text encoder; behind each BREAK a chunk of its own begins.
 
-    The last layer with its norm; where there are two encoders the last layer but one, without (SDXL).
+    The last layer with its norm; where there are two encoders the last layer but one, without (SDXL). Or, for a
+    `clip_skip` above 1, so many layers less one before that.
     """
     chunks = [chunk.strip(" ,\n") for chunk in BREAK.split(prompt)]
     if len(chunks) > 1:
         not_empty = [chunk for chunk in chunks if chunk] or [""]
-        return torch.cat([_embed(components, tokenizer, encoder, chunk) for chunk in not_empty], dim=1)
+        return torch.cat([_embed(components, tokenizer, encoder, chunk, clip_skip) for chunk in not_empty], dim=1)
     two = components.text_encoder_2 is not None
+    if clip_skip > 1:
+        encoder, two = _EarlierLayer(encoder, two, clip_skip), False
     pieces = parse_weights(prompt)
     plain = "".join(text for text, _ in pieces)
     ids = tokenizer(plain, truncation=False, verbose=False).input_ids
     if all(weight == 1 for _, weight in pieces) and len(ids) <= tokenizer.model_max_length:
         output = encoder(_ids(tokenizer, plain).to(components.device), output_hidden_states=two)
-        return (output.hidden_states[-2] if two else output[0]).to(components.dtype)
+        return (output.hidden_states[-2] if two else output.last_hidden_state).to(components.dtype)
     from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
     from studio.engine.models.loading import quiet
