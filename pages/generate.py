@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.interfaces.web import frame, lab, many, prompt_panel, request, results, widgets
+from studio.interfaces.web import chips, frame, lab, many, prompt_panel, request, results, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -30,6 +30,7 @@ with widgets.refusals(PAGE):
 with st.bottom:
     notice = st.container()
     problem = st.empty()  # one at a time, beside the button that it is about
+    shaping = st.container()
     with st.container(horizontal=True, vertical_alignment="center", key="gen_bar"):
         typed = request.typed_text()
         pressed = st.button(
@@ -41,11 +42,12 @@ st.title(TEXT["title"], anchor=False)
 stage, side = st.columns([3, 2], gap="medium")
 with side:
     emotion, style, quality, count = request.choices()
+    start_from = request.source()
     panel = st.container()
     tools = st.container()
     with st.expander(request.TEXT["more"], icon=":material/tune:", key="gen_more"):
         rest, loras = request.more(quality)
-    rest |= request.source()
+    rest |= start_from
     fields = request.Fields(emotion, style, quality, typed, count, rest, loras)
 
 with stage:
@@ -81,6 +83,8 @@ with panel:
 with notice:
     prompt_panel.spelling(typed, fields.triggers)
 own = (prompt.positive, prompt.negative) if prompt.edited else (None, None)
+with shaping:
+    chips.show("gen", request.hidden(prompt.edited))
 with tools, st.container(horizontal=True), widgets.refusals(PAGE):
     many.menu(fields.spec(*own))
     lab.tests(fields.spec(*own), prompt.positive, fields.triggers)
@@ -90,7 +94,7 @@ if pressed and prompt.doubtful:
     st.session_state["gen_doubt"] = prompt.positive
 if st.session_state.get("gen_doubt") == prompt.positive:
     with asked:
-        decision = prompt_panel.doubt(prompt)
+        decision = prompt_panel.doubt(fields, prompt)
 if decision == "again":
     st.session_state["gen_writer_seed"] = st.session_state.get("gen_writer_seed", 0) + 1
     st.session_state["gen_asked"] = True
@@ -101,6 +105,7 @@ if decision == "fixed":
 if decision == "anyway" or (pressed and st.session_state.get("gen_doubt") != prompt.positive):
     st.session_state.pop("gen_doubt", None)
     with widgets.refusals(PAGE):
-        widgets.start(fields.spec(prompt.positive, prompt.negative), PAGE)
+        written = (None, None) if prompt.written else (prompt.positive, prompt.negative)
+        widgets.start(fields.spec(*written), PAGE)
         st.rerun()
 widgets.refusal(PAGE, problem)

@@ -28,6 +28,11 @@ def belonging(layer: Literal["emotion", "style"], value: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def says(prompt: str, layer: Literal["emotion", "style"], value: str) -> bool:
+    """Whether a tag of the prompt says `value`."""
+    return any(normal(segment.text) in belonging(layer, value) for segment in segments(prompt))
+
+
 def replace_layer(prompt: str, layer: Literal["emotion", "style"], old: str, new: str, tags: Sequence[str]) -> str:
     """`prompt` with `tags`, which say `new`, where the first tag of `old` stood; at the end where there was none.
 

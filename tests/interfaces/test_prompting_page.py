@@ -26,8 +26,8 @@ def keyed(claude: FakeClaude, page_home: Path, monkeypatch: pytest.MonkeyPatch) 
     settings.cache_clear()
     claude.script = [reply(200, message(GOOD))]
     yield claude
-    if isinstance(studio()._writer, ClaudeWriter) and "client" in vars(studio()._writer):
-        studio()._writer.client.close()
+    if isinstance(studio().prompts._writer, ClaudeWriter) and "client" in vars(studio().prompts._writer):
+        studio().prompts._writer.client.close()
 
 
 def keys(at: AppTest) -> set[str]:
@@ -132,11 +132,24 @@ def test_without_a_key_nothing_offers_claude(page_home: Path) -> None:
     at.button(key="gen_draw").click().run()
     assert "gen_doubt_again" not in keys(at), "what is written here is as sure of every wording"
     at.button(key="gen_doubt_repaired").click().run()
-    assert "short hair" not in at.text_area(key="gen_own_prompt").value
-    assert "frown" not in at.text_area(key="gen_own_prompt").value
-    assert "lowres" in at.text_area(key="gen_own_negative").value
+    assert at.text_input(key="gen_text").value == "crying, long hair"
+    assert not at.text_area  # it is no prompt of one's own: what is typed next is drawn
+    at.text_input(key="gen_text").set_value("green eyes").run()
     at.button(key="gen_draw").click().run()
-    assert studio().wait(at.session_state["job:generate"], "me", 60).state == "done"
+    job = studio().wait(at.session_state["job:generate"], "me", 60)
+    assert job.state == "done"
+    assert "green eyes" in studio().picture(job.pictures[0], "me").recipe.prompt
+
+
+def test_a_repair_that_adds_words_lasts_until_the_description_changes(page_home: Path) -> None:
+    at = app(gen_steps=2)
+    at.session_state["gen_own"], at.session_state["gen_own_prompt"] = True, "1girl, sad, red hair"
+    at.session_state["gen_own_negative"], at.session_state["gen_own_until"] = "", ("happy", "casual", "")
+    at.run()
+    assert at.text_area(key="gen_own_prompt").value == "1girl, sad, red hair"
+    at.text_input(key="gen_text").set_value("green eyes").run()
+    assert not at.text_area
+    assert "green eyes" in prompt_of(at)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def other(name: str) -> object:
     known = describe(GenerateSpec, name)
     if known.choices:
         return known.choices[-1]
+    if known.type is bool:
+        return not known.default
     if known.type in (int, float):
         low = known.bounds.get("ge", known.bounds.get("gt", 0))
         high = known.bounds.get("le", low + 8)
@@ -41,7 +43,7 @@ def test_every_setting_is_in_the_form_and_filled_from_a_recipe(page_home: Path) 
     assert all(given[name] not in (None, describe(GenerateSpec, name).default) for name in names)
     spec = GenerateSpec(**given)
     at = app(gen_load=FoundRecipe(spec=spec, origin="studio"))
-    widgets = {part.key: part for kind in ("number_input", "selectbox") for part in at.get(kind)}
+    widgets = {part.key: part for kind in ("number_input", "selectbox", "toggle") for part in at.get(kind)}
     for name in names:
         known = describe(GenerateSpec, name)
         widget = widgets[f"gen_{name}"]
@@ -55,7 +57,7 @@ def test_every_setting_is_in_the_form_and_filled_from_a_recipe(page_home: Path) 
 def test_settings_of_other_pages_come_from_the_same_fields(page_home: Path, page: str) -> None:
     prefix = {"emotion_morph": "morph", "img2img_animation": "anim", "sketch_to_character": "sk"}[page]
     at = app(page)
-    keys = {part.key for kind in ("number_input", "selectbox") for part in at.get(kind)}
+    keys = {part.key for kind in ("number_input", "selectbox", "toggle") for part in at.get(kind)}
     left_out = {"loras", "width", "height"} | (set() if prefix == "sk" else {"guidance", "sampler"})
     assert {f"{prefix}_{name}" for name in set(parameters.KNOWN) - left_out} <= keys
 

@@ -15,10 +15,10 @@ from support.pages import STEPS, app, sentences
 
 from studio.core.errors import BadInput
 from studio.core.specs import BatchRow, GenerateSpec
+from studio.engine.models import catalogue
 from studio.features.sheets.spec import BatchSpec
 from studio.interfaces.web import results
 from studio.interfaces.web.resources import studio
-from studio.service import studio as service
 
 
 def test_a_batch_is_shown_a_page_at_a_time_and_downloaded_as_one_file(
@@ -96,15 +96,16 @@ def test_a_list_in_shift_jis_is_read_and_one_in_another_encoding_refused(page_ho
     wanted = "1girl, 赤い髪, 笑顔"
     for encoding in ("utf-8", "utf-8-sig", "cp932"):
         assert [row.prompt for row in studio().parse_rows(f"{wanted}\n".encode(encoding))] == [wanted], encoding
-    for data in (wanted.encode("utf-16"), wanted.encode("euc-jp") + b"\xff", b"\x80\x00"):
+    unreadable = wanted.encode("euc-jp") + b"\xff"
+    for data in (unreadable, b"\x80\x00"):
         with pytest.raises(BadInput):
             studio().parse_rows(data)
     at = AppTest.from_function(_batch_dialog, default_timeout=60).run()
     at.file_uploader(key="gen_batch_file").set_value(("list.txt", wanted.encode("cp932"), "text/plain")).run()
     assert not at.exception
     assert wanted in sentences(at)
-    at.file_uploader(key="gen_batch_file").set_value(("list.txt", wanted.encode("utf-16"), "text/plain")).run()
-    assert "Shift-JIS" in sentences(at)
+    at.file_uploader(key="gen_batch_file").set_value(("list.txt", unreadable, "text/plain")).run()
+    assert "save it as UTF-8" in sentences(at)
 
 
 def _batch_dialog() -> None:
@@ -129,8 +130,8 @@ def test_a_rerun_of_the_form_reads_models_and_loras_once(page_home: Path, monkey
 
         return count
 
-    monkeypatch.setattr(service, "lora_catalogue", counted("loras", service.lora_catalogue))
-    monkeypatch.setattr(service, "catalogue", counted("models", service.catalogue))
+    monkeypatch.setattr(catalogue, "loras", counted("loras", catalogue.loras))
+    monkeypatch.setattr(catalogue, "catalogue", counted("models", catalogue.catalogue))
     at.text_input(key="gen_text").set_value("red hair").run()
     assert read == {"loras": 0, "models": 1}
     assert [lora.path.stem for lora in studio().models.loras()] == ["one"]

@@ -104,8 +104,10 @@ def line(spec: type[Spec], name: str, key: str, **options: Any) -> str | None:
 
 
 def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False, **options: Any) -> Any:
-    """A number with the bounds and the default that the spec has for it. `options` go to the widget, as do those of
-    another `label`, `value`, `step`, `min_value` and `max_value`.
+    """A number with the bounds and the default that the spec has for it. `options` go to the widget.
+
+    `label`, `value`, `step`, `min_value` and `max_value` among them replace what the spec says; `because` is a sentence
+    on why there are other bounds.
 
     A field whose default is None stays empty until somebody types (and says so in its placeholder). What is out of
     bounds, or between two steps that the spec allows, becomes the nearest value that isn't, and a toast says so: left
@@ -113,7 +115,7 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
     """
     known = describe(spec, name)
     found = known.bounds
-    said = options.pop("label", known.label)
+    said, because = options.pop("label", known.label), options.pop("because", "")
     default = options.pop("value", known.default)
     step = options.pop("step", known.about.step or found.get("multiple_of", 1 if known.whole else STEP))
     convert: Callable[[Any], Any] = int if known.whole else float
@@ -129,7 +131,7 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
     given = st.session_state.get(key) if key is not None else None
     if key is not None and given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
         st.session_state[key] = convert(value)
-        _say(said, given, value, limits, found)
+        _say(said, given, value, limits, found, because)
     if key is None or key not in st.session_state:
         options["value"] = None if default is None else convert(default)
     elif default is None and not slider:
@@ -145,14 +147,14 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
     return st.number_input(shown, step=step, key=key, **options)
 
 
-def _say(label: str, given: Any, value: Any, limits: dict[str, Any], found: Mapping[str, Any]) -> None:
+def _say(label: str, given: Any, value: Any, limits: dict[str, Any], found: Mapping[str, Any], because: str) -> None:
     rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
         low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
     )
     if "multiple_of" in found:
         rule += ", " + TEXT["multiple"].format(step=found["multiple_of"])
     said = TEXT["bounded"].format(label=label, given=_shown(given), value=_shown(value), rule=rule)
-    st.toast(text.escape(said), icon=":material/straighten:")
+    st.toast(text.escape(f"{said} {because}".strip()), icon=":material/straighten:")
 
 
 def _allowed(value: Any, found: Mapping[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:

@@ -99,7 +99,7 @@ def _stress(base: GenerateSpec, positive: str, protected: tuple[str, ...], share
 
 def _worst(base: GenerateSpec, positive: str) -> None:
     one = base.model_copy(update={"prompt": positive, "count": 1})
-    widgets.start(ExperimentSpec(base=one, compare="clean_worst", emotions=(), seeds=WORST_SEEDS), PAGE)
+    widgets.start(ExperimentSpec(base=one, compare="clean_worst", emotions=(), seeds=WORST_SEEDS), PAGE, of_form=False)
     st.rerun()
 
 

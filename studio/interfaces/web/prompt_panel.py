@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from studio.interfaces.web import text
-from studio.interfaces.web.request import Fields
+from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
 from studio.service import PromptResult, Validation
 
@@ -80,6 +80,7 @@ class Prompt:
     confidence: float
     doubtful: bool  # too unsure to be drawn without asking
     notes: tuple[str, ...]
+    written: bool = False  # as the service writes it by itself: it need not be told
     repaired: str | None = None  # what can be drawn instead of a doubtful prompt; None when nothing is proposed
     again: bool = False  # writing it again may give another confidence
 
@@ -90,21 +91,23 @@ KEPT = 20  # prompts by Claude that a session remembers
 def prompt_panel(fields: Fields, drawing: bool = False) -> Prompt:
     """Show the prompt for these fields and return what it says now. `drawing`: Draw was pressed: Claude may write."""
     with st.container(border=True, key="prompt_panel"):
+        chosen = (fields.emotion, fields.style, fields.text)
+        if st.session_state.get("gen_own_until", chosen) != chosen:  # a repair, of a prompt for other words
+            write_again()
         if st.session_state.get("gen_own"):
-            return _own(fields)
+            return _own(fields, chosen)
         return _written(fields, drawing)
 
 
-def _own(fields: Fields) -> Prompt:
+def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{TEXT['own']}**")
         if st.button(TEXT["back"], key="gen_own_back", icon=":material/undo:", type="tertiary"):
-            _written_again()
+            write_again()
             st.rerun()
-    chosen = (fields.emotion, fields.style, fields.text)
     if st.session_state.setdefault("gen_own_for", chosen) != chosen:
         st.warning(TEXT["waiting"], icon=":material/hourglass_empty:")
-        st.button(TEXT["anew"], key="gen_own_anew", icon=":material/edit_note:", on_click=_written_again)
+        st.button(TEXT["anew"], key="gen_own_anew", icon=":material/edit_note:", on_click=write_again)
     positive = st.text_area(
         TEXT["own_label"], key="gen_own_prompt", height=130, max_chars=4000, persist_state="session"
     )
@@ -117,7 +120,7 @@ def _own(fields: Fields) -> Prompt:
         persist_state="session",
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
-        _check(positive or "", (negative or "").strip(), fields.triggers)
+        _check(fields, positive or "", (negative or "").strip())
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
 
@@ -146,7 +149,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:
-        _check(positive, negative, fields.triggers)
+        _check(fields, positive, negative)
     doubtful = result.doubtful and not edited
     repaired = studio().prompts.validate(positive, fields.triggers).repaired if doubtful else positive
     return Prompt(
@@ -156,6 +159,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         result.confidence,
         doubtful,
         result.notes,
+        written=not edited and result.writer == "offline",
         repaired=repaired if repaired != positive else None,
         again=result.writer == "claude",
     )
@@ -215,10 +219,7 @@ def _layer_fields(result: PromptResult) -> tuple[dict[str, str], str]:
             _own_from(", ".join(part for part in layers.values() if part), negative)
             st.rerun()
         if st.button(TEXT["reset"], key="gen_reset", icon=":material/undo:"):
-            for key in [key for key in st.session_state if str(key).startswith("gen_layer_")]:
-                del st.session_state[key]
-            st.session_state["gen_fixed"] = False
-            st.session_state["gen_writer_seed"] = 0
+            as_written()
             st.rerun()
     return layers, negative
 
@@ -257,17 +258,17 @@ def _colored(layers: dict[str, str]) -> str:
     return ", ".join(f":{COLORS[name]}[{text.escape(part)}]" for name, part in layers.items() if part)
 
 
-def _check(positive: str, negative: str, protected: tuple[str, ...]) -> None:
+def _check(fields: Fields, positive: str, negative: str) -> None:
     """Bars for what `validate` finds, the words at fault, and the repaired prompt; beside it Claude's, when asked."""
     if not positive.strip():
         return
-    verdicts = [studio().prompts.validate(positive, protected)]
+    verdicts = [studio().prompts.validate(positive, fields.triggers)]
     st.caption(TEXT["check_lead"])
     if studio().prompts.claude_writes:
         reviews: dict[str, Validation] = st.session_state.setdefault("gen_reviews", {})
         if positive not in reviews and st.button(TEXT["review"], key="gen_review", icon=":material/forum:"):
             with st.spinner(TEXT["reviewing"]):
-                found = studio().prompts.review(positive, protected)
+                found = studio().prompts.review(positive, fields.triggers)
             if found.writer == "claude":
                 for old in list(reviews)[: 1 - KEPT]:
                     del reviews[old]
@@ -279,10 +280,10 @@ def _check(positive: str, negative: str, protected: tuple[str, ...]) -> None:
         with column:
             if len(verdicts) > 1:
                 st.markdown(f"**{REVIEWERS[verdict.writer]}**")
-            _verdict(verdict, positive, negative)
+            _verdict(fields, verdict, positive, negative)
 
 
-def _verdict(verdict: Validation, positive: str, negative: str) -> None:
+def _verdict(fields: Fields, verdict: Validation, positive: str, negative: str) -> None:
     rows = []
     for name, label in CHECKS.items():
         aspect = getattr(verdict, name)
@@ -299,17 +300,17 @@ def _verdict(verdict: Validation, positive: str, negative: str) -> None:
     if verdict.repaired != positive:
         st.code(verdict.repaired, language=None, wrap_lines=True)
         key = "gen_repair" if verdict.writer == "offline" else "gen_repair_claude"
-        use = (verdict.repaired, negative)
-        st.button(TEXT["repair"], key=key, icon=":material/healing:", on_click=_own_from, args=use)
+        use = (fields, positive, verdict.repaired, negative)
+        st.button(TEXT["repair"], key=key, icon=":material/healing:", on_click=_repair, args=use)
     else:
         st.caption(TEXT["check_good"])
 
 
-def doubt(prompt: Prompt) -> str | None:
+def doubt(fields: Fields, prompt: Prompt) -> str | None:
     """Why a prompt was not drawn at once, and the ways on: "again", "fixed" or "anyway" when one was chosen.
 
     Writing it again helps only where Claude does; what is written here is as sure of every wording. A repaired text can
-    be taken where there is one: it becomes the person's own prompt.
+    be taken where there is one (see `_repair`).
     """
     with st.container(border=True, key="gen_doubt_box"):
         st.markdown(f":orange[:material/help:] {TEXT['doubt'].format(percent=f'{prompt.confidence:.0%}')}")
@@ -317,9 +318,9 @@ def doubt(prompt: Prompt) -> str | None:
             st.caption(text.escape(note))
         with st.container(horizontal=True):
             if prompt.repaired is not None and not prompt.again:
-                use = (prompt.repaired, prompt.negative)
+                use = (fields, prompt.positive, prompt.repaired, prompt.negative)
                 st.button(
-                    TEXT["repaired"], key="gen_doubt_repaired", icon=":material/healing:", on_click=_own_from, args=use
+                    TEXT["repaired"], key="gen_doubt_repaired", icon=":material/healing:", on_click=_repair, args=use
                 )
             for choice, icon in (("again", "refresh"), ("fixed", "lock"), ("anyway", "auto_awesome")):
                 if choice == "again" and not prompt.again:
@@ -366,11 +367,31 @@ def _own_from(prompt: str, negative: str) -> None:
     state = st.session_state
     state["gen_own"], state["gen_own_prompt"], state["gen_own_negative"] = True, prompt, negative
     state.pop("gen_own_for", None)
+    state.pop("gen_own_until", None)
 
 
-def _written_again() -> None:
-    st.session_state["gen_own"] = False
-    st.session_state.pop("gen_own_for", None)
+def _repair(fields: Fields, positive: str, repaired: str, negative: str) -> None:
+    """Take a repaired prompt: into the text box where the words at fault stand in there.
+
+    Else, as where words for the emotion were added, it is the prompt for as long as the fields stay as they are.
+    """
+    state = st.session_state
+    if state.get("gen_own"):
+        state["gen_own_prompt"] = repaired
+        return
+    drawn, stay = _parts(positive), _parts(repaired)
+    if set(_parts(fields.text)) <= set(drawn):
+        corrected = _parts(studio().prompts.harden(fields.text, fields.triggers).text)
+        words = ", ".join(part for part in corrected if part in stay)
+        if words != ", ".join(_parts(fields.text)):
+            state["gen_text"] = words
+            return
+    _own_from(repaired, negative)
+    state["gen_own_until"] = (fields.emotion, fields.style, fields.text)
+
+
+def _parts(prompt: str) -> list[str]:
+    return [part.strip() for part in prompt.split(",") if part.strip()]
 
 
 def _take(corrected: str) -> None:

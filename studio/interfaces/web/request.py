@@ -21,15 +21,22 @@ from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
 from studio.core.views import FoundRecipe
 from studio.interfaces.web import inputs, parameters, text, widgets
+from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import ModelInfo, PromptRequest
-from studio.service.resolving import sampling
+from studio.service.resolving import largest_side, sampling
 
+PAGE = "generate"
 TEXT = {
     "more": "More settings",
+    "native": "This model was made for {native} × {native} pixels and loses the picture in much larger ones.",
     "auto_help": "The grey number is what is taken while the field is empty.",
     "source": "Starting from",
+    "starts": "Draw starts from this picture now. Say below what is to be different.",
+    "own": "Your own prompt",
+    "edited": "Edited words",
+    "starts_chip": "Starts from a picture",
     "drop_source": "Draw from the prompt alone",
     "upload": "Drop a picture",
     "upload_help": "A picture made here or in A1111 brings its recipe. Any picture can be the start of a new one.",
@@ -96,12 +103,13 @@ def receive() -> None:
     got = widgets.sent("generate")
     if got and got["as"] == "source":
         st.session_state["gen_source"] = got["picture"]
+        st.session_state["gen_said"] = TEXT["starts"]
     elif got:
         load(studio().recipe_of(got["picture"], owner()))
     waiting = st.session_state.pop("gen_load", None)
     if waiting is not None:
         load(waiting)
-    if "gen_emotion" not in st.session_state and (job_id := st.query_params.get("job")):
+    if "gen_emotion" not in st.session_state and (job_id := widgets.form_job(PAGE)):
         restore(job_id)
 
 
@@ -138,11 +146,10 @@ def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
     if spec.control is not None:
         notes.append(TEXT["drawing"])
     state["gen_said"] = said.format(notes=" ".join(text.escape(note) for note in notes)).strip()
-    for key in [key for key in state if str(key).startswith("gen_layer_")]:
-        del state[key]  # edits of another prompt
-    state["gen_writer_seed"], state["gen_fixed"] = 0, False
+    as_written()  # edits were of another prompt
     state["gen_own"] = spec.prompt is not None and not _written_here(spec)
     state.pop("gen_own_for", None)
+    state.pop("gen_own_until", None)
     if state["gen_own"]:
         state["gen_own_prompt"], state["gen_own_negative"] = spec.prompt, spec.negative or ""
 
@@ -216,11 +223,21 @@ def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     hints: dict[str, dict[str, Any]] = {}
     if about:  # a model that was typed may not be here yet
         steps, guidance = automatic(quality, about)
-        side = f"{about.native_size}"
+        native, state = about.native_size, st.session_state
+        side = f"{native}"
         for name, value in {"steps": f"{steps}", "guidance": f"{guidance:g}", "width": side, "height": side}.items():
             # no word before it: the fields are so narrow that its end would be cut off
             explained = f"{describe(GenerateSpec, name).help} {TEXT['auto_help']}"
             hints[name] = {"placeholder": value, "help": explained}
+        because = TEXT["native"].format(native=native)
+        width, height = state.get("gen_width"), state.get("gen_height")
+        alone = largest_side(native)
+        both = width and height and min(width, height) > alone  # a square then, and not what the first one leaves
+        across = largest_side(native, min(height, largest_side(native, 1))) if height and not both else alone
+        down = largest_side(native, min(width, across)) if width else alone
+        most = {"width": across, "height": down}
+        for name, high in most.items():
+            hints[name] |= {"max_value": high, "because": because, "help": f"{hints[name]['help']} {because}"}
     rest = parameters.form("gen", hints=hints, models=models)
     dropped()
     return rest, rest.pop("loras")
@@ -278,10 +295,42 @@ def source() -> dict[str, Any]:
     except StudioError:
         st.session_state["gen_source"] = None
         return {}
-    with st.container(horizontal=True, vertical_alignment="center", border=True):
+    with st.container(horizontal=True, vertical_alignment="center", border=True, key="gen_source_box"):
         st.image(widgets.thumbnail(picture), width=72, alt=TEXT["source"])
         strength = inputs.number(GenerateSpec, "strength", "gen_strength", slider=True)
-        if st.button(TEXT["drop_source"], key="gen_source_drop", icon=":material/close:", type="tertiary"):
-            st.session_state["gen_source"] = None
-            st.rerun()
+        st.button(
+            TEXT["drop_source"], key="gen_source_drop", icon=":material/close:", type="tertiary", on_click=drop_source
+        )
     return {"source": picture_id, "strength": strength}
+
+
+def drop_source() -> None:
+    """Draw from the prompt alone."""
+    st.session_state["gen_source"] = None
+
+
+def hidden(edited: bool) -> list[Chip]:
+    """What shapes the next picture beside the fields and the settings. `edited`: its prompt was changed by hand."""
+    state, found = st.session_state, []
+    if state.get("gen_source"):
+        found.append(Chip("source", TEXT["starts_chip"], drop_source))
+    if state.get("gen_own"):
+        found.append(Chip("own", TEXT["own"], write_again))
+    elif edited:
+        found.append(Chip("edited", TEXT["edited"], as_written))
+    return found
+
+
+def write_again() -> None:
+    """The prompt is written from the fields again, not the person's own."""
+    st.session_state["gen_own"] = False
+    st.session_state.pop("gen_own_for", None)
+    st.session_state.pop("gen_own_until", None)
+
+
+def as_written() -> None:
+    """Every layer of the prompt as it was written."""
+    for key in [key for key in st.session_state if str(key).startswith("gen_layer_")]:
+        del st.session_state[key]
+    st.session_state["gen_fixed"] = False
+    st.session_state["gen_writer_seed"] = 0

@@ -153,5 +153,5 @@ def several(ids: Sequence[str], key: str, captions: list[str] | None = None) -> 
 def _draw(picture: Picture, **changes: object) -> None:
     with widgets.refusals("generate"):
         spec = studio().spec_of(picture.id, owner()).model_copy(update={"count": 1})
-        widgets.start(GenerateSpec.model_validate(spec.model_dump() | changes), "generate")
+        widgets.start(GenerateSpec.model_validate(spec.model_dump() | changes), "generate", of_form=False)
         st.rerun()

@@ -60,9 +60,16 @@ SEND_TO = {
 # --- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def start(spec: Request, page: str) -> JobView:
-    """Submit a request and make it the page's job, so that it is found again after a reload. Raises StudioError."""
+def start(spec: Request, page: str, *, of_form: bool = True) -> JobView:
+    """Submit a request and make it the page's job, so that it is found again after a reload. Raises StudioError.
+
+    `of_form`: it says what the page's form says, which a reload brings back; else a reload keeps to the request before.
+    """
     job = studio().submit(spec, owner())
+    if of_form:
+        st.session_state[f"form:{page}"] = job.id
+    else:
+        st.session_state.setdefault(f"form:{page}", "")
     follow(job.id, page)
     return job
 
@@ -71,6 +78,18 @@ def follow(job_id: str, page: str) -> None:
     """Make a job the one that the page shows."""
     st.session_state[f"job:{page}"] = job_id
     st.query_params["job"] = job_id
+    form = st.session_state.get(f"form:{page}", st.query_params.get("form", job_id))
+    if form != job_id:
+        st.query_params["form"] = form
+    else:
+        st.query_params.pop("form", None)
+
+
+def form_job(page: str) -> str | None:
+    """After a reload: the job whose request was the page's form, if there was one."""
+    found: str | None = st.query_params.get("form", st.query_params.get("job"))
+    st.session_state.setdefault(f"form:{page}", found or "")
+    return found or None
 
 
 def current_job(page: str) -> str | None:
@@ -88,6 +107,7 @@ def forget_job(page: str) -> None:
     """Let the page be empty again; the job itself goes on."""
     st.session_state.pop(f"job:{page}", None)
     st.query_params.pop("job", None)
+    st.query_params.pop("form", None)
 
 
 @contextmanager
