@@ -350,10 +350,6 @@ def _refuse_other_adapter(path: Path, tensors: Mapping[str, object]) -> None:
             raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
 
 
-def _lora_places(settings: Settings) -> list[Path]:
-    return [*settings.models_dir.glob("loras/**/*.safetensors"), *settings.runs_dir.glob("*/adapter/*.safetensors")]
-
-
 def lora_header(path: Path) -> Header:
     """The header of a LoRA file. Raises BadInput for a damaged file and for kinds of adapters that aren't supported."""
     header = read_header(path)
@@ -437,7 +433,8 @@ def refused_loras(settings: Settings) -> list[tuple[str, str]]:
 def _read_loras(settings: Settings) -> tuple[list[LoraInfo], list[tuple[str, str]]]:
     keep_in(settings.hashes)
     found, refused = [], []
-    for path in _lora_places(settings):
+    own, trained = settings.models_dir.glob("loras/**/*.safetensors"), settings.runs_dir.glob("*/adapter/*.safetensors")
+    for path in (*own, *trained):
         try:
             found.append(_lora(path))
         except BadInput as error:

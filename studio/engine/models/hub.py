@@ -169,7 +169,8 @@ def get(
     except (OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
         raise _offline(reference) from error
     except HfHubHTTPError as error:
-        raise Offline(f"The hub answered {reference} with an error ({_status(error)}); try again later.") from error
+        status = getattr(error.response, "status_code", "no answer")
+        raise Offline(f"The hub answered {reference} with an error ({status}); try again later.") from error
     except OSError as error:
         if error.errno == 28:
             raise DiskFull(f"The disk is full: {reference} was not downloaded; make room and try again.") from None
@@ -208,10 +209,6 @@ def _offline(reference: str) -> Offline:
     return Offline(
         f"{reference} is not on this machine and the hub can't be reached; use the embedded model or a local file."
     )
-
-
-def _status(error: Any) -> str:
-    return str(getattr(getattr(error, "response", None), "status_code", "no answer"))
 
 
 class _Meter:

@@ -121,14 +121,16 @@ def _write() -> None:
     """Everything that is known of large files and still true; other processes' entries stay."""
     if _kept is None or not _kept.parent.is_dir():
         return
-    rows = [[*key, digest] for key, digest in (_read(_kept) | _known).items() if key[1] >= _KEPT_FROM and _true(key)]
+    rows = [
+        [*key, digest] for key, digest in (_read(_kept) | _known).items() if key[1] >= _KEPT_FROM and _still_true(key)
+    ]
     part = _kept.with_name(f"{_kept.name}.{os.getpid()}.part")
     with suppress(OSError):  # without it files are read again, no more
         part.write_text(json.dumps(rows, indent=0), encoding="utf-8")
         os.replace(part, _kept)
 
 
-def _true(key: _Key) -> bool:
+def _still_true(key: _Key) -> bool:
     try:
         return _key(Path(key[0])) == key
     except OSError:
