@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput
+from studio.core.errors import BadInput, explain
 from studio.core.specs import MAX_FRAME, AnimationFormat, Emotion, GenerateSpec, Recipe
 from studio.engine.media import output
 from studio.engine.progress import Step
@@ -105,7 +105,7 @@ def frame_recipe(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
     try:  # what can't be read again must not be stored
         return Recipe.model_validate(recipe.model_dump() | {"frame": text})
     except ValidationError as error:
-        raise BadInput(TEXT["plan"].format(error.errors()[0]["msg"])) from error
+        raise BadInput(TEXT["plan"].format(explain(error).rstrip("."))) from error
 
 
 def _json(data: Any) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Literal, TextIO
 
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError
+from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError, explain
 from studio.core.specs import RUNS as SPECS
 from studio.core.specs import RunSpec
 
@@ -144,8 +144,7 @@ class RunDir:
         except FileNotFoundError:
             raise NotFound(f"There is no training run {self.id!r}; `runs list` shows those that are there.") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+            reason = explain(error).rstrip(".")
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
         raise BadInput(

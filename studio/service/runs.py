@@ -51,7 +51,8 @@ _PACKAGES = {  # optional ones, by the optimiser that needs them
 class TrainingRuns:
     """The runs under `settings.runs_dir`.
 
-    `owner` is who asks: runs of others are as if they weren't there (`NotFound`). None: somebody who may see all.
+    `owner` is who asks: runs of others are as if they weren't there (`NotFound`), those from before owners were written
+    down are everybody's. None: somebody who may see all.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -144,7 +145,7 @@ class TrainingRuns:
         found = []
         for run in self._supervisor.list():
             with suppress(NotFound):  # deleted since it was listed
-                if owner is None or run.owner() == owner:
+                if owner is None or run.owner() in ("", owner):
                     found.append(view(run))
         return found
 
@@ -205,7 +206,7 @@ class TrainingRuns:
 
     def _of(self, id: str, owner: str | None) -> RunDir:
         run = self._supervisor.get(id)
-        if owner is not None and run.owner() != owner:
+        if owner is not None and run.owner() not in ("", owner):
             raise NotFound(f"There is no training run {id!r} of yours.")
         return run
 

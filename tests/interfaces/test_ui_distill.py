@@ -45,7 +45,7 @@ def test_a_request_with_a_mistake_is_a_sentence_and_starts_nothing(page_home: Pa
     at.number_input(key="lcm_epochs").set_value(3).run()
     assert "150 steps in all" in texts(at)
     at.text_input(key="lcm_name").set_value("../x").run()
-    assert "Name: letters, digits, _ and" in texts(at)
+    assert "Name: letters, digits, _ and" in texts(at).replace("\\", "")
     assert at.button(key="lcm_start").disabled
     at.text_input(key="lcm_name").set_value("fine").run()
     at.radio(key="lcm_source").set_value("folder").run()

@@ -84,7 +84,7 @@ def test_presets_fill_the_form_and_bad_values_are_sentences(train_page: AppTest,
     at.text_input(key="lora_folder").set_value(str(write_set(tmp_path / "data", 2, (512, 512)))).run()
     at.text_input(key="lora_name").set_value("../x").run()
     assert not at.exception
-    assert "Name: letters, digits, _ and" in texts(at)
+    assert "Name: letters, digits, _ and" in texts(at).replace("\\", "")
     assert at.button(key="lora_start").disabled
 
 
@@ -109,7 +109,7 @@ def test_a_controlnet_is_started_found_again_and_used(
     assert "20 pictures, 0 drawings for them." in texts(at)
     assert "20 steps in all, 2 an epoch. 4 of the pictures are kept back" in texts(at)  # 16, 8 at a time
     at.text_input(key="cn_name").set_value("../x").run()
-    assert "Name: letters, digits, _ and" in texts(at)
+    assert "Name: letters, digits, _ and" in texts(at).replace("\\", "")
     assert at.button(key="cn_start").disabled
     at.text_input(key="cn_name").set_value("mine").run()
     at.text_input(key="cn_init").set_value(str(tmp_path / "nothing.safetensors")).run()

@@ -105,9 +105,9 @@ def test_a_review_goes_through_the_service(claude: FakeClaude, tmp_path: Path) -
         studio.prompts._writer.client.close()
         studio.close()
     without = Studio(settings.model_copy(update={"offline": True}))
-    assert not without.claude_writes
-    assert without.review("1girl, sad, bow") == without.validate("1girl, sad, bow")
-    assert without.spent().calls == 0
+    assert not without.prompts.claude_writes
+    assert without.prompts.review("1girl, sad, bow") == without.prompts.validate("1girl, sad, bow")
+    assert without.prompts.spent().calls == 0
     without.close()
 
 

@@ -25,6 +25,7 @@ from studio.core.specs import LoraSpec
 from studio.engine.models.catalogue import loras, resolve
 from studio.runs.publish import publish
 from studio.runs.supervisor import Supervisor
+from studio.service.models import ModelLibrary
 from studio.service.runs import TrainingRuns
 from studio.training.export import adapter_files
 from studio.training.lora.samples import card
@@ -187,18 +188,18 @@ def test_uploads_that_cannot_be(adapter: Path, tmp_path: Path) -> None:
 
 
 def test_a_lora_from_elsewhere_comes_into_the_list(adapter: Path, tmp_path: Path) -> None:
-    runs = TrainingRuns(Settings(home=tmp_path / "home"))
+    library = ModelLibrary(Settings(home=tmp_path / "home"))
     data = (adapter / "style.safetensors").read_bytes()
-    info = runs.import_lora(data, "../Their style.safetensors", ("their word",), 0.7)
+    info = library.import_lora(data, "../Their style.safetensors", ("their word",), 0.7)
     assert info.path == tmp_path / "home" / "models" / "loras" / "Their style.safetensors"
     assert (info.trigger_words, info.weight) == (("their word",), 0.7)
     assert [found.path for found in loras(Settings(home=tmp_path / "home"))] == [info.path]
-    plain = runs.import_lora(data, "plain.safetensors")
+    plain = library.import_lora(data, "plain.safetensors")
     assert plain.trigger_words == ("style_1",)  # from the file's own metadata
 
 
 def test_what_is_no_lora_is_refused_and_not_kept(tmp_path: Path) -> None:
-    runs = TrainingRuns(Settings(home=tmp_path))
+    library = ModelLibrary(Settings(home=tmp_path))
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     for name, data in (
         ("model.safetensors", (tmp_path / "model.safetensors").read_bytes()),
@@ -206,7 +207,7 @@ def test_what_is_no_lora_is_refused_and_not_kept(tmp_path: Path) -> None:
         ("pickle.pt", b"\x80\x04."),
     ):
         with pytest.raises((BadInput, NotFound)):
-            runs.import_lora(data, name)
+            library.import_lora(data, name)
     assert not list((tmp_path / "models" / "loras").iterdir())
 
 

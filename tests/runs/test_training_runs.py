@@ -30,6 +30,7 @@ from studio.runs.rundir import RunDir
 from studio.runs.supervisor import Supervisor
 from studio.service import Studio
 from studio.service import runs as training_runs
+from studio.service.models import ModelLibrary
 from studio.service.runs import TrainingRuns
 
 KEY = "a-key-that-is-long-enough"
@@ -213,7 +214,7 @@ def test_a_result_is_made_only_of_what_is_there(settings: Settings, tmp_path: Pa
 
 
 def test_an_import_never_replaces_another_lora(settings: Settings) -> None:
-    runs = TrainingRuns(settings)
+    library = ModelLibrary(settings)
 
     def lora(value: float) -> bytes:
         layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -223,12 +224,12 @@ def test_an_import_never_replaces_another_lora(settings: Settings) -> None:
             f"{layer}.alpha": torch.tensor(2.0),
         })  # fmt: skip
 
-    first = runs.import_lora(lora(1.0), "style.safetensors", ("one",))
-    second = runs.import_lora(lora(2.0), "style.safetensors", ("two",))
+    first = library.import_lora(lora(1.0), "style.safetensors", ("one",))
+    second = library.import_lora(lora(2.0), "style.safetensors", ("two",))
     assert (first.path.name, second.path.name) == ("style.safetensors", "style-2.safetensors")
     assert (first.title, second.title) == ("style", "style (2)")
     assert first.path.read_bytes() == lora(1.0)
     assert json.loads(first.path.with_suffix(".json").read_text())["trigger_words"] == ["one"]
-    again = runs.import_lora(lora(2.0), "style.safetensors", ("zwei",))
+    again = library.import_lora(lora(2.0), "style.safetensors", ("zwei",))
     assert (again.path, again.trigger_words) == (second.path, ("zwei",))
     assert len(list(first.path.parent.glob("*.safetensors"))) == 2

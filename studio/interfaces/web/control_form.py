@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from studio.core.specs import ControlRunSpec
 from studio.core.views import RunView
-from studio.interfaces.web import captions, inputs, widgets
+from studio.interfaces.web import captions, inputs, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -76,8 +76,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         try:
             spec = ControlRunSpec(data=str(report.folder), **fields)
         except ValidationError as error:
-            first = error.errors()[0]
-            st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+            st.error(text.mistake(error), icon=":material/error:")
     if spec is not None and report is not None:
         count = len(report.entries)
         held = min(spec.held_out, count // 5)

@@ -156,8 +156,7 @@ def request() -> str | None:
     try:
         spec = LcmSpec(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        st.error(text.mistake(error), icon=":material/error:")
         st.button(TEXT["start"], type="primary", disabled=True, icon=":material/bolt:", key="lcm_start")
         return None
     total = f"{spec.epochs * spec.steps_per_epoch:,}"

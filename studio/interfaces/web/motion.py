@@ -346,7 +346,7 @@ def filmstrip(job: JobView) -> None:
     if not shown:
         return
     st.caption(TEXT["filmstrip"])
-    data = _filmstrip(tuple(picture.id for picture in shown))
+    data = _filmstrip(tuple(picture.id for picture in shown), owner())
     names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
     st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
     st.caption(" \u00b7 ".join(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
@@ -364,8 +364,8 @@ def filmstrip(job: JobView) -> None:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _filmstrip(ids: tuple[str, ...]) -> bytes:
-    return studio().filmstrip(ids, owner())
+def _filmstrip(ids: tuple[str, ...], _owner: str) -> bytes:
+    return studio().filmstrip(ids, _owner)
 
 
 def _frames(job: JobView) -> list[Picture]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
+from studio.core.errors import explain
 from studio.core.fields import describe
 from studio.core.specs import EMOTIONS, STYLES, GenerateSpec, Recipe
 from studio.core.views import Picture
@@ -69,6 +73,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 def escape(text: str) -> str:
     """Text of people or models as literal Markdown: nothing in it becomes a link, a picture, a colour or a formula."""
     return "".join("\\" + letter if letter in "\\`*_{}[]()<>#+-.!|~$:&" else letter for letter in text)
+
+
+def mistake(error: ValidationError) -> str:
+    """What is wrong with a form's fields, as literal Markdown."""
+    field, rest = re.fullmatch(r"([\w.]*)(.*)", explain(error), re.DOTALL).groups()  # type: ignore[union-attr]
+    return escape(field.replace("_", " ").capitalize() + rest)
 
 
 def summary(recipe: Recipe) -> str:

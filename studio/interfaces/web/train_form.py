@@ -276,8 +276,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     try:
         spec = LoraSpec(data=str(report.folder), **fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        st.error(f"{str(first['loc'][0]).replace('_', ' ').capitalize()}: {first['msg']}.", icon=":material/error:")
+        st.error(text.mistake(error), icon=":material/error:")
         st.button(TEXT["start"], type="primary", disabled=True, icon=":material/school:", key="lora_start")
         return None
     pictures = per_epoch(report, spec.repeats or report.repeats)
