@@ -22,7 +22,7 @@ from studio.engine.models.catalogue import resolve
 from studio.engine.models.components import Components
 from studio.evaluation.metrics import wilson_interval
 from studio.training.distill import prompts
-from studio.training.distill.curve import STEPS, Ruler
+from studio.training.distill.curve import STEPS, Evaluator
 
 BEST_STEPS = 25  # DPM++ 2M with guidance: the teacher at its best
 
@@ -39,11 +39,11 @@ def measure(reference: str, pictures: int, strips: Path | None = None) -> dict[s
         raise BadInput(f"{info.title} has no fast adapter or no judge: there is nothing to compare.")
     components = load(replace(info, steps=BEST_STEPS), Settings())
     with tempfile.TemporaryDirectory() as folder:
-        ruler = Ruler(components, prompts.measuring(pictures), Path(folder), strips or Path(folder) / "strips")
-        teacher, *solver = ruler.baseline(components.unet)
+        evaluator = Evaluator(components, prompts.measuring(pictures), Path(folder), strips or Path(folder) / "strips")
+        teacher, *solver = evaluator.baseline(components.unet)
         with attached(components, fast=info.fast.adapter):
             student = [
-                ruler.measure(
+                evaluator.measure(
                     "student", components.unet, info.fast.sampler, count, info.fast.guidance, f"student-{count}"
                 )
                 for count in STEPS

@@ -197,18 +197,16 @@ def ours(options: argparse.Namespace) -> list[float]:
     from studio.core.specs import LoraSpec
     from studio.runs.rundir import RunDir
     from studio.training.lora import dataset, train
-    from studio.training.lora.samples import Sampler
     from studio.training.runtime import steps
 
     def draw(
         picture: int, latents: Any, variants: int, spec: Any, scaling: float, total: int, step: int, k: int
     ) -> Any:
         noise, t = numbers(step, torch.Size([options.batch, *latents.mean.shape]))
-        return dataset.Draw(picture, 0, False, int(t[k]), latents.mean * scaling, noise[k])
+        return dataset.StepNoise(picture, 0, False, int(t[k]), latents.mean * scaling, noise[k])
 
-    dataset.draw = draw  # type: ignore[assignment]
+    dataset.step_noise = draw  # type: ignore[assignment]
     steps.learning_rate = lambda step, total, peak, warmup: peak  # constant, as the script's default
-    Sampler.draw = lambda *_, **__: None  # type: ignore[method-assign] # the script draws none either
     run = RunDir(Path(options.out))
     run.path.mkdir(parents=True)
     run.write_spec(
@@ -226,6 +224,7 @@ def ours(options: argparse.Namespace) -> list[float]:
             buckets=False,
             caption_dropout=0.0,
             checkpoint_epochs=100,
+            samples=False,  # the script draws none either
             gradient_checkpointing=options.checkpointing,
         )
     )

@@ -26,7 +26,7 @@ from studio.pretraining.captions import caption
 from studio.pretraining.parallel import train_run
 from studio.pretraining.unet import HELD_OUT
 from studio.training.distill.curve import FAST_STEPS
-from studio.training.distill.record import SAMPLERS
+from studio.training.distill.result import SAMPLERS
 
 FILE = "pytorch_lora_weights.safetensors"
 NUMBERS = 3_500_000  # that are shipped of the 6.2 million of rank 64: fewer change the pictures, more only the size

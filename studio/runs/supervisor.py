@@ -199,7 +199,7 @@ class Supervisor:
         if not run.checkpoint_names():
             raise BadInput(f"Run {run_id} has no checkpoint yet: there is nothing to use.")
         done = subprocess.run(
-            [sys.executable, "-m", "studio.training.export.from_checkpoint", str(run.path)],
+            [sys.executable, "-m", "studio.training.export_checkpoint", str(run.path)],
             env=os.environ | self._environment(),
             capture_output=True,
             text=True,

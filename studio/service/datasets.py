@@ -31,7 +31,7 @@ class DataSets:
 
     def checked(self, path: str, side: int) -> dataset.Report:
         """As `check`, at a known resolution."""
-        return dataset.check(self.folder(path), side)
+        return dataset.checked(self.folder(path), side, self._settings.datasets_dir)
 
     def folder(self, path: str) -> Path:
         """The folder of a set given as one or as a ZIP, which is unpacked. Raises NotFound, BadInput, DiskFull."""

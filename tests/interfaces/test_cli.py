@@ -36,7 +36,7 @@ from studio.runs.supervisor import Supervisor
 from studio.service.runs import TrainingRuns
 from studio.training.controlnet import train as control
 from studio.training.distill import train as lcm
-from studio.training.export import from_checkpoint
+from studio.training.export_checkpoint import export_checkpoint
 from studio.training.lora import train as lora
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -449,7 +449,7 @@ def trainers_here(monkeypatch: pytest.MonkeyPatch) -> None:
         {"lora": lora.main, "lcm": lcm.main, "control": control.main}[started.spec().kind](started.path)
 
     monkeypatch.setattr(Supervisor, "_spawn", here)
-    monkeypatch.setattr(Supervisor, "export", lambda self, id: from_checkpoint.rescue(self.get(id)))
+    monkeypatch.setattr(Supervisor, "export", lambda self, id: export_checkpoint(self.get(id)))
     monkeypatch.setenv("STUDIO_DEVICE", "cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings.cache_clear()

@@ -77,28 +77,28 @@ def _nan_at_call(call: int) -> None:
     """The loss of the `call`-th forward pass is NaN, as after a bad gradient."""
     import torch
 
-    from studio.training.runtime import diffusion
+    from studio.engine.diffusion import parameterization
 
-    real, calls = diffusion.target, itertools.count(1)
+    real, calls = parameterization.from_x0_and_epsilon, itertools.count(1)
 
     def poisoned(*args: Any) -> torch.Tensor:
         return real(*args) * (float("nan") if next(calls) == call else 1.0)
 
-    diffusion.target = poisoned
+    parameterization.from_x0_and_epsilon = poisoned
 
 
 def _infinite_at_step(step: int) -> None:
     """One number of the gradient is infinite at `step`, while the loss is finite."""
-    from accelerate import Accelerator
+    import torch
 
-    real, calls = Accelerator.clip_grad_norm_, itertools.count(1)
+    real, calls = torch.nn.utils.clip_grad_norm_, itertools.count(1)
 
-    def poisoned(self: Any, parameters: Any, max_norm: float) -> Any:
+    def poisoned(parameters: Any, max_norm: float) -> Any:
         if next(calls) == step:
             parameters[0].grad.flatten()[0] = float("inf")
-        return real(self, parameters, max_norm)
+        return real(parameters, max_norm)
 
-    Accelerator.clip_grad_norm_ = poisoned  # type: ignore[method-assign]
+    torch.nn.utils.clip_grad_norm_ = poisoned
 
 
 def _audit(report: Path) -> None:
@@ -107,9 +107,9 @@ def _audit(report: Path) -> None:
 
     import torch
 
-    from studio.training.runtime import diffusion
+    from studio.engine.diffusion import parameterization
 
-    real = diffusion.target
+    real = parameterization.from_x0_and_epsilon
 
     def seen(*args: Any) -> torch.Tensor:
         gc.collect()
@@ -118,7 +118,7 @@ def _audit(report: Path) -> None:
         report.write_text(" ".join(sorted(kept)))
         return real(*args)
 
-    diffusion.target = seen
+    parameterization.from_x0_and_epsilon = seen
 
 
 def _memory_for(pictures: int) -> None:

@@ -8,14 +8,20 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler, TCDScheduler
 
+from studio.engine.diffusion.parameterization import NoiseSchedule, PredictionType, add_noise
 from studio.training.distill import consistency as lcd
+from studio.training.runtime.average import MovingAverage
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+def solver_grid(alphas_cumprod: torch.Tensor, points: int = lcd.GRID) -> lcd.SolverGrid:
+    return lcd.SolverGrid.over(NoiseSchedule.from_alphas_cumprod(alphas_cumprod), points)
+
+
 @pytest.fixture
 def grid() -> lcd.SolverGrid:
-    return lcd.SolverGrid.of(DDIMScheduler(**SCHEDULE).alphas_cumprod)
+    return solver_grid(DDIMScheduler(**SCHEDULE).alphas_cumprod)
 
 
 def latent(seed: int, n: int = 3) -> torch.Tensor:
@@ -24,21 +30,20 @@ def latent(seed: int, n: int = 3) -> torch.Tensor:
 
 def as_velocity(noise: torch.Tensor, z: torch.Tensor, t: torch.Tensor, grid: lcd.SolverGrid) -> torch.Tensor:
     """v of a network that predicts `noise` at (z, t): alpha epsilon - sigma z_0."""
-    alpha, sigma = lcd.spread(grid.alpha[t], z), lcd.spread(grid.sigma[t], z)
+    alpha, sigma = lcd.spread(grid.schedule.alpha[t], z), lcd.spread(grid.schedule.sigma[t], z)
     return alpha * noise - sigma * (z - sigma * noise) / alpha
 
 
 def test_the_grid_holds_the_papers_times(grid: lcd.SolverGrid) -> None:
     assert grid.points == 50
     assert grid.times.tolist() == [0, *range(19, 1000, 20)]
-    assert grid.alpha[0] < 1  # index 0 is a noise level of the schedule and not a clean picture
-    torch.testing.assert_close(grid.alpha.square() + grid.sigma.square(), torch.ones(1000))
+    assert grid.schedule.alpha[0] < 1  # index 0 is a noise level of the schedule and not a clean picture
 
 
 @pytest.mark.parametrize("points", [0, 3, 1001])
 def test_a_grid_that_does_not_divide_the_schedule_is_refused(points: int) -> None:
     with pytest.raises(ValueError, match="equal jumps"):
-        lcd.SolverGrid.of(torch.linspace(0.99, 0.01, 1000), points)
+        solver_grid(torch.linspace(0.99, 0.01, 1000), points)
 
 
 def test_boundary_scalings_at_the_times_that_matter() -> None:
@@ -83,7 +88,7 @@ def test_more_steps_than_the_grid_has_are_refused(grid: lcd.SolverGrid, steps: i
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_target_at_the_lowest_pair_is_the_teachers_latent(grid: lcd.SolverGrid, kind: lcd.Prediction) -> None:
+def test_the_target_at_the_lowest_pair_is_the_teachers_latent(grid: lcd.SolverGrid, kind: PredictionType) -> None:
     z_s = latent(1)
     target = lcd.consistency_function(latent(2) * 100, z_s, torch.zeros(3, dtype=torch.long), grid, kind)
     assert torch.equal(target, z_s)
@@ -113,22 +118,8 @@ def test_epsilon_and_v_prediction_agree_for_equal_networks(grid: lcd.SolverGrid)
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
-def test_prediction_kinds_know_each_other(grid: lcd.SolverGrid) -> None:
-    z_0, noise, t = latent(1), latent(2), torch.tensor([19, 499, 979])
-    z_t = lcd.add_noise(z_0, noise, t, grid)
-    reference = DDIMScheduler(**SCHEDULE)
-    torch.testing.assert_close(z_t, reference.add_noise(z_0, noise, t))
-    said = {"epsilon": noise, "v_prediction": reference.get_velocity(z_0, noise, t), "sample": z_0}
-    for kind, output in said.items():
-        found_z_0, found_noise = lcd.split_prediction(output, z_t, t, grid, kind)
-        torch.testing.assert_close(found_z_0, z_0, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(found_noise, noise, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="unknown prediction"):
-        lcd.split_prediction(noise, z_t, t, grid, "score")
-
-
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_teachers_step_is_guided_ddim(grid: lcd.SolverGrid, kind: lcd.Prediction) -> None:
+def test_the_teachers_step_is_guided_ddim(grid: lcd.SolverGrid, kind: PredictionType) -> None:
     scheduler = DDIMScheduler(**SCHEDULE, prediction_type=kind, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(50)
     z_t, conditional, unconditional = latent(1, 1), latent(2, 1), latent(3, 1)
@@ -147,8 +138,8 @@ def test_a_trajectory_jump_is_a_ddim_jump(grid: lcd.SolverGrid) -> None:
     t, e = torch.tensor([999, 519, 39]), torch.tensor([499, 0, 19])
     ours = lcd.trajectory_function(noise, z, t, e, grid, "epsilon")
     for row, (at, to) in enumerate(zip(t.tolist(), e.tolist(), strict=True)):
-        alpha_t, sigma_t = grid.alpha[at].double(), grid.sigma[at].double()
-        alpha_e, sigma_e = grid.alpha[to].double(), grid.sigma[to].double()
+        alpha_t, sigma_t = grid.schedule.alpha[at].double(), grid.schedule.sigma[at].double()
+        alpha_e, sigma_e = grid.schedule.alpha[to].double(), grid.schedule.sigma[to].double()
         z_0 = (z[row].double() - sigma_t * noise[row]) / alpha_t
         h = torch.log(alpha_e / sigma_e) - torch.log(alpha_t / sigma_t)
         formula = sigma_e / sigma_t * z[row] - alpha_e * (torch.exp(-h) - 1) * z_0
@@ -191,7 +182,7 @@ def test_one_training_step_by_hand(grid: lcd.SolverGrid) -> None:
         return torch.tensor(values).view(1, 1, 2, 2)
 
     t, s = torch.tensor([519]), torch.tensor([499])
-    z_t = lcd.add_noise(tensor(z_0), tensor(noise), t, grid)
+    z_t = add_noise(tensor(z_0), tensor(noise), *grid.schedule.at(t))
     f = lcd.consistency_function(tensor(says["student"]), z_t, t, grid, "epsilon")
     z_s = lcd.teacher_step(tensor(says["c"]), tensor(says["u"]), z_t, t, s, torch.tensor([w]), grid, "epsilon")
     target = lcd.consistency_function(tensor(says["ema"]), z_s, s, grid, "epsilon")
@@ -210,12 +201,13 @@ def test_no_guidance_is_the_conditional_output() -> None:
     assert torch.equal(lcd.guided(conditional, unconditional, torch.zeros(3)), conditional)
 
 
-def test_ema_moves_towards_the_source() -> None:
-    target, source = [torch.zeros(2)], [torch.ones(2, requires_grad=True)]
-    lcd.ema_update(target, source, 0.75)
-    lcd.ema_update(target, source, 0.75)
-    torch.testing.assert_close(target[0], torch.full((2,), 1 - 0.75**2))
-    assert not target[0].requires_grad
+def test_the_target_moves_towards_the_student() -> None:
+    student = {"w": torch.ones(2, requires_grad=True)}
+    target = MovingAverage(student, 0.75, constant=True, tensors={"w": torch.zeros(2)})
+    target.update(0)
+    target.update(1)
+    torch.testing.assert_close(target.tensors["w"], torch.full((2,), 1 - 0.75**2))
+    assert not target.tensors["w"].requires_grad
 
 
 def test_a_student_consistent_everywhere_knows_where_the_teacher_ends(grid: lcd.SolverGrid) -> None:
@@ -226,12 +218,14 @@ def test_a_student_consistent_everywhere_knows_where_the_teacher_ends(grid: lcd.
     w = torch.tensor([1.5])
 
     def teacher(z: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        alpha, sigma = lcd.spread(grid.alpha[t], z), lcd.spread(grid.sigma[t], z)
+        alpha, sigma = lcd.spread(grid.schedule.alpha[t], z), lcd.spread(grid.schedule.sigma[t], z)
         conditional = sigma * z / (0.6 * alpha.square() + sigma.square())  # exact for variance 0.6
         return lcd.teacher_step(conditional, 0.9 * conditional, z, t, s, w, grid, "epsilon")
 
     def student(z: torch.Tensor, t: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        said = (z - lcd.spread(grid.alpha[t], z) * gain * z) / lcd.spread(grid.sigma[t], z)  # so that z_0-hat = gain z
+        said = (z - lcd.spread(grid.schedule.alpha[t], z) * gain * z) / lcd.spread(
+            grid.schedule.sigma[t], z
+        )  # so that z_0-hat = gain z
         return lcd.consistency_function(said, z, t, grid, "epsilon")
 
     one, gain = torch.ones(1, 1, 1, 1), torch.ones(1)
@@ -251,7 +245,7 @@ def test_phases_end_where_the_steps_of_drawing_do() -> None:
     """PCM: four phases on a grid of 40 are DDIM's jumps with "trailing" steps; the lowest of each is a boundary."""
     scheduler = DDIMScheduler(**SCHEDULE, timestep_spacing="trailing")
     scheduler.set_timesteps(4)
-    grid = lcd.SolverGrid.of(scheduler.alphas_cumprod, 40)
+    grid = solver_grid(scheduler.alphas_cumprod, 40)
     n = torch.arange(40)
     ends = lcd.phase_end(n, grid, 4)
     assert sorted({int(grid.times[end]) for end in ends}) == [0, 249, 499, 749]

@@ -11,18 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 from support.checkpoints import tiny_sd
 from support.training_sets import write_set
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
 from studio.core.specs import ControlRunSpec, ControlSpec, LcmSpec, Recipe
+from studio.engine.diffusion import text
+from studio.engine.diffusion.control import Control
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.engine import Engine
 from studio.runs import dataset as files
 from studio.runs.rundir import RunDir
 from studio.service.runs import TrainingRuns
 from studio.training.controlnet import dataset, train
+from studio.training.controlnet.network import new_controlnet
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +90,15 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
     assert straight.status()["held_out"] != straight.status()["held_out_before"]
 
     stopped = start(studio_home, "stopped")
-    real = train.Draws.__init__
+    real = train.step_noise
 
-    def stop_in_the_middle(self, spec, stuff, rows, step, timesteps):
+    def stop_in_the_middle(spec, data, rows, step, timesteps):
         if step == 6:
             stopped.request_stop()
-        real(self, spec, stuff, rows, step, timesteps)
+        return real(spec, data, rows, step, timesteps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Draws, "__init__", stop_in_the_middle)
+        patch.setattr(train, "step_noise", stop_in_the_middle)
         train.main(stopped.path)
     assert stopped.status()["state"] == "stopped"
     assert stopped.status()["checkpoint"] == "step-00000007"
@@ -129,12 +135,12 @@ def test_the_result_steers_a_picture_and_shares_the_model(studio_home: Path, str
 
 def test_it_begins_as_no_change_at_all(studio_home: Path) -> None:
     components = Engine(Settings(home=studio_home, device="cpu")).components("tiny")
-    net = train.new_controlnet(components).eval()
+    net = new_controlnet(components).eval()
     z, t, lines = torch.randn(1, 16, 4, 4), torch.tensor([500]), torch.rand(1, 3, 64, 64)
-    states = train.encoded(components, ["1girl"])
+    conditioning = text.encode_prompts(components, ["1girl"])
     with torch.no_grad():
-        steered = train.predict(components, net, z, t, states, lines)
-        plain = components.unet(z, t, encoder_hidden_states=states, return_dict=False)[0]
+        steered = Denoiser(components.unet, conditioning, control=Control(net, lines))(z, t)
+        plain = Denoiser(components.unet, conditioning)(z, t)
     assert torch.equal(steered, plain)
 
 
@@ -152,7 +158,7 @@ def test_pictures_become_shards_once_for_each_state_of_their_drawings(
             ImageDraw.Draw(image).line(points, fill=0, width=2)
             image.save(folder / "style_1" / f"{name}.control.png")
 
-    def run(name: str) -> dataset.Drawings:
+    def run(name: str) -> dataset.ControlDataset:
         run = start(studio_home, name, data=str(folder), epochs=1, steps_per_epoch=1, held_out=0)
         train.main(run.path)
         assert run.status()["state"] == "done"
@@ -246,20 +252,66 @@ def test_a_run_resumes_without_what_it_began_from(
     runs = [start(studio_home, name, init=str(origin), epochs=1) for name in ("onward", "onward_cut")]
     train.main(runs[0].path)
     assert runs[0].status()["held_out_before"] != runs[0].status()["held_out_without"]
-    real = train.Draws.__init__
+    real = train.step_noise
 
-    def stop_at_once(self, *given):
+    def stop_at_once(*given):
         runs[1].request_stop()
-        real(self, *given)
+        return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Draws, "__init__", stop_at_once)
+        patch.setattr(train, "step_noise", stop_at_once)
         train.main(runs[1].path)
     assert runs[1].status()["state"] == "stopped"
     shutil.rmtree(origin)
     train.main(runs[1].path)
     assert digest(runs[1]) == digest(runs[0])
     assert str(studio_home) not in (runs[0].adapter / "controlnet" / "config.json").read_text()
+
+
+def test_a_replaced_base_model_is_refused(studio_home: Path, straight: RunDir) -> None:
+    run = RunDir(shutil.copytree(straight.path, studio_home / "runs" / "replaced"))
+    other = shutil.copytree(studio_home / "models" / "tiny", studio_home / "models" / "other")
+    file = next((other / "unet").glob("*.safetensors"))
+    weights = load_file(file)
+    weights["conv_in.bias"] = weights["conv_in.bias"] + 1  # the same layers, other weights
+    save_file(weights, file, metadata={"format": "pt"})
+    run.write_spec(run.spec().model_copy(update={"epochs": 3, "model": "other"}))
+    with pytest.raises(SystemExit) as ended:
+        train.main(run.path)
+    assert ended.value.code == 2
+    assert run.status()["error"] == "The base model is another one than the run was started with: start a new run."
+    # one from before there were fingerprints goes on
+    for meta in run.checkpoints.glob("*/meta.json"):
+        data = json.loads(meta.read_text())
+        del data["fingerprint"]
+        meta.write_text(json.dumps(data))
+    run.write_spec(run.spec().model_copy(update={"model": "tiny"}))
+    train.main(run.path)
+    assert (run.status()["state"], run.status()["step"]) == ("done", 15)
+
+
+def test_too_little_memory_halves_what_is_done_at_once(
+    studio_home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, real = start(studio_home, "little_memory"), UNet2DConditionModel.forward
+
+    def limited(self, sample, *args, **kwargs):
+        if torch.is_grad_enabled() and len(sample) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", limited)
+    train.main(run.path)
+    assert "Not enough memory: 1 pictures at a time now, with the same result." in run.status()["notes"]
+    ours, theirs = ([line["loss"] for line in each.metrics()] for each in (run, straight))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_samples_can_be_switched_off(studio_home: Path) -> None:
+    run = start(studio_home, "no_samples", epochs=1, steps_per_epoch=1, samples=False)
+    train.main(run.path)
+    assert run.status()["held_out"] > 0
+    assert not run.samples.exists()
 
 
 def test_a_stop_is_heeded_while_control_images_are_made(studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,4 +360,4 @@ def test_a_run_of_another_kind_is_refused(studio_home: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         train.main(run.path)
     assert ended.value.code == 2
-    assert "doesn't train a ControlNet" in run.status()["error"]
+    assert "is of another kind (lcm)" in run.status()["error"]

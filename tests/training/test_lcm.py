@@ -25,14 +25,17 @@ from support.distillations import judged_teacher, run_of, same, tensors
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
 from studio.core.specs import LcmSpec
-from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion import sampling, schedulers, text
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.engine import load
 from studio.engine.models import adapters
 from studio.engine.models.catalogue import resolve
 from studio.pretraining.lcm import ship, shortened
 from studio.runs.rundir import RunDir
 from studio.training.distill import curve, train
+from studio.training.export_checkpoint import export_checkpoint
 from studio.training.runtime import checkpoints
+from studio.training.runtime.runtime import Runtime
 from studio.training.runtime.session import Session
 
 pytestmark = [
@@ -109,29 +112,29 @@ def test_a_killed_run_ends_at_the_same_bytes(
     train.main(straight.path)
     killed = new_run("killed", **asked)
     calls = []
-    real = train.share_gradients
+    real = Runtime.step
 
     class Killed(BaseException):
         """What nothing catches, as a kill."""
 
-    def dies(*args: Any) -> torch.Tensor:
+    def dies(*args: Any) -> float:
         calls.append(None)
         if len(calls) == call:  # in the middle of an epoch: its first step is lost
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(train, "share_gradients", dies)
+    monkeypatch.setattr(Runtime, "step", dies)
     with pytest.raises(Killed):
         train.main(killed.path)
     assert killed.status()["state"] == "crashed"
 
-    def asks_to_stop(*args: Any) -> torch.Tensor:
+    def asks_to_stop(*args: Any) -> float:
         killed.request_stop()
         return real(*args)
 
-    monkeypatch.setattr(train, "share_gradients", asks_to_stop)
+    monkeypatch.setattr(Runtime, "step", asks_to_stop)
     train.main(killed.path)  # one step, a checkpoint in the middle of an epoch, and the end
-    monkeypatch.setattr(train, "share_gradients", real)
+    monkeypatch.setattr(Runtime, "step", real)
     assert killed.status()["state"] == "stopped"
     assert checkpoints.names(killed)[-1] == f"step-0000000{stopped}"
     killed.clear_stop()
@@ -202,11 +205,13 @@ def test_the_export_draws_what_the_student_drew(new_run: Callable[..., RunDir], 
     torch.testing.assert_close(pipeline.unet(z, t, words).sample, ours, rtol=1e-4, atol=1e-4)
     spec = run.spec()
     assert isinstance(spec, LcmSpec)
-    from studio.training.distill.student import LoraStudent, restore
+    from studio.training.distill.student import LoraStudent
 
     student = LoraStudent(components.unet, components.family.lcm_lora_targets, spec.rank)
     best = load_file(run.path / "best" / "ema.safetensors")
-    restore(student, {"lora": best, "ema": best})
+    with torch.no_grad():
+        for name, mean in student.average.tensors.items():
+            mean.copy_(best[name])
     with student.drawing() as unet:
         torch.testing.assert_close(unet(z, t, words).sample, ours, rtol=1e-4, atol=1e-4)
     facts = json.loads((run.adapter / "studio.json").read_text())
@@ -261,10 +266,10 @@ def test_a_full_student_opens_with_its_own_scheduler(
         ours = load(resolve(str(folder), Settings()), Settings(device="cpu"))
         with torch.no_grad():
             ours.unet.time_embedding.cond_proj.weight.fill_(0.1)
-        schedule = sampling.make_scheduler(ours.info.sampler, ours.scheduler_config)
-        said = text.encode(ours, ["1girl"], [""])
-        timesteps = sampling.set_timesteps(schedule, 4)
-        drawn = sampling.denoise(ours, schedule, noise, said, 2.5, sampling.generators([0]), timesteps=timesteps)
+        schedule = schedulers.make_scheduler(ours.info.sampler, ours.scheduler_config)
+        timesteps = schedulers.set_timesteps(schedule, 4)
+        denoiser = Denoiser(ours.unet, text.encode_prompts(ours, ["1girl"]), guidance=2.5)
+        drawn = sampling.sample(denoiser, schedule, noise, timesteps, sampling.generators([0]))
         torch.testing.assert_close(theirs, drawn, rtol=1e-3, atol=1e-3)
 
 
@@ -285,6 +290,13 @@ def test_a_character_is_part_of_the_teacher(new_run: Callable[..., RunDir], home
     (beside,) = json.loads((with_character.adapter / "studio.json").read_text())["with"]
     assert (beside["title"], beside["weight"]) == ("character", 0.8)
     assert "with" not in json.loads((plain.adapter / "studio.json").read_text())
+    # and so does what is made of the last checkpoint after a failure, also where the character is gone by then
+    facts = json.loads((with_character.adapter / "studio.json").read_text())
+    for there in (True, False):
+        shutil.rmtree(with_character.adapter)
+        assert export_checkpoint(with_character).is_file()
+        assert json.loads((with_character.adapter / "studio.json").read_text()) == facts
+        lora.unlink(missing_ok=not there)
 
 
 def test_the_benchmark_on_a_shipped_adapter(

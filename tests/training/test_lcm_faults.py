@@ -15,9 +15,10 @@ from support.distillations import judged_teacher, run_of, same, tensors
 from studio.core.settings import settings
 from studio.core.specs import LcmSpec
 from studio.runs.rundir import RunDir
-from studio.training.distill import curve, latent_dataset, record, train
+from studio.training.distill import curve, history, latent_dataset, result, train
 from studio.training.runtime import checkpoints, session
-from studio.training.runtime.batch_sizer import Fitting
+from studio.training.runtime.batch_sizer import OomBatchSizer
+from studio.training.runtime.runtime import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -66,25 +67,25 @@ def test_killed_while_measuring_ends_at_the_same_export(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {"epoch-0001": 0.1, "epoch-0002": 0.9, "epoch-0003": 0.3}  # the best is the one that was cut off
-    real_look, now = record.Record.look, []
+    real_look, now = history.QualityHistory.measure, []
 
-    def look(self: record.Record, name: str, step: int) -> None:
+    def look(self: history.QualityHistory, name: str, step: int) -> None:
         now[:] = [name]
         real_look(self, name, step)
 
-    monkeypatch.setattr(record.Record, "look", look)
+    monkeypatch.setattr(history.QualityHistory, "measure", look)
     monkeypatch.setattr(curve, "quality", lambda *_: scores[now[0]])
     straight, killed = new_run("straight"), new_run("killed")
     train.main(straight.path)
-    real_measure = curve.Ruler.measure
+    real_measure = curve.Evaluator.measure
 
-    def dies(self: curve.Ruler, *args: Any) -> curve.Row:
+    def dies(self: curve.Evaluator, *args: Any) -> curve.Row:
         if args[-1] == "epoch-0002-4":
             raise Killed
         return real_measure(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(curve.Ruler, "measure", dies)
+        patch.setattr(curve.Evaluator, "measure", dies)
         with pytest.raises(Killed):
             train.main(killed.path)
     assert checkpoints.names(killed)[-1] == "epoch-0002"
@@ -106,7 +107,7 @@ def test_killed_between_the_last_look_and_the_end_ends_there(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "write_result", dies)
+        patch.setattr(result, "write_lora", dies)
         with pytest.raises(Killed):
             train.main(run.path)
     train.main(run.path)
@@ -123,20 +124,20 @@ def test_the_best_weights_are_found_again_or_replaced(
     monkeypatch.setattr(curve, "quality", lambda *_: next(falling))
     run = new_run("best", epochs=2)
     train.main(run.path)
-    assert record.kept(run) == {"name": "epoch-0001", "step": 1}
+    assert history.best_of(run) == {"name": "epoch-0001", "step": 1}
     best = {name: t.clone() for name, t in tensors(run.path / "best").items()}  # no map of a file that is torn next
-    (run.path / record.BEST).write_bytes(b"torn")
+    (run.path / history.BEST).write_bytes(b"torn")
     train.main(run.path)
-    assert record.kept(run)["name"] == run.status()["best"] == "epoch-0001"
+    assert history.best_of(run)["name"] == run.status()["best"] == "epoch-0001"
     assert same(tensors(run.path / "best"), best)
-    (run.path / record.BEST).unlink()
+    (run.path / history.BEST).unlink()
     (run.checkpoints / "epoch-0001" / "ema.safetensors").write_bytes(b"torn")
     train.main(run.path)
     status = run.status()
     assert (status["state"], status["best"]) == ("done", "now")
     assert any("the last weights are the result" in note for note in status["notes"])
     last = load_file(run.checkpoints / "epoch-0002" / "ema.safetensors")
-    assert same(load_file(run.path / record.BEST), last)
+    assert same(load_file(run.path / history.BEST), last)
 
 
 def test_a_kill_while_keeping_leaves_the_old_best(
@@ -151,12 +152,12 @@ def test_a_kill_while_keeping_leaves_the_old_best(
         file.write_bytes(b"torn")
         raise Killed
 
-    monkeypatch.setattr(record, "save_file", dies)
+    monkeypatch.setattr(history, "save_file", dies)
     monkeypatch.setattr(curve, "quality", lambda *_: 0.9)
     run.write_spec(run.spec().model_copy(update={"epochs": 2}))
     with pytest.raises(Killed):
         train.main(run.path)
-    assert record.kept(run) == {"name": "epoch-0001", "step": 1}
+    assert history.best_of(run) == {"name": "epoch-0001", "step": 1}
     assert before.items() <= files(run.path / "best").items()
 
 
@@ -205,27 +206,27 @@ def test_too_little_memory_halves_what_is_done_at_once(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = new_run("small", epochs=2, batch_size=4, curve_pictures=3)
-    real_student, real_denoise, drawn = train.LoraStudent.student, curve.sampling.denoise, []
+    real_student, real_sample, drawn = train.LoraStudent.student, curve.sampling.sample, []
 
     def student(self: Any, z: torch.Tensor, *args: Any) -> torch.Tensor:
         if len(z) > 1 and torch.is_grad_enabled() and not z.is_meta:  # that is the estimate before the start
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return real_student(self, z, *args)
 
-    def denoise(components: Any, scheduler: Any, latents: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
-        if len(latents) > 2:
+    def sample(denoiser: Any, scheduler: Any, x: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        if len(x) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        drawn.append(len(latents))
-        return real_denoise(components, scheduler, latents, *args, **more)
+        drawn.append(len(x))
+        return real_sample(denoiser, scheduler, x, *args, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.LoraStudent, "student", student)
-        patch.setattr(curve.sampling, "denoise", denoise)
+        patch.setattr(curve.sampling, "sample", sample)
         train.main(small.path)
     assert small.status()["state"] == "done"
     assert any("1 pictures at a time now" in note for note in small.status()["notes"])
     assert set(drawn) == {1, 2}
-    assert checkpoints.load(small.checkpoints / "epoch-0002").meta["micro"] == 1
+    assert checkpoints.load(small.checkpoints / "epoch-0002").meta["micro_batch"] == 1
     straight = new_run("straight", epochs=2, batch_size=4, curve_pictures=0)  # from the same latents
     train.main(straight.path)
     for ours, theirs in zip(small.metrics(), straight.metrics(), strict=True):
@@ -244,12 +245,12 @@ def test_not_even_one_picture_is_said_with_what_to_change(
         train.main(run.path)
     said = run.status()["error"]
     assert "not enough memory even for single pictures" in said
-    assert "computing twice" in said
+    assert "gradient checkpointing" in said
     assert "resolution" not in said  # a distillation has none to choose
 
 
 def test_work_in_parts_keeps_its_order() -> None:
-    fitting, tried = Fitting(8), []
+    sizer, tried = OomBatchSizer(8), []
 
     def work(start: int, stop: int) -> list[int]:
         tried.append(stop - start)
@@ -257,25 +258,25 @@ def test_work_in_parts_keeps_its_order() -> None:
             raise MemoryError
         return list(range(start, stop))
 
-    assert [k for part in fitting.each(2, 9, work) for k in part] == list(range(2, 9))
+    assert [k for part in sizer.map(2, 9, work) for k in part] == list(range(2, 9))
     assert tried == [7, 4, 2, 2, 2, 1]
     with pytest.raises(ValueError, match="another"):
-        fitting.each(0, 1, lambda *_: (_ for _ in ()).throw(ValueError("another")))
+        sizer.map(0, 1, lambda *_: (_ for _ in ()).throw(ValueError("another")))
 
 
 def test_a_gradient_that_is_no_number_is_never_stepped(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, calls = new_run("nan"), []
-    real = train.share_gradients
+    real = Runtime.step
 
-    def breaks(parameters: list[Any], loss: torch.Tensor, world: int) -> torch.Tensor:
+    def breaks(self: Runtime, optimizer: Any, *given: Any) -> float:
         calls.append(None)
         if len(calls) == 2:
-            parameters[0].grad[0] = float("inf")  # and the loss is a fine number
-        return real(parameters, loss, world)
+            optimizer.param_groups[0]["params"][0].grad[0] = float("inf")  # and the loss is a fine number
+        return real(self, optimizer, *given)
 
-    monkeypatch.setattr(train, "share_gradients", breaks)
+    monkeypatch.setattr(Runtime, "step", breaks)
     with pytest.raises(SystemExit) as ended:
         train.main(run.path)
     assert ended.value.code == 1
@@ -285,7 +286,7 @@ def test_a_gradient_that_is_no_number_is_never_stepped(
     assert found.step == 1
 
 
-@pytest.mark.parametrize("where", ["material", "baseline", "look"])
+@pytest.mark.parametrize("where", ["latents", "baseline", "look"])
 @pytest.mark.parametrize("why", ["stop", "time"])
 def test_long_work_between_steps_heeds_stop_and_clock(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, where: str, why: str
@@ -293,9 +294,9 @@ def test_long_work_between_steps_heeds_stop_and_clock(
     run, over = new_run("waiting", epochs=1, latents=20), []
     monkeypatch.setattr(session.Session, "must_stop", lambda _: why if over else "")
     place, name = {
-        "material": (latent_dataset, "_write"),
-        "baseline": (curve.Ruler, "_decode"),
-        "look": (train.Record, "look"),
+        "latents": (latent_dataset, "_write"),
+        "baseline": (curve.Evaluator, "_decode"),
+        "look": (history.QualityHistory, "measure"),
     }[where]
     real = getattr(place, name)
 

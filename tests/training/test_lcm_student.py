@@ -19,8 +19,7 @@ from studio.training.distill.student import (
     FullStudent,
     LoraStudent,
     add_lora,
-    restore,
-    state,
+    tensors_of,
     trainable_parameters,
 )
 
@@ -71,7 +70,7 @@ def test_a_full_student_of_stable_diffusion_has_a_guidance_input(tmp_path: Path)
 def test_students_begin_as_the_teacher(folder: Path) -> None:
     z, t, text, w = inputs()
     for student in (LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4), FullStudent(unet_of(folder))):
-        taught = student.teacher(z, t, text)
+        taught = student.teacher(z, t, text, text.new_zeros(1, *text.shape[1:]))[1]
         torch.testing.assert_close(student.student(z, t, text, w), taught, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(student.target(z, t, text, w), taught, rtol=1e-4, atol=1e-5)
 
@@ -81,7 +80,12 @@ def test_the_teacher_is_untouched_by_the_student(folder: Path) -> None:
     alone = unet_of(folder)(z, t, text).sample
     for student in (LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4), FullStudent(unet_of(folder))):
         shaken(student)
-        assert torch.equal(student.teacher(z, t, text), alone)
+        nothing = torch.zeros(1, *text.shape[1:])
+        unconditional, conditional = student.teacher(z, t, text, nothing)
+        torch.testing.assert_close(conditional, alone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            unconditional, unet_of(folder)(z, t, nothing.expand_as(text)).sample, rtol=1e-5, atol=1e-6
+        )
         assert not torch.allclose(student.student(z, t, text, w), alone, atol=1e-3)
         with student.teaching() as unet:
             assert torch.equal(unet(z, t, text).sample, alone)
@@ -91,7 +95,7 @@ def test_no_gradient_reaches_teacher_or_target(folder: Path) -> None:
     z, t, text, w = inputs()
     for student in (LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4), FullStudent(unet_of(folder))):
         shaken(student)
-        assert not student.teacher(z, t, text).requires_grad
+        assert not any(branch.requires_grad for branch in student.teacher(z, t, text, text[:1]))
         assert not student.target(z, t, text, w).requires_grad
         loss = (student.student(z, t, text, w) - student.target(z, t, text, w) - 1).square().mean()
         loss.backward()
@@ -136,7 +140,11 @@ def test_a_full_student_is_told_the_guidance(folder: Path) -> None:
 @pytest.mark.parametrize("form", ["lora", "full"])
 def test_drawing_uses_the_mean_and_puts_everything_back(folder: Path, form: str) -> None:
     z, t, text, w = inputs()
-    student = LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4) if form == "lora" else FullStudent(unet_of(folder))
+    student = (
+        LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4, ema_decay=0.9)
+        if form == "lora"
+        else FullStudent(unet_of(folder), ema_decay=0.9)
+    )
     shaken(student)
     before = {name: p.data_ptr() for name, p in student.trainable.items()}
     trained = student.student(z, t, text, w)
@@ -145,7 +153,7 @@ def test_drawing_uses_the_mean_and_puts_everything_back(folder: Path, form: str)
     assert torch.equal(student.student(z, t, text, w), trained)
     assert {name: p.data_ptr() for name, p in student.trainable.items()} == before
     for step in range(2000):
-        student.after_step(0.9, step)
+        student.average.update(step)
     with student.drawing() as unet:
         near = unet(z, t, text).sample if form == "lora" else student.target(z, t, text, w)
     torch.testing.assert_close(near, trained, rtol=1e-3, atol=1e-4)
@@ -155,8 +163,11 @@ def test_state_round_trip(folder: Path) -> None:
     z, t, text, w = inputs()
     first, second = (LoraStudent(unet_of(folder), SD15.lcm_lora_targets, 4) for _ in range(2))
     shaken(first)
-    first.after_step(0.5, 100)
-    restore(second, state(first))
+    first.average.update(100)
+    with torch.no_grad():
+        for group, tensors in tensors_of(second).items():
+            for name, tensor in tensors.items():
+                tensor.copy_(tensors_of(first)[group][name])
     assert torch.equal(first.student(z, t, text, w), second.student(z, t, text, w))
     with first.drawing() as a, second.drawing() as b:
         assert torch.equal(a(z, t, text).sample, b(z, t, text).sample)

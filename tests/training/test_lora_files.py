@@ -24,8 +24,8 @@ from studio.engine.models.families import SD15
 from studio.engine.models.weights import read_header
 from studio.training.export import adapter_files
 from studio.training.runtime import checkpoints
-from studio.training.runtime.fingerprint import facts_of, what_changed
 from studio.training.runtime.optimizers import make_optimizer
+from studio.training.runtime.resume import diff, resume_fingerprint
 
 RANK, ALPHA = 4, 1.0
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # diffusers finds kohya's text layers by the last of them
@@ -192,16 +192,14 @@ def test_a_run_from_before_an_option_was_there_is_resumed() -> None:
     spec = LoraSpec(data="x")
 
     def facts(**changes: Any) -> dict[str, Any]:
-        return facts_of(spec.model_copy(update=changes), "model", "data", 3, torch.device("cpu"), "fp32", 1)
+        return resume_fingerprint(spec.model_copy(update=changes), "model", "data", 3, torch.device("cpu"), "fp32", 1)
 
     before, now = facts(), facts()
     del before["spec"]["ema"], before["spec"]["buckets"], before["processes"], before["versions"]["pillow"]
-    assert what_changed(before, now) == []
-    assert what_changed({**before, "precision": "bf16"}, now) == [
-        "Precision: bf16 before, fp32 now; the last bits may differ."
-    ]
+    assert diff(before, now) == []
+    assert diff({**before, "precision": "bf16"}, now) == ["Precision: bf16 before, fp32 now; the last bits may differ."]
     now = facts(ema=True)
-    assert "Changed since the checkpoint: ema was False, is True." in what_changed(before, now)
+    assert "Changed since the checkpoint: ema was False, is True." in diff(before, now)
 
 
 def test_the_studios_own_list_shows_it(exported: Exported) -> None:

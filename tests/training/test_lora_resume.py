@@ -15,7 +15,7 @@ from support.training_sets import kill_at_step, outputs, train, trainer, write_r
 from studio.core.errors import BadInput
 from studio.core.specs import LoraSpec
 from studio.runs.rundir import RunDir
-from studio.training.export import from_checkpoint
+from studio.training.export_checkpoint import export_checkpoint
 from studio.training.runtime import checkpoints
 
 
@@ -80,7 +80,7 @@ def test_killed_three_times_it_ends_in_the_same_bytes(home: Path, straight: RunD
     assert found is not None
     assert (found.name, damaged) == ("epoch-0002", [])
     assert train(run) == 0, run.tail()
-    assert "Resumed from epoch-0002: epoch 3, step 7 is next." in run.status()["notes"]
+    assert "Resumed from epoch-0002: step 7 of 18 is next." in run.status()["notes"]
     assert_same(run, straight)
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_costs_only_itself(home: Path, straight: RunDir) ->
     assert train(run) == 0, run.tail()
     notes = run.status()["notes"]
     assert [note for note in notes if "is damaged" in note and "epoch-0006" in note]
-    assert "Resumed from epoch-0002: epoch 3, step 7 is next." in notes
+    assert "Resumed from epoch-0002: step 7 of 18 is next." in notes
     assert_same(run, straight)
 
 
@@ -142,17 +142,17 @@ def test_the_last_good_checkpoint_of_a_run_that_failed_is_made_a_lora(
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     monkeypatch.setenv("STUDIO_HOME", str(home))
-    path = from_checkpoint.rescue(run)  # epoch-0004
+    path = export_checkpoint(run)  # epoch-0004
     assert path.read_bytes() != (straight.adapter / path.name).read_bytes()
     file.write_bytes(whole)
-    assert from_checkpoint.rescue(run) == path
+    assert export_checkpoint(run) == path
     assert path.read_bytes() == (straight.adapter / path.name).read_bytes()
     assert files(run.adapter / "epochs") == files(straight.adapter / "epochs")  # for the grid
     assert (run.adapter / "studio.json").read_bytes() == (straight.adapter / "studio.json").read_bytes()
     assert run.status()["state"] == "failed"
     shutil.rmtree(run.checkpoints)
     with pytest.raises(BadInput, match="no checkpoint yet"):
-        from_checkpoint.rescue(run)
+        export_checkpoint(run)
 
 
 def test_a_finished_run_stays_what_it_is(home: Path, straight: RunDir) -> None:
@@ -167,8 +167,8 @@ def test_changes_are_said_before_it_goes_on(home: Path, straight: RunDir) -> Non
         shutil.rmtree(run.checkpoints / name)
     meta = run.checkpoints / "epoch-0002" / "meta.json"
     data = json.loads(meta.read_text())
-    data["facts"]["versions"]["torch"] = "1.13.1"
-    data["facts"]["threads"] = 64
+    data["fingerprint"]["versions"]["torch"] = "1.13.1"
+    data["fingerprint"]["threads"] = 64
     meta.write_text(json.dumps(data))
     (home / "data2").mkdir()
     write_set(home / "data2", 6)

@@ -340,3 +340,28 @@ def test_an_upload_without_a_picture_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="ZIP alone"):
         DataSets(settings).upload([("a.zip", b"PK"), ("b.zip", b"PK")])
     assert not any(settings.datasets_dir.iterdir())
+
+
+def test_pictures_are_read_once_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the page, the service and the trainer together; and once by each check."""
+    folder, datasets = write_set(tmp_path / "data", 3), tmp_path / "datasets"
+    for path in folder.rglob("*"):
+        os.utime(path, (1e9, 1e9))  # nobody is writing there just now
+    read: list[str] = []
+    opened = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *given: read.append(Path(file).name) or opened(file, *given))
+    first = files.checked(folder, 64, datasets)
+    assert sorted(read) == ["0.png", "1.png", "2.png"]
+    read.clear()
+    assert files.checked(folder, 64, datasets) == first
+    assert DataSets(Settings(home=tmp_path)).checked(str(folder), 64) == first
+    assert read == []
+    assert files.checked(folder, 128, datasets) != first  # at another resolution other things are wrong
+    (folder / "style_1" / "0.txt").write_text("1girl, surprised")
+    changed = files.checked(folder, 64, datasets)
+    assert (changed.entries[0].caption, changed.digest) != (first.entries[0].caption, first.digest)
+    (folder / "style_1" / "0.txt").write_text("1girl, surprises")  # at once, and as long: the clock may not tell
+    assert files.checked(folder, 64, datasets).entries[0].caption == "1girl, surprises"
+    for kept in (datasets / ".checked").iterdir():
+        kept.write_text("{")
+    assert files.checked(folder, 128, datasets).entries  # a damaged report is made anew

@@ -15,9 +15,12 @@ from support.training_sets import write_set
 from transformers import CLIPTextModel
 
 from studio.core.specs import LoraSpec
+from studio.engine.diffusion.parameterization import NoiseSchedule
 from studio.runs import dataset as files
 from studio.training.lora import dataset
-from studio.training.runtime import diffusion, steps
+from studio.training.runtime import steps
+from studio.training.runtime.average import MovingAverage
+from studio.training.runtime.loss import min_snr_weights
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -27,28 +30,21 @@ def scheduler() -> DDPMScheduler:
     return DDPMScheduler(**SCHEDULE)
 
 
-def test_noise_and_both_targets_are_those_of_diffusers(scheduler: DDPMScheduler) -> None:
-    z_0, epsilon = torch.randn(2, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
-    t = torch.tensor([0, 10, 500, 999])
-    a = scheduler.alphas_cumprod
-    torch.testing.assert_close(diffusion.add_noise(z_0, epsilon, t, a), scheduler.add_noise(z_0, epsilon, t))
-    assert diffusion.target(z_0, epsilon, t, a, "epsilon") is epsilon
-    v = diffusion.target(z_0, epsilon, t, a, "v_prediction")
-    torch.testing.assert_close(v, scheduler.get_velocity(z_0, epsilon, t))
-
-
 def test_min_snr_weights(scheduler: DDPMScheduler) -> None:
     t = torch.tensor([0, 100, 400, 999])
-    a, snr = scheduler.alphas_cumprod, compute_snr(scheduler, t)
+    snr = compute_snr(scheduler, t)
+    torch.testing.assert_close(NoiseSchedule.from_alphas_cumprod(scheduler.alphas_cumprod).snr(t), snr)
     assert float(snr[0]) > 5 > float(snr[-1])
-    epsilon = diffusion.min_snr_weights(t, a, 5.0, "epsilon")
+    epsilon = min_snr_weights(snr, 5.0, "epsilon")
     torch.testing.assert_close(epsilon, snr.clamp(max=5) / snr)
-    torch.testing.assert_close(diffusion.min_snr_weights(t, a, 5.0, "v_prediction"), snr.clamp(max=5) / (snr + 1))
-    assert diffusion.min_snr_weights(t, a, None, "epsilon").tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(min_snr_weights(snr, 5.0, "v_prediction"), snr.clamp(max=5) / (snr + 1))
+    # a loss of x_0 is one of epsilon times the ratio
+    torch.testing.assert_close(min_snr_weights(snr, 5.0, "sample"), epsilon * snr)
+    assert min_snr_weights(snr, None, "epsilon").tolist() == [1, 1, 1, 1]
     # a schedule that ends in pure noise: epsilon's weight is finite there
-    ends = torch.tensor([0.5, 0.0])
-    assert diffusion.min_snr_weights(torch.tensor([0, 1]), ends, 5.0, "epsilon").tolist() == [1.0, 1.0]
-    assert diffusion.min_snr_weights(torch.tensor([0, 1]), ends, 5.0, "v_prediction").tolist() == [0.5, 0.0]
+    ends = torch.tensor([1.0, 0.0])
+    assert min_snr_weights(ends, 5.0, "epsilon").tolist() == [1.0, 1.0]
+    assert min_snr_weights(ends, 5.0, "v_prediction").tolist() == [0.5, 0.0]
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
@@ -71,12 +67,33 @@ def test_places_are_independent_and_repeatable() -> None:
 
 
 def test_an_average_forgets_its_start() -> None:
-    average = [torch.zeros(1)]
+    weights = {"w": torch.ones(1)}
+    average = MovingAverage(weights, 0.9, tensors={"w": torch.zeros(1)})
     for step in range(50):
-        steps.update_average(average, [torch.ones(1)], 0.9, step)
-    assert float(average[0]) > 0.99
-    steps.update_average(average, [torch.zeros(1)], 0.9, 1000)
-    assert float(average[0]) == pytest.approx(0.9, abs=0.01)
+        average.update(step)
+    assert float(average.tensors["w"]) > 0.99
+    weights["w"].zero_()
+    average.update(1000)
+    assert float(average.tensors["w"]) == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_constant_average_has_its_decay_from_the_first_step() -> None:
+    weights = {"w": torch.ones(1)}
+    average = MovingAverage(weights, 0.9, constant=True, tensors={"w": torch.zeros(1)})
+    average.update(0)
+    assert float(average.tensors["w"]) == pytest.approx(0.1)
+
+
+def test_the_average_takes_the_weights_place_only_inside() -> None:
+    layer = torch.nn.Linear(2, 2, bias=False)
+    weights = dict(layer.named_parameters())
+    average = MovingAverage(weights, 0.9)
+    with torch.no_grad():
+        layer.weight.add_(1)
+    trained = layer.weight.data_ptr()
+    with average.applied():
+        assert torch.equal(layer.weight, average.tensors["weight"])
+    assert layer.weight.data_ptr() == trained
 
 
 @pytest.mark.parametrize(
@@ -91,8 +108,8 @@ def test_buckets(size: tuple[int, int], expected: tuple[int, int]) -> None:
 
 
 def test_an_epoch_shows_every_picture_its_repeats_in_batches_of_one_size() -> None:
-    sizes = [(64, 64)] * 5 + [(128, 64)] * 3
-    repeats = [3] * 5 + [2] * 3
+    sizes = ((64, 64),) * 5 + ((128, 64),) * 3
+    repeats = (3,) * 5 + (2,) * 3
     order = dataset.epoch_order(sizes, repeats, 4, seed=1, epoch=0)
     assert Counter(p for step in order for p in step) == Counter({p: repeats[p] for p in range(8)})
     mixed = [step for step in order if len({sizes[p] for p in step}) > 1]
@@ -125,8 +142,8 @@ def test_chance_survives_the_caches(tmp_path: Path) -> None:
     assert latents[0].flipped is not None
     assert not torch.equal(latents[0].flipped[0], latents[0].mean)
     spec = LoraSpec(data="x", flip=True, caption_dropout=0.5, noise_offset=0.0)
-    draws = [dataset.draw(0, latents[0], 4, spec, 0.5, 1000, step, 0) for step in range(64)]
-    again = dataset.draw(0, latents[0], 4, spec, 0.5, 1000, 3, 0)
+    draws = [dataset.step_noise(0, latents[0], 4, spec, 0.5, 1000, step, 0) for step in range(64)]
+    again = dataset.step_noise(0, latents[0], 4, spec, 0.5, 1000, 3, 0)
     assert torch.equal(again.z_0, draws[3].z_0)
     assert torch.equal(again.epsilon, draws[3].epsilon)
     assert {d.caption for d in draws} == {-1, 0, 1, 2, 3}
@@ -138,9 +155,9 @@ def test_chance_survives_the_caches(tmp_path: Path) -> None:
     # scaled as the pipeline scales: mean * 0.5 within the posterior's own deviation
     spread = (torch.stack(unflipped).mean(0) - 0.5 * latents[0].mean).abs().mean() / (0.5 * latents[0].std).mean()
     assert float(spread) < 0.5
-    never = dataset.draw(0, latents[0], 4, spec.model_copy(update={"flip": False}), 0.5, 1000, 3, 0)
+    never = dataset.step_noise(0, latents[0], 4, spec.model_copy(update={"flip": False}), 0.5, 1000, 3, 0)
     assert never.flip is False
-    offset = dataset.draw(0, latents[0], 4, spec.model_copy(update={"noise_offset": 0.2}), 0.5, 1000, 3, 0)
+    offset = dataset.step_noise(0, latents[0], 4, spec.model_copy(update={"noise_offset": 0.2}), 0.5, 1000, 3, 0)
     shift = offset.epsilon - again.epsilon
     torch.testing.assert_close(shift, shift.mean((1, 2), keepdim=True).expand_as(shift), atol=1e-6, rtol=0)
 

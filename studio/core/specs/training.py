@@ -31,6 +31,11 @@ GradientCheckpointing = Annotated[
     Field(title="Gradient checkpointing", description="Much less memory, and each step takes a third longer."),
     About(advanced=True),
 ]
+Samples = Annotated[
+    bool,
+    Field(title="Samples", description="Draw a few pictures at each checkpoint, to see how it comes along."),
+    About(option="--samples/--no-samples", advanced=True),
+]
 GradNorm = Annotated[
     float,
     Field(title="Gradient clipping", description="Longest gradient that is followed.", gt=0),
@@ -180,6 +185,7 @@ class LoraSpec(Spec):
     checkpoint_minutes: CheckpointMinutes = None
     keep_checkpoints: KeepCheckpoints = 10
     time_limit_minutes: TimeLimit = None
+    samples: Samples = True
     sample_prompts: Annotated[
         tuple[Text, ...], Field(title="Sample prompts", max_length=8), About(blank="from the first captions", option="")
     ] = ()
@@ -400,6 +406,7 @@ class ControlRunSpec(Spec):
     checkpoint_epochs: Annotated[int, Field(title="Save every … epochs", ge=1, le=1000), About(advanced=True)] = 1
     checkpoint_minutes: CheckpointMinutes = None
     keep_checkpoints: KeepCheckpoints = 3
+    samples: Samples = True
     time_limit_minutes: TimeLimit = None
     license: License = ""
 

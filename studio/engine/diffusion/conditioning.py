@@ -67,12 +67,6 @@ class Conditioning:
         return _together([self], lambda alone: change(alone[0]))
 
 
-@dataclass(frozen=True)
-class Pair:  # as the trainers still know it
-    positive: Tensor
-    negative: Tensor | None = None
-
-
 def blank(unet_config: Mapping[str, Any], tokens: int, rows: int = 1) -> Conditioning:
     """Zeros in the shapes that a UNet with this configuration reads: for rehearsals, and to measure memory."""
     embeddings = torch.zeros(rows, tokens, unet_config["cross_attention_dim"])

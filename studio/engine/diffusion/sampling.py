@@ -15,10 +15,8 @@ from PIL import Image
 
 from studio.core.errors import StudioError
 from studio.engine.diffusion import latents, schedulers, text
-from studio.engine.diffusion.conditioning import Conditioning as Told
-from studio.engine.diffusion.conditioning import Pair as Conditioning
 from studio.engine.diffusion.control import Control
-from studio.engine.diffusion.denoiser import Denoiser, embed_guidance  # noqa: F401
+from studio.engine.diffusion.denoiser import Denoiser
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -125,23 +123,3 @@ def finite(x: torch.Tensor) -> torch.Tensor:
             "or choose another sampler or model."
         )
     return x
-
-
-# --- as the trainers still call it ------------------------------------------------------------------------------------
-
-make_scheduler, start_latents = schedulers.make_scheduler, schedulers.start_latents
-
-
-def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    return schedulers.set_timesteps(scheduler, steps, device)
-
-
-def denoise(
-    components: Components, scheduler: Any, x: torch.Tensor, conditioning: Conditioning, guidance: float,
-    generators: Sequence[torch.Generator], *, timesteps: torch.Tensor | None = None, control: Control | None = None,
-    on_step: StepCallback | None = None,
-) -> torch.Tensor:  # fmt: skip
-    negative = None if conditioning.negative is None else Told(conditioning.negative)
-    denoiser = Denoiser(components.unet, Told(conditioning.positive), negative, guidance, control)
-    steps = scheduler.timesteps if timesteps is None else timesteps
-    return sample(denoiser, scheduler, x, steps, generators, on_step)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from studio.core.errors import BadInput
-from studio.engine.diffusion.conditioning import Conditioning, Pair
+from studio.engine.diffusion.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -146,12 +146,6 @@ def encode_pair(
     """(prompts, negative prompts), all of equal length, as guidance needs them; see `encode_prompts`."""
     both = encode_prompts(components, [*prompts, *negatives], size, clip_skip)
     return both[: len(prompts)], both[len(prompts) :]
-
-
-def encode(components: Components, prompts: Sequence[str], negatives: Sequence[str]) -> Pair:
-    """As the trainers still call it."""
-    positive, negative = encode_pair(components, prompts, negatives)
-    return Pair(positive.embeddings, negative.embeddings)
 
 
 def _padded(row: Conditioning, empty: torch.Tensor, tokens: int) -> Conditioning:

@@ -36,7 +36,9 @@ TEXT = {
     "use": "Use in Sketch",
     "held": "Loss on pictures it never learnt from: {with_it} with their lines (before training {before}), without "
     "any {without}.",
-    "checkpointing": "Save memory by computing twice",
+    "checkpointing": "Gradient checkpointing",
+    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
+    "draw": "Draw samples at each checkpoint",
 }
 
 
@@ -64,7 +66,10 @@ def settings() -> dict[str, Any]:
         found["time_limit_minutes"] = _number(
             "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
         )
-    found["gradient_checkpointing"] = st.toggle(TEXT["checkpointing"], key="cn_checkpointing", persist_state="session")
+    found["gradient_checkpointing"] = st.toggle(
+        TEXT["checkpointing"], key="cn_checkpointing", help=TEXT["checkpointing_help"], persist_state="session"
+    )
+    found["samples"] = st.toggle(TEXT["draw"], True, key="cn_draw", persist_state="session")
     found["license"] = st.text_input(TEXT["license"], key="cn_license", max_chars=200, persist_state="session")
     return {name: value for name, value in found.items() if value is not None or name == "init"}
 

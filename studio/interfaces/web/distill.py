@@ -54,12 +54,13 @@ TEXT = {
     "pictures_hint": "Auto",
     "limit": "Stop after … minutes",
     "precision": "Precision",
-    "checkpointing": "Save memory by computing twice",
+    "checkpointing": "Gradient checkpointing",
+    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
     "measure_memory": "How much memory?",
     "measuring": "Loading the model to count",
     "memory": "About {needed} of memory in full precision; {free} are free.",
     "memory_most": "At most {needed} of memory in full precision, less where it is saved; {free} are free.",
-    "too_much": "That is more than is free: choose fewer pictures per step, save memory by computing twice, or make a "
+    "too_much": "That is more than is free: choose fewer pictures per step, turn on gradient checkpointing, or make a "
     "LoRA.",
     "start": "Start distilling",
     "about": "{steps} steps in all. Quality is measured every {every}, and at the end.",
@@ -211,7 +212,7 @@ def _more() -> dict[str, Any]:
             TEXT["precision"], ["auto", "fp32", "fp16", "bf16"], key="lcm_precision", width=180, persist_state="session"
         )
         found["gradient_checkpointing"] = st.toggle(
-            TEXT["checkpointing"], key="lcm_checkpointing", persist_state="session"
+            TEXT["checkpointing"], key="lcm_checkpointing", help=TEXT["checkpointing_help"], persist_state="session"
         )
     return found
 

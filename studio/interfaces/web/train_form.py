@@ -42,7 +42,7 @@ TEXT = {
     "rank_help": "How much it can learn. 32 for most; 8 to 16 for a simple style.",
     "rate": "Learning rate",
     "batch": "Pictures per step",
-    "accumulation": "Steps gathered",
+    "accumulation": "Gradient accumulation",
     "repeats": "Repeats",
     "repeats_hint": "Auto",
     "resolution": "Resolution",
@@ -57,16 +57,18 @@ TEXT = {
     "text_help": "0 leaves it alone, which is right for styles.",
     "optimizer": "Optimiser",
     "precision": "Precision",
-    "checkpointing": "Save memory by computing twice",
-    "ema": "Average the weights",
+    "checkpointing": "Gradient checkpointing",
+    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
+    "ema": "Moving average of the weights (EMA)",
     "snr": "Min-SNR gamma",
     "offset": "Noise offset",
-    "dropout": "Captions left out",
+    "dropout": "Caption dropout",
     "checkpoint": "Save every … epochs",
     "minutes": "Save every … minutes",
     "minutes_help": "Besides the epochs, in the middle of one too: what a cut-off run may lose. Empty: epochs only.",
     "limit": "Stop after … minutes",
     "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
+    "draw": "Draw samples at each checkpoint",
     "samples": "Sample prompts, one a line",
     "samples_hint": "From the first captions",
     "license": "Licence of the result",
@@ -248,11 +250,16 @@ def _more() -> dict[str, Any]:
         for field, options in (("optimizer", ["adamw", "adamw8bit", "prodigy"]),
                                ("precision", ["auto", "fp32", "fp16", "bf16"])):  # fmt: skip
             found[field] = st.selectbox(TEXT[field], options, key=f"lora_{field}", width=180, persist_state="session")
-        for field, label in (("gradient_checkpointing", "checkpointing"), ("ema", "ema")):
-            found[field] = st.toggle(TEXT[label], key=f"lora_{field}", persist_state="session")
+        found["gradient_checkpointing"] = st.toggle(
+            TEXT["checkpointing"], key="lora_gradient_checkpointing", help=TEXT["checkpointing_help"],
+            persist_state="session",
+        )  # fmt: skip
+        found["ema"] = st.toggle(TEXT["ema"], key="lora_ema", persist_state="session")
+        found["samples"] = st.toggle(TEXT["draw"], True, key="lora_draw", persist_state="session")
     typed = st.text_area(
-        TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session"
-    )
+        TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session",
+        disabled=not found["samples"],
+    )  # fmt: skip
     found["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
     found["license"] = st.text_input(TEXT["license"], key="lora_license", max_chars=200, persist_state="session")
     return found

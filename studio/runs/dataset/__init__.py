@@ -10,6 +10,7 @@ here decodes for training or knows a model: that is `training`.
 from studio.runs.dataset.archive import folder_of
 from studio.runs.dataset.captions import write_captions
 from studio.runs.dataset.check import automatic_repeats, behind_triggers, check, fingerprint, upright
+from studio.runs.dataset.checked import checked
 from studio.runs.dataset.tags import add_tags, remove_tags, replace_tag, split_tags, tag_counts
 from studio.runs.dataset.views import CAPTIONS, DRAWN, PICTURES, Entry, Problem, Report
 
@@ -24,6 +25,7 @@ __all__ = [
     "automatic_repeats",
     "behind_triggers",
     "check",
+    "checked",
     "fingerprint",
     "folder_of",
     "remove_tags",

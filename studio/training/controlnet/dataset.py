@@ -8,10 +8,12 @@ but the VAE.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from studio.core.errors import BadInput
+from studio.core.errors import BadInput, Cancelled
 from studio.core.imaging import flat
-from studio.core.specs import ControlSpec
+from studio.core.settings import Settings
+from studio.core.specs import ControlRunSpec, ControlSpec
 from studio.engine.diffusion.latents import encode, fit
 from studio.engine.media import control_images
 from studio.engine.models.components import Components
+from studio.runs import dataset as files
 from studio.runs.dataset import DRAWN, Entry, split_tags, upright
+from studio.training.runtime.runtime import Runtime
+
+NOTES = 5  # remarks about pictures that stay on the page; the rest are in the log
 
 
 @dataclass(frozen=True)
-class Drawings:
+class ControlDataset:
     """All shards together. `controls(rows, kinds)` reads control images."""
 
     latents: torch.Tensor  # (n, c, h, w), fp16 or fp32
@@ -42,6 +49,22 @@ class Drawings:
     def __len__(self) -> int:
         return len(self.captions)
 
+    @cached_property
+    def digest(self) -> str:
+        """A fingerprint of latents and captions, and of how many control images there are."""
+        sha = hashlib.sha256(json.dumps([self.captions, [shard.shape for shard in self.shards]]).encode())
+        sha.update(self.latents.float().contiguous().numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+    def loss_weights(self, rows: Sequence[int]) -> torch.Tensor:
+        """Of some pictures, broadcastable over (rows, c, h, w)."""
+        weights = torch.ones(len(rows), 1, 1, 1)
+        if self.weight is not None:
+            weights = weights * self.weight[list(rows)].float()
+        if self.channels is not None:
+            weights = weights * self.channels.float().view(1, -1, 1, 1)
+        return weights
+
     @property
     def kinds(self) -> int:
         """Control images per picture."""
@@ -49,14 +72,14 @@ class Drawings:
 
     def controls(self, rows: Sequence[int], kinds: Sequence[int]) -> torch.Tensor:
         """(rows, 3, height, width) in 0..1: control image `kinds[k]` of picture `rows[k]`."""
-        found = []
+        images = []
         for row, kind in zip(rows, kinds, strict=True):
             shard = 0
             while row >= len(self.shards[shard]):
                 row -= len(self.shards[shard])
                 shard += 1
-            found.append(np.asarray(self.shards[shard][row, kind]))
-        lines = torch.from_numpy(np.stack(found)).float().div_(255)
+            images.append(np.asarray(self.shards[shard][row, kind]))
+        lines = torch.from_numpy(np.stack(images)).float().div_(255)
         return lines[:, None].expand(-1, 3, -1, -1)
 
 
@@ -79,7 +102,7 @@ def is_prepared(folder: Path) -> bool:
     return any(folder.glob("*.control.npy"))
 
 
-def read(folder: Path) -> Drawings:
+def read(folder: Path) -> ControlDataset:
     """All whole shards of a folder, by name. Raises BadInput when there are none or they don't agree."""
     latents, captions, weight, channels, shards = [], [], [], None, []
     for path in sorted(folder.glob("*.json")):
@@ -101,7 +124,46 @@ def read(folder: Path) -> Drawings:
         raise BadInput(f"There is nothing to learn from in {folder}.")
     if len({shard.shape[1:] for shard in shards}) > 1 or len(weight) not in (0, len(shards)):
         raise BadInput(f"The shards in {folder} were made with different settings; prepare them again.")
-    return Drawings(torch.cat(latents), captions, torch.cat(weight) if weight else None, channels, shards)
+    return ControlDataset(torch.cat(latents), captions, torch.cat(weight) if weight else None, channels, shards)
+
+
+def for_run(runtime: Runtime, spec: ControlRunSpec, config: Settings, components: Components) -> ControlDataset:
+    """Prepared shards as they are; a folder or ZIP of pictures is prepared once and kept beside the runs.
+
+    One process prepares. Raises Cancelled where the run is to end meanwhile.
+    """
+    session, data = runtime.session, Path(spec.data)
+    if data.is_dir() and is_prepared(data):
+        return read(data)
+    side = components.info.native_size
+    report = files.checked(data, side, config.datasets_dir)
+    key = hashlib.sha256(f"{report.digest} {components.info.hash} {side}".encode())
+    for entry in report.entries:
+        own = (report.folder / entry.file).with_suffix(DRAWN)
+        if own.exists():
+            key.update(f"\0{entry.file}\0".encode() + hashlib.sha256(own.read_bytes()).digest())
+    into = session.run.path.parent / ".drawings" / key.hexdigest()[:16]
+    for problem in report.problems[:NOTES]:
+        session.log(problem.message, note=True)
+
+    def on_picture(done: int) -> None:
+        session.run.update(stage=f"4. Control images: {done} of {len(report.entries)}")
+        session.check_stop()
+
+    def left_out(sentence: str) -> None:
+        session.log(sentence, note=len(session.notes) < 2 * NOTES)
+
+    cancelled = False
+    if runtime.main and not (into / "pictures.json").exists():
+        try:
+            from_pictures(components, report.folder, report.entries, into, side, on_picture, left_out)
+        except Cancelled:
+            cancelled = True
+    if runtime.agreed(cancelled):
+        raise Cancelled
+    if runtime.main:
+        session.run.update(drawings=into.name)  # they go when the last run that uses them is deleted
+    return read(into)
 
 
 def from_pictures(
@@ -121,6 +183,7 @@ def from_pictures(
     """
     canny = ControlSpec(image="picture", kind="canny")
     drawn = ControlSpec(image="picture", kind="lines")
+    encoder = replace(components, dtype=torch.float32)  # whatever the UNet computes in: they are kept for other runs
     latents, controls, captions = [], [], []
     for index, entry in enumerate(entries):
         on_picture(index + 1)
@@ -136,7 +199,7 @@ def from_pictures(
         except OSError:
             on_note(f"{entry.file} is left out: its drawing {own.name} can't be read.")
             continue
-        latents.append(encode(components, [picture]).cpu())
+        latents.append(encode(encoder, [picture]).cpu())
         controls.append(np.stack([np.asarray(image.convert("L")) for image in (edges, lines)]))
         captions.append([", ".join(split_tags(entry.caption))])
     if not latents:

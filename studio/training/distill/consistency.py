@@ -7,22 +7,23 @@ Progressive Distillation (2202.00512).
 Knows no network, optimiser, file or device: networks come in as their outputs, times as indices of the schedule.
 Every tensor that belongs to a time has shape (batch,) and is spread over latents (batch, channels, height, width).
 
-Notation: alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t), z_t = alpha_t z_0 + sigma_t epsilon, with abar_t the
-cumulative product `alphas_cumprod` of the teacher's own schedule (DDPM, 2006.11239, eq. 4).
+Notation: alpha_t, sigma_t and what a network predicts are those of `engine.diffusion.parameterization`, z_t is its x_t.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+from studio.engine.diffusion.parameterization import NoiseSchedule, PredictionType, to_epsilon, to_x0
 
+GRID = 50  # jumps of the teacher's solver: k = 20 of 1000 (LCM, sec. 4.3)
+# Phases end where DDIM's steps do ("trailing": 999, 749, 499, 249), which LCM's grid misses.
+PHASED_GRID = 40
 SIGMA_DATA = 0.5  # CM, appendix C; kept by LCM although latents have another deviation
 TIMESTEP_SCALING = 10.0  # the s of LCM's c_skip(t), c_out(t) and of diffusers' LCMScheduler
 
@@ -37,27 +38,25 @@ class SolverGrid:
     """The times between which the teacher's ODE solver jumps, k = T / N schedule steps apart (LCM, sec. 4.3).
 
     `times[n]`, n = 0..N: 0, k-1, 2k-1, ... T-1. A training pair is (t, s) = (times[n+1], times[n]) for n in 0..N-1:
-    the paper's (t_{n+k}, t_n). `alpha`, `sigma` hold sqrt(abar), sqrt(1 - abar) of every time of the schedule, (T,).
+    the paper's (t_{n+k}, t_n). `schedule` has alpha and sigma of every time.
     The lowest time is index 0 of the schedule and not a noiseless one: there c_skip = 1 makes f the identity.
     """
 
     times: Tensor
-    alpha: Tensor
-    sigma: Tensor
+    schedule: NoiseSchedule
 
     @classmethod
-    def of(cls, alphas_cumprod: Tensor, points: int = 50) -> SolverGrid:
-        """Grid of `points` jumps over a schedule `alphas_cumprod` (T,). T must be a multiple of `points`."""
-        total = len(alphas_cumprod)
+    def over(cls, schedule: NoiseSchedule, points: int = GRID) -> SolverGrid:
+        """Grid of `points` jumps over a schedule of T times. T must be a multiple of `points`."""
+        total = len(schedule)
         if points < 1 or total % points:
             raise ValueError(f"a schedule of {total} times can't be cut into {points} equal jumps")
         k = total // points
         times = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, points + 1) * k - 1])
-        abar = alphas_cumprod.double()
-        return cls(times, abar.sqrt().float(), (1 - abar).sqrt().float())
+        return cls(times.to(schedule.alpha.device), schedule)
 
     def to(self, device: torch.device) -> SolverGrid:
-        return SolverGrid(self.times.to(device), self.alpha.to(device), self.sigma.to(device))
+        return SolverGrid(self.times.to(device), self.schedule.to(device))
 
     @property
     def points(self) -> int:
@@ -97,36 +96,6 @@ def drawn_from(n: Tensor, grid: SolverGrid, phases: int) -> Tensor:
     return n // each * each + torch.where(middle, each // 2, each) - 1
 
 
-def add_noise(z_0: Tensor, noise: Tensor, t: Tensor, grid: SolverGrid) -> Tensor:
-    """z_t = alpha_t z_0 + sigma_t epsilon (DDPM, eq. 4)."""
-    return spread(grid.alpha[t], z_0) * z_0 + spread(grid.sigma[t], z_0) * noise
-
-
-def split_prediction(
-    output: Tensor, z_t: Tensor, t: Tensor, grid: SolverGrid, kind: Prediction
-) -> tuple[Tensor, Tensor]:
-    """(predicted z_0, predicted epsilon) from what the network says at (z_t, t).
-
-    epsilon: z_0 = (z_t - sigma epsilon) / alpha (inside LCM, eq. 9);
-    v: z_0 = alpha z_t - sigma v, epsilon = alpha v + sigma z_t (2202.00512, appendix D).
-    """
-    alpha, sigma = spread(grid.alpha[t], z_t), spread(grid.sigma[t], z_t)
-    if kind == "epsilon":
-        return (z_t - sigma * output) / alpha, output
-    if kind == "v_prediction":
-        return alpha * z_t - sigma * output, alpha * output + sigma * z_t
-    if kind == "sample":
-        return output, (z_t - alpha * output) / sigma
-    raise ValueError(f"unknown prediction type {kind!r}: epsilon, v_prediction or sample")
-
-
-def wanted_output(z_0: Tensor, noise: Tensor, t: Tensor, grid: SolverGrid, kind: Prediction) -> Tensor:
-    """What a network should say at z_t = alpha z_0 + sigma noise: the inverse of `split_prediction`."""
-    if kind == "v_prediction":
-        return spread(grid.alpha[t], z_0) * noise - spread(grid.sigma[t], z_0) * z_0
-    return noise if kind == "epsilon" else z_0
-
-
 def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     """c_skip(t), c_out(t), (batch,) each (CM, appendix C; LCM, sec. 4.1, timestep scaling 10).
 
@@ -140,9 +109,9 @@ def boundary_scalings(t: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def consistency_function(output: Tensor, z_t: Tensor, t: Tensor, grid: SolverGrid, kind: Prediction) -> Tensor:
+def consistency_function(output: Tensor, z_t: Tensor, t: Tensor, grid: SolverGrid, kind: PredictionType) -> Tensor:
     """f_theta(z_t, t) = c_skip(t) z_t + c_out(t) z_0-hat (LCM, eq. 9); at t = 0 it is z_t, whatever is said."""
-    z_0, _ = split_prediction(output, z_t, t, grid, kind)
+    z_0 = to_x0(output, z_t, *grid.schedule.at(t), kind)
     c_skip, c_out = boundary_scalings(t)
     return spread(c_skip, z_t).to(z_t) * z_t + spread(c_out, z_t).to(z_t) * z_0
 
@@ -157,7 +126,8 @@ def guided(conditional: Tensor, unconditional: Tensor, w: Tensor) -> Tensor:
 
 def ddim_jump(z_0: Tensor, noise: Tensor, to: Tensor, grid: SolverGrid) -> Tensor:
     """z_to = alpha_to z_0-hat + sigma_to epsilon-hat: the deterministic DDIM step (DDIM, eq. 12 with sigma = 0)."""
-    return spread(grid.alpha[to], z_0) * z_0 + spread(grid.sigma[to], z_0) * noise
+    alpha, sigma = grid.schedule.at(to)
+    return alpha * z_0 + sigma * noise
 
 
 def teacher_step(
@@ -168,27 +138,26 @@ def teacher_step(
     s: Tensor,
     w: Tensor,
     grid: SolverGrid,
-    kind: Prediction,
+    kind: PredictionType,
 ) -> Tensor:
     """z_s-hat: one step of the guided teacher from t down to s (LCM, eq. 17 with Psi = DDIM).
 
     Guidance acts on both predictions, of z_0 and of epsilon; both are linear in the network's output, so that guiding
     the output itself gives the same.
     """
-    z_0, noise = split_prediction(guided(conditional, unconditional, w), z_t, t, grid, kind)
-    return ddim_jump(z_0, noise, s, grid)
+    return trajectory_function(guided(conditional, unconditional, w), z_t, t, s, grid, kind)
 
 
 def trajectory_function(
-    output: Tensor, z_t: Tensor, t: Tensor, e: Tensor, grid: SolverGrid, kind: Prediction
+    output: Tensor, z_t: Tensor, t: Tensor, e: Tensor, grid: SolverGrid, kind: PredictionType
 ) -> Tensor:
     """g_theta(z_t, t -> e) of TCD (2402.19159, sec. 4.1, first order), which jumps to time e <= t instead of to z_0.
 
     Written there as (sigma_e / sigma_t) z_t - alpha_e (exp(-h) - 1) z_0-hat with h = lambda_e - lambda_t; that is a
     DDIM jump. For e = t it is z_t: TCD's boundary condition, met without c_skip and c_out.
     """
-    z_0, noise = split_prediction(output, z_t, t, grid, kind)
-    return ddim_jump(z_0, noise, e, grid)
+    alpha, sigma = grid.schedule.at(t)
+    return ddim_jump(to_x0(output, z_t, alpha, sigma, kind), to_epsilon(output, z_t, alpha, sigma, kind), e, grid)
 
 
 def distance(a: Tensor, b: Tensor, kind: Literal["l2", "huber"], c: float = 1e-3) -> Tensor:
@@ -200,10 +169,3 @@ def distance(a: Tensor, b: Tensor, kind: Literal["l2", "huber"], c: float = 1e-3
     if kind == "l2":
         return difference.square().mean()
     return ((difference.square() + c * c).sqrt() - c).mean()
-
-
-@torch.no_grad()
-def ema_update(target: Iterable[Tensor], source: Iterable[Tensor], mu: float) -> None:
-    """theta_minus <- mu theta_minus + (1 - mu) theta, in place (LCM, Algorithm 1, last line)."""
-    for old, new in zip(target, source, strict=True):
-        old.lerp_(new.to(old.dtype), 1 - mu)

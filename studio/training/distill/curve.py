@@ -24,12 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from studio.engine.diffusion import latents as pictures
 from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.models.components import Components
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance
 from studio.runs.rundir import write_json
-from studio.training.distill.prompts import Asked
-from studio.training.runtime.batch_sizer import Fitting
+from studio.training.distill.prompts import LabelledPrompt
+from studio.training.runtime.batch_sizer import OomBatchSizer
 
 STEPS = (1, 2, 4, 8)
 FAST_STEPS = 4  # at which checkpoints are compared and the result is used
@@ -66,23 +67,23 @@ class Row:
     drift: float | None = None
 
 
-class Ruler:
+class Evaluator:
     """The measuring instruments of one run: prompts, noise, judge or CLIP, the teacher's own pictures.
 
     `pause` is called before each batch of pictures and may raise to end a measurement.
     """
 
     def __init__(
-        self, components: Components, asked: Sequence[Asked], folder: Path, strips: Path,
+        self, components: Components, prompts: Sequence[LabelledPrompt], folder: Path, strips: Path,
         pause: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.components, self.pause = components, pause
-        self.asked = asked
+        self.prompts = prompts
         self.folder, self.strips = folder, strips  # what was measured of the teacher; pictures to look at
         self.judge = Judge.load(components.info.judge) if components.info.judge is not None else None
         self.clip = _Clip.find() if self.judge is None else None
         self.reference: dict[str, torch.Tensor] = {}
-        self._drawn, self._decoded = Fitting(_BATCH), Fitting(_BATCH)
+        self._drawn, self._decoded = OomBatchSizer(_BATCH), OomBatchSizer(_BATCH)
 
     def baseline(self, teacher: UNet2DConditionModel) -> list[Row]:
         """The teacher at its best and DPM++ 2M at few steps; drawn once and read from `folder` afterwards.
@@ -91,7 +92,7 @@ class Ruler:
         """
         self.strips.mkdir(parents=True, exist_ok=True)
         rows_file, tensors_file = self.folder / "baseline.json", self.folder / "reference.safetensors"
-        key = [asdict(a) for a in self.asked]
+        key = [asdict(a) for a in self.prompts]
         rows: list[Row] = []
         try:
             held = json.loads(rows_file.read_text(encoding="utf-8"))
@@ -138,22 +139,24 @@ class Ruler:
         if self.judge is not None:
             row = replace(row, **self._judged(self.judge, pixels))
         elif self.clip is not None:
-            row = replace(row, clip=self.clip.score(pictures.to_images(pixels), [a.text for a in self.asked]))
+            row = replace(row, clip=self.clip.score(pictures.to_images(pixels), [a.text for a in self.prompts]))
         return row
 
     def _judged(self, judge: Judge, pixels: torch.Tensor) -> dict[str, Any]:
         verdict = judge(pixels)
         right, sure = {}, []
         for factor in ("emotion", "style"):
-            wanted = [getattr(a, factor) for a in self.asked]
+            wanted = [getattr(a, factor) for a in self.prompts]
             right[factor] = sum(a == b for a, b in zip(verdict.labels[factor], wanted, strict=True)) / len(wanted)
             columns = torch.tensor([judge.values[factor].index(word) for word in wanted])
             sure.append(verdict.probabilities[factor].gather(1, columns[:, None]).mean())
+        frechet = None  # one picture has no covariance
+        if len(self.prompts) > 1:
+            frechet = frechet_distance(verdict.features, self.reference["features"])
         return {
             **right,
             "sure": float(torch.stack(sure).mean()),
-            # one picture has no covariance
-            "frechet": frechet_distance(verdict.features, self.reference["features"]) if len(self.asked) > 1 else None,
+            "frechet": frechet,
         }
 
     def _draw(
@@ -167,18 +170,19 @@ class Ruler:
         def draw(start: int, stop: int) -> torch.Tensor:
             nonlocal seconds
             self.pause()
-            prompts = [a.text for a in self.asked[start:stop]]
-            conditioning = text.encode(parts, prompts, [""] * len(prompts))
-            generators = sampling.generators(range(seed + start, seed + stop))
-            scheduler = sampling.make_scheduler(sampler, parts.scheduler_config)
-            timesteps = sampling.set_timesteps(scheduler, steps, parts.device)
-            noise = sampling.start_latents(scheduler, sampling.noise(parts, generators, side, side), timesteps)
+            texts = [a.text for a in self.prompts[start:stop]]
+            positive, negative = text.encode_pair(parts, texts, [""] * len(texts), (side, side))
             began = _now(parts.device)
-            drawn = sampling.denoise(parts, scheduler, noise, conditioning, guidance, generators, timesteps=timesteps)
+            # A whole model that learns is in full precision, whatever the others are in
+            with torch.autocast(parts.device.type, parts.dtype, enabled=unet.dtype != parts.dtype):
+                drawn = sampling.sample_denoiser(
+                    parts, Denoiser(unet, positive, negative, guidance), range(seed + start, seed + stop),
+                    sampler=sampler, steps=steps, size=(side, side),
+                )  # fmt: skip
             seconds += _now(parts.device) - began
             return drawn
 
-        return torch.cat(self._drawn.each(0, len(self.asked), draw)), seconds
+        return torch.cat(self._drawn.map(0, len(self.prompts), draw)), seconds
 
     def _decode(self, drawn: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Pixels (n, 3, h, w) in -1..1 on the CPU, and the seconds that it took."""
@@ -192,7 +196,7 @@ class Ruler:
             seconds += _now(self.components.device) - began
             return pixels.float().cpu()
 
-        return torch.cat(self._decoded.each(0, len(drawn), decode)).nan_to_num(0).clamp(-1, 1), seconds
+        return torch.cat(self._decoded.map(0, len(drawn), decode)).nan_to_num(0).clamp(-1, 1), seconds
 
 
 def _now(device: torch.device) -> float:

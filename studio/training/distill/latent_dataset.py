@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ from studio.engine.models.components import Components
 from studio.runs import dataset
 from studio.training.distill.prompts import training as training_prompts
 from studio.training.runtime import steps
-from studio.training.runtime.batch_sizer import Fitting
-from studio.training.runtime.processes import agreed
-from studio.training.runtime.session import Session
+from studio.training.runtime.batch_sizer import OomBatchSizer
+from studio.training.runtime.runtime import Runtime
 
 CACHE = ".latents"  # beside the run folders, for all of them
 CHUNK = 16  # latents per file: what is lost at most when the process is killed
@@ -41,7 +40,7 @@ Report = Callable[[int, int], None]  # done, total; may raise
 
 
 @dataclass(frozen=True)
-class Material:
+class LatentDataset:
     """Clean latents (n, channels, h, w), scaled for the UNet, and their prompts, each encoded once.
 
     The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on CPU.
@@ -61,7 +60,7 @@ class Material:
 def encode_prompts(components: Components, prompts: Sequence[str]) -> torch.Tensor:
     """(n, tokens, dim), one chunk of the text encoder's length each: what is longer is cut."""
     length = components.tokenizer.model_max_length
-    parts = [text.encode(components, [prompt], [""]).positive[:, :length] for prompt in prompts]
+    parts = [text.encode_prompts(components, [prompt]).embeddings[:, :length] for prompt in prompts]
     return torch.cat(parts)
 
 
@@ -76,13 +75,13 @@ def _chunks(
 ) -> list[Path]:
     """Files with `make(start, stop)` inside for all of `count`; those of process `rank` are made where they miss."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths, fitting = [], Fitting(CHUNK)
+    paths, sizer = [], OomBatchSizer(CHUNK)
     for index, start in enumerate(range(0, count, CHUNK)):
         path = folder / f"{start:06d}.safetensors"
         paths.append(path)
         stop = min(start + CHUNK, count)
         if index % world == rank and not _whole(path, stop - start):
-            _write(path, {"latents": torch.cat(fitting.each(start, stop, make)).half()})
+            _write(path, {"latents": torch.cat(sizer.map(start, stop, make)).half()})
         report(stop, count)
     return paths
 
@@ -119,19 +118,10 @@ def drawn_by_teacher(
 
     def make(start: int, stop: int) -> torch.Tensor:
         generators = [steps.generator(seed, "drawn", k) for k in range(start, stop)]
-        scheduler = sampling.make_scheduler("dpmpp_2m", components.scheduler_config)
-        timesteps = sampling.set_timesteps(scheduler, steps_, components.device)
-        noise = sampling.noise(components, generators, side, side)
-        part = prompts[start:stop]
-        return sampling.denoise(
-            components,
-            scheduler,
-            sampling.start_latents(scheduler, noise, timesteps),
-            text.encode(components, part, [""] * len(part)),
-            guidance,
-            generators,
-            timesteps=timesteps,
-        ).cpu()
+        return sampling.sample_latents(
+            components, prompts[start:stop], generators, sampler="dpmpp_2m", steps=steps_, guidance=guidance,
+            size=(side, side),
+        ).cpu()  # fmt: skip
 
     digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
     folder = cache / _key("drawn", digest, seed, steps_, guidance, side, *about)
@@ -144,20 +134,21 @@ def from_folder(
 ) -> list[Path]:  # fmt: skip
     """Latents of the pictures `entries` of a data set, cut to the model's own square; files under `cache`."""
     side = components.info.native_size
+    encoder = replace(components, dtype=torch.float32)  # whatever the UNet computes in: they are kept for other runs
 
     def make(start: int, stop: int) -> torch.Tensor:
-        found = []
+        encoded = []
         for k in range(start, stop):
             with Image.open(folder / entries[k].file) as opened:
                 picture = latents.fit(dataset.upright(opened), side, side)
-            found.append(latents.encode(components, [picture], [steps.generator(seed, "posterior", k)]))
-        return torch.cat(found).cpu()
+            encoded.append(latents.encode(encoder, [picture], [steps.generator(seed, "posterior", k)]))
+        return torch.cat(encoded).cpu()
 
     place = cache / _key("folder", digest, seed, side, *about)
     return _chunks(place, len(entries), make, report, rank, world)
 
 
-def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]) -> Material:
+def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]) -> LatentDataset:
     """Read the latents of all `files` and encode their `prompts`.
 
     Raises BadInput where a latent is not a number: a teacher that draws black pictures can't teach.
@@ -173,31 +164,43 @@ def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]
     row = {prompt: index for index, prompt in enumerate(unique)}
     rows = torch.tensor([row[prompt] for prompt in prompts])
     empty = encode_prompts(components, [""]).float().cpu()
-    return Material(latents, encoded, rows, empty, digest.hexdigest()[:16])
+    return LatentDataset(latents, encoded, rows, empty, digest.hexdigest()[:16])
 
 
 def for_run(
-    session: Session, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str],
-    pause: Callable[[], None], rank: int, world: int,
-) -> Material | None:  # fmt: skip
-    """Latents and prompts from the data folder, or drawn by the teacher. None where `pause` raised Cancelled."""
-    run, info = session.run, components.info
-    cache = run.path.parent / CACHE
+    runtime: Runtime, spec: LcmSpec, config: Settings, components: Components, about: list[Any], triggers: list[str]
+) -> LatentDataset:
+    """Latents and prompts from the data folder, or drawn by the teacher. Raises Cancelled where the run is to end.
+
+    `about` names what the teacher depends on, `triggers` are words that each of its prompts begins with.
+    """
+    session, info = runtime.session, components.info
+    run, cache = session.run, session.run.path.parent / CACHE
+    rank, world = runtime.rank, runtime.processes
 
     def report(done: int, total: int) -> None:
         if session.main:
-            run.update(stage=f"3. Latents: {done} of {total}", material=[done, total])
-        pause()
+            run.update(stage=f"3. Latents: {done} of {total}")
+        session.check_stop()
 
     paths: list[Path] = []
     if spec.data is not None:
-        found = dataset.check(dataset.folder_of(Path(spec.data), config.datasets_dir), info.native_size)
-        for problem in found.problems:
-            session.say(problem.message)
-        texts = [entry.prompt for entry in found.entries]
+        checked = dataset.checked(Path(spec.data), info.native_size, config.datasets_dir)
+        for problem in checked.problems:
+            session.log(problem.message)
+        texts = [entry.prompt for entry in checked.entries]
         with contextlib.suppress(Cancelled):
             paths = from_folder(
-                components, found.entries, found.folder, spec.seed, cache, found.digest, about, report, rank, world
+                components,
+                checked.entries,
+                checked.folder,
+                spec.seed,
+                cache,
+                checked.digest,
+                about,
+                report,
+                rank,
+                world,
             )
     else:
         own = run.path / "prompts.txt"
@@ -207,10 +210,10 @@ def for_run(
             [given[k % len(given)] for k in range(spec.latents)] if given else training_prompts(spec.latents, spec.seed)
         )
         texts = [", ".join(filter(None, [*triggers, text])) if text else text for text in texts]
-        guidance = info.guidance
         with contextlib.suppress(Cancelled):
             paths = drawn_by_teacher(
-                components, texts, spec.seed, info.steps, guidance, cache, about, report, rank, world
+                components, texts, spec.seed, info.steps, info.guidance, cache, about, report, rank, world
             )
-    # Each process looked at the clock and the folder by itself
-    return None if agreed(not paths, world) else gather(components, paths, texts)
+    if runtime.agreed(not paths):  # each process looked at the clock and the folder by itself
+        raise Cancelled
+    return gather(components, paths, texts)

@@ -23,10 +23,9 @@ from studio.engine.memory import free, resident
 from studio.engine.models.catalogue import resolve
 from studio.engine.models.components import Components
 from studio.engine.models.loading import load_parts
-from studio.training.distill import matching
-from studio.training.distill.latent_dataset import Material
+from studio.training.distill import dmd
 from studio.training.distill.student import FullStudent, LoraStudent
-from studio.training.runtime.session import Session
+from studio.training.runtime.runtime import Runtime
 
 RUNTIME = 600 * 2**20  # Python, torch, diffusers and their libraries, before anything is loaded
 ADAM = 2  # numbers that the optimiser keeps for each one that it changes
@@ -47,17 +46,18 @@ class Estimate:
 
 
 def estimate(
-    spec: LcmSpec, unet_config: dict[str, Any], side: int, tokens: int, targets: tuple[str, ...], others: int
-) -> Estimate:
+    spec: LcmSpec, unet_config: dict[str, Any], side: int, tokens: int, targets: tuple[str, ...], others: int,
+    dtype: torch.dtype = torch.float32,
+) -> Estimate:  # fmt: skip
     """Of a run of `spec` on a UNet with this configuration.
 
     `side` is the latents' (512 px of SD 1.5: 64), `tokens` the length of a prompt, `others` the bytes of text encoder
-    and VAE. Weights in fp32 on the CPU.
+    and VAE. Frozen weights and activations are in `dtype`, what is trained in fp32.
     """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
         base = sum(p.numel() for p in unet.parameters())
-        critic = matching.make_critic(unet, targets, spec.rank) if spec.objective == "dmd" else None
+        critic = dmd.make_critic(unet, targets, spec.rank) if spec.objective == "dmd" else None
         student = LoraStudent(unet, targets, spec.rank) if spec.form == "lora" else FullStudent(unet)
         z = torch.empty(spec.batch_size, unet.config.in_channels, side, side)
         text = torch.empty(spec.batch_size, tokens, unet.config.cross_attention_dim)
@@ -72,49 +72,53 @@ def estimate(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            said = student.student(z, t, text, torch.zeros(spec.batch_size))
+            output = student.student(z, t, text, torch.zeros(spec.batch_size))
     parameters = sum(p.numel() for p in student.trainable.values())
     follows = sum(p.numel() for p in critic.trainable.values()) if critic is not None else 0
-    del said
+    del output
     return Estimate(
-        weights=4 * base + others,
+        weights=dtype.itemsize * base + others,
         trained=4 * (parameters + follows) * (1 + 1 + ADAM + 1),
-        activations=sum(kept.values()),
+        activations=sum(kept.values()) * dtype.itemsize // 4,
         parameters=parameters,
     )
 
 
-def say(session: Session, spec: LcmSpec, components: Components, stuff: Material) -> None:
-    """What a run will take, in its log, and as a note where that is more than there is."""
-    others = sum(
-        p.numel() * p.element_size() for part in (components.vae, components.text_encoder) for p in part.parameters()
-    )
-    said = estimate(
-        spec, dict(components.unet.config), stuff.latents.shape[-1], stuff.text.shape[1],
-        components.family.lcm_lora_targets, others,
-    ).total  # fmt: skip
-    there = free(components.device) + resident()
-    session.say(f"About {said / 1e9:.1f} GB of memory; {there / 1e9:.1f} GB are there")
-    if said > there:
-        session.say(
-            f"This run needs about {said / 1e9:.1f} GB of memory and {there / 1e9:.1f} GB are free: it may be ended by "
-            "the system. Choose fewer pictures per step, or turn on saving memory.", note=True,
+def check(runtime: Runtime, spec: LcmSpec, components: Components) -> None:
+    """Before anything long: what the run will take, in its log, and as a note where that is more than available is.
+
+    Raises OutOfMemory where even single pictures are too many for the card.
+    """
+    session, parts = runtime.session, (components.vae, components.text_encoder)
+    others = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
+    side, tokens = components.info.native_size // components.factor, components.tokenizer.model_max_length
+    config, targets = dict(components.unet.config), components.family.lcm_lora_targets
+    one = spec.model_copy(update={"batch_size": 1})
+    least = estimate(one, config, side, tokens, targets, others, runtime.dtype).total - RUNTIME
+    runtime.check_memory(least, "make a LoRA and not a whole model, or take a smaller one")
+    needed = estimate(spec, config, side, tokens, targets, others, runtime.dtype).total
+    available = free(runtime.device) + (resident() if runtime.on_cpu else 0)
+    session.log(f"About {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} GB are there")
+    if runtime.on_cpu and needed > available:
+        session.log(
+            f"This run needs about {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free: it may be "
+            "ended by the system. Choose fewer pictures per step, or turn on gradient checkpointing.", note=True,
         )  # fmt: skip
 
 
 def measure(spec: LcmSpec) -> dict[str, float]:
     """Bytes that a run of `spec` takes, and bytes that are free where it would run."""
     info, cuda = resolve(spec.model, settings(), with_hash=False), torch.cuda.is_available()
-    there = free(torch.device("cuda" if cuda and settings().device != "cpu" else "cpu"))
+    available = free(torch.device("cuda" if cuda and settings().device != "cpu" else "cpu"))
     parts = load_parts(info, torch.float32)
     vae, text_encoder = parts["vae"], parts["text_encoder"]
     others = sum(p.numel() * p.element_size() for part in (vae, text_encoder) for p in part.parameters())
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    said = estimate(
+    needed = estimate(
         spec, dict(parts["unet"].config), info.native_size // factor, parts["tokenizer"].model_max_length,
         info.family.lcm_lora_targets, others,
     )  # fmt: skip
-    return {"memory": float(said.total), "free": float(there)}
+    return {"memory": float(needed.total), "free": float(available)}
 
 
 if __name__ == "__main__":

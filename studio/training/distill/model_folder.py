@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 from diffusers import UNet2DConditionModel
 
-from studio.engine.diffusion.sampling import make_scheduler
+from studio.engine.diffusion.schedulers import make_scheduler
 from studio.engine.models.components import Components
 
 

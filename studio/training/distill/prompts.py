@@ -40,7 +40,7 @@ _BACKGROUNDS = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class LabelledPrompt:
     """A prompt and what it asks for; both None where it asks for nothing in particular."""
 
     text: str
@@ -73,18 +73,18 @@ def compose(rng: random.Random, emotion: Emotion, style: Style, least: int = 0) 
 
 def training(count: int, seed: int) -> list[str]:
     """`count` prompts with every emotion and style equally often; prompt k depends on (seed, k) only."""
-    found = []
+    prompts = []
     for k in range(count):
         rng = random.Random(f"distill {seed} {k}")
         emotion, style = EMOTIONS[k % len(EMOTIONS)], STYLES[k // len(EMOTIONS) % len(STYLES)]
-        found.append("" if rng.random() < EMPTY else compose(rng, emotion, style))
-    return found
+        prompts.append("" if rng.random() < EMPTY else compose(rng, emotion, style))
+    return prompts
 
 
-def measuring(count: int) -> list[Asked]:
+def measuring(count: int) -> list[LabelledPrompt]:
     """`count` prompts to measure with, the same for every run; characters detailed enough not to be in `training`."""
-    found = []
+    prompts = []
     for k in range(count):
         emotion, style = EMOTIONS[k % len(EMOTIONS)], STYLES[k // len(EMOTIONS) % len(STYLES)]
-        found.append(Asked(compose(random.Random(f"measure {k}"), emotion, style, least=4), emotion, style))
-    return found
+        prompts.append(LabelledPrompt(compose(random.Random(f"measure {k}"), emotion, style, least=4), emotion, style))
+    return prompts

@@ -20,9 +20,9 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from studio.engine.diffusion.sampling import embed_guidance
-from studio.training.distill.consistency import ema_update
-from studio.training.runtime.steps import update_average
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.training.runtime.average import MovingAverage
 
 ADAPTER = "student"
 GUIDANCE_DIM = 256  # of the guidance embedding, as in diffusers' full-UNet script
@@ -74,51 +74,49 @@ def _merge_where_cheaper(layer: Any, rank: int) -> None:
 
 
 class LoraStudent:
-    """LCM-LoRA: `unet` is teacher, student and target. Its running mean is what pictures are drawn with."""
+    """LCM-LoRA: `unet` is teacher, student and target. Its running mean is what pictures are drawn with.
+
+    Texts are encoded prompts (batch, tokens, dim), `empty` is that of "" (1, tokens, dim); z and outputs (batch, c, h,
+    w); t and w (batch,).
+    """
 
     group = "lora"
 
-    def __init__(self, unet: UNet2DConditionModel, targets: tuple[str, ...], rank: int) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, targets: tuple[str, ...], rank: int, ema_decay: float = 0.95,
+        averaged: bool = True,
+    ) -> None:  # fmt: skip
         self.unet = unet
         add_lora(unet, targets, rank)
         self.trainable = {name: p for name, p in unet.named_parameters() if p.requires_grad}
         for parameter in self.trainable.values():
             parameter.data = parameter.data.float()  # a half-precision UNet still learns in fp32
-        self.mean = [p.detach().clone() for p in self.trainable.values()]
+        # where nobody draws with it there is no mean, and no memory for one
+        self.average = MovingAverage(self.trainable, ema_decay, tensors=None if averaged else {})
 
     @torch.no_grad()
-    def teacher(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Output of the teacher at (z, t)."""
+    def teacher(self, z: Tensor, t: Tensor, text: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        """(unconditional, conditional) output of the teacher at (z, t)."""
         self.unet.disable_adapters()
         try:
-            return self.unet(z, t, text, return_dict=False)[0]
+            return Denoiser(self.unet, Conditioning(text), Conditioning(empty)).branches(z, t)
         finally:
             self.unet.enable_adapters()
 
     def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         """Output of the student at (z, t). `w` is not told to it: it learns the mean over the range."""
-        return self.unet(z, t, text, return_dict=False)[0]
+        return Denoiser(self.unet, Conditioning(text))(z, t)
 
     @torch.no_grad()
     def target(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         """Output of the target: the student, without a gradient (LCM-LoRA has no EMA target)."""
         return self.student(z, t, text, w)
 
-    def after_step(self, decay: float, step: int) -> None:
-        update_average(self.mean, self.trainable.values(), decay, step)
-
     @contextmanager
     def drawing(self) -> Iterator[UNet2DConditionModel]:
         """The UNet with the mean weights in it; afterwards it holds the trained ones again, the same tensors."""
-        held = [p.data for p in self.trainable.values()]
-        for parameter, mean in zip(self.trainable.values(), self.mean, strict=True):
-            parameter.data = mean
-        try:
-            with torch.no_grad():
-                yield self.unet
-        finally:
-            for parameter, data in zip(self.trainable.values(), held, strict=True):
-                parameter.data = data
+        with self.average.applied(), torch.no_grad():
+            yield self.unet
 
     @contextmanager
     def teaching(self) -> Iterator[UNet2DConditionModel]:
@@ -136,7 +134,7 @@ class FullStudent:
 
     group = "unet"
 
-    def __init__(self, teacher: UNet2DConditionModel) -> None:
+    def __init__(self, teacher: UNet2DConditionModel, ema_decay: float = 0.95) -> None:
         self._teacher = teacher.requires_grad_(False)
         # By keyword: in a merged configuration it would lose to the list of values that the teacher left at default.
         self.unet = UNet2DConditionModel.from_config(teacher.config, time_cond_proj_dim=GUIDANCE_DIM)
@@ -148,26 +146,22 @@ class FullStudent:
         self.unet.to(next(teacher.parameters()).device, torch.float32, memory_format=torch.channels_last).train()
         self._target = copy.deepcopy(self.unet).requires_grad_(False).eval()
         self.trainable = dict(self.unet.named_parameters())
-        self.mean = list(self._target.parameters())
+        means = dict(self._target.named_parameters())
+        self.average = MovingAverage(self.trainable, ema_decay, constant=True, tensors=means)
 
     @torch.no_grad()
-    def teacher(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Output of the teacher at (z, t)."""
-        return self._teacher(z, t, text, return_dict=False)[0]
+    def teacher(self, z: Tensor, t: Tensor, text: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        """(unconditional, conditional) output of the teacher at (z, t)."""
+        return Denoiser(self._teacher, Conditioning(text), Conditioning(empty)).branches(z, t)
 
     def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
-        """Output of the student at (z, t) for guidance `w`, (batch,)."""
-        said = embed_guidance(w, GUIDANCE_DIM).to(z)
-        return self.unet(z, t, text, timestep_cond=said, return_dict=False)[0]
+        """Output of the student at (z, t) for guidance `w`."""
+        return Denoiser(self.unet, Conditioning(text), guidance=w + 1)(z, t)
 
     @torch.no_grad()
     def target(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         """Output of the running mean theta-minus."""
-        said = embed_guidance(w, GUIDANCE_DIM).to(z)
-        return self._target(z, t, text, timestep_cond=said, return_dict=False)[0]
-
-    def after_step(self, decay: float, step: int) -> None:
-        ema_update(self.mean, self.trainable.values(), decay)
+        return Denoiser(self._target, Conditioning(text), guidance=w + 1)(z, t)
 
     @contextmanager
     def drawing(self) -> Iterator[UNet2DConditionModel]:
@@ -185,15 +179,6 @@ class FullStudent:
 Student = LoraStudent | FullStudent
 
 
-def state(student: Student) -> dict[str, dict[str, Tensor]]:
-    """Everything that a checkpoint needs of a student, as groups of named tensors."""
-    trained = {name: p.detach() for name, p in student.trainable.items()}
-    return {student.group: trained, "ema": dict(zip(trained, student.mean, strict=True))}
-
-
-@torch.no_grad()
-def restore(student: Student, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Inverse of `state`, in place, so that an optimiser keeps its parameters."""
-    for (name, parameter), mean in zip(student.trainable.items(), student.mean, strict=True):
-        parameter.copy_(groups[student.group][name])
-        mean.copy_(groups["ema"][name])
+def tensors_of(student: Student) -> dict[str, Mapping[str, Tensor]]:
+    """Everything that a checkpoint holds of a student: groups of named tensors, to be restored in place."""
+    return {student.group: student.trainable, "ema": student.average.tensors}

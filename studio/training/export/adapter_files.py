@@ -71,13 +71,13 @@ def peft_state(module: torch.nn.Module, values: Mapping[str, Tensor] | None = No
 
     `values` replaces the module's own numbers (an average, a checkpoint), by parameter name.
     """
-    found = {}
+    state = {}
     for name, parameter in module.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
             tensor = parameter if values is None else values[name]
             layer, _, half = name.rpartition(".lora_")
-            found[f"{layer}.lora_{half[0]}.weight"] = tensor.detach().float().cpu().clone()
-    return found
+            state[f"{layer}.lora_{half[0]}.weight"] = tensor.detach().float().cpu().clone()
+    return state
 
 
 def from_parameters(
@@ -110,7 +110,7 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
 
     (diffusers' own converter writes the rank as alpha, always.)
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for part, state in adapter.parts.items():
         for key, value in state.items():
             layer, _, half = key.rpartition(".lora_")
@@ -118,9 +118,9 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
                 # transformers 5 dropped this level from CLIPTextModel; every reader of the format expects it
                 layer = layer if layer.startswith("text_model.") else f"text_model.{layer}"
             name = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + layer.replace(".", "_")
-            found[f"{name}.lora_{'down' if half.startswith('A') else 'up'}.weight"] = value.clone()
-            found[name + _ALPHAS] = torch.tensor(float(adapter.alpha))
-    return found
+            tensors[f"{name}.lora_{'down' if half.startswith('A') else 'up'}.weight"] = value.clone()
+            tensors[name + _ALPHAS] = torch.tensor(float(adapter.alpha))
+    return tensors
 
 
 def peft_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
     """`ss_*` keys (sd-scripts) and `modelspec.*` keys (Stability's model spec) that A1111 and ComfyUI show."""
     settings, data = card.settings, card.data
     architecture = "stable-diffusion-v1" if card.base_version == "sd_v1" else card.base_version
-    found = {
+    metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": adapter.rank,
         "ss_network_alpha": adapter.alpha,
@@ -163,7 +163,7 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
         "sshs_model_hash": hash_of(save(dict(tensors))),
         **card.metadata,
     }
-    return {key: str(value) for key, value in found.items() if value not in (None, "")}
+    return {key: str(value) for key, value in metadata.items() if value not in (None, "")}
 
 
 def hash_of(file: bytes) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,92 @@ from torch import Tensor
 
 from studio.core.specs import LoraSpec
 from studio.engine.diffusion.latents import fit, to_tensor
-from studio.runs.dataset import Entry, split_tags, upright
+from studio.engine.diffusion.parameterization import NoiseSchedule
+from studio.engine.models.components import Components
+from studio.runs.dataset import Entry, Report, split_tags, upright
 from studio.training.runtime import steps
+from studio.training.runtime.runtime import Runtime
 
 
 def _go_on() -> None:
     """Nobody asks to stop."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A checked data set, cached: whatever a step needs of it is a function of (seed, epoch) or (seed, step, place)."""
+
+    spec: LoraSpec
+    sizes: list[tuple[int, int]]  # of each picture, (width, height) in px
+    repeats: list[int]  # of each picture in an epoch
+    latents: list[Latents]
+    captions: list[list[str]]  # the variants of each picture's caption
+    texts: dict[str, Tensor]  # encoded captions, (tokens, dim); empty where the text encoder learns
+    tokenizer: Any
+    scaling: float  # of latents, as the UNet reads them
+    timesteps: int
+
+    @property
+    def pictures_per_epoch(self) -> int:
+        return sum(self.repeats)
+
+    def order(self, chunk: int, epoch: int) -> list[list[int]]:
+        """The pictures of each step of `epoch`, `chunk` at a time; see `epoch_order`."""
+        return epoch_order(tuple(self.sizes), tuple(self.repeats), chunk, self.spec.seed, epoch)
+
+    def noise(self, picture: int, step: int, place: int) -> StepNoise:
+        """What chance decides about `picture`, the `place`-th of step `step`."""
+        variants = len(self.captions[picture])
+        return step_noise(
+            picture, self.latents[picture], variants, self.spec, self.scaling, self.timesteps, step, place
+        )
+
+    def caption(self, noise: StepNoise) -> str:
+        return self.captions[noise.picture][noise.caption] if noise.caption >= 0 else ""
+
+    def encoded(self, captions: Sequence[str], text_encoder: Any) -> Tensor:
+        """(captions, tokens, dim), from the cache or, with its gradient, from a `text_encoder` that learns."""
+        if self.texts:
+            return torch.stack([self.texts[caption] for caption in captions])
+        encoded: Tensor = text_encoder(tokenize(self.tokenizer, captions).to(text_encoder.device))[0]
+        return encoded
+
+
+def cache(model: Components, report: Report, spec: LoraSpec, runtime: Runtime) -> TrainingSet:
+    """Everything that the frozen parts of `model` make of a data set, which is all that is needed of them.
+
+    They are moved to the device; the text encoder encodes nothing here where it learns. Raises Cancelled where the run
+    is to end meanwhile.
+    """
+    entries, session = report.entries, runtime.session
+    repeats = [entry.repeats or spec.repeats or report.repeats for entry in entries]
+    session.log(f"{len(entries)} pictures, {sum(repeats)} per epoch; trigger words: {report.triggers or 'none'}")
+    long = too_long(model.tokenizer, [entry.prompt for entry in entries])
+    if long:
+        session.log(f"{len(long)} captions are longer than the model reads; their last tags don't count.", note=True)
+    model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
+    model.text_encoder.to(runtime.device)
+    bucket_step = model.factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
+    picture_sizes = sizes(entries, spec.resolution or model.info.native_size, bucket_step, spec.buckets)
+    latents = cache_latents(model.vae, report.folder, entries, picture_sizes, spec.flip, runtime.pause)
+    captions = [
+        caption_variants(entry.prompt, spec.caption_variants, spec.keep_tokens, spec.tag_dropout, spec.seed)
+        for entry in entries
+    ]
+    every = ["", *(variant for variants in captions for variant in variants)]
+    learns = bool(spec.text_encoder_lr)
+    texts = {} if learns else cache_texts(model.tokenizer, model.text_encoder, every, runtime.pause)
+    timesteps = len(NoiseSchedule.from_config(model.scheduler_config))
+    scaling = float(model.vae.config.scaling_factor)
+    return TrainingSet(spec, picture_sizes, repeats, latents, captions, texts, model.tokenizer, scaling, timesteps)
+
+
+def by_size(noise: Sequence[StepNoise]) -> list[list[StepNoise]]:
+    """Groups of pictures that can be stacked."""
+    groups: dict[Any, list[StepNoise]] = {}
+    for one in noise:
+        groups.setdefault(one.z_0.shape, []).append(one)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -42,7 +123,7 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Draw:
+class StepNoise:
     """All that chance decides about one picture in one step."""
 
     picture: int
@@ -92,7 +173,7 @@ def cache_latents(
 
     `pause` is called before each and may raise.
     """
-    found = []
+    posteriors = []
     for entry, size in zip(entries, sizes, strict=True):
         pause()
         with Image.open(folder / entry.file) as file:
@@ -101,21 +182,21 @@ def cache_latents(
         for pixels in [to_tensor([picture])] + ([to_tensor([picture]).flip(-1)] if flip else []):
             posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
             pairs.append((posterior.mean[0].float().cpu(), posterior.std[0].float().cpu()))
-        found.append(Latents(*pairs[0], flipped=pairs[1] if flip else None))
-    return found
+        posteriors.append(Latents(*pairs[0], flipped=pairs[1] if flip else None))
+    return posteriors
 
 
 def caption_variants(prompt: str, count: int, keep: int, dropout: float, seed: int) -> list[str]:
     """`prompt` as written, then up to `count - 1` versions with the tags after the first `keep` shuffled or dropped."""
     tags = split_tags(prompt)
     head, rest = tags[:keep], tags[keep:]
-    found = [", ".join(tags)]
+    variants = [", ".join(tags)]
     for variant in range(1, count):
         draw = steps.generator(seed, "caption", prompt, variant)
         order: list[int] = torch.randperm(len(rest), generator=draw).tolist()
         kept = (torch.rand(len(rest), generator=draw) >= dropout).tolist()
-        found.append(", ".join(head + [rest[k] for k in order if kept[k]]))
-    return list(dict.fromkeys(found))
+        variants.append(", ".join(head + [rest[k] for k in order if kept[k]]))
+    return list(dict.fromkeys(variants))
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
@@ -138,19 +219,20 @@ def cache_texts(
     tokenizer: Any, text_encoder: Any, prompts: Iterable[str], pause: Callable[[], None] = _go_on
 ) -> dict[str, Tensor]:
     """Encoding (tokens, dim) of each distinct prompt, on the CPU. `pause` is called before each and may raise."""
-    found = {}
+    encoded = {}
     for prompt in dict.fromkeys(prompts):
         pause()
         ids = tokenize(tokenizer, [prompt]).to(text_encoder.device)
-        found[prompt] = text_encoder(ids)[0][0].cpu()
-    return found
+        encoded[prompt] = text_encoder(ids)[0][0].cpu()
+    return encoded
 
 
 # --- chance --------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=2)
 def epoch_order(
-    sizes: Sequence[tuple[int, int]], repeats: Sequence[int], chunk: int, seed: int, epoch: int
+    sizes: tuple[tuple[int, int], ...], repeats: tuple[int, ...], chunk: int, seed: int, epoch: int
 ) -> list[list[int]]:
     """The pictures of each optimiser step of one epoch: `chunk` indices each, of one size where possible.
 
@@ -171,7 +253,7 @@ def epoch_order(
     return [chunks[k] for k in steps.permutation(len(chunks), seed, "steps", epoch)]
 
 
-def draw(
+def step_noise(
     picture: int,
     latents: Latents,
     variants: int,
@@ -180,7 +262,7 @@ def draw(
     timesteps: int,
     step: int,
     place: int,
-) -> Draw:
+) -> StepNoise:
     """Chance for the `place`-th picture of optimiser step `step`: a function of (seed, step, place)."""
     g = steps.generator(spec.seed, "step", step, place)
     dropped, flipped = (torch.rand(2, generator=g) < torch.tensor([spec.caption_dropout, 0.5])).tolist()
@@ -192,4 +274,4 @@ def draw(
     epsilon = epsilon + spec.noise_offset * torch.randn(latents.mean.shape[0], 1, 1, generator=g)
     flip = flipped and spec.flip
     z_0 = latents.sample(unit, flip) * scaling
-    return Draw(picture, -1 if dropped else caption, flip, t, z_0, epsilon)
+    return StepNoise(picture, -1 if dropped else caption, flip, t, z_0, epsilon)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
+from studio.core.errors import Cancelled
 from studio.core.specs import LoraSpec
 from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.models.components import Components
 from studio.engine.models.loading import load_vae
 from studio.runs.dataset import Report, tag_counts
 from studio.runs.rundir import RunDir
 from studio.training.export.adapter_files import Card, base_version
+from studio.training.lora.network import alpha_of
+from studio.training.runtime.average import MovingAverage
+from studio.training.runtime.runtime import Runtime
 from studio.training.runtime.session import is_out_of_memory
 
 _DEFAULT_PROMPTS = 3
+QUICK = 20.0  # seconds that a stop may take longer for samples
 START_WEIGHT = 0.8  # at 1 the look is nearer, and emotions are obeyed less (benchmarks.style)
 
 
@@ -28,25 +36,24 @@ class Sampler:
     """Draws the same prompts from the same seeds at each checkpoint; makes the card at the end.
 
     Made while the text encoder is there; `text_encoder` of the model may be dropped afterwards unless it is trained.
+    With `samples` off nothing is drawn.
     """
 
     def __init__(
-        self,
-        model: Components,
-        run: RunDir,
-        spec: LoraSpec,
-        report: Report,
-        per_epoch: int,
-        accelerator: Accelerator,
-    ) -> None:
-        self.run, self.spec, self.report, self.accelerator = run, spec, report, accelerator
+        self, model: Components, spec: LoraSpec, report: Report, per_epoch: int, runtime: Runtime,
+        adapted: Mapping[str, torch.nn.Module], average: MovingAverage | None,
+    ) -> None:  # fmt: skip
+        self.runtime, self.run, self.spec, self.report = runtime, runtime.session.run, spec, report
         self.per_epoch = per_epoch  # pictures, with their repeats
+        self.adapted, self.average = adapted, average
         self.side = spec.resolution or model.info.native_size
-        self.prompts = list(spec.sample_prompts) or self._captions()
         self.model = model  # its parts are taken out of it later, to be freed
-        self.conditioning = self._encode()
-        if accelerator.is_main_process:
-            run.update(sample_prompts=self.prompts)
+        self.prompts: list[str] = []
+        if spec.samples:
+            self.prompts = list(spec.sample_prompts) or self._captions()
+            self.conditioning = self._encode()
+            if runtime.main:
+                self.run.update(sample_prompts=self.prompts)
 
     def _captions(self) -> list[str]:
         # one of each trigger word first, then others
@@ -54,90 +61,77 @@ class Sampler:
         others = [entry.prompt for entry in self.report.entries]
         return list(dict.fromkeys([*first.values(), *others]))[:_DEFAULT_PROMPTS]
 
-    def _encode(self) -> sampling.Conditioning:
+    def _encode(self) -> tuple[Conditioning, Conditioning]:
         self.model.text_cache.clear()
-        found = text.encode(self.model, self.prompts, [""] * len(self.prompts))
+        pair = text.encode_pair(self.model, self.prompts, [""] * len(self.prompts), (self.side, self.side))
         self.model.text_cache.clear()
-        return found
+        return pair
 
-    def draw(
-        self, unet: Any, text_encoder: Any, step: int, values: Mapping[str, torch.Tensor], say: Any,
-        pause: Callable[[], None],
-    ) -> None:  # fmt: skip
-        """One picture per prompt into `samples/`, with the LoRA's `values` (by parameter name) in place of its own.
+    def draw_missing(self, step: int, per_epoch: int) -> None:
+        """The samples of step `step` where an epoch ends there and they aren't all there."""
+        paths = (self.run.samples / f"step-{step:06d}-{k}.png" for k in range(len(self.prompts)))
+        if step % per_epoch == 0 and not all(path.exists() for path in paths):
+            self.draw(step)
 
-        A machine that can train but not draw beside it goes on training. `pause` is called before every step and may
-        raise.
+    def draw(self, step: int, why: str = "") -> None:
+        """One picture per prompt into `samples/`, with the weights' mean where there is one; `why` the run ends, if so.
+
+        All processes come here; one draws. A machine that can train but not draw beside it goes on training. A stop is
+        heeded before every step of a picture: the training's loop sees it too, and saves.
         """
-        modules = {"unet": unet} | ({"text_encoder": text_encoder} if text_encoder is not None else {})
-        kept = []
-        for name, parameter in ((f"{m}.{n}", p) for m, module in modules.items() for n, p in module.named_parameters()):
-            if name in values:
-                kept.append((parameter, parameter.data))
-                parameter.data = values[name].data
-        try:
-            for module in modules.values():
+        if self.runtime.main and self.prompts:
+            # Whoever stops a run waits for its last samples where they are quick: the card of the result shows them.
+            patient = why == "stop" and self.run.status().get("sample_seconds", 0.0) < QUICK
+            started = time.monotonic()
+            for module in self.adapted.values():
                 module.eval()
-            self._draw(unet, text_encoder, step, pause)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            say("Not enough memory to draw samples; the training goes on.", note=True)
-        finally:
-            for parameter, data in kept:
-                parameter.data = data
-            for module in modules.values():
-                module.train()
-            gc.collect()
+            try:
+                with (
+                    contextlib.suppress(Cancelled),
+                    self.average.applied() if self.average else contextlib.nullcontext(),
+                ):
+                    self._draw(step, (lambda: None) if patient else self.runtime.pause)
+                    self.run.update(sample_seconds=time.monotonic() - started)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.runtime.session.log("Not enough memory to draw samples; the training goes on.", note=True)
+            finally:
+                for module in self.adapted.values():
+                    module.train()
+                gc.collect()
+        self.runtime.wait()
+        self.runtime.session.restart_clock()
 
     @torch.no_grad()
-    def _draw(self, unet: Any, text_encoder: Any, step: int, pause: Callable[[], None]) -> None:
-        info, dtype = self.model.info, unet.conv_in.weight.dtype
-        model = replace(self.model, unet=unet, dtype=dtype)
-        if text_encoder is not None:
-            self.model.text_encoder = text_encoder
+    def _draw(self, step: int, pause: Callable[[], None]) -> None:
+        info, dtype = self.model.info, self.runtime.dtype
+        model = replace(self.model, unet=self.adapted["unet"], dtype=dtype)
+        if "text_encoder" in self.adapted:
             self.conditioning = self._encode()
-        conditioning = sampling.Conditioning(
-            self.conditioning.positive.to(dtype),
-            self.conditioning.negative.to(dtype),  # type: ignore[union-attr]
-        )
         model.vae = load_vae(info, torch.float32).to(model.device).eval()
         self.run.samples.mkdir(exist_ok=True)
         for index in range(len(self.prompts)):  # one by one: beside a training step there is little room
-            one = sampling.Conditioning(
-                conditioning.positive[index : index + 1],
-                conditioning.negative[index : index + 1],  # type: ignore[index]
-            )
-            generators = sampling.generators([(self.spec.seed + index) % 2**32])
-            scheduler = sampling.make_scheduler(info.sampler, model.scheduler_config)
-            timesteps = sampling.set_timesteps(scheduler, info.steps, model.device)
-            noise = sampling.noise(model, generators, self.side, self.side)
-            with self.accelerator.autocast():
-                start = sampling.start_latents(scheduler, noise, timesteps)
-                z = sampling.denoise(
-                    model, scheduler, start, one, info.guidance, generators, timesteps=timesteps,
-                    on_step=lambda *_: pause(),
+            positive, negative = (each[index : index + 1].to(dtype) for each in self.conditioning)
+            with self.runtime.autocast():
+                z = sampling.sample_denoiser(
+                    model, Denoiser(model.unet, positive, negative, info.guidance), [(self.spec.seed + index) % 2**32],
+                    sampler=info.sampler, steps=info.steps, size=(self.side, self.side), on_step=lambda *_: pause(),
                 )  # fmt: skip
             picture = latents.decode(model, z.float())[0]
             picture.save(self.run.samples / f"step-{step:06d}-{index}.png")
 
-    def drawn(self, step: int) -> bool:
-        """Whether every sample of `step` is there: a process that was killed may have saved and drawn none."""
-        return all((self.run.samples / f"step-{step:06d}-{k}.png").exists() for k in range(len(self.prompts)))
-
-    def card(self, alpha: float, step: int) -> Card:
+    def card(self, step: int) -> Card:
         """What the export of this run says about itself."""
-        return card(
-            self.run, self.spec, self.model.info, self.model.unet.config, self.report, self.per_epoch, alpha, step
-        )
+        return card(self.run, self.spec, self.model.info, self.model.unet.config, self.report, self.per_epoch, step)
 
 
 def card(
     run: RunDir, spec: LoraSpec, info: ModelInfo, unet_config: Mapping[str, Any], report: Report | None, per_epoch: int,
-    alpha: float, step: int,
+    step: int,
 ) -> Card:  # fmt: skip
     """What an export of `run` as it was after `step` says about itself; `report` is None where the data is gone."""
-    settings = spec.model_dump(mode="json", exclude={"sample_prompts"})
+    settings = spec.model_dump(mode="json", exclude={"sample_prompts", "samples"})
     data: dict[str, Any] = {}
     if report is not None:
         data = {
@@ -154,7 +148,7 @@ def card(
         trigger_words=tuple(report.triggers) if report is not None else (),
         license=spec.license,
         weight=START_WEIGHT,
-        settings=settings | {"alpha": alpha, "steps": step, "resolution": spec.resolution or info.native_size},
+        settings=settings | {"alpha": alpha_of(spec), "steps": step, "resolution": spec.resolution or info.native_size},
         data=data,
         losses=[(int(line["step"]), float(line["smoothed"])) for line in run.metrics() if line["step"] <= step],
         pictures=sorted(run.samples.glob(f"step-{step:06d}-*.png")),

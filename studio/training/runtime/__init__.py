@@ -1,1 +1,1 @@
-"""What every trainer stands on: its run folder, checkpoints, precision, memory, optimizers."""
+"""What every trainer stands on: device, precision and processes, memory, checkpoints, status, resume fingerprint."""

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from studio.training.runtime.session import is_out_of_memory
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 MAPPED = 4 * 2**20
 M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
@@ -40,7 +41,7 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-class Fitting:
+class OomBatchSizer:
     """How many pictures are worked on at once: `size` at first, half of it whenever memory runs out."""
 
     def __init__(self, size: int) -> None:
@@ -52,16 +53,35 @@ class Fitting:
             raise error
         self.size = max(1, self.size // 2)
 
-    def each(self, start: int, stop: int, work: Callable[[int, int], Result]) -> list[Result]:
+    def total(
+        self, groups: Iterable[Sequence[Item]], work: Callable[[Sequence[Item]], torch.Tensor],
+        start_again: Callable[[int], None],
+    ) -> torch.Tensor:  # fmt: skip
+        """The sum of `work` over parts of every group, whose gradients it adds up; 0 where there are no groups.
+
+        When memory runs out in one part, those before it have left their gradients already: `start_again` forgets them
+        (it is told the new size), and everything is done anew in smaller parts, with the same result but for rounding.
+        """
+        groups = list(groups)
+        while True:
+            try:
+                parts = [group[k : k + self.size] for group in groups for k in range(0, len(group), self.size)]
+                return torch.stack([work(part) for part in parts]).sum() if parts else torch.zeros(())
+            except (RuntimeError, MemoryError) as error:
+                self.halve(error)
+            release()  # outside of `except`: there the failed frames still hold their tensors
+            start_again(self.size)
+
+    def map(self, start: int, stop: int, work: Callable[[int, int], Result]) -> list[Result]:
         """`work(from, to)` for consecutive parts of `start` to `stop`; its results in order."""
-        found: list[Result] = []
+        results: list[Result] = []
         while start < stop:
             end = min(start + self.size, stop)
             try:
-                found.append(work(start, end))
+                results.append(work(start, end))
                 start = end
                 continue
             except (RuntimeError, MemoryError) as error:
                 self.halve(error)
             release()  # outside of `except`: there the failed frames still hold their tensors
-        return found
+        return results

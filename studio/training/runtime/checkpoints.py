@@ -172,18 +172,54 @@ def latest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     return None, notes
 
 
-# --- optimisers as tensors -----------------------------------------------------------------------------------------
+# --- what a checkpoint holds ---------------------------------------------------------------------------------------
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+@dataclass
+class TrainingState:
+    """Everything of a run that goes on: named tensors by group, and optimisers. Restored in place.
+
+    The first group is what is trained; a group `ema` that an older checkpoint lacks begins as that. A name of
+    `optimizers` is that of its group of tensors and of its entry in `meta.json`.
+    """
+
+    tensors: dict[str, Tensors]
+    optimizers: dict[str, Any]  # torch's, bare or prepared by accelerate
+    scaler: torch.amp.GradScaler | None = None
+
+    def save(self, run: RunDir, name: str, step: int, epoch: int, meta: Mapping[str, Any], keep: int) -> Path:
+        """Write a checkpoint with further `meta`; see `save`."""
+        groups = dict(self.tensors)
+        described: dict[str, Any] = {"scaler": self.scaler.state_dict() if self.scaler is not None else {}}
+        for each, optimizer in self.optimizers.items():
+            groups[each], described[each] = optimizer_state(optimizer)
+        return save(run, name, step, epoch, groups, {**described, **meta}, keep)
+
+    @torch.no_grad()
+    def restore(self, found: Checkpoint) -> None:
+        """Take over what a checkpoint holds."""
+        first = next(iter(self.tensors))
+        for group, tensors in self.tensors.items():
+            saved = found.groups.get(group) if group == "ema" else found.groups[group]
+            for name, tensor in tensors.items():
+                tensor.copy_((saved or found.groups[first])[name])
+        for each, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, found.groups[each], found.meta[each])
+        if self.scaler is not None:
+            restore_scaler(self.scaler, found.meta["scaler"])
+
+
+def optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Everything an optimiser remembers, for `save`: (`<parameter>.<slot>` tensors, its groups as JSON data).
 
-    Holds for any optimiser whose state is tensors and numbers (AdamW, Prodigy, bitsandbytes' 8-bit ones).
+    Holds for any optimiser whose state is tensors and numbers (AdamW, Prodigy), also where it keeps some of them in
+    further dictionaries (bitsandbytes' 8-bit ones): `<parameter>.<slot>/<inner>`.
     """
     state = optimizer.state_dict()
-    tensors, numbers = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
     for index, slots in state["state"].items():
-        for slot, value in slots.items():
+        for slot, value in _flat(slots).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{slot}"] = value
             else:
@@ -196,17 +232,28 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.T
     return tensors, [*plain, {"numbers": numbers}]
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
+def _flat(slots: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for slot, value in slots.items():
+        flat |= _flat(value, f"{prefix}{slot}/") if isinstance(value, Mapping) else {f"{prefix}{slot}": value}
+    return flat
+
+
+def restore_optimizer(optimizer: Any, tensors: Tensors, groups: list[dict[str, Any]]) -> None:
     """Inverse of `optimizer_state`; the parameters must come in the order in which they were saved.
 
     Rates stay what `optimizer` was made with: they are the request's, which may have changed since.
     """
     state = optimizer.state_dict()
-    slots: dict[int, dict[str, Any]] = {}
+    restored: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *groups[-1]["numbers"].items()]:
-        index, slot = key.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = value
-    state["state"] = slots
+        index, path = key.split(".", 1)
+        *outer, slot = path.split("/")
+        slots = restored.setdefault(int(index), {})
+        for part in outer:
+            slots = slots.setdefault(part, {})
+        slots[slot] = value
+    state["state"] = restored
     for group, saved in zip(state["param_groups"], groups[:-1], strict=True):
         for key, value in saved.items():
             if key in _RATES:
@@ -218,13 +265,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors, groups
 
 def by_epoch(run: RunDir) -> tuple[dict[str, dict[str, dict[str, torch.Tensor]]], list[str]]:
     """Groups of tensors of every checkpoint at an epoch's end, by name, and a sentence for each damaged one."""
-    found, damaged = {}, []
+    groups, damaged = {}, []
     for name in [name for name in names(run) if name.startswith("epoch-")]:
         try:
-            found[name] = load(run.checkpoints / name).groups
+            groups[name] = load(run.checkpoints / name).groups
         except ValueError as error:
             damaged.append(f"The checkpoint {name} is damaged ({error}); its epoch is left out.")
-    return found, damaged
+    return groups, damaged
 
 
 def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, Any]) -> None:

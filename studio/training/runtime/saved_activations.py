@@ -72,8 +72,11 @@ def _gate(layer: GEGLU) -> Callable[..., Tensor]:
     return forward
 
 
-def keep_less(model: nn.Module) -> None:
-    """Let every frozen convolution and every GEGLU of `model` keep less; call it when what learns is decided."""
+def save_fewer_activations(model: nn.Module) -> None:
+    """Let every frozen convolution and every GEGLU of `model` save less for the backward pass.
+
+    Call it when what learns is decided.
+    """
     for layer in model.modules():
         if isinstance(layer, GEGLU):
             layer.forward = _gate(layer)

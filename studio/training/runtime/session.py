@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from studio.core.errors import BadInput, DiskFull, OutOfMemory, StudioError
+from studio.core.errors import BadInput, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError
+from studio.core.specs import Spec
 from studio.runs.rundir import RunDir
 
 # What there is to choose less of, by kind of run
 _TOO_LARGE = {
     "lora": "The device has not enough memory even for single pictures: choose a lower resolution or turn on gradient "
     "checkpointing, then resume.",
-    "lcm": "The device has not enough memory even for single pictures: start a new run that saves memory by computing "
-    "twice, that makes a LoRA and not a whole model, or on a smaller model.",
-    "control": "The device has not enough memory: start a new run with fewer pictures per step or with gradient "
-    "checkpointing.",
+    "lcm": "The device has not enough memory even for single pictures: start a new run with gradient "
+    "checkpointing, that makes a LoRA and not a whole model, or on a smaller model.",
+    "control": "The device has not enough memory even for single pictures: start a new run with gradient "
+    "checkpointing, or on a smaller model.",
 }
 SMOOTHING = 0.95  # of the shown loss; single steps differ mostly by their timestep
 
@@ -56,7 +58,7 @@ class Session:
         self.limit_minutes: float | None = None
         self.checkpoint_minutes: float | None = None
 
-    def say(self, text: str, note: bool = False) -> None:
+    def log(self, text: str, note: bool = False) -> None:
         """A line in the log; as a `note` also on the page, for as long as the run is there."""
         if not self.main:
             return
@@ -68,7 +70,7 @@ class Session:
     def stage(self, number: int, text: str) -> None:
         """Say which numbered stage begins."""
         if self.main:
-            self.say(f"{number}. {text}")
+            self.log(f"{number}. {text}")
             self.run.update(state="running", stage=f"{number}. {text}")
 
     def begin(self, step: int, steps: int, epochs: int) -> None:
@@ -140,7 +142,7 @@ class Session:
                 "lower learning rate."
             )
 
-    def pause(self) -> None:
+    def restart_clock(self) -> None:
         """Work that isn't a step (a checkpoint, samples) ends here: the time left isn't measured by it."""
         self._step_started = time.monotonic()
 
@@ -149,7 +151,7 @@ class Session:
         self._last_save = time.monotonic()
         self._save_seconds = seconds
         if self.main:
-            self.say(f"Saved {name} ({seconds:.1f} s)")
+            self.log(f"Saved {name} ({seconds:.1f} s)")
             self.run.update(checkpoint=name)
 
     def checkpoint_due(self) -> bool:
@@ -167,21 +169,26 @@ class Session:
                 return "time"
         return ""
 
+    def check_stop(self) -> None:
+        """Between the parts of long work that is no step. Raises Cancelled where the run is to end."""
+        if self.must_stop():
+            raise Cancelled
+
     def end_early(self) -> None:
         """The end before a first step, or of one that was to stop: what is there is found by the next start."""
-        if self.must_stop() == "time":
-            self.say("The time limit is reached.", note=True)
-        self.finish("stopped")
+        self.finish("stopped", self.must_stop())
 
-    def finish(self, state: Literal["done", "stopped"], **fields: Any) -> None:
-        """The run's last word where nothing went wrong."""
+    def finish(self, state: Literal["done", "stopped"], why: str = "", **fields: Any) -> None:
+        """The run's last word where nothing went wrong; `why` it ended early, if it did."""
         if self.main:
+            if why == "time":
+                self.log("The time limit is reached.", note=True)
             self.run.update(state=state, seconds_left=None, error=None, finished=time.time(), **fields)
             self.run.release_reserve()
             stopped = "Stopped and saved; resume goes on exactly here."
             if not self.run.checkpoint_names():
                 stopped = "Stopped before a first step was saved."
-            self.say("Done." if state == "done" else stopped)
+            self.log("Done." if state == "done" else stopped)
 
 
 @contextmanager
@@ -212,6 +219,22 @@ def attend(path: Path, main: bool = True) -> Iterator[Session]:
         if not isinstance(error, StudioError):
             traceback.print_exc()
         sys.exit(2 if isinstance(error, BadInput) else 1)
+
+
+def run_trainer(path: Path, kind: type[Spec], train: Callable[[Session, Any], None]) -> None:
+    """Carry out the request of `kind` in the run folder `path` with `train`, in this process; see `attend`.
+
+    Under `accelerate launch --cpu --num_processes N`, `torchrun` and the like it is one of several that share the work.
+    """
+    with attend(path, main=int(os.environ.get("RANK", "0")) == 0) as session:
+        spec = session.run.spec()
+        if not isinstance(spec, kind):
+            raise NotFound(f"Run {session.run.id} is of another kind ({spec.kind}): this trainer can't carry it out.")
+        session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
+        try:
+            train(session, spec)
+        except Cancelled:
+            session.end_early()
 
 
 def explain(error: Exception, run: RunDir) -> str:

@@ -8,23 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 
 import torch
-
-from studio.core.errors import BadInput
-
-
-def precision(asked: str, cpu: bool) -> tuple[str, torch.dtype]:
-    """Name and dtype of the precision to train in; "auto" is the fastest that the device computes with.
-
-    Raises BadInput for half precision on the CPU.
-    """
-    if asked == "auto":
-        asked = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if asked == "fp16" and cpu:
-        raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
-    return asked, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
 
 
 def generator(seed: int, *place: int | str) -> torch.Generator:
@@ -43,19 +28,12 @@ def permutation(count: int, seed: int, *place: int | str) -> list[int]:
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
-    """Rate of step `step` (from 0) of `total`: linear warm-up over the share `warmup`, then half a cosine to zero."""
+    """Rate of step `step` (from 0) of `total`: linear warm-up over the share `warmup`, then half a cosine to zero.
+
+    A function and no scheduler object: those of diffusers count their own calls, so that a resumed run has one more
+    thing to restore, begin with a step at rate 0, and can't be started anew for each phase of a distillation.
+    """
     warm = math.ceil(warmup * total)
     if step < warm:
         return peak * (step + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-@torch.no_grad()
-def update_average(average: list[torch.Tensor], current: Iterable[torch.Tensor], decay: float, step: int) -> None:
-    """average <- d average + (1 - d) current, in place, with d = min(decay, (1 + step) / (10 + step)).
-
-    The bound lets the average forget the start of the run (as in TensorFlow's ExponentialMovingAverage).
-    """
-    bounded = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average, current, strict=True):
-        mean.lerp_(value.to(mean), 1 - bounded)

@@ -9,7 +9,7 @@ from diffusers.models.activations import GEGLU
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from studio.training.runtime.saved_activations import keep_less
+from studio.training.runtime.saved_activations import save_fewer_activations
 
 
 def learner() -> UNet2DConditionModel:
@@ -54,7 +54,7 @@ def trained(unet: UNet2DConditionModel, dtype: torch.dtype) -> tuple[Tensor, lis
 def test_same_bits_in_less_memory(dtype: torch.dtype) -> None:
     unet = learner()
     said, gradients, size = trained(unet, dtype)
-    keep_less(unet)
+    save_fewer_activations(unet)
     said_now, gradients_now, size_now = trained(unet, dtype)
     assert torch.equal(said, said_now)
     assert len(gradients) == len(gradients_now) > 4
@@ -65,7 +65,7 @@ def test_same_bits_in_less_memory(dtype: torch.dtype) -> None:
 def test_what_learns_still_learns() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.Conv2d(4, 4, 1))
     model[0].requires_grad_(False)
-    keep_less(model)
+    save_fewer_activations(model)
     x = torch.randn(1, 3, 6, 6, requires_grad=True)
     model(x).square().sum().backward()
     assert model[1].weight.grad is not None
@@ -77,6 +77,6 @@ def test_gradients_of_both_layers_by_differences() -> None:
     torch.manual_seed(0)
     gate, conv = GEGLU(3, 4).double(), nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=1, groups=2).double()
     conv.requires_grad_(False)
-    keep_less(nn.ModuleList([gate, conv]))
+    save_fewer_activations(nn.ModuleList([gate, conv]))
     assert torch.autograd.gradcheck(gate, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
     assert torch.autograd.gradcheck(conv, torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from pydantic import ValidationError
 from torch import Tensor
 
 from studio.core.specs import LcmSpec
+from studio.engine.diffusion.parameterization import NoiseSchedule
 from studio.training.distill import consistency as lcd
-from studio.training.distill import matching
+from studio.training.distill import dmd
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TARGETS = ("to_q", "to_v", "conv1")
@@ -18,31 +19,21 @@ TARGETS = ("to_q", "to_v", "conv1")
 
 @pytest.fixture
 def grid() -> lcd.SolverGrid:
-    return lcd.SolverGrid.of(DDPMScheduler(**SCHEDULE).alphas_cumprod, 50)
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_wanted_output_is_what_splits_into_its_parts(grid: lcd.SolverGrid, kind: lcd.Prediction) -> None:
-    z_0, noise = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    t = torch.tensor([30, 500, 900])
-    z_t = lcd.add_noise(z_0, noise, t, grid)
-    clean, rest = lcd.split_prediction(lcd.wanted_output(z_0, noise, t, grid, kind), z_t, t, grid, kind)
-    assert torch.allclose(clean, z_0, atol=1e-4)
-    assert torch.allclose(rest, noise, atol=1e-4)
+    return lcd.SolverGrid.over(NoiseSchedule.from_config(SCHEDULE), 50)
 
 
 def test_the_direction_by_hand() -> None:
     z_0 = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
     teacher = torch.tensor([0.0, 0.0]).view(1, 1, 1, 2)
     critic = torch.tensor([4.0, -2.0]).view(1, 1, 1, 2)
-    assert matching.direction(z_0, teacher, critic).flatten().tolist() == [2.0, -1.0]  # over mean |z_0 - teacher| = 2
-    assert matching.direction(z_0, teacher, teacher).abs().max() == 0
+    assert dmd.direction(z_0, teacher, critic).flatten().tolist() == [2.0, -1.0]  # over mean |z_0 - teacher| = 2
+    assert dmd.direction(z_0, teacher, teacher).abs().max() == 0
 
 
 def test_chance_is_a_function_of_seed_and_step() -> None:
     shape = torch.Size([4, 8, 8])
-    a, b = (matching.draw(6, shape, 4, 1, 7) for _ in range(2))
-    other = matching.draw(6, shape, 4, 1, 8)
+    a, b = (dmd.step_noise(6, shape, 4, 1, 7) for _ in range(2))
+    other = dmd.step_noise(6, shape, 4, 1, 8)
     assert a.last == b.last
     for name in ("noise", "t", "epsilon", "critic_t", "critic_epsilon"):
         assert torch.equal(getattr(a, name), getattr(b, name))
@@ -50,9 +41,9 @@ def test_chance_is_a_function_of_seed_and_step() -> None:
     part = a.part(slice(2, 5), torch.device("cpu"))
     assert torch.equal(part.noise, a.noise[2:5])
     assert part.last == a.last
-    assert {matching.draw(1, shape, 4, 1, step).last for step in range(40)} == {0, 1, 2, 3}
-    assert int(a.t.min()) >= matching.LOWEST
-    assert int(a.critic_t.max()) < matching.HIGHEST
+    assert {dmd.step_noise(1, shape, 4, 1, step).last for step in range(40)} == {0, 1, 2, 3}
+    assert int(a.t.min()) >= dmd.LOWEST
+    assert int(a.critic_t.max()) < dmd.HIGHEST
 
 
 class Point:
@@ -64,30 +55,28 @@ class Point:
     def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
         return self.value.expand_as(z)
 
-    def teacher(self, z: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        return torch.full_like(z, self.colour)
+    def teacher(self, z: Tensor, t: Tensor, text: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(z, self.colour), torch.full_like(z, self.colour)
 
 
 def test_a_student_is_led_to_its_teacher_and_then_left_alone(grid: lcd.SolverGrid) -> None:
     student, critic = Point(grid, -1.0, 0.5), Point(grid, -1.0, 0.0)
-    matcher = matching.Matcher(
-        student, critic, grid, "sample", [999, 759, 499, 259], torch.zeros(1, 3, 2), torch.float32
-    )  # type: ignore[arg-type]
+    networks = dmd.Networks(student, critic, grid, "sample", [999, 759, 499, 259], torch.zeros(1, 3, 2), torch.float32)  # type: ignore[arg-type]
     learns = torch.optim.SGD([student.value], lr=0.2)
     follows = torch.optim.SGD([critic.value], lr=0.4)
     text, w = torch.zeros(4, 3, 2), torch.ones(4)
     for step in range(120):
-        chance = matching.draw(4, torch.Size([1, 2, 2]), 4, 0, step)
-        loss, z_0 = matcher.student_loss(chance, text, w)
+        chance = dmd.step_noise(4, torch.Size([1, 2, 2]), 4, 0, step)
+        loss, z_0 = networks.student_loss(chance, text, w)
         assert not z_0.requires_grad
         learns.zero_grad()
         loss.backward()
         assert critic.value.grad is None  # the student's loss teaches nobody else
         learns.step()
         learns.zero_grad()
-        for k in range(matching.FOLLOWS):
+        for k in range(dmd.CRITIC_STEPS):
             follows.zero_grad()
-            matcher.critic_loss(k, z_0, chance, text, w).backward()
+            networks.critic_loss(k, z_0, chance, text, w).backward()
             follows.step()
         assert student.value.grad is None
         follows.zero_grad()
@@ -103,7 +92,7 @@ def test_drawing_asks_from_pure_noise_down(grid: lcd.SolverGrid) -> None:
             asked.append((int(t[0]), float(z.std())))
             return super().student(z, t, text, w)
 
-    matcher = matching.Matcher(
+    networks = dmd.Networks(
         Listener(grid, 0.0, 0.0),
         Point(grid, 0.0, 0.0),
         grid,
@@ -112,11 +101,11 @@ def test_drawing_asks_from_pure_noise_down(grid: lcd.SolverGrid) -> None:
         torch.zeros(1, 3, 2),
         torch.float32,
     )  # type: ignore[arg-type]
-    step = next(k for k in range(40) if matching.draw(64, torch.Size([1, 8, 8]), 4, 0, k).last == 3)
-    matcher.made(matching.draw(64, torch.Size([1, 8, 8]), 4, 0, step), torch.zeros(64, 3, 2), torch.ones(64))
+    step = next(k for k in range(40) if dmd.step_noise(64, torch.Size([1, 8, 8]), 4, 0, k).last == 3)
+    networks.generate(dmd.step_noise(64, torch.Size([1, 8, 8]), 4, 0, step), torch.zeros(64, 3, 2), torch.ones(64))
     assert [t for t, _ in asked] == [999, 759, 499, 259]
     for t, spread in asked[1:]:  # of a black picture nothing is left but the noise of its time
-        assert spread == pytest.approx(float(grid.sigma[t]), rel=0.05)
+        assert spread == pytest.approx(float(grid.schedule.sigma[t]), rel=0.05)
     assert asked[0][1] == pytest.approx(1, rel=0.05)
 
 
@@ -127,17 +116,12 @@ def test_a_critic_takes_no_second_unet() -> None:
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
     before = dict(unet.named_parameters())
-    critic = matching.make_critic(unet, TARGETS, 2)
+    critic = dmd.make_critic(unet, TARGETS, 2)
     names = dict(unet.named_parameters())
     assert names.keys() == before.keys()
     assert {p.data_ptr() for p in names.values()} < {p.data_ptr() for p in critic.unet.parameters()}
     assert all("lora" in name for name in critic.trainable)
-    groups = {key: {name: t.clone() for name, t in part.items()} for key, part in matching.state(critic).items()}
-    with torch.no_grad():
-        for p in critic.trainable.values():
-            p.add_(1)
-    matching.restore(critic, groups)
-    assert all(torch.equal(p, groups["critic"][name]) for name, p in critic.trainable.items())
+    assert critic.average.tensors == {}  # nobody draws with it
 
 
 def test_a_whole_model_is_not_matched() -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ from studio.engine.models.components import Components
 from studio.runs.rundir import RunDir, write_json
 from studio.training.distill import curve, prompts
 from studio.training.distill.curve import FAST_STEPS
-from studio.training.distill.student import Student, state
+from studio.training.distill.result import SAMPLERS
+from studio.training.distill.student import Student, tensors_of
 from studio.training.runtime import checkpoints
-
-# what each objective's student is drawn with
-SAMPLERS: dict[str, str] = {"lcm": "lcm", "tcd": "tcd", "pcm": "ddim", "dmd": "lcm"}
+from studio.training.runtime.session import Session
 
 BEST = Path("best") / "ema.safetensors"  # in a run's folder
 
@@ -45,7 +44,7 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def kept(run: RunDir) -> dict[str, Any]:
+def best_of(run: RunDir) -> dict[str, Any]:
     """Name and step of the best weights of a run, {name, step}; empty where there are none that can be read."""
     try:
         with safe_open(run.path / BEST, "pt") as file:
@@ -54,18 +53,18 @@ def kept(run: RunDir) -> dict[str, Any]:
         return {}
 
 
-class Record:
+class QualityHistory:
     """The curve of a run at each checkpoint and its best weights.
 
-    `pause` is called between the batches of a measurement and may raise; what it interrupts is not recorded. Of several
-    processes one measures (`main`).
+    A stop is heeded between the batches of a measurement: Cancelled is raised, and what it interrupts is not recorded.
+    Of several processes one measures.
     """
 
     def __init__(
-        self, run: RunDir, spec: LcmSpec, student: Student, components: Components, w_min: float, w_max: float,
-        main: bool, pause: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self.run, self.student, self.w_min, self.w_max = run, student, w_min, w_max
+        self, session: Session, spec: LcmSpec, student: Student, components: Components, w_min: float, w_max: float
+    ) -> None:
+        self.session, self.run, self.student, self.w_min, self.w_max = session, session.run, student, w_min, w_max
+        run = session.run
         self.file, self.folder = run.path / "curve.json", run.path / "curve"
         self.weights_file = run.path / BEST
         self.sampler = SAMPLERS[spec.objective]
@@ -74,9 +73,9 @@ class Record:
         count = spec.curve_pictures
         if count is None:
             count = 60 if components.info.judge is not None else 4
-        self.ruler = (
-            curve.Ruler(components, prompts.measuring(count), self.folder, run.samples, pause)
-            if main and count
+        self.evaluator = (
+            curve.Evaluator(components, prompts.measuring(count), self.folder, run.samples, session.check_stop)
+            if session.main and count
             else None
         )
         self.baseline: list[curve.Row] = []
@@ -84,7 +83,7 @@ class Record:
 
     def begin(self, step: int) -> None:
         """Measure the teacher (or read what was measured before) and forget checkpoints after `step`."""
-        if self.ruler is None:
+        if self.evaluator is None:
             return
         try:
             points = json.loads(self.file.read_text(encoding="utf-8"))["checkpoints"]
@@ -96,8 +95,8 @@ class Record:
         if self.points and not self.best_is_measured:
             self._find_best()
         with all_cores(), self.student.teaching() as teacher:
-            self.baseline = self.ruler.baseline(teacher)
-        self.run.update(sample_prompts=[asked.text for asked in self.ruler.asked[: curve.SHOWN]])
+            self.baseline = self.evaluator.baseline(teacher)
+        self.run.update(sample_prompts=[prompt.text for prompt in self.evaluator.prompts[: curve.SHOWN]])
         self._write()
 
     def _find_best(self) -> None:
@@ -111,15 +110,15 @@ class Record:
 
     def missing(self, step: int) -> bool:
         """Whether the checkpoint of `step` isn't measured: the run ended between saving it and measuring it."""
-        return self.ruler is not None and all(point["step"] != step for point in self.points)
+        return self.evaluator is not None and all(point["step"] != step for point in self.points)
 
-    def look(self, name: str, step: int) -> None:
+    def measure(self, name: str, step: int) -> None:
         """Measure this checkpoint, and keep it where it is the best."""
-        if self.ruler is None:
+        if self.evaluator is None:
             return
         with all_cores(), self.student.drawing() as unet:
             rows = [
-                self.ruler.measure("student", unet, self.sampler, count, self.guidance, f"{name}-{count}")
+                self.evaluator.measure("student", unet, self.sampler, count, self.guidance, f"{name}-{count}")
                 for count in curve.STEPS
             ]
         curve.separate(self.run.samples / f"{name}-{FAST_STEPS}.png", step, self.run.samples)
@@ -139,7 +138,7 @@ class Record:
 
     def keep(self, name: str, step: int) -> None:
         """Make the weights that pictures are drawn with now the run's best."""
-        self._keep(state(self.student)["ema"], name, step)
+        self._keep(tensors_of(self.student)["ema"], name, step)
 
     def _keep(self, weights: checkpoints.Tensors, name: str, step: int) -> None:
         # One file with its name inside, so that one rename replaces both.
@@ -153,7 +152,7 @@ class Record:
 
     @property
     def kept(self) -> dict[str, Any]:
-        return kept(self.run)
+        return best_of(self.run)
 
     @property
     def best_is_measured(self) -> bool:
@@ -164,7 +163,13 @@ class Record:
     def best(self) -> str:
         return str(self.kept.get("name", ""))
 
-    def best_weights(self) -> dict[str, torch.Tensor]:
+    def best_or_last(self, step: int) -> dict[str, torch.Tensor]:
+        """The weights of the best checkpoint; those after `step` steps, the last, where none was measured."""
+        if not self.best_is_measured:
+            if self.points:
+                sentence = "The best checkpoint can't be read any more: the last weights are the result."
+                self.session.log(sentence, note=True)
+            self.keep("now", step)
         return load_file(self.weights_file)
 
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Several processes on a CPU, where `accelerate launch` was asked for them and starts only one.
+
+With `--cpu --num_processes N` and no MPI it starts one process and says nothing; how many were asked for stands on its
+own command line only. Knows command lines; nothing of training.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import psutil
+
+_LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch", "accelerate.commands.accelerate_cli")
+
+
+def asked_for(command: Sequence[str]) -> int:
+    """How many processes the command line `accelerate launch ...` asks for; 1 where it is another one."""
+    from accelerate.commands.launch import launch_command_parser
+
+    names = [part.removesuffix(".py").replace(os.sep, ".") for part in command]
+    start = next(
+        (k for k, name in enumerate(names) if name.endswith(_LAUNCHERS) or name.endswith("commands.launch")), None
+    )
+    if start is None:
+        return 1
+    rest = list(command[start + 1 :])
+    if rest[:1] == ["launch"]:
+        rest = rest[1:]
+    parsed, _ = launch_command_parser().parse_known_args(rest)
+    return int(parsed.num_processes or 1)
+
+
+def spread_over_processes(module: str) -> None:
+    """Where this process is the only one of several that `accelerate launch --cpu` was asked for: become torchrun.
+
+    `module` is this program, which is then started so many times with the same arguments. Otherwise nothing happens.
+    """
+    alone = "WORLD_SIZE" not in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
+    if not alone:
+        return
+    parent = psutil.Process().parent()
+    count = asked_for(parent.cmdline()) if parent is not None else 1
+    if count > 1:
+        command = [sys.executable, "-u", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        os.execv(sys.executable, [*command, "-m", module, *sys.argv[1:]])
