@@ -123,9 +123,9 @@ LOOK = (LoraRef(path="look", weight=2.0),)
 @pytest.mark.parametrize(
     "spec",
     [
-        AnimateSpec(base=base(steps=8, loras=LOOK), frames=64, strength_from=0.6, strength_to=0.9),
-        MorphSpec(base=base(steps=8, loras=LOOK), frames=33, attention=True),
-        SpritesSpec(base=base(steps=40, loras=LOOK)),
+        AnimateSpec(base=base(steps=8, loras=LOOK), frames=32, strength_from=0.6, strength_to=0.9),
+        MorphSpec(base=base(steps=8, loras=LOOK), frames=17, attention=True),
+        SpritesSpec(base=base(steps=24, loras=LOOK)),
     ],
     ids=lambda spec: spec.kind,
 )

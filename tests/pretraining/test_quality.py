@@ -28,7 +28,7 @@ def taught(tmp_path_factory):
     tensors["mended"] = torch.stack([kinds["mended-0"], kinds["mended-1"], kinds["mended-1"]], 1)
     tensors["begun"] = torch.stack([kinds["begun-0"], kinds["begun-1"], kinds["begun-2"]], 1)
     save_file({name: t.half().contiguous() for name, t in tensors.items()}, folder / "x120.safetensors")
-    argv, sys.argv = sys.argv, ["quality", "--latents", f"{folder}", "--out", f"{folder / 'head'}", "--steps", "80"]
+    argv, sys.argv = sys.argv, ["quality", "--latents", f"{folder}", "--out", f"{folder / 'head'}", "--steps", "160"]
     try:
         quality.cli()
     finally:

@@ -171,9 +171,9 @@ def test_every_recipe_survives_its_own_file(
 
 def test_a_made_up_recipe_of_a_megabyte_takes_no_time() -> None:
     for text in ("<lora:" * 150_000, "a b" * 300_000 + "\nSteps: 1", "x" * 900_000 + ": 1, Steps: 2, Seed: 3"):
-        started = time.monotonic()
+        started = time.process_time()  # whatever else the machine does
         settled(a1111.read(text))
-        assert time.monotonic() - started < 5
+        assert time.process_time() - started < 5
 
 
 def test_what_each_lora_was_goes_with_its_name() -> None:
