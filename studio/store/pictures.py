@@ -209,7 +209,7 @@ class Pictures:
                 ).rowcount
             connection.execute(
                 "UPDATE pictures AS part SET deleted = :now "
-                "WHERE owner = :owner AND deleted IS NULL AND kind IN ('frame', 'control') "
+                f"WHERE owner = :owner AND deleted IS NULL AND kind IN {PARTS} "
                 f"AND EXISTS (SELECT 1 FROM pictures AS whole WHERE whole.deleted = :now AND {_BELONGS}) "
                 f"AND NOT EXISTS (SELECT 1 FROM pictures AS whole WHERE whole.deleted IS NULL AND {_BELONGS})",
                 {"now": now, "owner": owner},
@@ -238,7 +238,7 @@ class Pictures:
             doomed = []
             for row in connection.execute(
                 "SELECT * FROM pictures WHERE deleted IS NOT NULL "
-                "ORDER BY deleted DESC, kind IN ('frame', 'control')"  # an animation outlives its frames
+                f"ORDER BY deleted DESC, kind IN {PARTS}"  # an animation outlives its frames
             ):
                 room -= row["size_bytes"]
                 if row["deleted"] < time.time() - older_than or room < 0:

@@ -196,7 +196,8 @@ def follow_job(studio: Studio, view: JobView) -> JobView:
         while view.active:
             view = studio.wait(view.id, OWNER, 0.5)
             left = "" if view.seconds_left is None else f", {view.seconds_left:.0f} s left"
-            waiting = f"{view.position} jobs ahead" if view.position else f"{view.done} of {view.total}{left}"
+            ahead = "1 job ahead" if view.position == 1 else f"{view.position} jobs ahead"
+            waiting = ahead if view.position else f"{view.done} of {view.total}{left}"
             line = f"{view.state}: {waiting}" + (f" ({view.note})" if view.note else "")
             if view.active and line != shown:
                 say(line)
