@@ -43,6 +43,10 @@ _RARE = frozenset("ðþýÐÞÝšžŠŽŸœ")
 _QUOTES = {"„": "“”", "‚": "‘’", "«": "»", "‹": "›"}
 _DASHES = "–—"
 _SIGNS = "°²³½¼¾×µ€£¥™®©"
+_USED = re.compile(
+    "[\u0900-\u0eff\u1e00-\u1eff\u2010-\u27bf\u3000-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff00-\uffef\U0001f000-\U0010ffff]"
+)
+_ODD = re.compile(r"[\[\]\\^`{}|~=<>;@#$%&*?!+]|\r(?!\n)|[a-z\d][A-Z]|[A-Z]\d")  # in ASCII that may be ideographs
 _MOJIBAKE = re.compile(
     "[ÂÃâäåæçèéðïœŒÄÅÈÉÊ][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013-\u2122]"
 )
@@ -59,10 +63,10 @@ def decode(
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             text = _read(data[len(mark) :], encoding)
-            return None if text is None or _lost(text) else _repaired(text.lstrip("\ufeff"))
+            return None if text is None or _lost(text, ("Cc", "Cs")) else _repaired(text.lstrip("\ufeff"))
     if data.isascii() and b"\0" not in data:
         text = data.decode("ascii")
-        return None if _lost(text) else text
+        return None if _lost(text) or (_ODD.search(text) and _is_wide(data)) else text
     if _plainly_utf8(data) and (fits is None or fits(data.decode("utf-8", "replace"))):
         return _repaired(data.decode("utf-8"))
     if "\ufffd".encode() in data:  # somebody else has lost the words already
@@ -105,7 +109,8 @@ def _is_wide(data: bytes) -> bool:
 
 def _daily(letter: str) -> bool:
     code = int.from_bytes(letter.encode("cp932", "replace"), "big")
-    return letter in _COMMON or 0x889F <= code <= 0x9872 or "\u3041" <= letter <= "\u30fc"
+    known = 0x889F <= code <= 0xEAA4 or letter.encode("gb2312", "replace") != b"?"
+    return _cjk_mark(letter) or "\u3041" <= letter <= "\u30fc" or ("\u4e00" <= letter <= "\u9fff" and known)
 
 
 def _read(data: bytes, encoding: str) -> str | None:
@@ -117,14 +122,11 @@ def _read(data: bytes, encoding: str) -> str | None:
         return None
 
 
-def _lost(text: str) -> bool:
+def _lost(text: str, kinds: tuple[str, ...] = ("Cc", "Cs", "Co", "Cn")) -> bool:
     """Whether there is anything in it that no text has: controls, replaced, private and unassigned characters."""
-    for letter in set(text):
-        if letter in "\t\n\r\f":
-            continue
-        if letter == "\ufffd" or unicodedata.category(letter) in ("Cc", "Co", "Cn", "Cs"):
-            return True
-    return False
+    return any(
+        letter == "\ufffd" or unicodedata.category(letter) in kinds for letter in set(text) if letter not in "\t\n\r"
+    )
 
 
 def _plainly_utf8(data: bytes) -> bool:
@@ -134,7 +136,8 @@ def _plainly_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     beyond = [letter for letter in text if letter > "\x7f"]
-    return not _lost(text) and (any(letter > "\u07ff" for letter in beyond) or len(beyond) > 8)
+    # Emoji that are newer than Python's tables are unassigned there.
+    return not _lost(text, ("Cc",)) and (any(_USED.match(letter) for letter in beyond) or len(beyond) > 8)
 
 
 def _repaired(text: str) -> str:
@@ -234,7 +237,11 @@ def _one_script(text: str) -> bool:
     """Whether what UTF-8 gives in characters of two bytes is words of one alphabet, in small letters for the most."""
     names = {unicodedata.name(letter, "?").split()[0] for letter in text if letter > "\x7f" and letter.isalpha()}
     words = [word for word in re.findall(r"[^\W\d_]+", text) if not word.isascii()]
+    if re.search("[\u0305\u030d-\u0322\u0329-\u036f]", text):  # accents that no language in use has
+        return False
     if len(names) > 1 or any(word[1:].lower() != word[1:] and not word.isupper() for word in words):
+        return False
+    if not names <= {"LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC"}:
         return False
     return names != {"LATIN"} or all(len(word) > 1 or word in _ALONE for word in words)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.core.errors import BadInput, NotFound
+from studio.core.text_encoding import decode
 
 TYPES = {0: "general", 1: "artist", 3: "copyright", 4: "character", 5: "meta"}
 MAX_BYTES = 64 * 2**20
@@ -58,13 +59,15 @@ def read(path: Path | str) -> TagFile:
 
 
 def parse(data: bytes, name: str = "the file") -> TagFile:
-    """Read a tag list from bytes (UTF-8, a byte order mark is fine). Raises BadInput when it isn't text."""
+    """Read a tag list from bytes, in UTF-8 or what else reads as words. Raises BadInput when it isn't text."""
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{name} isn't UTF-8 text (byte {error.start}); save it as CSV in UTF-8.") from None
-    if "\x00" in text:
-        raise BadInput(f"{name} isn't a text file; save it as CSV in UTF-8.")
+        text: str | None = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = decode(data)
+    if text is not None and "\x00" in text:
+        text = decode(data)  # UTF-16 without a mark
+    if text is None:
+        raise BadInput(f"{name} isn't text, or in an encoding that can't be told; save it as CSV in UTF-8.")
     rows: list[TagRow] = []
     bad: list[BadRow] = []
     seen: dict[str, int] = {}

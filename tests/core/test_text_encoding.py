@@ -148,6 +148,11 @@ def test_words_that_were_spoilt_before_are_put_right_or_refused() -> None:
     assert decode(b"") == ""
 
 
+def test_emoji_that_are_newer_than_python() -> None:
+    for text in ("1girl, \U0001fae8", "\U0001fae9"):
+        assert decode(text.encode()) == decode(text.encode("utf-16")) == decode(text.encode("utf-8-sig")) == text
+
+
 def test_what_is_expected_there_decides() -> None:
     text = "ΑΒΓ ⱬ ꙮ\nSteps: 20"
     data = text.encode("utf-16-be")

@@ -10,7 +10,7 @@ import pytest
 
 from studio.core.errors import BadInput, DiskFull, NotFound
 from studio.core.settings import Settings
-from studio.prompting import tag_lists
+from studio.prompting import tag_csv, tag_lists
 from studio.prompting.lexicon import Lexicon
 from studio.prompting.tag_lists import TagLists
 from studio.service.prompts import PromptService
@@ -131,3 +131,11 @@ def test_words_where_the_count_stands_are_no_count(desk: PromptService) -> None:
         ("masterpiece", "meta", 0), ("newest", "meta", 0), ("very aesthetic", "meta", 0),
     ]  # fmt: skip
     assert found.bad == ()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp932"])
+def test_a_tag_list_in_the_encoding_of_its_system(encoding: str) -> None:
+    found = tag_csv.parse('blue_hair,0,100,"青い髪,青髪"\n'.encode(encoding))
+    assert [(row.name, row.aliases) for row in found.rows] == [("blue hair", ("青い髪", "青髪"))]
+    with pytest.raises(BadInput, match="encoding that can't be told"):
+        tag_csv.parse("синие_волосы,0,1".encode("koi8-r"), "x.csv")
