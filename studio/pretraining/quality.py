@@ -3,6 +3,9 @@
 The labels are true by construction: a painting's latents are clean, what the few-step student draws for its caption is
 not, and between them lie paintings of which it drew the last steps. Captions and styles are the same in all, so what is
 shown says nothing. The threshold is where a chosen share of drawn pictures falls.
+
+Not a step of `build`: it tells drawn from painted (99.8% of 400 pairs), but among drawn pictures its order isn't that
+of the eye, so no head ships. The same holds for one taught how many of the student's steps were drawn.
 """
 
 from __future__ import annotations

@@ -145,24 +145,6 @@ def test_mistakes_are_said_without_the_library_s_idiom() -> None:
     assert b'"error":"This isn\'t valid JSON (Expecting value)."' in answer.body
 
 
-def test_the_gate_is_off_in_one_click(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-    submit = studio().submit
-
-    def submitted(spec: GenerateSpec, *rest: object, **more: object) -> object:
-        seen.append(spec.redraw)
-        return submit(spec, *rest, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(studio(), "submit", submitted)
-    at = app()
-    assert at.toggle(key="gen_redraw").value
-    at.button(key="gen_draw").click().run()
-    at.toggle(key="gen_redraw").set_value(False).run()
-    at.button(key="gen_draw").click().run()
-    assert not at.exception
-    assert seen == [True, False]
-
-
 def test_how_often_a_picture_was_drawn_is_said_beside_it() -> None:
     fields = {"model": "m", "model_hash": "h", "prompt": "p", "seed": 1, "steps": 4, "guidance": 1, "sampler": "lcm"}
     recipe = Recipe(**fields, width=256, height=256)  # type: ignore[arg-type]
