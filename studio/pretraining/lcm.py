@@ -22,9 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from studio.core.specs import LcmSpec
+from studio.pretraining import HELD_OUT
 from studio.pretraining.captions import caption
 from studio.pretraining.parallel import train_run
-from studio.pretraining.unet import HELD_OUT
 from studio.training.distill.curve import FAST_STEPS
 from studio.training.distill.result import SAMPLERS
 

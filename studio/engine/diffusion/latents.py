@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor  # noqa: F401
+from studio.engine.diffusion.pixels import to_images, to_tensor
 from studio.engine.diffusion.preview import Previewer
 
 if TYPE_CHECKING:

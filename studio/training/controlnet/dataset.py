@@ -26,7 +26,8 @@ from studio.core.errors import BadInput, Cancelled
 from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import ControlRunSpec, ControlSpec
-from studio.engine.diffusion.latents import encode, fit
+from studio.engine.diffusion.latents import encode
+from studio.engine.diffusion.pixels import fit
 from studio.engine.media import control_images
 from studio.engine.models.components import Components
 from studio.runs import dataset as files

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from studio.engine.diffusion import latents as pictures
 from studio.engine.diffusion import sampling, text
 from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.pixels import to_images
 from studio.engine.models.components import Components
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import frechet_distance
@@ -139,7 +140,7 @@ class Evaluator:
         if self.judge is not None:
             row = replace(row, **self._judged(self.judge, pixels))
         elif self.clip is not None:
-            row = replace(row, clip=self.clip.score(pictures.to_images(pixels), [a.text for a in self.prompts]))
+            row = replace(row, clip=self.clip.score(to_images(pixels), [a.text for a in self.prompts]))
         return row
 
     def _judged(self, judge: Judge, pixels: torch.Tensor) -> dict[str, Any]:
@@ -257,7 +258,7 @@ def quality(rows: Sequence[Row], baseline: Sequence[Row], steps: int = FAST_STEP
 
 
 def _strip(pixels: torch.Tensor, path: Path) -> None:
-    images = [image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS) for image in pictures.to_images(pixels)]
+    images = [image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS) for image in to_images(pixels)]
     strip = Image.new("RGB", (THUMBNAIL * len(images), THUMBNAIL))
     for index, image in enumerate(images):
         strip.paste(image, (THUMBNAIL * index, 0))

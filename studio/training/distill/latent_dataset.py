@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from studio.core.errors import BadInput, Cancelled
 from studio.core.settings import Settings
 from studio.core.specs import LcmSpec
-from studio.engine.diffusion import latents, sampling, text
+from studio.engine.diffusion import latents, pixels, sampling, text
 from studio.engine.models.components import Components
 from studio.runs import dataset
 from studio.training.distill.prompts import training as training_prompts
@@ -140,7 +140,7 @@ def from_folder(
         encoded = []
         for k in range(start, stop):
             with Image.open(folder / entries[k].file) as opened:
-                picture = latents.fit(dataset.upright(opened), side, side)
+                picture = pixels.fit(dataset.upright(opened), side, side)
             encoded.append(latents.encode(encoder, [picture], [steps.generator(seed, "posterior", k)]))
         return torch.cat(encoded).cpu()
 

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from studio.core.specs import LoraSpec
-from studio.engine.diffusion.latents import fit, to_tensor
 from studio.engine.diffusion.parameterization import NoiseSchedule
+from studio.engine.diffusion.pixels import fit, to_tensor
 from studio.engine.models.components import Components
 from studio.runs.dataset import Entry, Report, split_tags, upright
 from studio.training.runtime import steps
