@@ -664,3 +664,20 @@ def test_a_chunk_after_the_pixels_and_a_damaged_one_before() -> None:
     cut = bytes(data[:40]) + bytes(data[-12:])
     with pytest.raises(BadInput):
         metadata.read(cut)
+
+
+@pytest.mark.parametrize("value", [1e308, float("nan"), [], {}, None, ["3", 0], {"a": 1}, True, "\ud800", -1])
+@pytest.mark.parametrize("key", ["positive_prompt", "negative_prompt", "scheduler", "model", "loras", "seed", "width"])
+def test_values_of_another_kind_are_no_traceback(key: str, value: Any) -> None:
+    for data, name in (
+        (INVOKEAI, "invokeai_metadata"),
+        (SWARM["sui_image_params"], "parameters"),
+        (FLAT, "parameters"),
+    ):
+        changed = dict(data) | {key: value}
+        named = {"model_name": value, "name": value} if key == "model" else value
+        for made in (changed, changed | {key: named}):
+            try:
+                metadata.read(with_json(made, name))
+            except BadInput:
+                continue

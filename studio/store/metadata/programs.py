@@ -234,15 +234,16 @@ def _invokeai(fields: dict[str, str]) -> Facts | None:
         fields = fields | {"Dream": prompt + quote + options}
     try:
         found = InvokeAIParser().parse(dict(fields))
-    except (ParserError, ValueError, TypeError, AttributeError, RecursionError):
+    except (ParserError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return None
     values = {str(key): value for key, value in found.metadata.items()}
     sampler = found.samplers[0]
     facts = _plain(values | sampler.parameters, "invokeai", "InvokeAI")
-    facts.prompt, facts.negative = ", ".join(map(str, sampler.prompts)), ", ".join(map(str, sampler.negative_prompts))
-    facts.sampler, facts.schedule = str(sampler.name), ""
+    facts.prompt = ", ".join(_words(prompt.value) for prompt in sampler.prompts)
+    facts.negative = ", ".join(_words(prompt.value) for prompt in sampler.negative_prompts)
+    facts.sampler, facts.schedule = _words(sampler.name), ""
     if sampler.model is not None:
-        facts.model = str(sampler.model)
+        facts.model = _words(sampler.model.name)
     if not facts.model and isinstance(model := _parsed(fields.get("invokeai_metadata")), dict):
         facts.model = _words(model.get("model"))
     if values.get("init_image") or values.get("strength") or str(values.get("generation_mode", "")).endswith("img2img"):
