@@ -325,7 +325,7 @@ def test_people_cannot_write_markdown_into_the_page() -> None:
 
 def test_progress_says_place_step_and_time() -> None:
     job = JobView(id="1", kind="generate", title="x", state="queued", position=2, created=0)
-    assert widgets.progress_text(job) == "Waiting for 2 jobs to finish first"
+    assert widgets.progress_text(job) == "Waiting: 2 jobs ahead"
     job = job.model_copy(update={"state": "running", "position": 0, "done": 5, "total": 20, "seconds_left": 3.2})
     assert widgets.progress_text(job) == "25% · about 3 s left"
 

@@ -97,7 +97,7 @@ class LoraSpec(Spec):
     text_encoder_lr: Annotated[
         float,
         Field(
-            title="Text encoder's learning rate",
+            title="Text encoder learning rate",
             description="0 leaves it alone, which is right for styles.",
             ge=0,
             le=1,
@@ -106,7 +106,7 @@ class LoraSpec(Spec):
         About(step=0.00001, advanced=True),
     ] = 0.0
     optimizer: Annotated[
-        Literal["adamw", "adamw8bit", "prodigy"], Field(title="Optimiser"), About(names=OPTIMIZERS, advanced=True)
+        Literal["adamw", "adamw8bit", "prodigy"], Field(title="Optimizer"), About(names=OPTIMIZERS, advanced=True)
     ] = "adamw"
     warmup: Annotated[
         float,
@@ -173,7 +173,7 @@ class LoraSpec(Spec):
     ] = 0.0
     ema: Annotated[
         bool,
-        Field(title="Average the weights", description="Keep an exponential moving average (EMA) of the weights."),
+        Field(title="Weight averaging (EMA)", description="Keep an exponential moving average of the weights."),
         About(advanced=True),
     ] = False
     ema_decay: Annotated[float, Field(title="EMA decay", ge=0.5, lt=1), About(step=0.01, advanced=True)] = 0.99

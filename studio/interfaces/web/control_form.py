@@ -17,60 +17,45 @@ TEXT = {
     "settings": "2 · Settings",
     "lead": "Pictures, the more the better, with `.txt` captions beside them, and what you drew for `girl.png` as "
     "`girl.control.png`. Where there is no drawing, lines are found in the picture itself.",
-    "name": "Name",
-    "epochs": "Epochs",
-    "rate": "Learning rate",
-    "batch": "Pictures per step",
-    "seed": "Seed",
+    "after": "Your ControlNet",
     "init": "Go on from",
     "init_hint": "A new one, from the model itself",
     "init_help": "lines or canny for what the model has already, a Hugging Face id, a folder in diffusers format, or a "
     ".safetensors file. Empty or none: a new one, which takes thousands of pictures.",
-    "limit": "Stop after … minutes",
-    "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
-    "license": "Licence of the result",
     "estimate": "{steps} steps in all, {each} an epoch. {held} of the pictures are kept back, to measure by.",
     "start": "Start training",
     "need_data": "Choose pictures first.",
-    "after": "Your ControlNet",
     "use": "Use in Sketch",
     "held": "Loss on pictures it never learnt from: {with_it} with their lines (before training {before}), without "
     "any {without}.",
-    "checkpointing": "Gradient checkpointing",
-    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
-    "draw": "Draw samples at each checkpoint",
 }
 
 
-def _number(field: str, label: str, **options: Any) -> Any:
-    return inputs.number(ControlRunSpec, field, f"cn_{field}", label=label, **options)
+def _number(field: str, **options: Any) -> Any:
+    return inputs.number(ControlRunSpec, field, f"cn_{field}", **options)
 
 
 def settings() -> dict[str, Any]:
     """The fields of `ControlRunSpec` that the form has, data left out."""
     st.markdown(f"#### {TEXT['settings']}")
     found: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
-    found["name"] = st.text_input(TEXT["name"], "my-controlnet", max_chars=64, key="cn_name", persist_state="session")
+    found["name"] = inputs.line(ControlRunSpec, "name", "cn_name")
     init = st.text_input(
         TEXT["init"], ControlRunSpec.model_fields["init"].default, placeholder=TEXT["init_hint"],
         help=TEXT["init_help"], key="cn_init", max_chars=1024, persist_state="session",
     )  # fmt: skip
     found["init"] = None if (init or "").strip() in ("", "none") else (init or "").strip()
     with st.container(horizontal=True):
-        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
-        found["learning_rate"] = _number(
-            "learning_rate", TEXT["rate"], width=160, format="%.5f", step=0.0001, min_value=0.000001
-        )
-        found["batch_size"] = _number("batch_size", TEXT["batch"], width=140)
-        found["seed"] = _number("seed", TEXT["seed"], width=160)
-        found["time_limit_minutes"] = _number(
-            "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
-        )
-    found["gradient_checkpointing"] = st.toggle(
-        TEXT["checkpointing"], key="cn_checkpointing", help=TEXT["checkpointing_help"], persist_state="session"
+        found["epochs"] = _number("epochs", width=120)
+        found["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        found["batch_size"] = _number("batch_size", width=140)
+        found["seed"] = _number("seed", width=160)
+        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
+    found["gradient_checkpointing"] = inputs.toggle(
+        ControlRunSpec, "gradient_checkpointing", "cn_gradient_checkpointing"
     )
-    found["samples"] = st.toggle(TEXT["draw"], True, key="cn_draw", persist_state="session")
-    found["license"] = st.text_input(TEXT["license"], key="cn_license", max_chars=200, persist_state="session")
+    found["samples"] = inputs.toggle(ControlRunSpec, "samples", "cn_draw")
+    found["license"] = inputs.line(ControlRunSpec, "license", "cn_license")
     return {name: value for name, value in found.items() if value is not None or name == "init"}
 
 

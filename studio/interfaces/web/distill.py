@@ -23,45 +23,16 @@ from studio.interfaces.web.resources import studio
 
 TEXT = {
     "request": "What to make fast",
-    "name": "Name",
-    "form": "Result",
-    "form_help": "A LoRA is small, works with your other LoRAs and needs little memory. A whole model also obeys the "
-    "guidance setting, and needs five times the memory to make.",
-    "objective": "Method",
-    "objective_help": "LCM gives clean pictures in 2 to 4 steps. TCD keeps more detail at 8 and more. PCM learns "
-    "4 steps fastest, and keeps the teacher's colours; fewer than 4 are not for it. DMD goes on from there: at "
-    "last pictures are compared with the teacher's, for clearer faces; a step then takes several times as long.",
+    "grid": "The same prompts, the same noise",
     "data": "Learn from",
     "data_help": "Without pictures of your own the model draws what it learns from first: slower to start, as good.",
     "folder": "A folder or ZIP of pictures on this computer",
-    "latents": "Pictures it draws first",
-    "epochs": "Epochs",
-    "steps": "Steps in an epoch",
-    "batch": "Pictures per step",
-    "rate": "Learning rate",
-    "rate_hint": "Auto",
     "more": "More settings",
-    "w_min": "Guidance from",
-    "w_max": "Guidance to",
-    "w_hint": "The model's own",
-    "w_help": "The guidance that is learnt in, less one: 2 here is 3 in Generate. More obeys the prompt harder and "
-    "burns colours sooner. Afterwards guidance stays at 1: there is nothing left to add, and above 2 pictures burn.",
-    "rank": "Rank",
-    "seed": "Seed",
-    "patience": "Stop after … worse checkpoints",
-    "checkpoint": "Save and measure every … epochs",
-    "pictures": "Pictures per measurement",
-    "pictures_hint": "Auto",
-    "limit": "Stop after … minutes",
-    "precision": "Precision",
-    "checkpointing": "Gradient checkpointing",
-    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
     "measure_memory": "How much memory?",
     "measuring": "Loading the model to count",
     "memory": "About {needed} of memory in full precision; {free} are free.",
     "memory_most": "At most {needed} of memory in full precision, less where it is saved; {free} are free.",
-    "too_much": "That is more than is free: choose fewer pictures per step, turn on gradient checkpointing, or make a "
-    "LoRA.",
+    "too_much": "That is more than is free: choose a smaller batch, turn on gradient checkpointing, or make a LoRA.",
     "start": "Start distilling",
     "about": "{steps} steps in all. Quality is measured every {every}, and at the end.",
     "about_unmeasured": "{steps} steps in all, saved every {every} and at the end. With no pictures to measure, "
@@ -71,7 +42,6 @@ TEXT = {
     "no_judge": "This model has no judge: there are pictures to compare, but no accuracy.",
     "seconds": "Seconds per picture",
     "measure": "Measure",
-    "grid": "The same prompts, the same noise",
     "steps_word": "{count} at guidance {guidance:g}",
     "pick": "Pick your trade-off: steps",
     "picked": "{time} per picture, {faster:.1f} times faster than the teacher at its best.",
@@ -90,8 +60,6 @@ TEXT = {
     "best": "Kept: {name}",
 }
 POLL = 10.0  # seconds between two looks at a curve
-FORMS = {"lora": "LCM-LoRA", "full": "Whole model"}
-OBJECTIVES = {"lcm": "LCM", "tcd": "TCD", "pcm": "PCM", "dmd": "DMD"}
 SOURCES = {"teacher": "The model's own pictures", "folder": "My pictures"}
 NAMES = {"student": "Student", "teacher": "Teacher at its best", "dpmpp_2m": "DPM++ 2M"}
 COLOURS = {"Student": "#7c4dff", "Teacher at its best": "#2a9d8f", "DPM++ 2M": "#e07a5f"}
@@ -107,8 +75,8 @@ MEASURES = {
 # --- the request ----------------------------------------------------------------------------------------------------
 
 
-def _number(field: str, label: str, **options: Any) -> Any:
-    return inputs.number(LcmSpec, field, f"lcm_{field}", label=label, **options)
+def _number(field: str, **options: Any) -> Any:
+    return inputs.number(LcmSpec, field, f"lcm_{field}", **options)
 
 
 _FITTED = ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
@@ -130,15 +98,10 @@ def request() -> str | None:
     st.markdown(f"#### {TEXT['request']}")
     found: dict[str, Any] = {"model": widgets.model_picker("lcm_model"), "loras": widgets.lora_picker("lcm_loras")}
     found |= _preset(found["model"], st.session_state.get("lcm_form") or "lora")
-    found["name"] = st.text_input(TEXT["name"], "my-lcm", max_chars=64, key="lcm_name", persist_state="session")
+    found["name"] = inputs.line(LcmSpec, "name", "lcm_name")
     with st.container(horizontal=True):
-        for field, options in (("form", FORMS), ("objective", OBJECTIVES)):
-            key = f"lcm_{field}"
-            found[field] = st.segmented_control(
-                TEXT[field], list(options), format_func=options.__getitem__, key=key, required=True,
-                default=None if key in st.session_state else next(iter(options)), help=TEXT[f"{field}_help"],
-                persist_state="session",
-            )  # fmt: skip
+        for field in ("form", "objective"):
+            found[field] = inputs.buttons(LcmSpec, field, f"lcm_{field}")
     source = st.radio(
         TEXT["data"], list(SOURCES), format_func=SOURCES.__getitem__, key="lcm_source", horizontal=True,
         help=TEXT["data_help"], persist_state="session",
@@ -147,10 +110,10 @@ def request() -> str | None:
         found["data"] = st.text_input(TEXT["folder"], key="lcm_data", persist_state="session").strip() or None
     with st.container(horizontal=True):
         if source == "teacher":
-            found["latents"] = _number("latents", TEXT["latents"], width=170, step=100)
-        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
-        found["steps_per_epoch"] = _number("steps_per_epoch", TEXT["steps"], width=150)
-        found["batch_size"] = _number("batch_size", TEXT["batch"], width=150)
+            found["latents"] = _number("latents", width=170)
+        found["epochs"] = _number("epochs", width=120)
+        found["steps_per_epoch"] = _number("steps_per_epoch", width=150)
+        found["batch_size"] = _number("batch_size", width=150)
     with st.expander(TEXT["more"], icon=":material/tune:", key="lcm_more"):
         found |= _more()
     fields = {name: value for name, value in found.items() if value is not None}
@@ -191,29 +154,19 @@ def _more() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with st.container(horizontal=True):
         for field in ("w_min", "w_max"):
-            found[field] = _number(
-                field, TEXT[field], width=150, step=0.5, placeholder=TEXT["w_hint"], help=TEXT["w_help"]
-            )
-        found["learning_rate"] = _number(
-            "learning_rate", TEXT["rate"], width=160, format="%.6f", step=0.00001, min_value=1e-7,
-            placeholder=TEXT["rate_hint"],
+            found[field] = _number(field, width=150)
+        found["learning_rate"] = _number("learning_rate", width=160, format="%.6f", step=0.00001, min_value=1e-7,
         )  # fmt: skip
-        found["rank"] = _number("rank", TEXT["rank"], width=120)
-        found["seed"] = _number("seed", TEXT["seed"], width=160)
+        found["rank"] = _number("rank", width=120)
+        found["seed"] = _number("seed", width=160)
     with st.container(horizontal=True):
-        found["checkpoint_epochs"] = _number("checkpoint_epochs", TEXT["checkpoint"], width=210)
-        found["patience"] = _number("patience", TEXT["patience"], width=210)
-        found["curve_pictures"] = _number(
-            "curve_pictures", TEXT["pictures"], width=180, step=20, placeholder=TEXT["pictures_hint"]
-        )
-        found["time_limit_minutes"] = _number("time_limit_minutes", TEXT["limit"], width=180, step=10.0)
+        found["checkpoint_epochs"] = _number("checkpoint_epochs", width=210)
+        found["patience"] = _number("patience", width=210)
+        found["curve_pictures"] = _number("curve_pictures", width=180, placeholder="automatic")
+        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        found["precision"] = st.selectbox(
-            TEXT["precision"], ["auto", "fp32", "fp16", "bf16"], key="lcm_precision", width=180, persist_state="session"
-        )
-        found["gradient_checkpointing"] = st.toggle(
-            TEXT["checkpointing"], key="lcm_checkpointing", help=TEXT["checkpointing_help"], persist_state="session"
-        )
+        found["precision"] = inputs.choice(LcmSpec, "precision", "lcm_precision", width=180)
+        found["gradient_checkpointing"] = inputs.toggle(LcmSpec, "gradient_checkpointing", "lcm_gradient_checkpointing")
     return found
 
 

@@ -28,7 +28,7 @@ from studio.service import parse_spec
 TEXT = {
     "source": "The character",
     "upload": "A picture of the character",
-    "drawn": "Drawn for this, unless you choose a picture.",
+    "drawn": "Without a picture, the character is drawn first.",
     "recent": "Or one of your last pictures",
     "without": "Without this picture",
     "words": "Who it is",
@@ -46,7 +46,7 @@ TEXT = {
     "filmstrip": "Filmstrip",
     "filmstrip_keep": "Download the filmstrip",
     "singles": "Single frames",
-    "keep": "Keep the loop",
+    "keep": "Download the animation",
     "empty_more": "Frames appear here one by one.",
     "sprites": "Emotion sprites",
     "sprites_more": "One picture of the character on this page for each of the five emotions, named as chat front ends "

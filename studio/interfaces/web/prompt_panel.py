@@ -66,7 +66,7 @@ CHECKS = {
     "ambiguity": "Ambiguous",
     "conflicts": "Contradictory",
     "rare_words": "Rare words",
-    "attackability": "Easily thrown off",
+    "attackability": "Sensitive to typos",
 }
 
 

@@ -21,6 +21,7 @@ from studio.interfaces.web.resources import studio
 EXAMPLE = ASSETS / "examples" / "style_1"
 SHOWN = 3  # sentences about what is left out that stand in the open
 TEXT = {
+    "settings": "2 · Settings",
     "data": "1 · Pictures",
     "data_lead": "20 to 100 pictures of one style or character. Folders in a ZIP become trigger words; `.txt` files "
     "beside the pictures are their captions.",
@@ -34,44 +35,10 @@ TEXT = {
     "left_out": "{count} of these files won't be trained on: {first}",
     "fine": "Nothing is wrong with these files.",
     "captions": "Captions",
-    "settings": "2 · Settings",
     "preset": "Preset",
-    "name": "Name",
-    "epochs": "Epochs",
-    "rank": "Rank",
-    "rank_help": "How much it can learn. 32 for most; 8 to 16 for a simple style.",
-    "rate": "Learning rate",
-    "batch": "Pictures per step",
-    "accumulation": "Gradient accumulation",
-    "repeats": "Repeats",
-    "repeats_hint": "Auto",
-    "resolution": "Resolution",
-    "auto": "The model's own",
-    "flip": "Mirror some pictures",
-    "flip_help": "Only where left and right don't matter: no writing, no asymmetric hair or clothes.",
-    "seed": "Seed",
     "more": "More settings",
-    "alpha": "Alpha",
-    "alpha_hint": "Half the rank",
-    "text_rate": "Text encoder's learning rate",
-    "text_help": "0 leaves it alone, which is right for styles.",
-    "optimizer": "Optimiser",
-    "precision": "Precision",
-    "checkpointing": "Gradient checkpointing",
-    "checkpointing_help": "Less memory: the forward pass is computed again for the gradient. A third slower.",
-    "ema": "Moving average of the weights (EMA)",
-    "snr": "Min-SNR gamma",
-    "offset": "Noise offset",
-    "dropout": "Caption dropout",
-    "checkpoint": "Save every … epochs",
-    "minutes": "Save every … minutes",
-    "minutes_help": "Besides the epochs, in the middle of one too: what a cut-off run may lose. Empty: epochs only.",
-    "limit": "Stop after … minutes",
-    "limit_help": "Saves before the time is over. For a Colab session of 12 hours: 660.",
-    "draw": "Draw samples at each checkpoint",
     "samples": "Sample prompts, one a line",
     "samples_hint": "From the first captions",
-    "license": "Licence of the result",
     "estimate": "{steps} steps in all, {each} an epoch.",
     "measure": "Measure three steps",
     "measuring": "Loading the model for three steps",
@@ -198,8 +165,8 @@ def _preset() -> None:
         st.session_state[f"lora_{field}"] = value
 
 
-def _number(field: str, label: str, **options: Any) -> Any:
-    return inputs.number(LoraSpec, field, f"lora_{field}", label=label, **options)
+def _number(field: str, **options: Any) -> Any:
+    return inputs.number(LoraSpec, field, f"lora_{field}", **options)
 
 
 def settings() -> dict[str, Any]:
@@ -210,16 +177,14 @@ def settings() -> dict[str, Any]:
         _preset()
     st.segmented_control(TEXT["preset"], list(LORA), key="lora_preset", on_change=_preset, persist_state="session")
     found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
-    found["name"] = st.text_input(TEXT["name"], "my-style", max_chars=64, key="lora_name", persist_state="session")
+    found["name"] = inputs.line(LoraSpec, "name", "lora_name")
     with st.container(horizontal=True):
-        found["epochs"] = _number("epochs", TEXT["epochs"], width=120)
-        found["rank"] = _number("rank", TEXT["rank"], width=120, help=TEXT["rank_help"])
-        found["learning_rate"] = _number(
-            "learning_rate", TEXT["rate"], width=160, format="%.5f", step=0.0001, min_value=0.000001
-        )
-        found["batch_size"] = _number("batch_size", TEXT["batch"], width=140)
-        found["repeats"] = _number("repeats", TEXT["repeats"], width=140, placeholder=TEXT["repeats_hint"])
-    found["flip"] = st.toggle(TEXT["flip"], key="lora_flip", help=TEXT["flip_help"], persist_state="session")
+        found["epochs"] = _number("epochs", width=120)
+        found["rank"] = _number("rank", width=120)
+        found["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        found["batch_size"] = _number("batch_size", width=140)
+        found["repeats"] = _number("repeats", width=140, placeholder="automatic")
+    found["flip"] = inputs.toggle(LoraSpec, "flip", "lora_flip")
     with st.expander(TEXT["more"], icon=":material/tune:", key="lora_more"):
         found |= _more()
     return {name: value for name, value in found.items() if value is not None}
@@ -228,40 +193,30 @@ def settings() -> dict[str, Any]:
 def _more() -> dict[str, Any]:
     found: dict[str, Any] = {}
     with st.container(horizontal=True):
-        found["resolution"] = _number("resolution", TEXT["resolution"], width=160, placeholder=TEXT["auto"])
-        found["alpha"] = _number("alpha", TEXT["alpha"], width=140, placeholder=TEXT["alpha_hint"])
-        found["accumulation"] = _number("accumulation", TEXT["accumulation"], width=140)
-        found["text_encoder_lr"] = _number(
-            "text_encoder_lr", TEXT["text_rate"], width=200, format="%.5f", step=0.00001, help=TEXT["text_help"]
-        )
-        found["seed"] = _number("seed", TEXT["seed"], width=160)
+        found["resolution"] = _number("resolution", width=160)
+        found["alpha"] = _number("alpha", width=140)
+        found["accumulation"] = _number("accumulation", width=140)
+        found["text_encoder_lr"] = _number("text_encoder_lr", width=200, format="%.5f")
+        found["seed"] = _number("seed", width=160)
     with st.container(horizontal=True):
-        found["min_snr_gamma"] = _number("min_snr_gamma", TEXT["snr"], width=140, step=0.5)
-        found["noise_offset"] = _number("noise_offset", TEXT["offset"], width=140, step=0.01)
-        found["caption_dropout"] = _number("caption_dropout", TEXT["dropout"], width=160, step=0.01)
-        found["checkpoint_epochs"] = _number("checkpoint_epochs", TEXT["checkpoint"], width=160)
-        found["checkpoint_minutes"] = _number(
-            "checkpoint_minutes", TEXT["minutes"], width=180, step=5.0, help=TEXT["minutes_help"]
-        )
-        found["time_limit_minutes"] = _number(
-            "time_limit_minutes", TEXT["limit"], width=180, step=10.0, help=TEXT["limit_help"]
-        )
+        found["min_snr_gamma"] = _number("min_snr_gamma", width=140)
+        found["noise_offset"] = _number("noise_offset", width=140)
+        found["caption_dropout"] = _number("caption_dropout", width=160)
+        found["checkpoint_epochs"] = _number("checkpoint_epochs", width=160)
+        found["checkpoint_minutes"] = _number("checkpoint_minutes", width=180)
+        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
     with st.container(horizontal=True):
-        for field, options in (("optimizer", ["adamw", "adamw8bit", "prodigy"]),
-                               ("precision", ["auto", "fp32", "fp16", "bf16"])):  # fmt: skip
-            found[field] = st.selectbox(TEXT[field], options, key=f"lora_{field}", width=180, persist_state="session")
-        found["gradient_checkpointing"] = st.toggle(
-            TEXT["checkpointing"], key="lora_gradient_checkpointing", help=TEXT["checkpointing_help"],
-            persist_state="session",
-        )  # fmt: skip
-        found["ema"] = st.toggle(TEXT["ema"], key="lora_ema", persist_state="session")
-        found["samples"] = st.toggle(TEXT["draw"], True, key="lora_draw", persist_state="session")
+        for field in ("optimizer", "precision"):
+            found[field] = inputs.choice(LoraSpec, field, f"lora_{field}", width=180)
+        for field in ("gradient_checkpointing", "ema"):
+            found[field] = inputs.toggle(LoraSpec, field, f"lora_{field}")
+        found["samples"] = inputs.toggle(LoraSpec, "samples", "lora_draw")
     typed = st.text_area(
         TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session",
         disabled=not found["samples"],
     )  # fmt: skip
     found["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
-    found["license"] = st.text_input(TEXT["license"], key="lora_license", max_chars=200, persist_state="session")
+    found["license"] = inputs.line(LoraSpec, "license", "lora_license")
     return found
 
 

@@ -25,7 +25,7 @@ from studio.service import ModelInfo
 POLL = 0.5  # seconds between two looks at a running job
 TEXT = {
     "queued": "Next in line",
-    "ahead": "Waiting for {jobs} to finish first",
+    "ahead": "Waiting: {jobs} ahead",
     "starting": "Getting ready",
     "left": "about {time} left",
     "cancel": "Cancel",
