@@ -20,6 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.parameterization import add_noise, from_x0_and_epsilon
+from studio.engine.diffusion.sampling import sample
 from studio.evaluation.judge import Judge
 from studio.pretraining import HELD_OUT  # their captions are the evaluation's prompts
 from studio.pretraining import latents as latent_files
@@ -94,8 +98,9 @@ def face_weights(meta: dict[str, Any], side: int = 16) -> torch.Tensor:
 
 def velocity(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Noised latents and the v target sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) clean (2202.00512, section 4)."""
-    a = alpha_bar.view(-1, 1, 1, 1)
-    return a.sqrt() * clean + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * clean
+    alpha, sigma = (each.sqrt().view(-1, 1, 1, 1) for each in (alpha_bar, 1 - alpha_bar))
+    v = from_x0_and_epsilon(clean, noise, alpha, sigma, "v_prediction")
+    return add_noise(clean, noise, alpha, sigma), v
 
 
 @torch.no_grad()
@@ -111,20 +116,18 @@ def draw(
 ) -> torch.Tensor:
     """Pictures (n, 3, 256, 256) in -1..1 for the prompts: DPM++ 2M with classifier-free guidance (2207.12598)."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    pixels = []
     for i in range(0, len(prompts), 10):
         part = prompts[i : i + 10]
         scheduler = DPMSolverMultistepScheduler(
             **SCHEDULE, prediction_type="v_prediction", algorithm_type="dpmsolver++", timestep_spacing="linspace"
         )
         scheduler.set_timesteps(steps)
-        states = tower(tokens(tokenizer, part + [""] * len(part))).last_hidden_state
-        z = torch.randn(len(part), unet.config.in_channels, 16, 16, generator=generator)
-        for t in scheduler.timesteps:
-            said, empty = unet(torch.cat([z, z]), t, states).sample.chunk(2)
-            z = scheduler.step(empty + guidance * (said - empty), t, z).prev_sample
-        found.append(vae.decode(z).sample)
-    return torch.cat(found)
+        text = Conditioning(tower(tokens(tokenizer, [*part, ""])).last_hidden_state)
+        denoiser = Denoiser(unet, text[: len(part)], text[len(part) :], guidance)
+        noise = torch.randn(len(part), unet.config.in_channels, 16, 16, generator=generator)
+        pixels.append(vae.decode(sample(denoiser, scheduler, noise, scheduler.timesteps, [])).sample)
+    return torch.cat(pixels)
 
 
 def sheet(pictures: torch.Tensor, path: Path, columns: int = 8) -> None:
@@ -242,10 +245,11 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         pool = easy_rows if easy_rows and rng.random() < max(0.15, 1 - share / 0.5) else all_rows
         rows = [pool[rng.randrange(len(pool))] for _ in range(args.batch)]
         clean = z[rows].float().contiguous(memory_format=torch.channels_last)
-        states = tower(tokens(tokenizer, [caption(metas[i]["tags"], metas[i], rng) for i in rows])).last_hidden_state
+        texts = [caption(metas[i]["tags"], metas[i], rng) for i in rows]
+        states = Conditioning(tower(tokens(tokenizer, texts)).last_hidden_state)
         t = ((torch.arange(args.batch) + torch.rand(args.batch)) / args.batch * 1000).long().clamp(0, 999)
         noised, v = velocity(clean, torch.randn_like(clean), alphas[t])
-        error = (unet(noised, t, states).sample - v).square()
+        error = (Denoiser(unet, states)(noised, t) - v).square()
         loss = (error * channels * face[rows][:, None].float()).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

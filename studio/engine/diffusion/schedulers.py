@@ -139,7 +139,7 @@ def step_with_noise(
         return base
     previous = scheduler.alphas_cumprod[scheduler.timesteps[position + 1]]
     if isinstance(scheduler, LCMScheduler):  # `base` is x0; 2310.04378, algorithm 3
-        return previous.sqrt() * base + (1 - previous).sqrt() * drawn
+        return parameterization.add_noise(base, drawn, previous.sqrt(), (1 - previous).sqrt())
     # `base` is x_s, s = (1 - gamma) of the next timestep; 2402.19159, algorithm 2
     at_s = scheduler.alphas_cumprod[torch.floor((1 - TCD_ETA) * scheduler.timesteps[position + 1]).long()]
     return (previous / at_s).sqrt() * base + (1 - previous / at_s).sqrt() * drawn

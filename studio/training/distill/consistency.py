@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from studio.engine.diffusion.parameterization import NoiseSchedule, PredictionType, to_epsilon, to_x0
+from studio.engine.diffusion.parameterization import NoiseSchedule, PredictionType, add_noise, to_epsilon, to_x0
 
 GRID = 50  # jumps of the teacher's solver: k = 20 of 1000 (LCM, sec. 4.3)
 # Phases end where DDIM's steps do ("trailing": 999, 749, 499, 249), which LCM's grid misses.
@@ -126,8 +126,7 @@ def guided(conditional: Tensor, unconditional: Tensor, w: Tensor) -> Tensor:
 
 def ddim_jump(z_0: Tensor, noise: Tensor, to: Tensor, grid: SolverGrid) -> Tensor:
     """z_to = alpha_to z_0-hat + sigma_to epsilon-hat: the deterministic DDIM step (DDIM, eq. 12 with sigma = 0)."""
-    alpha, sigma = grid.schedule.at(to)
-    return alpha * z_0 + sigma * noise
+    return add_noise(z_0, noise, *grid.schedule.at(to))
 
 
 def teacher_step(

@@ -22,8 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from studio.engine.diffusion import latents as pictures
-from studio.engine.diffusion import sampling, text
+from studio.engine.diffusion import latents, sampling, text
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.diffusion.pixels import to_images
 from studio.engine.models.components import Components
@@ -193,7 +192,7 @@ class Evaluator:
             nonlocal seconds
             self.pause()
             began = _now(self.components.device)
-            pixels = pictures.decode_pixels(self.components, drawn[start:stop])
+            pixels = latents.decode_pixels(self.components, drawn[start:stop])
             seconds += _now(self.components.device) - began
             return pixels.float().cpu()
 

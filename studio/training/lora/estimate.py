@@ -16,6 +16,8 @@ import torch
 
 from studio.core.settings import settings
 from studio.core.specs import LoraSpec
+from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.models.catalogue import resolve
 from studio.training.lora.network import add_lora, trained_parameters
 from studio.training.runtime.average import MovingAverage
@@ -65,7 +67,7 @@ def measure(spec: LoraSpec) -> dict[str, float]:
             else:
                 text = torch.randn(spec.batch_size, length, width, device=device, dtype=dtype)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = unet(x, t, encoder_hidden_states=text).sample.float().square().mean()
+                loss = Denoiser(unet, Conditioning(text))(x, t).float().square().mean()
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
