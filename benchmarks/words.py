@@ -125,7 +125,11 @@ def train(folder: Path, held: Path, out: Path, minutes: float) -> None:
             key=lambda cut: (yes > cut).float().mean() - (no > cut).float().mean(),
         )
         cuts[word] = [at, (yes > at).float().mean().item(), (no <= at).float().mean().item(), len(yes)]
-    save_file(model.state_dict(), out, {"words": json.dumps(words), "cuts": json.dumps(cuts)})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        out,
+        {"words": json.dumps(words), "cuts": json.dumps(cuts)},
+    )
     good = [word for word, (_, sensitivity, specificity, _) in cuts.items() if sensitivity + specificity > 1.8]
     print(f"{step} steps; {len(good)} of {len(words)} words are told with J > 0.8")
 

@@ -18,9 +18,9 @@ TEXT = {
     "last": "Your last picture",
 }
 IDEAS = {
-    "School friend": "brown hair, short hair, green eyes, school uniform",
-    "Ice princess": "silver hair, long hair, blue eyes, white dress, hair ornament",
-    "Detective": "1boy, black hair, glasses, shirt, necktie",
+    "School friend": "brown hair, short hair, green eyes, serafuku, blue sailor collar",
+    "Ice princess": "silver hair, long hair, blue eyes, white dress",
+    "Detective": "1boy, black hair, brown eyes, dress shirt, necktie",
     "Idol": "pink hair, twintails, purple eyes, ribbon",
 }
 

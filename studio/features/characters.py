@@ -15,7 +15,6 @@ from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphM
 from studio.engine.models.catalogue import find_lora, resolve
 from studio.features.feature import Planned, Planning
 from studio.jobs.job import Job
-from studio.prompting.traits import decide_traits
 from studio.store.metadata import request_of
 
 TEXT = {
@@ -72,7 +71,8 @@ def one_character(base: GenerateSpec, planning: Planning) -> GenerateSpec:
     if base.prompt is not None:
         return base
     assert base.seed is not None
-    words = ", ".join(decide_traits(planning.wording.written(base, fixed=False).positive_prompt, base.seed))
+    traits = planning.wording.traits(base, base.seed)  # clothes go by the style, which may differ between pictures
+    words = ", ".join(word for group, word in traits.items() if group != "clothes")
     text = ", ".join(filter(None, (base.text, words)))
     if not words or len(text) > MAX_PROMPT:
         return base

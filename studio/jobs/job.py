@@ -38,6 +38,9 @@ class Wording(Protocol):
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style, also in a prompt of one's own."""
 
+    def traits(self, spec: GenerateSpec, seed: int) -> dict[str, str]:
+        """What a request leaves open about its character, decided by the seed, by group."""
+
     def write(self, request: PromptRequest) -> PromptResult:
         """A prompt for this request."""
 

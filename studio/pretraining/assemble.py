@@ -15,10 +15,13 @@ import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from studio.pretraining.captions import neutral, synonyms
 from studio.pretraining.unet import SCHEDULE
 
 FACE = (0.25, 0.33, 0.75, 0.78)  # left, top, right, bottom of a centred face, as shares of the picture
-
+# Small things that are often missing from what it draws: see the model's card, and `benchmarks.words`.
+UNRELIABLE = ["bandaid on face", "choker", "circle background", "clenched teeth", "earrings", "freckles", "glasses",
+              "hair flower", "hair ribbon", "hairclip", "hat", "headphones", "mole under eye"]  # fmt: skip
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -52,6 +55,9 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
         "distill": {"w_min": 2.4, "w_max": 2.8},  # measured: at 3.5 the solver draws best, at 3 and at 4 worse
         "face": {"box": FACE},
         "tags": tags,
+        "synonyms": synonyms(),
+        "neutral": neutral(),
+        "unreliable": UNRELIABLE,
     }
     if (folder / "lcm_lora").is_dir():
         found["fast"] = {

@@ -167,6 +167,20 @@ def words() -> set[str]:
     return found
 
 
+def synonyms() -> dict[str, list[str]]:
+    """The words of captions for each tag, itself left out: what a model that learnt from them takes for it."""
+    found = {name: list(words) for name, words in EMOTION_WORDS.items()}
+    found |= {f"{name} style": list(words) for name, words in STYLE_WORDS.items()}
+    found |= {name: list(dict.fromkeys(words)) for name, words in GENDER_WORDS.items()}
+    found |= {name: list(words) for name, words in ALIASES.items()}
+    return {name: [word for word in words if word != name] for name, words in found.items()}
+
+
+def neutral() -> list[str]:
+    """The words of captions that ask for nothing that can be seen."""
+    return [*QUALITY_WORDS, *CORE_WORDS, *NEGATIVE_WORDS]
+
+
 def caption(
     tags: Sequence[str],
     labels: Mapping[str, str],

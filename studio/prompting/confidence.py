@@ -1,17 +1,38 @@
-"""What becomes of a written prompt whose own writer isn't sure of it: the one place that decides.
+"""How sure a written prompt is with one model, and what becomes of it where it isn't: the one place that decides.
 
 Goes by the confidence that a prompt brings along; knows no writer, and not why one doubts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from studio.core.errors import BadInput
 from studio.core.specs import MAX_SEED, LowConfidence
+from studio.prompting.knowledge import Knowledge, known_share, sentence, unknown_words
+from studio.prompting.lexicon import Lexicon
 from studio.prompting.writers import PromptRequest, PromptResult, fixed_template
 
 RETRIES = 2  # each may be a call that costs money
+LOST = 0.6  # of the confidence, when the model knows nothing of what was typed
+
+
+def judged(
+    result: PromptResult, knowledge: Knowledge, lexicon: Lexicon | None = None, protected: Sequence[str] = ()
+) -> PromptResult:
+    """`result` with the words of the person's text that do little, a note about them, and a confidence to match."""
+    text = result.layers.text
+    words = unknown_words(text, knowledge, lexicon, protected)
+    if not words:
+        return result
+    missing = 1 - known_share(text, knowledge, lexicon, protected)
+    return result.model_copy(
+        update={
+            "confidence": round(result.confidence * (1 - LOST * missing), 2),
+            "unknown_words": words,
+            "notes": (*result.notes, sentence(words)),
+        }
+    )
 
 
 def apply_policy(

@@ -1,4 +1,4 @@
-"""What a person left open about a character, decided once: so that every picture of a sheet shows the same one.
+"""What a person left open about a character, decided once: so that every picture shows the same one.
 
 A model that isn't told the colour of the hair takes another one with every emotion, whatever the seed. Knows words and
 a seed, no picture.
@@ -7,10 +7,12 @@ a seed, no picture.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from functools import lru_cache
 
+from studio.core.specs import Style
 from studio.prompting.lexicon import Lexicon
-from studio.prompting.syntax import segments
+from studio.prompting.writers import ATTIRE, tags_in
 
 # Groups of the lexicon that make a face somebody's, and common words of each; natural ones are drawn more often.
 TRAITS: dict[str, tuple[str, ...]] = {
@@ -21,7 +23,22 @@ TRAITS: dict[str, tuple[str, ...]] = {
     "hair_length": ("short hair", "medium hair", "long hair"),
     "eye_color": ("blue eyes", "green eyes", "brown eyes", "red eyes", "purple eyes", "yellow eyes"),
     "skin": ("fair skin", "fair skin", "pale skin", "tan", "brown skin"),
+    "hairdo": ("straight hair", "straight hair", "wavy hair", "messy hair", "ponytail", "twintails", "bob cut"),
 }  # fmt: skip
+# What is worn in a style, by whom: for both, for girls alone.
+CLOTHES: dict[Style, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "casual": (("hoodie", "t-shirt", "striped shirt", "sweater"), ()),
+    "formal": (
+        ("jacket, suit, necktie", "vest, dress shirt, necktie"),
+        ("sailor collar, serafuku", "bow, white shirt"),
+    ),
+    "artistic": (("kimono", "scarf"), ("dress, frills",)),
+    "realistic": (("coat", "turtleneck", "t-shirt", "striped shirt"), ()),
+}
+COLORS = ("black", "white", "red", "blue", "green", "pink", "purple", "yellow", "brown", "grey")
+# Another group of the lexicon that says the same.
+_SAID_BY = {"hairdo": ("hair_texture",)}
+FACE = ("hair_color", "eye_color", "skin")  # what no line of a drawing shows
 
 
 @lru_cache(maxsize=1)
@@ -29,11 +46,23 @@ def _lexicon() -> Lexicon:
     return Lexicon.load()
 
 
-def decide_traits(prompt: str, seed: int) -> tuple[str, ...]:
-    """One word for each of `TRAITS` that `prompt` says nothing about; the same ones for the same seed."""
-    lexicon, rng = _lexicon(), random.Random(seed)
-    tags = [lexicon.find(segment.text.strip()) for segment in segments(prompt)]
-    said = {tag.group for tag in tags if tag is not None}
+def decide_traits(
+    prompt: str, seed: int, style: Style = "casual", groups: Collection[str] = (*TRAITS, "clothes")
+) -> dict[str, str]:
+    """What is decided for each of `groups` that `prompt` says nothing about: {group: words}, the same for a seed.
+
+    The words of "clothes" may be several tags with commas between them.
+    """
+    rng = random.Random(seed)
+    tags = [tag for tag in tags_in(prompt, _lexicon()) if tag.name not in ATTIRE]
+    said = {tag.group for tag in tags if tag.group} | {"clothes" for tag in tags if tag.category == "clothes"}
     # All of them are drawn, so that one more that is said changes none of the others.
     chosen = {group: rng.choice(words) for group, words in TRAITS.items()}
-    return tuple(word for group, word in chosen.items() if group not in said)
+    both, girls = CLOTHES[style]
+    boy = any(tag.name == "1boy" for tag in tags)
+    chosen["clothes"] = f"{rng.choice(COLORS)} {rng.choice(both if boy else both + girls)}"
+    return {
+        group: words
+        for group, words in chosen.items()
+        if group in groups and not said & {group, *_SAID_BY.get(group, ())}
+    }

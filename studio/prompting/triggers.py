@@ -48,5 +48,10 @@ def request_for(
     inside = [named(tag.name) for tag in a1111.plain(spec.text).loras]
     words = split([*words, *(word for lora in inside if lora is not None for word in lora.trigger_words)])
     return PromptRequest(
-        emotion=spec.emotion, style=spec.style, quality=spec.quality, text=spec.text, trigger_words=words
+        emotion=spec.emotion,
+        style=spec.style,
+        quality=spec.quality,
+        text=spec.text,
+        model=spec.model,
+        trigger_words=words,
     )

@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from studio.prompting.harden import harden
+from studio.prompting.knowledge import Knowledge, UnknownWord, unknown_words
 from studio.prompting.lexicon import WORD, Lexicon, layer_words, normal
 from studio.prompting.syntax import Segment, balance, protected_spans, repair_brackets, segments, strip_weights
 from studio.prompting.vocabulary import Vocabulary, vocabulary_of
@@ -70,23 +71,43 @@ class Validation(BaseModel):
         return max(part.score for part in (self.ambiguity, self.conflicts, self.rare_words, self.attackability))
 
 
-def validate(prompt: str, protected: Sequence[str] = (), lexicon: Lexicon | None = None) -> Validation:
-    """Judge a prompt offline. Words in `protected` (trigger words) are never at fault. Any string is accepted."""
+def validate(
+    prompt: str,
+    protected: Sequence[str] = (),
+    lexicon: Lexicon | None = None,
+    knowledge: Knowledge | None = None,
+) -> Validation:
+    """Judge a prompt offline. Words in `protected` (trigger words) are never at fault. Any string is accepted.
+
+    With the `knowledge` of a model its own words count: what it was never taught is rare, holds up no emotion, and is
+    exchanged for the nearest word in the repair.
+    """
     lexicon = lexicon or Lexicon.load()
     vocabulary = vocabulary_of(lexicon)
     prompt_read = prompt[:READ_AT_MOST]
     plain = strip_weights(_blanked(prompt_read, protected))
     parts = list(dict.fromkeys(normal(part.text) for part in segments(plain)))
     ambiguity = _ambiguity(parts, plain)
-    attackable, _ = _attackability(parts, lexicon, vocabulary)
+    taught = [part for part in parts if knowledge is None or not knowledge.tags or knowledge.knows(part)]
+    attackable, _ = _attackability(taught if taught else parts, lexicon, vocabulary)
+    unknown = unknown_words(prompt_read, knowledge, lexicon, protected) if knowledge and knowledge.tags else ()
     return Validation(
         prompt=prompt,
         ambiguity=ambiguity,
         conflicts=_conflicts(parts, prompt_read, lexicon),
-        rare_words=_rare(plain, prompt_read, protected, vocabulary),
+        rare_words=_rare(plain, prompt_read, protected, vocabulary, unknown),
         attackability=attackable,
-        repaired=_repaired(prompt_read, protected, vocabulary) + prompt[READ_AT_MOST:],
+        repaired=_repaired(_exchanged(prompt_read, unknown), protected, vocabulary) + prompt[READ_AT_MOST:],
     )
+
+
+def _exchanged(prompt: str, unknown: Sequence[UnknownWord]) -> str:
+    """`prompt` with the nearest known words in the places of those that do nothing."""
+    for one in unknown:
+        if one.instead:
+            pattern = rf"(?<![^\W_]){re.escape(one.word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
+            prompt = re.sub(pattern, one.instead[0].replace("\\", r"\\"), prompt, flags=re.IGNORECASE)
+    return prompt
 
 
 def assess(
@@ -139,7 +160,9 @@ def _conflicts(parts: list[str], prompt: str, lexicon: Lexicon) -> Aspect:
     return Aspect(score=min(10.0, 3.0 * len(clashes) + 2.0 * len(wrong)), words=tuple(words), reason=_sentence(said))
 
 
-def _rare(plain: str, prompt: str, protected: Sequence[str], vocabulary: Vocabulary) -> Aspect:
+def _rare(
+    plain: str, prompt: str, protected: Sequence[str], vocabulary: Vocabulary, untaught: Sequence[UnknownWord]
+) -> Aspect:
     slips = {change.source.lower() for change in harden(prompt, protected, vocabulary.lexicon).changes}
     words = [word for word in dict.fromkeys(WORD.findall(plain.lower())) if len(word) > 2 and word.isalpha()]
     unknown = [word for word in words if word not in slips and not vocabulary.known(word)]
@@ -150,11 +173,15 @@ def _rare(plain: str, prompt: str, protected: Sequence[str], vocabulary: Vocabul
         and (word in vocabulary.names or vocabulary.english.get(word, 0) >= 55)
     ]  # fmt: skip
     wrong = sorted(slip for slip in slips if slip.strip())
+    never = [one.word for one in untaught if one.word not in slips]
+    unknown = [word for word in unknown if not any(word in phrase.split() for phrase in never)]
+    rare = [word for word in rare if not any(word in phrase.split() for phrase in never)]
     said = [f"{', '.join(wrong[:5])} looks like a mistake"] if wrong else []
     said += [f"no model is sure to know {', '.join(unknown[:5])}"] if unknown else []
+    said += [f"this model shows little of {', '.join(never[:5])}"] if never else []
     said += [f"{', '.join(rare[:5])}: rare words or names"] if rare else []
-    score = min(10.0, 2.5 * len(slips) + 1.5 * len(unknown) + 0.7 * len(rare))
-    return Aspect(score=round(score, 1), words=(*wrong, *unknown, *rare), reason=_sentence(said))
+    score = min(10.0, 2.5 * len(slips) + 2.0 * len(never) + 1.5 * len(unknown) + 0.7 * len(rare))
+    return Aspect(score=round(score, 1), words=(*wrong, *never, *unknown, *rare), reason=_sentence(said))
 
 
 def _attackability(parts: list[str], lexicon: Lexicon, vocabulary: Vocabulary) -> tuple[Aspect, list[str]]:

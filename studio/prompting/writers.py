@@ -12,6 +12,7 @@ import itertools
 import random
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -19,12 +20,29 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.core.specs import Emotion, Quality, Seed, Style, Text
 from studio.prompting import phrases
-from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, layer_words, normal
+from studio.prompting.knowledge import UnknownWord
+from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, Tag, layer_words, normal
 from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
 from studio.prompting.validation import assess
 
+# What is worn in a style only: who asks for one of these in another style gets it, and the style gives way.
+OUTFITS: dict[Style, frozenset[str]] = {
+    "casual": frozenset(("hoodie", "t-shirt", "striped shirt", "sweater")),
+    "formal": frozenset(("suit", "jacket", "vest", "dress shirt", "serafuku", "white shirt")),
+    "artistic": frozenset(("kimono", "dress")),
+    "realistic": frozenset(("coat", "turtleneck", "t-shirt", "striped shirt")),
+}
+# Words of a style's layer that say what is worn.
+ATTIRE = frozenset(("casual clothes", "casual", "formal wear", "formal", "everyday style"))
+# What is worn beside clothes, by its last word.
+TRIMMINGS = frozenset((
+    "scarf", "shawl", "bow", "bowtie", "necktie", "ascot", "neckerchief", "belt", "sash", "obi", "suspenders",
+    "buttons",
+    "zipper", "pocket", "hood", "up", "socks", "shoes", "boots", "sneakers", "loafers", "heels", "sandals", "geta",
+    "barefoot", "sleeves", "collar", "trim", "frills", "lace", "thighhighs", "kneehighs", "pantyhose", "leggings",
+))  # fmt: skip
 RECOMMENDED_CONFIDENCE = 0.8  # from here on a prompt just runs
-TEMPLATE_VERSION = 1  # part of the cache's key: raise it when the same request should be written anew
+TEMPLATE_VERSION = 2  # part of the cache's key: raise it when the same request should be written anew
 WriterName = Literal["claude", "offline", "fixed"]
 
 
@@ -39,6 +57,7 @@ class PromptRequest(BaseModel):
     text: Text = ""
     seed: Seed = 0  # 0 writes the plain form; other seeds choose other near-synonyms
     offline: bool = False
+    model: Annotated[str, Field(max_length=1024)] = ""  # whose words count; "": the studio's default
     trigger_words: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=64)
 
 
@@ -57,7 +76,8 @@ class Layers(BaseModel):
 class PromptResult(BaseModel):
     """A written prompt. `confidence` is 0 to 1; below `RECOMMENDED_CONFIDENCE` the notes say why.
 
-    Tokens and cost are those of this call: zero when it came from the cache or was written offline.
+    `unknown_words` are those of the person's text that do little with the model (see `confidence.judged`). Tokens and
+    cost are those of this call: zero when it came from the cache or was written offline.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +87,7 @@ class PromptResult(BaseModel):
     negative_prompt: str
     confidence: float = Field(ge=0, le=1)
     notes: tuple[str, ...] = ()
+    unknown_words: tuple[UnknownWord, ...] = ()
     writer: WriterName
     cached: bool = False
     tokens_in: int = 0
@@ -156,10 +177,13 @@ class OfflineWriter:
         data = layer_words()
         typed = read_text(request, self.lexicon)
         core = [*typed.subject, *(word for word in data["core"] if word != "solo")]
+        style = _choose(data["style"][request.style], request.seed, "style", 2)
         layers = Layers(
-            core=tuple(core),
+            core=without_contradicted(core, typed.text, self.lexicon),
             emotion=_choose(data["emotion"][request.emotion], request.seed, "emotion", 4),
-            style=_choose(data["style"][request.style], request.seed, "style", 2),
+            style=()
+            if _dressed_otherwise(request, typed.text, self.lexicon)
+            else without_contradicted(style, typed.text, self.lexicon),
             text=typed.text,
             quality=tuple(data["quality"][request.quality]),
         )
@@ -217,6 +241,51 @@ def negative_for(quality: Quality, text: str) -> str:
     """The negative prompt of a quality level, without what the person asks for ("monochrome", "text")."""
     wanted = {normal(part.text) for part in segments(text)}
     return ", ".join(word for word in layer_words()["negative"][quality] if word not in wanted)
+
+
+def without_contradicted(words: Iterable[str], text: str, lexicon: Lexicon) -> tuple[str, ...]:
+    """`words` of a layer but for those that the person's text says otherwise: clothes where it names clothes, and what
+    can't be drawn beside one of its tags.
+    """
+    typed = list(dict.fromkeys(tags_in(text, lexicon)))
+    dressed = any(tag.category == "clothes" and tag.name.split()[-1] not in TRIMMINGS for tag in typed)
+    kept = []
+    for word in words:
+        tag = lexicon.find(word)
+        if tag is not None and tag not in typed:
+            if dressed and (tag.category == "clothes" or word in ATTIRE):
+                continue
+            if any(clash.first == tag.name or clash.second == tag.name
+                   for clash in lexicon.conflicts([*(one.name for one in typed), tag.name])):  # fmt: skip
+                continue
+        elif dressed and word in ATTIRE:
+            continue
+        kept.append(word)
+    return tuple(kept)
+
+
+def _dressed_otherwise(request: PromptRequest, text: str, lexicon: Lexicon) -> bool:
+    """The text names clothes of other styles alone, and the style is the default one: nobody chose it."""
+    if request.style != PromptRequest.model_fields["style"].default:
+        return False
+    worn = {tag.name for tag in tags_in(text, lexicon) if tag.category == "clothes"}
+    worn |= {name.partition(" ")[2] for name in worn}
+    own = OUTFITS[request.style]
+    return bool(worn & frozenset().union(*OUTFITS.values()) - own) and not worn & own
+
+
+def tags_in(text: str, lexicon: Lexicon) -> Iterator[Tag]:
+    """The tags that a text names, in tags of its own or in sentences, longest phrases first."""
+    for part in segments(strip_weights(text)):
+        words = [word.strip(".!?;:\"'") for word in normal(part.text).split()]
+        start = 0
+        while start < len(words):
+            for size in range(min(5, len(words) - start), 0, -1):
+                if (tag := lexicon.find(" ".join(words[start : start + size]))) is not None:
+                    yield tag
+                    start += size - 1
+                    break
+            start += 1
 
 
 def _choose(options: dict[str, list[str]], seed: int, layer: str, count: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from studio.core.specs.training import parse_run
 from studio.engine.models.catalogue import LoraInfo, ModelInfo
 from studio.features.registry import FEATURES, AnyRequest, parse_spec
+from studio.prompting.knowledge import UnknownWord
 from studio.prompting.validation import Validation
 from studio.prompting.writers import PromptRequest, PromptResult
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag
@@ -19,6 +20,7 @@ __all__ = [
     "PromptResult",
     "Report",
     "Studio",
+    "UnknownWord",
     "Validation",
     "add_tags",
     "parse_run",

@@ -7,19 +7,23 @@ lists) and keeps the one writer of the process; what a prompt is made of, the ot
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.prompting.cache import Spent
-from studio.prompting.confidence import apply_policy
+from studio.prompting.confidence import apply_policy, judged
 from studio.prompting.factory import make_writer
+from studio.prompting.knowledge import UnknownWord, taught, unknown_words
 from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
-from studio.prompting.writers import PromptRequest, PromptResult, Writer
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, without_contradicted
+from studio.service.knowing import KnowledgeBase
 
 if TYPE_CHECKING:
     from studio.core.settings import Settings
     from studio.core.specs import LowConfidence
+    from studio.engine.models.catalogue import LoraInfo
     from studio.prompting.claude import ClaudeWriter
     from studio.prompting.harden import Hardened
     from studio.prompting.validation import Validation
@@ -31,6 +35,7 @@ class PromptService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._tag_lists = TagLists(settings.home / "tags")
+        self._knowledge = KnowledgeBase(settings)
         self._writer: Writer | None = None
         self._lock = threading.Lock()
 
@@ -61,16 +66,37 @@ class PromptService:
         """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
 
         With `request.offline` it is instant and free. Raises `BadInput` for a doubtful prompt where
-        `on_low_confidence` is "fail"; see `confidence.apply_policy`.
+        `on_low_confidence` is "fail"; see `confidence.apply_policy`. The confidence and `unknown_words` are about
+        `request.model`.
         """
-        return apply_policy(self._current_writer().write, request, on_low_confidence)
+        writer, knowledge = self._current_writer(), self._knowledge.of(request.model)
 
-    def write_offline(self, request: PromptRequest) -> PromptResult:
+        def write(request: PromptRequest) -> PromptResult:
+            return judged(writer.write(request), knowledge, self._lexicon, request.trigger_words)
+
+        return apply_policy(write, request, on_low_confidence)
+
+    def unknown_words(
+        self, prompt: str, model: str = "", protected: tuple[str, ...] = (), loras: Iterable[LoraInfo] = ()
+    ) -> tuple[UnknownWord, ...]:
+        """The words of a prompt that do little with a model ("": the default one): why, and what to say instead."""
+        return unknown_words(prompt, self._knowledge.of(model, loras), self._lexicon, protected)
+
+    def known_words(self, model: str = "") -> dict[str, list[str]]:
+        """What a model was taught to draw, by category; empty where nobody knows."""
+        return taught(self._knowledge.of(model).tags, self._lexicon)
+
+    def write_offline(self, request: PromptRequest, loras: Iterable[LoraInfo] = ()) -> PromptResult:
         """From the word lists alone, people's own among them: the same for the same request, instant and free.
 
-        What is drawn for a request without a prompt, wherever it comes from.
+        What is drawn for a request without a prompt, wherever it comes from. The words of `loras` are known.
         """
-        return self._current_writer().write(request.model_copy(update={"offline": True}))
+        result = self._current_writer().write(request.model_copy(update={"offline": True}))
+        return judged(result, self._knowledge.of(request.model, loras), self._lexicon, request.trigger_words)
+
+    def contradicted(self, words: Iterable[str], text: str) -> tuple[str, ...]:
+        """`words` of a layer without those that `text` says otherwise; see `writers.without_contradicted`."""
+        return without_contradicted(words, text, self._lexicon)
 
     def spent(self) -> Spent:
         """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""
@@ -89,19 +115,19 @@ class PromptService:
 
         return attack(prompt, cast(Any, kind), share, seed, protected).text
 
-    def validate(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
-        """How far a prompt can be trusted: ambiguity, conflicts, rare words, attackability, 0 to 10 each."""
+    def validate(self, prompt: str, protected: tuple[str, ...] = (), model: str = "") -> Validation:
+        """How far a prompt can be trusted with a model: ambiguity, conflicts, rare words, attackability, 0 to 10."""
         from studio.prompting.validation import validate
 
-        return validate(prompt, protected, self._lexicon)
+        return validate(prompt, protected, self._lexicon, self._knowledge.of(model))
 
-    def review(self, prompt: str, protected: tuple[str, ...] = ()) -> Validation:
+    def review(self, prompt: str, protected: tuple[str, ...] = (), model: str = "") -> Validation:
         """As `validate`, by Claude where a key is there: seconds and money the first time, then remembered.
 
         Where that fails it is what `validate` says, with a `note`.
         """
         claude = self._claude()
-        return claude.review(prompt, protected) if claude else self.validate(prompt, protected)
+        return claude.review(prompt, protected) if claude else self.validate(prompt, protected, model)
 
     def complete(self, text: str, limit: int = 6) -> list[Suggestion]:
         """What the last, half-typed tag of `text` may become, best first; Japanese too. Empty when nothing fits."""

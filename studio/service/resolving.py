@@ -126,15 +126,20 @@ class Resolver:
         notes = [] if notes is None else notes
         files = files or Files(self._settings)
         texts = self.wording.texts(spec, notes, fixed)
-        seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
-        first = self._recipe(spec, owner, texts, seed, notes, files)
-        found = [first]
-        for number in range(1, spec.count):
-            other = (seed + number) % (MAX_SEED + 1)
-            if any(map(has_choices, texts)):
-                found.append(self._recipe(spec, owner, texts, other, notes, files))
-            else:
-                found.append(first.model_copy(update={"seed": other}))
+        first = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
+        found: list[Recipe] = []
+        for number in range(spec.count):
+            seed = (first + number) % (MAX_SEED + 1)
+            if found and spec.prompt is not None and not any(map(has_choices, texts)):
+                found.append(found[0].model_copy(update={"seed": seed}))
+                continue
+            labels = _labels(spec)
+            if spec.prompt is None:
+                prompt, traits = self.wording.decided(spec, seed, fixed)
+                texts = (prompt, texts[1])
+                labels |= {"decided": ", ".join(traits.values())} if traits else {}
+            recipe = self._recipe(spec, owner, texts, seed, notes, files)
+            found.append(recipe.model_copy(update={"labels": labels}))
         return tuple(found)
 
     def _recipe(
@@ -169,7 +174,6 @@ class Resolver:
             "fast": fast,
             "strength": spec.strength if spec.source is not None else None,
             "control_hash": net,
-            "labels": _labels(spec),
             "redraw": spec.redraw and info.quality is not None,
         }
         try:

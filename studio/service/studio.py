@@ -43,6 +43,7 @@ from studio.service.models import ModelLibrary
 from studio.service.prompts import PromptService
 from studio.service.resolving import Resolver, default_size
 from studio.service.runs import TrainingRuns
+from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
 from studio.store.database import Database
@@ -68,6 +69,7 @@ class Studio:
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
         self._log = JobLog(database, settings.home / "processes")
         self._resolver = Resolver(settings, self._pictures.get, self.prompts)
+        self.words = WordPictures(settings, self._resolver, self._pictures, self.submit)
         self._jobs = Jobs(self._log, WORK, self._make_engine, settings.queue_limit)
         self._canvases = Canvases(settings.home / "canvases")
         self._pictures.purge()

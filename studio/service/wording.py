@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.settings import Settings
-from studio.core.specs import Emotion, GenerateSpec, LoraRef, Style
+from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, Style
 from studio.engine.models.catalogue import LoraInfo, find_lora, loras
 from studio.prompting import a1111, dynamic
 from studio.prompting.confidence import apply_policy
 from studio.prompting.exchange import replace_layer
+from studio.prompting.knowledge import sentence
+from studio.prompting.traits import FACE, TRAITS, decide_traits
 from studio.prompting.triggers import request_for, split
-from studio.prompting.writers import PromptResult, fixed_template
+from studio.prompting.writers import PromptResult, assemble, fixed_template
 from studio.service.prompts import PromptService
 
 MAX_LORAS = 8
@@ -42,6 +44,8 @@ class Wording:
     def __init__(self, settings: Settings, prompts: PromptService) -> None:
         self._settings = settings
         self.write = prompts.write_offline
+        self._contradicted = prompts.contradicted
+        self._unknown = prompts.unknown_words
         self.harden = prompts.harden
 
     def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
@@ -53,7 +57,39 @@ class Wording:
         request = request_for(spec, lambda path: find_lora(path, self._settings), self._named)
         if fixed:
             return fixed_template(request)
-        return apply_policy(self.write, request, "run" if fixed is False else spec.on_low_confidence)
+        loras = self._loras(spec)
+        return apply_policy(
+            lambda asked: self.write(asked, loras), request, "run" if fixed is False else spec.on_low_confidence
+        )
+
+    def _loras(self, spec: GenerateSpec) -> list[LoraInfo]:
+        """The LoRAs that a request names beside its prompt or in it, those that are here."""
+        typed = a1111.plain(spec.prompt if spec.prompt is not None else spec.text).loras
+        named = [self._named(name) for name in (*(ref.path for ref in spec.loras), *(tag.name for tag in typed))]
+        return [lora for lora in named if lora is not None]
+
+    def traits(self, spec: GenerateSpec, seed: int) -> dict[str, str]:
+        """What a request leaves open about its character, decided by the seed: {"hair_color": "red hair", ...}.
+
+        Nothing for a prompt of one's own, and for a picture that another one shows the way; beside a drawing only the
+        colours, for its lines say the rest.
+        """
+        if spec.prompt is not None or spec.source is not None:
+            return {}
+        groups = FACE if spec.control is not None else (*TRAITS, "clothes")
+        return decide_traits(self.written(spec, fixed=False).positive_prompt, seed, spec.style, groups)
+
+    def decided(self, spec: GenerateSpec, seed: int, fixed: bool | None) -> tuple[str, dict[str, str]]:
+        """The prompt of a request that leaves its prompt to the writer, with its traits in it; and these.
+
+        The fixed template stays as it is.
+        """
+        written = self.written(spec, fixed)
+        traits = self.traits(spec, seed) if written.writer != "fixed" else {}
+        text = ", ".join(filter(None, (written.layers.text, *traits.values())))
+        style = self._contradicted(written.layers.style, text)
+        prompt = assemble(written.layers.model_copy(update={"text": text, "style": style}))
+        return (prompt, traits) if traits and len(prompt) <= MAX_PROMPT else (written.positive_prompt, {})
 
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.
@@ -73,6 +109,8 @@ class Wording:
 
     def texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
         """The positive and the negative prompt as they were written or typed."""
+        if spec.prompt is not None and (unknown := self._unknown(spec.prompt, spec.model, (), self._loras(spec))):
+            once(notes, sentence(unknown))
         if spec.prompt is not None and spec.negative is not None:
             return spec.prompt, spec.negative
         written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted

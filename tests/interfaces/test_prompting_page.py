@@ -189,3 +189,25 @@ def test_a_file_that_is_no_tag_list_is_a_sentence(page_home: Path) -> None:
     at.button(key="system_tags_add").click().run()
     assert not at.exception
     assert "No tag could be read" in at.error[0].value
+
+
+def test_words_that_do_little_are_grey_and_one_click_puts_the_nearest_there(page_home: Path) -> None:
+    at = app(gen_model="embedded")
+    at.text_input(key="gen_text").set_value("silver hair, black school uniform, xyzzy").run()
+    assert not at.exception
+    assert ":gray[~~black school uniform~~]" in prompt_of(at)
+    assert ":gray[~~xyzzy~~]" in prompt_of(at)
+    at.button(key="gen_text_instead_0").click().run()
+    assert at.text_input(key="gen_text").value == "silver hair, serafuku, black sailor collar, xyzzy"
+    assert "~~xyzzy~~" in prompt_of(at)
+    at.text_input(key="gen_text").set_value("silver hair, red eyes").run()
+    assert "~~" not in prompt_of(at)
+
+
+def test_what_this_model_knows_is_listed_and_a_click_adds_a_word(page_home: Path) -> None:
+    at = app(gen_model="embedded")
+    at.text_input(key="gen_text").set_value("red hair").run()
+    at.selectbox(key="gen_knows_about").set_value("background").run()
+    at.button(key="gen_knows_petals").click().run()
+    assert not at.exception
+    assert at.text_input(key="gen_text").value == "red hair, petals"

@@ -62,13 +62,14 @@ def test_an_unsure_answer_is_asked_for_again(claude: FakeClaude, tmp_path: Path)
     studio = Studio(settings)
     try:
         claude.script = [unsure(0.4), unsure(0.6), reply(200, message(GOOD))]
-        result = studio.prompts.write_prompt(REQUEST, "retry")
+        request = REQUEST.model_copy(update={"model": "nobody/knows-its-words"})
+        result = studio.prompts.write_prompt(request, "retry")
         assert (result.writer, result.confidence, result.tokens_in) == ("claude", 0.93, 2400)
         assert len(claude.requests) == 3
-        assert studio.prompts.write_prompt(REQUEST, "retry").cost_usd == 0  # all three are remembered
+        assert studio.prompts.write_prompt(request, "retry").cost_usd == 0  # all three are remembered
         assert len(claude.requests) == 3
         claude.script = [unsure(0.4)]
-        other = REQUEST.model_copy(update={"emotion": "angry"})
+        other = request.model_copy(update={"emotion": "angry"})
         fixed = studio.prompts.write_prompt(other, "retry")
         assert (fixed.writer, fixed.tokens_in, len(claude.requests)) == ("fixed", 2400, 6)
         assert "only 40% sure to show what was asked for: It may be 0.4." in fixed.notes[-1]

@@ -324,8 +324,21 @@ def _routes(app: FastAPI) -> None:
 
     @app.post("/prompt")
     def prompt(request: PromptRequest, owner: Owner, studio: TheStudio) -> PromptResult:
-        """Write a prompt and draw nothing."""
+        """Write a prompt and draw nothing. `unknown_words` are those that do little with `model`."""
         return studio.prompts.write_prompt(request)
+
+    @app.get("/words")
+    def words(
+        owner: Owner,
+        studio: TheStudio,
+        model: Annotated[str, Query(max_length=1024)] = "",
+        prompt: Annotated[str | None, Query(max_length=4000)] = None,
+    ) -> dict[str, Any]:
+        """What a model was taught to draw, by category; with a prompt also its words that do little, and why."""
+        found: dict[str, Any] = {"known": studio.prompts.known_words(model)}
+        if prompt is not None:
+            found["unknown_words"] = [one.model_dump() for one in studio.prompts.unknown_words(prompt, model)]
+        return found
 
     @app.get("/runs")
     def runs(owner: RunOwner, studio: TheStudio) -> list[RunView]:

@@ -34,7 +34,7 @@ training.add_verbs(app)
 app.command()(files.recipe)
 app.command()(files.dataset)
 
-WORDS = ("emotion", "style", "quality", "text")  # what a prompt is written from
+WORDS = ("emotion", "style", "quality", "text", "model")  # what a prompt is written from, and for
 
 
 def write_prompt(json: bool, offline: bool, **given: Any) -> None:

@@ -59,6 +59,8 @@ def pictures(done: Finished) -> Answer:
     recipe = done.studio.picture(done.view.pictures[0], OWNER).recipe
     if recipe is not None:
         keys |= {"prompt": recipe.prompt, "negative": recipe.negative, "model": recipe.model, "steps": recipe.steps}
+        unknown = done.studio.prompts.unknown_words(recipe.prompt, recipe.model)
+        keys["unknown_words"] = [one.model_dump() for one in unknown]
     return keys | {"seconds": round(done.seconds, 3)}, [image["path"] for image in images]
 
 
@@ -104,7 +106,7 @@ def drawing_request(studio: Studio, fields: dict[str, Any], given: dict[str, Any
         return {"kind": "batch", "base": fields, "rows": [row.model_dump() for row in rows]}
     if "prompt" not in fields and not given["offline"]:
         words: dict[str, Any] = {
-            name: fields[name] for name in ("emotion", "style", "quality", "text") if name in fields
+            name: fields[name] for name in ("emotion", "style", "quality", "text", "model") if name in fields
         }
         refs = [terminal.spec(LoraRef, ref) for ref in fields.get("loras", ())]
         words["trigger_words"] = studio.models.trigger_words(refs)

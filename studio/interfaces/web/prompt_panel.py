@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from studio.interfaces.web import text
+from studio.interfaces.web import text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
 from studio.service import PromptResult, Validation
 
 LAYERS = ("core", "emotion", "style", "text", "quality")
-COLORS = {"core": "gray", "emotion": "primary", "style": "violet", "text": "green", "quality": "gray"}
 TEXT = {
     "title": "Prompt",
     "own": "Your own prompt",
@@ -121,6 +120,8 @@ def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
         _check(fields, positive or "", (negative or "").strip())
+    words.little(studio().prompts.unknown_words(positive or "", _model(fields), fields.triggers), "gen_own_prompt")
+    words.knows(_model(fields))
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
 
@@ -145,13 +146,18 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         )  # fmt: skip
     with heading:
         _badges(result, edited)
-    shown.markdown(_colored(layers))
+    unknown = result.unknown_words
+    if layers["text"] != written["text"]:
+        unknown = studio().prompts.unknown_words(layers["text"], _model(fields), fields.triggers)
+    shown.markdown(words.colored(layers, unknown))
+    words.little(unknown, "gen_text")
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:
         _check(fields, positive, negative)
+    words.knows(_model(fields))
     doubtful = result.doubtful and not edited
-    repaired = studio().prompts.validate(positive, fields.triggers).repaired if doubtful else positive
+    repaired = studio().prompts.validate(positive, fields.triggers, _model(fields)).repaired if doubtful else positive
     return Prompt(
         positive,
         negative,
@@ -254,21 +260,22 @@ def _money(sentence: str) -> str:
     return sentence.replace("$", r"\$")
 
 
-def _colored(layers: dict[str, str]) -> str:
-    return ", ".join(f":{COLORS[name]}[{text.escape(part)}]" for name, part in layers.items() if part)
+def _model(fields: Fields) -> str:
+    return str(fields.rest.get("model") or "")
 
 
 def _check(fields: Fields, positive: str, negative: str) -> None:
     """Bars for what `validate` finds, the words at fault, and the repaired prompt; beside it Claude's, when asked."""
     if not positive.strip():
         return
-    verdicts = [studio().prompts.validate(positive, fields.triggers)]
+    protected, model = fields.triggers, _model(fields)
+    verdicts = [studio().prompts.validate(positive, protected, model)]
     st.caption(TEXT["check_lead"])
     if studio().prompts.claude_writes:
         reviews: dict[str, Validation] = st.session_state.setdefault("gen_reviews", {})
         if positive not in reviews and st.button(TEXT["review"], key="gen_review", icon=":material/forum:"):
             with st.spinner(TEXT["reviewing"]):
-                found = studio().prompts.review(positive, fields.triggers)
+                found = studio().prompts.review(positive, protected, model)
             if found.writer == "claude":
                 for old in list(reviews)[: 1 - KEPT]:
                     del reviews[old]

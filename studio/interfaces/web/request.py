@@ -77,6 +77,7 @@ class Fields:
             text=self.text,
             seed=seed,
             offline=offline,
+            model=self.rest.get("model") or "",
             trigger_words=self.triggers,
         )
 

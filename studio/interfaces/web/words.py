@@ -1,0 +1,107 @@
+"""Words on the Generate page that the model can't draw, and those that it can: greyed, exchanged, listed with pictures.
+
+Asks the service for every judgement and knows no words itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import streamlit as st
+
+from studio.interfaces.web import text
+from studio.interfaces.web.identity import owner
+from studio.interfaces.web.resources import studio
+from studio.service import UnknownWord
+
+COLORS = {"core": "gray", "emotion": "primary", "style": "violet", "text": "green", "quality": "gray"}
+TEXT = {
+    "little": "This model can't draw, or seldom draws",
+    "instead": "{word} → {instead}",
+    "knows": "What this model knows",
+    "knows_lead": "It was taught {count} words; others do little. A click adds one to yours.",
+    "knows_open": "Nobody wrote down what this model was taught. Tags of Danbooru are a good guess.",
+    "knows_about": "About",
+    "knows_draw": "Draw a picture of each",
+}
+
+
+def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
+    """The layers in their colours; words of the person's that do little are grey and struck through."""
+    parts = []
+    for name, part in layers.items():
+        if not part:
+            continue
+        if name == "text" and unknown:
+            words = sorted((one.word for one in unknown), key=len, reverse=True)
+            either = "|".join(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" for word in words)
+            pieces = re.split(f"({either})", part, flags=re.IGNORECASE)  # those at odd places are the words
+            parts.append(
+                "".join(
+                    f":gray[~~{text.escape(piece)}~~]" if place % 2 else f":{COLORS[name]}[{text.escape(piece)}]"
+                    for place, piece in enumerate(pieces)
+                    if piece
+                )
+            )
+        else:
+            parts.append(f":{COLORS[name]}[{text.escape(part)}]")
+    return ", ".join(parts)
+
+
+def little(unknown: Sequence[UnknownWord], key: str) -> None:
+    """The words that do little, each with its reason, and the nearest one that works as a button that puts it there.
+
+    `key` is that of the text that holds them.
+    """
+    if not unknown:
+        return
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key=f"{key}_little"):
+        st.markdown(f":orange[:material/visibility_off:] :small[{TEXT['little']}]", width="content")
+        for place, one in enumerate(unknown[:8]):
+            if not one.instead:
+                st.badge(text.escape(one.word), color="gray", help=one.reason)
+                continue
+            st.button(
+                text.escape(TEXT["instead"].format(word=one.word, instead=one.instead[0])),
+                key=f"{key}_instead_{place}",
+                help=f"{one.reason} {text.escape(' · '.join(one.instead[1:]))}".strip(),
+                on_click=_exchange,
+                args=(key, one.word, one.instead[0]),
+            )
+
+
+def _exchange(key: str, word: str, instead: str) -> None:
+    """Put the nearest known words in the place of one that does little."""
+    pattern = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
+    said = str(st.session_state.get(key, ""))
+    st.session_state[key] = re.sub(pattern, instead.replace("\\", r"\\"), said, flags=re.IGNORECASE)
+
+
+def knows(model: str) -> None:
+    """Every word that the chosen model was taught, by what it is about: a click adds it to the words typed.
+
+    A picture of each is drawn when somebody asks, with one seed, so that only the word differs.
+    """
+    with st.popover(TEXT["knows"], icon=":material/menu_book:", key="gen_knows"):
+        groups = studio().prompts.known_words(model)
+        if not groups:
+            st.caption(TEXT["knows_open"])
+            return
+        st.caption(TEXT["knows_lead"].format(count=sum(map(len, groups.values()))))
+        about = st.selectbox(TEXT["knows_about"], list(groups), format_func=str.capitalize, key="gen_knows_about")
+        words = groups[about]
+        pictures = studio().words.drawn(words, owner(), model)
+        if len(pictures) < len(words) and st.button(TEXT["knows_draw"], key="gen_knows_draw", icon=":material/draw:"):
+            studio().words.draw(words, owner(), model)
+        with st.container(horizontal=True, gap="xsmall", height=320):
+            for word in words:
+                with st.container(width="content"):
+                    if word in pictures:
+                        st.image(str(studio().picture_path(pictures[word], owner())), width=96)
+                    st.button(text.escape(word), key=f"gen_knows_{word}", type="tertiary", on_click=_add, args=(word,))
+
+
+def _add(word: str) -> None:
+    said = str(st.session_state.get("gen_text", "")).strip(" ,")
+    st.session_state["gen_text"] = f"{said}, {word}" if said else word
