@@ -105,7 +105,9 @@ def stand_ins() -> None:
         def __init__(self, folder: Path, transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
             self.folder, self.transform = folder, transform
             # repeated, so that a batch can be larger than the set
-            self.rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()] * 64
+            self.rows = [
+                json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+            ] * 64
 
         def with_transform(self, transform: Callable[[dict[str, Any]], dict[str, Any]]) -> Pictures:
             return Pictures(self.folder, transform)
@@ -238,7 +240,7 @@ def child(options: argparse.Namespace) -> None:
     losses = {"theirs": theirs, "ours": ours}[options.child](options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
     seconds = median(b - a for a, b in itertools.pairwise(times))
-    Path(options.answer).write_text(json.dumps({"seconds": seconds, "peak": peak, "losses": losses}))
+    Path(options.answer).write_text(json.dumps({"seconds": seconds, "peak": peak, "losses": losses}), encoding="utf-8")
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def main() -> None:
             command += ["--checkpointing"] * options.checkpointing
             environment = os.environ | {"STUDIO_DEVICE": "cpu", "STUDIO_HOME": str(home), "ACCELERATE_USE_CPU": "1"}
             subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
-            found[name] = json.loads((home / f"{name}.json").read_text())
+            found[name] = json.loads((home / f"{name}.json").read_text(encoding="utf-8"))
     pairs = zip(found["theirs"]["losses"], found["ours"]["losses"], strict=True)
     figures = {
         "steps_per_second": {name: 1 / one["seconds"] for name, one in found.items()},

@@ -158,7 +158,7 @@ def morphs(bench: Bench, count: int) -> dict[str, Any]:
     rows = []
     for number in range(count):
         file = bench.out / f"{number:02d}.json" if bench.out is not None else None
-        held = json.loads(file.read_text()) if file is not None and file.exists() else {}
+        held = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
         if held.get("of") != bench.key:
             held = {"of": bench.key, "figures": one_morph(bench, number)}
             if file is not None:

@@ -163,10 +163,10 @@ def held_out(folder: Path, count: int, shard: int = SHARD) -> tuple[Tensor, list
     """`count` paintings that no network has seen, painted into `folder` unless they are there, and their labels."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = folder / f"m{shard:03d}.json"
-    if not labels.exists() or len(json.loads(labels.read_text())) < count:
+    if not labels.exists() or len(json.loads(labels.read_text(encoding="utf-8"))) < count:
         paint_shard(folder, shard, count, "full")
     pictures = np.load(folder / f"p{shard:03d}.npy", mmap_mode="r")[:count]
-    return to_tensor(pictures), json.loads(labels.read_text())[:count]
+    return to_tensor(pictures), json.loads(labels.read_text(encoding="utf-8"))[:count]
 
 
 def measure(

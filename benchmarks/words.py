@@ -44,7 +44,7 @@ def parts(tag: str) -> tuple[str, ...]:
 
 def vocabulary() -> list[str]:
     """Everything that is looked for, sorted."""
-    tags = json.loads((EMBEDDED_MODEL / "studio.json").read_text())["tags"]
+    tags = json.loads((EMBEDDED_MODEL / "studio.json").read_text(encoding="utf-8"))["tags"]
     return sorted({part for tag in tags for part in parts(tag)})
 
 
@@ -75,7 +75,7 @@ def shards(folder: Path, words: Sequence[str]) -> tuple[np.ndarray, torch.Tensor
     place = {word: number for number, word in enumerate(words)}
     pictures, labels = [], []
     for file in sorted(folder.glob("m*.json")):
-        rows = json.loads(file.read_text())
+        rows = json.loads(file.read_text(encoding="utf-8"))
         drawn = np.load(file.with_name(f"p{file.stem[1:]}.npy"), mmap_mode="r")[: len(rows)]
         for start in range(0, len(rows), 200):
             piece = pixels(np.array(drawn[start : start + 200]))
@@ -172,7 +172,7 @@ def measure(tagger: Path, out: Path, count: int, fast: bool, only: Sequence[str]
     from studio.prompting.writers import OfflineWriter, PromptRequest
 
     known = load(tagger)
-    tags = list(only) or json.loads((EMBEDDED_MODEL / "studio.json").read_text())["tags"]
+    tags = list(only) or json.loads((EMBEDDED_MODEL / "studio.json").read_text(encoding="utf-8"))["tags"]
     engine, writer = Engine(Settings(_env_file=None)), OfflineWriter()
     rows: dict[str, Any] = {}
     for tag in tags:
@@ -194,7 +194,7 @@ def measure(tagger: Path, out: Path, count: int, fast: bool, only: Sequence[str]
                                round(sensitivity, 2), round(specificity, 2)]  # fmt: skip
         rows[tag] = found
         print(tag, found, flush=True)
-        out.write_text(json.dumps(rows, indent=1))
+        out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def main() -> None:

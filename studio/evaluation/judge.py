@@ -83,7 +83,7 @@ class Judge:
     @classmethod
     def load(cls, folder: Path) -> Judge:
         """Read `config.json` and `model.safetensors`. Raises FileNotFoundError where there is no judge."""
-        values: dict[str, list[str]] = json.loads((folder / "config.json").read_text())["values"]
+        values: dict[str, list[str]] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["values"]
         network = JudgeNetwork({name: len(words) for name, words in values.items()})
         tensors = load_file(folder / "model.safetensors")
         network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})

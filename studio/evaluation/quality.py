@@ -47,7 +47,7 @@ class Quality:
     @classmethod
     def load(cls, folder: Path) -> Quality:
         """Read `config.json` and `model.safetensors`. Raises FileNotFoundError where there is none."""
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         network = QualityNetwork(config["channels"])
         network.load_state_dict({name: t.float() for name, t in load_file(folder / "model.safetensors").items()})
         return cls(network, float(config["threshold"]))

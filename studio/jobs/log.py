@@ -9,62 +9,51 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
-from typing import IO
 
+from studio.core import locks
 from studio.core.views import ACTIVE, JobView
 from studio.store.database import Database
 from studio.store.pictures import write_error
-
-try:
-    import fcntl
-except ImportError:  # Windows: a job of another process reads as interrupted there, all else works
-    fcntl = None  # type: ignore[assignment]
 
 KEEP_SECONDS = 30 * 24 * 3600
 INTERRUPTED = "The studio was stopped before this was done; start it again and what is finished is taken over."
 
 
 class Processes:
-    """Who is alive, by file locks: the kernel frees them however a process ends."""
+    """Who is alive, by file locks, which the system frees however a process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.own = uuid.uuid4().hex
-        self._file: IO[str] | None = None
+        self._lock: locks.Lock | None = None
 
     def enter(self) -> None:
         """Hold this process's lock until `leave` or the end of the process."""
-        if self._file is not None:
+        if self._lock is not None:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = open(self._folder / f"{self.own}.new", "w")  # noqa: SIM115 - held open for life
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Locked before it can be seen: nobody may take a process that is just starting for a dead one.
-            (self._folder / f"{self.own}.new").rename(self._folder / f"{self.own}.lock")
+            # Before any job names this process: nobody can take one that is just starting for a dead one.
+            self._lock = locks.take(self._path(self.own))
         except OSError as error:
             raise write_error(error, self._folder) from error
-        self._file = file
 
     def leave(self) -> None:
-        if self._file is not None:
-            (self._folder / f"{self.own}.lock").unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+        if self._lock is not None:
+            self._lock.close()  # first: Windows deletes no open file
+            self._lock = None
+            locks.remove(self._path(self.own))
 
     def alive(self, name: str) -> bool:
-        if name == self.own or fcntl is None:
-            return name == self.own and self._file is not None
-        try:
-            with open(self._folder / f"{name}.lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
+        if name == self.own:
+            return self._lock is not None
+        if locks.held(self._path(name)):
             return True
-        (self._folder / f"{name}.lock").unlink(missing_ok=True)
+        locks.remove(self._path(name))
         return False
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.lock"
 
 
 class JobLog:

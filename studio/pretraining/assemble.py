@@ -62,7 +62,7 @@ def facts(folder: Path, tags: list[str]) -> dict[str, object]:
     if (folder / "lcm_lora").is_dir():
         found["fast"] = {
             "adapter": "lcm_lora",
-            **json.loads((folder / "lcm_lora" / "distilled.json").read_text())["fast"],
+            **json.loads((folder / "lcm_lora" / "distilled.json").read_text(encoding="utf-8"))["fast"],
         }
     if (folder / "controlnet").is_dir():
         found["controlnet"] = {"lines": "controlnet", "canny": "controlnet"}
@@ -91,12 +91,19 @@ def main(args: argparse.Namespace) -> None:
             else:
                 print(f"{name}: there is none in {source}")
     for path in (p for p in out.glob("*/config.json") if p.parent.name != "judge"):
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # where it lay on the machine that trained it
         if path.parent.name == "text_encoder":
             config["dtype"] = "float32"  # transformers goes by it, diffusers loads in fp32
         path.write_text(json.dumps(config, indent=2) + "\n")
-    tags = sorted({t for path in args.data.glob("m*.json") for m in json.loads(path.read_text()) for t in m["tags"]})
+    tags = sorted(
+        {
+            t
+            for path in args.data.glob("m*.json")
+            for m in json.loads(path.read_text(encoding="utf-8"))
+            for t in m["tags"]
+        }
+    )
     (out / "studio.json").write_text(json.dumps(facts(out, tags), indent=1) + "\n")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB")

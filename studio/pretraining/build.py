@@ -148,7 +148,7 @@ def command(step: Step) -> list[str]:
 def main(args: argparse.Namespace) -> int:
     record = args.state / "stamps.json"
     args.state.mkdir(parents=True, exist_ok=True)
-    known = json.loads(record.read_text()) if record.exists() else {}
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     begun: dict[str, str] = dict(known.get("begun", {}))
     done: dict[str, str] = dict(known.get("done", {}))
     stamps: dict[str, str] = {}

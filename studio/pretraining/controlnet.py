@@ -96,12 +96,12 @@ def prepare_shard(data: Path, latents: Path, into: Path, number: str, limit: int
     if (into / f"{number}.json").exists():
         return None
     started = time.monotonic()
-    metas = json.loads((data / f"m{number}.json").read_text())
+    metas = json.loads((data / f"m{number}.json").read_text(encoding="utf-8"))
     trained = len(metas) - HELD_OUT
     rows = list(range(min(trained, limit or trained)))
     painted = np.load(data / f"p{number}.npy", mmap_mode="r")
     z = load_file(latents / f"z{number}.safetensors")["latents"]
-    channels = torch.tensor(json.loads((latents / "channels.json").read_text())["weights"])
+    channels = torch.tensor(json.loads((latents / "channels.json").read_text(encoding="utf-8"))["weights"])
     for name, chosen in ((OPENING + number, list(range(trained, trained + MEASURED))), (number, rows)):
         rng = random.Random(f"controlnet {name}")
         controls, captions, weights = [], [], []

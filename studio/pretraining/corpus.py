@@ -55,7 +55,7 @@ def specs(shard: int, size: int, variety: str) -> list[CharacterSpec]:
 def paint_shard(out: Path, shard: int, size: int, variety: str) -> bool:
     """Paint one shard unless it is complete. Returns whether there was anything to do."""
     labels, pictures = out / f"m{shard:03d}.json", out / f"p{shard:03d}.npy"
-    if labels.exists() and len(json.loads(labels.read_text())) == size:
+    if labels.exists() and len(json.loads(labels.read_text(encoding="utf-8"))) == size:
         return False
     pixels, rows = np.empty((size, PIXELS, PIXELS, 3), np.uint8), []
     hand = random.Random(f"bent {shard}")

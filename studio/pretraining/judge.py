@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     pictures, labels, held_pictures, held_labels = [], [], [], []
     for path in sorted(args.data.glob("p*.npy"))[: args.shards]:
         shard = half_size(np.load(path, mmap_mode="r"))
-        rows = factors(json.loads(path.with_name("m" + path.stem[1:] + ".json").read_text()))
+        rows = factors(json.loads(path.with_name("m" + path.stem[1:] + ".json").read_text(encoding="utf-8")))
         pictures.append(shard[:-HELD_OUT])
         labels += rows[:-HELD_OUT]
         held_pictures.append(shard[-HELD_OUT:])

@@ -39,7 +39,7 @@ def write_pictures(data: Path, into: Path, limit: int) -> int:
     count = 0
     for labels in sorted(data.glob("m*.json")):
         number = labels.stem[1:]
-        metas = json.loads(labels.read_text())[:-HELD_OUT][:limit]
+        metas = json.loads(labels.read_text(encoding="utf-8"))[:-HELD_OUT][:limit]
         painted = np.load(data / f"p{number}.npy", mmap_mode="r")
         rng = random.Random(f"lcm {number}")
         for i, meta in enumerate(metas):
@@ -97,7 +97,7 @@ def ship(run: Path, folder: Path) -> Path | None:
 
     None, and no `folder`, where the adapter loses to a solver that needs no training: such a one isn't worth shipping.
     """
-    curve = json.loads((run / "curve.json").read_text())
+    curve = json.loads((run / "curve.json").read_text(encoding="utf-8"))
     if not wins(curve):
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -105,7 +105,7 @@ def ship(run: Path, folder: Path) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / FILE
     save_file({name: t.to(torch.float16).contiguous() for name, t in tensors.items()}, out, metadata={"format": "pt"})
-    spec = json.loads((run / "spec.json").read_text())
+    spec = json.loads((run / "spec.json").read_text(encoding="utf-8"))
     spec = {name: value for name, value in spec.items() if name not in ("data", "model")}  # paths of this machine
     best = next(point for point in curve["checkpoints"] if point["name"] == curve["best"])
     fast = {"steps": FAST_STEPS, "guidance": 1.0, "sampler": SAMPLERS[spec["objective"]]}

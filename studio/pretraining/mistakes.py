@@ -106,7 +106,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         target = args.out / f"x{number}.safetensors"
         if target.exists():
             continue
-        began, rows = time.time(), json.loads(path.read_text())
+        began, rows = time.time(), json.loads(path.read_text(encoding="utf-8"))
         painted = np.load(args.data / f"p{number}.npy", mmap_mode="r")
         writer, generator = random.Random(f"mistakes {number}"), torch.Generator().manual_seed(int(number))
         parts_of: list[dict[str, Tensor]] = []

@@ -31,7 +31,9 @@ def load_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] |
     """The last complete pair, or None. A crash between the two renames leaves it under `.old`."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "meta.json").exists():
-            return load_file(candidate / "state.safetensors"), json.loads((candidate / "meta.json").read_text())
+            return load_file(candidate / "state.safetensors"), json.loads(
+                (candidate / "meta.json").read_text(encoding="utf-8")
+            )
     return None
 
 

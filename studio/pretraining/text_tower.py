@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
-    metas = [m for path in sorted(args.data.glob("m*.json")) for m in json.loads(path.read_text())]
+    metas = [m for path in sorted(args.data.glob("m*.json")) for m in json.loads(path.read_text(encoding="utf-8"))]
     index = {tag: i for i, tag in enumerate(sorted({t for m in metas for t in m["tags"]}))}
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     tower, pooling = new_tower(tokenizer), TextTimeEmbedding(WIDTH, TIME_WIDTH, num_heads=POOL_HEADS)

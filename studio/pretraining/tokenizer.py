@@ -65,12 +65,14 @@ def cli() -> None:
     parser.add_argument("--words", type=Path, nargs="*", default=[], help="further word lists, one a line")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    tags = {t for path in args.data.glob("m*.json") for m in json.loads(path.read_text()) for t in m["tags"]}
+    tags = {
+        t for path in args.data.glob("m*.json") for m in json.loads(path.read_text(encoding="utf-8")) for t in m["tags"]
+    }
     colours = {t.removesuffix(" hair") for t in tags if t.endswith(" hair")}
     plain = {
         t.split(" ", 1)[1] for t in tags if t.split(" ", 1)[0] in colours and " " in t
     }  # garments without a colour
-    extra = {line.strip() for path in args.words for line in path.read_text().splitlines()}
+    extra = {line.strip() for path in args.words for line in path.read_text(encoding="utf-8").splitlines()}
     tokenizer = build(tags | plain | words(), extra, args.out)
     print(f"{len(tokenizer)} tokens, {len(tags)} tags; {tokenizer.tokenize('1girl, blue eyes, happy, nekomimi')}")
 

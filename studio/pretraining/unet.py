@@ -143,13 +143,15 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     shards = latent_files.load(args.latents)
     latents, metas, held = [], [], []
     for number, shard in shards.items():
-        rows = json.loads((args.data / f"m{number}.json").read_text())
+        rows = json.loads((args.data / f"m{number}.json").read_text(encoding="utf-8"))
         latents.append(shard[:-HELD_OUT])
         metas += rows[:-HELD_OUT]
         held += rows[-HELD_OUT:]
     z = torch.cat(latents)
     easy = torch.tensor([m["tilt"] == 0 and m["turn"] == 0 for m in metas])
-    channels = torch.tensor(json.loads((args.latents / "channels.json").read_text())["weights"]).view(1, -1, 1, 1)
+    channels = torch.tensor(json.loads((args.latents / "channels.json").read_text(encoding="utf-8"))["weights"]).view(
+        1, -1, 1, 1
+    )
     face = torch.stack([face_weights(m) for m in metas]).half()
     tokenizer = CLIPTokenizer.from_pretrained(args.tokenizer)
     rng = random.Random(args.seed * 1000 + rank)

@@ -174,7 +174,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
 
     unsure = None
     if args.noise:
-        weights = torch.tensor(json.loads((args.init.parent / "channels.json").read_text())["weights"])
+        weights = torch.tensor(json.loads((args.init.parent / "channels.json").read_text(encoding="utf-8"))["weights"])
         unsure = (args.noise / weights).clamp(max=0.5).view(1, -1, 1, 1)
 
     # 3. the loop: crops at two scales, more often around the face, whole pictures at the end

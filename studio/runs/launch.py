@@ -2,21 +2,27 @@
 
 The waiting process is small (no torch) and turns into its trainer by exec, so that process
 number, session, log and both locks (the run's, the device's) stay. Nobody else has to be alive for the line to move.
+Windows knows no exec, and its locks can't be handed over: there the trainer runs as a module of the same process.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from studio.core import locks
 from studio.runs.rundir import LOCK_INHERITED, TRAINERS, RunDir, take_lock
 
 _POLL = 0.3  # seconds
-_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, WSL's, AMD's: one is there wherever torch has a card
+# NVIDIA's, WSL's, AMD's, NVIDIA's on Windows: one is there wherever torch has a card
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", r"C:\Windows\System32\nvcuda.dll")
 _NICE = 10  # a run of hours must leave the processor to whoever draws or opens a page meanwhile
 _SESSION_NICE = 5  # a third of another busy session's share: with 10 it would hardly move beside a few of them
 
@@ -62,11 +68,15 @@ def _step_back() -> None:
     """Leave the processor to others, as far as this system knows how."""
     if hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
+    elif sys.platform == "win32":
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
     # Desktops with Linux weigh sessions against each other, and processes only inside of one (autogroup, sched(7)).
     group = Path("/proc/self/autogroup")
-    if group.exists() and os.getsid(0) == os.getpid():  # a session of its own, as the supervisor makes it
+    if (
+        group.exists() and hasattr(os, "getsid") and os.getsid(0) == os.getpid()
+    ):  # a session of its own, as the supervisor makes it
         with suppress(OSError):
-            group.write_text(str(_SESSION_NICE))
+            group.write_text(str(_SESSION_NICE), encoding="utf-8")
 
 
 def main(path: Path) -> None:
@@ -76,7 +86,7 @@ def main(path: Path) -> None:
         if held is None:
             raise SystemExit(f"Run {run.id} is training already.")
         run.clear_stop()  # started by hand: an earlier trainer obeyed it
-        os.set_inheritable(held.fileno(), True)
+        _pass_on(held)
         os.environ[LOCK_INHERITED] = str(run.path)
     _step_back()
     since = time.time()
@@ -91,9 +101,18 @@ def main(path: Path) -> None:
             device = take_lock(lock, patience=0)
         if device is None:
             time.sleep(_POLL)
-    os.set_inheritable(device.fileno(), True)
+    _pass_on(device)
     run.update(state="starting")
-    os.execv(sys.executable, [sys.executable, "-u", "-m", TRAINERS[run.spec().kind], str(run.path)])
+    trainer = TRAINERS[run.spec().kind]
+    if locks.INHERITABLE:
+        os.execv(sys.executable, [sys.executable, "-u", "-m", trainer, str(run.path)])
+    sys.argv[1:] = [str(run.path)]
+    runpy.run_module(trainer, run_name="__main__", alter_sys=True)
+
+
+def _pass_on(lock: locks.Lock) -> None:
+    if locks.INHERITABLE:
+        os.set_inheritable(lock.fileno(), True)
 
 
 if __name__ == "__main__":

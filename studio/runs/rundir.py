@@ -3,7 +3,7 @@
 One writer per file. The parent (service, command line) writes `spec.json` and `stop` (which whoever starts a trainer
 removes); the trainer writes the rest:
 `status.json metrics.jsonl log.txt run.lock checkpoints/ samples/ adapter/`. A run is alive while somebody holds the
-lock, which the kernel gives back however the process ends; "crashed" is therefore derived on reading (the status says
+lock, which the system gives back however the process ends; "crashed" is therefore derived on reading (the status says
 running, the lock is free) and never written. Knows nothing of models, tensors or what a trainer does.
 """
 
@@ -17,18 +17,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from studio.core import locks
 from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError, explain
 from studio.core.specs import RUNS as SPECS
 from studio.core.specs import RunSpec
-
-try:
-    import fcntl
-except ImportError:  # Windows: everything but training works there
-    fcntl = None  # type: ignore[assignment]
 
 RunState = Literal["queued", "starting", "running", "done", "stopped", "failed", "crashed"]
 ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
@@ -41,6 +37,7 @@ TRAINERS = {
 # Set by `runs.launch` for the process that it turns into: the lock on this folder came with it.
 LOCK_INHERITED = "STUDIO_RUN_LOCKED"
 _PATIENCE = 2.0  # seconds; a reader that asks "alive?" holds the lock for microseconds
+_ATTEMPTS = 25  # to replace a file that others read
 _RESERVE = 64 * 1024  # bytes set aside, so that the last words can be written on a full disk
 
 
@@ -52,7 +49,15 @@ def write_json(path: Path, data: Any, sync: bool = False) -> None:
         if sync:
             file.flush()
             os.fsync(file.fileno())
-    os.replace(fresh, path)
+    for attempt in range(_ATTEMPTS):
+        try:
+            os.replace(fresh, path)
+        except PermissionError:  # Windows: somebody reads the old one at this moment
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def write_failure(what: str, place: Path, error: OSError) -> StudioError:
@@ -71,32 +76,15 @@ def moment(checkpoint: Path) -> tuple[int, int]:
         return -1, -1  # unreadable: the first to be forgotten, and `checkpoints.load` says what is wrong with it
 
 
-def _flock(file: TextIO, exclusive: bool) -> bool:
-    if fcntl is None:
-        raise BadInput("Training runs need Linux, macOS or WSL: start the studio there.")
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def take_lock(path: Path, patience: float = _PATIENCE) -> TextIO | None:
-    """Lock `path` for this process until the returned file is closed; None where somebody else has it.
+def take_lock(path: Path, patience: float = _PATIENCE) -> locks.Lock | None:
+    """Lock `path` for this process until what is returned is closed; None where somebody else has it.
 
     The file then holds the time at which it was taken (seconds since 1970).
     """
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - its owner closes it
-    deadline = time.monotonic() + patience
-    while not _flock(file, exclusive=True):
-        if time.monotonic() >= deadline:
-            file.close()
-            return None
-        time.sleep(0.01)
-    file.truncate(0)
-    file.write(f"{time.time():.6f}\n")
-    file.flush()
-    return file
+    lock = locks.take(path, patience)
+    if lock is not None:
+        lock.write(f"{time.time():.6f}\n")
+    return lock
 
 
 class RunDir:
@@ -192,11 +180,7 @@ class RunDir:
 
     def alive(self) -> bool:
         """Whether a process holds the lock, whatever its number and whoever started it."""
-        try:
-            with open(self.lock_file, encoding="utf-8") as file:
-                return not _flock(file, exclusive=False)
-        except FileNotFoundError:
-            return False
+        return locks.held(self.lock_file)
 
     def _locked_since(self) -> float:
         try:
@@ -216,7 +200,7 @@ class RunDir:
     def _read_status(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self.status_file.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, PermissionError, ValueError, TypeError):
             return {}  # none yet, or a power cut emptied it: the next word of the trainer writes it anew
 
     def status(self) -> dict[str, Any]:

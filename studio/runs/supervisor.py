@@ -17,12 +17,15 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
+from studio.core import locks
 from studio.core.errors import BadInput, Busy, NotFound, explain
 from studio.core.settings import REPOSITORY, Settings
 from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
 
 _ENDING = 30.0  # seconds
+# Windows: what is pressed in the server's console isn't meant for its runs, which need no window
+_APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -85,21 +88,23 @@ class Supervisor:
         if held is None:
             raise Busy(f"Run {run.id} is training already: stop it first.")
         try:
-            environment = os.environ | self._environment() | {LOCK_INHERITED: str(run.path)}
+            environment = os.environ | self._environment() | {"PYTHONUTF8": "1"}
+            apart: dict[str, Any] = {"creationflags": _APART}
+            if locks.INHERITABLE:
+                environment[LOCK_INHERITED] = str(run.path)
+                apart = {"pass_fds": (held.fileno(),), "start_new_session": True}
             with open(run.log_file, "ab") as log:
-                self._children.append(
-                    subprocess.Popen(
-                        [sys.executable, "-u", "-m", "studio.runs.launch", str(run.path)],
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        env=environment,
-                        pass_fds=(held.fileno(),),
-                        start_new_session=True,
-                    )
-                )
+                child = subprocess.Popen(
+                    [sys.executable, "-u", "-m", "studio.runs.launch", str(run.path)],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **apart,
+                )  # fmt: skip
+            self._children.append(child)
         finally:
             held.close()
+        if not locks.INHERITABLE:  # the child takes the lock itself: until it has, the run would look dead
+            deadline = time.monotonic() + _ENDING
+            while child.poll() is None and not run.alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
 
     def _environment(self) -> dict[str, str]:
         found = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}

@@ -122,4 +122,4 @@ def measure(spec: LcmSpec) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(LcmSpec.model_validate_json(Path(sys.argv[1]).read_text()))))
+    print(json.dumps(measure(LcmSpec.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))))

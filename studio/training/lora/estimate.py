@@ -85,13 +85,14 @@ def measure(spec: LoraSpec) -> dict[str, float]:
 
 def _peak_resident() -> int:
     """Bytes of main memory that this process held at most."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource  # Windows has none
-
+    try:
+        import resource
+    except ImportError:  # Windows, where the system counts the peak itself
+        now = psutil.Process().memory_info()
+        return int(getattr(now, "peak_wset", now.rss))
     # Linux counts kilobytes, macOS bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(LoraSpec.model_validate_json(Path(sys.argv[1]).read_text()))))
+    print(json.dumps(measure(LoraSpec.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))))

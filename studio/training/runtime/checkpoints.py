@@ -111,7 +111,12 @@ def _disk_full(run: RunDir, size: int, free: int) -> DiskFull:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs only what it may write
+    except PermissionError:
+        if path.is_dir():  # Windows opens no folder; NTFS keeps a journal of the names in it
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

@@ -7,6 +7,7 @@ own command line only. Knows command lines; nothing of training.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -44,4 +45,7 @@ def spread_over_processes(module: str) -> None:
     count = asked_for(parent.cmdline()) if parent is not None else 1
     if count > 1:
         command = [sys.executable, "-u", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        os.execv(sys.executable, [*command, "-m", module, *sys.argv[1:]])
+        command += ["-m", module, *sys.argv[1:]]
+        if sys.platform == "win32":  # exec would end this process there, and whoever waits for it would go on
+            sys.exit(subprocess.run(command).returncode)
+        os.execv(sys.executable, command)
