@@ -33,6 +33,10 @@ class Lock:
         """The descriptor to hand over to a child process, where locks are `INHERITABLE`."""
         return self._file.fileno()
 
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
     def write(self, text: str) -> None:
         """Replace what the file says."""
         self._file.truncate(0)

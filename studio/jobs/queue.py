@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ WORKER_NICE = 5  # drawing on all cores must not keep a page from opening
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
 FEW = 4  # jobs that an owner may have waiting however much the others have, as long as the queue isn't full
 BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
-
+STOPPED = BUG.format("the worker stopped")
 
 Work = Callable[[Any, Job, Any], "Iterator[None] | None"]
 
@@ -55,6 +56,7 @@ class Jobs:
         self._unwritten: dict[str, Job] = {}  # jobs whose end couldn't be written down yet
         self._engine: Any = None
         self._thread: threading.Thread | None = None
+        self._taken = 0  # turns, by all workers so far
         self._closing = False
 
     def submit(self, job: Job) -> JobView:
@@ -181,18 +183,58 @@ class Jobs:
         """See to it that the worker lives. What a dead one was working on has failed; the others get their turns."""
         if self._thread is not None and self._thread.is_alive():
             return
+        self._bury()
+        self._turns.extend(owner for owner, queue in self._queues.items() if queue and owner not in self._turns)
+        self._thread = threading.Thread(target=self._work, name="studio-worker", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system gives out no more threads
+            self._thread = None
+            log.error("no worker could be started: %s", error)
+            self._abandon()
+
+    def _bury(self) -> None:
+        """What a worker that is gone was working on has failed."""
         if self._running is not None:
             job, self._running = self._running, None
             if job.finished is None:
-                self._leave(job, "failed", BUG.format("the worker stopped"))
-        self._turns.extend(owner for owner, queue in self._queues.items() if queue and owner not in self._turns)
-        self._thread = threading.Thread(target=self._work, name="studio-worker", daemon=True)
-        self._thread.start()
+                self._leave(job, "failed", STOPPED)
+
+    def _abandon(self) -> None:
+        """End whatever waits: there is no worker for it. The next request tries to start one again."""
+        queues, self._queues = self._queues, {}
+        self._turns.clear()
+        for queue in queues.values():
+            for job in queue:
+                if self._closing:
+                    self._leave(job, "interrupted", INTERRUPTED)
+                else:
+                    self._leave(job, "failed", STOPPED)
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # where a thread has a priority of its own, which the threads of its maths inherit
-            nice = max(WORKER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        before = self._taken
+        try:
+            self._give_way()
+            self._serve()
+        except BaseException as error:
+            log.error("the worker ended", exc_info=error)
+            with self._changed:
+                self._thread = None
+                self._bury()
+                # One that never came to a turn wouldn't the next time either; each turn ends a job, so that this ends.
+                if self._taken == before or self._closing:
+                    self._abandon()
+                elif any(self._queues.values()):
+                    self._start()
+
+    def _give_way(self) -> None:
+        """Lower this thread's priority, where it has one of its own; the threads of its maths inherit it."""
+        if sys.platform == "linux":
+            with suppress(OSError):
+                nice = max(WORKER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 while not self._turns and not self._left and not self._closing:
@@ -212,6 +254,7 @@ class Jobs:
                 owner = self._turns.popleft()
                 job = self._queues[owner].popleft()
                 self._running = job
+                self._taken += 1
                 if job.state == "queued":
                     job.state, job.started = "running", time.time()
             over = self._slice(job)

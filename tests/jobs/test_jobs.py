@@ -319,26 +319,59 @@ def test_a_library_that_ends_the_thread_ends_its_job_only(house: Callable[..., H
     assert one.wait(one.submit()).state == "done"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_worker_is_replaced(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
     one = house(lambda engine, job, spec: None)
-    both = threading.Event()
+    both, work, died = threading.Event(), one.jobs._slice, []
 
     def die(job: Job) -> bool:
         both.wait(WAIT)
-        raise SystemExit
+        if not died:
+            died.append(job.id)
+            raise SystemExit
+        return work(job)
+
+    monkeypatch.setattr(one.jobs, "_slice", die)
+    first, second, third = one.submit("ann"), one.submit("ann"), one.submit("bob")
+    both.set()
+    failed = one.wait(first)
+    assert failed.state == "failed"
+    assert "the worker stopped" in (failed.error or "")
+    assert one.wait(second).state == "done"
+    assert one.wait(third, "bob").state == "done"
+
+
+@pytest.mark.parametrize("broken", ["the worker", "the system"])
+def test_jobs_end_where_no_worker_can_work(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Before its loop, or before it is a thread at all: nobody waits for ever, and the next request tries again."""
+    one = house(lambda engine, job, spec: None)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.jobs, "_slice", die)
-        first, second = one.submit("ann"), one.submit("ann")
-        both.set()
-        thread = one.jobs._thread
-        assert thread is not None
-        thread.join(WAIT)
-    third = one.submit("bob")
-    assert one.wait(third, "bob").state == "done"
-    assert one.wait(first).state == "failed"
-    assert one.wait(second).state == "done"
+        if broken == "the worker":
+            patch.setattr(one.jobs, "_give_way", fail)
+        else:
+            patch.setattr(threading.Thread, "start", fail)
+        failed = one.wait(one.submit())
+        assert failed.state == "failed"
+        assert "the worker stopped" in (failed.error or "")
+        assert one.jobs.waiting == 0
+    assert one.wait(one.submit()).state == "done"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own elsewhere")
+def test_a_priority_that_can_not_be_set_keeps_nobody_from_drawing(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    one = house(lambda engine, job, spec: None)
+    assert one.wait(one.submit()).state == "done"
 
 
 def test_an_engine_that_can_not_start_fails_the_job_and_is_tried_again(house: Callable[..., House]) -> None:
