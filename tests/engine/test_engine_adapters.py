@@ -187,3 +187,14 @@ def test_half_a_lora_is_refused(components: Components, files: dict[str, Path], 
     save_file(tensors, tmp_path / "half.safetensors")
     with pytest.raises(BadInput, match="incomplete"):
         adapters.read(tmp_path / "half.safetensors", components)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_said_at_the_door(
+    components: Components, files: dict[str, Path], tmp_path: Path, value: float
+) -> None:
+    tensors = load_file(files["kohya"])
+    tensors[next(key for key in tensors if key.endswith("lora_up.weight"))].view(-1)[0] = value
+    save_file(tensors, tmp_path / "diverged.safetensors")
+    with pytest.raises(BadInput, match=rf"diverged\.safetensors holds .* in 1 of its {len(tensors)} tensors"):
+        adapters.read(tmp_path / "diverged.safetensors", components)

@@ -58,6 +58,7 @@ def read(path: Path, components: Components) -> Adapter:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{path.name} can't be read ({error}); download it again.") from None
+    _refuse_no_numbers(path, tensors)
     alphas = _configured_alphas(path, header.metadata)
     unet_names = _names(components.unet)
     text_names = _names(components.text_encoder)
@@ -138,6 +139,17 @@ def _merged(weight: torch.Tensor, pairs: Sequence[tuple[LowRank, float]]) -> tor
     return total.to(weight.dtype)
 
 
+def _refuse_no_numbers(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise BadInput when there is a NaN or an infinity: it would spread over every picture at any weight."""
+    # 8-bit floats have no `isfinite` of their own
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.float().isfinite().all()]
+    if bad:
+        raise BadInput(
+            f"The LoRA {path.name} holds values that are no numbers (NaN or infinity) in {len(bad)} of its "
+            f"{len(tensors)} tensors: its training failed, and no weight helps; use another file."
+        )
+
+
 def _names(module: torch.nn.Module) -> dict[str, str]:
     """Layers that a LoRA may change, by dotted name and by kohya's name with underscores."""
     layers = [name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
@@ -169,7 +181,9 @@ def _configured_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, obj
         if "lora_adapter_metadata" in metadata:
             return dict(json.loads(metadata["lora_adapter_metadata"]))
         if path.name == "adapter_model.safetensors" and config_file.is_file():
-            return {f"unet.{key}": value for key, value in json.loads(config_file.read_text(encoding="utf-8")).items()}
+            return {
+                f"unet.{key}": value for key, value in json.loads(config_file.read_text(encoding="utf-8-sig")).items()
+            }
     except (ValueError, AttributeError, TypeError):
         raise BadInput(f"The settings of {path.name} are not readable JSON; export the LoRA again.") from None
     return {}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from studio.core.errors import BadInput, NotFound
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
+from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of
 from studio.engine.models.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
 
@@ -361,39 +362,29 @@ def _lora(path: Path) -> LoraInfo:
     header = lora_header(path)
     if not _lora_keys(header.tensors):
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
-    facts: dict[str, Any] = {}
-    for name in (path.with_suffix(".json"), path.parent / "studio.json"):
-        if name.is_file():
-            facts = _json(name)
-            break
+    said = notes_beside(path)
     metadata = header.metadata
-    words = facts.get("trigger_words") or [word for word in [metadata.get("modelspec.trigger_phrase")] if word]
-    try:
-        weight = float(facts.get("weight", 1.0))
-    except (TypeError, ValueError):
-        weight = 1.0
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
     fast = None
-    if isinstance(entry := facts.get("fast"), dict):
+    if isinstance(entry := said.facts.get("fast"), dict):
         try:
             fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             fast = None  # a note beside the file that somebody edited: the LoRA itself is sound
     try:
-        beside = tuple((str(one["title"]), float(one["weight"])) for one in facts.get("with", ()))
-    except (KeyError, TypeError, ValueError):
+        beside = tuple((str(one["title"]), float(one["weight"])) for one in said.facts.get("with", ()))
+    except (KeyError, TypeError, ValueError, OverflowError):
         beside = ()
+    phrase = metadata.get("modelspec.trigger_phrase")
     return LoraInfo(
         path=path,
-        title=str(
-            facts.get("title") or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title
-        ),
+        title=said.title or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title,
         hash=fingerprint(path),
-        trigger_words=tuple(str(word) for word in words) if isinstance(words, list | tuple) else (str(words),),
-        weight=weight,
+        trigger_words=said.trigger_words or ((phrase,) if phrase else ()),
+        weight=said.weight,
         fast=fast,
         beside=beside,
-        base=str(facts.get("base") or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or ""),
+        base=said.base or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or "",
     )
 
 

@@ -1,0 +1,122 @@
+"""What small files beside a LoRA say about it, whichever program wrote them. They are notes: none condemns the LoRA.
+
+Read are our own `NAME.json` and `studio.json`, the `NAME.json` of A1111's web UI ("activation text", "preferred
+weight"), and what managers of Civitai downloads keep: `NAME.civitai.info` (Civitai Helper), `NAME.metadata.json` (LoRA
+Manager), `NAME.cm-info.json` (Stability Matrix) and `NAME.rgthree-info.json`. Knows no torch and no tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_LARGEST = 10_000_000  # bytes; longer ones are no notes
+_ENCODINGS = ("utf-8-sig", "utf-16")  # with a byte order mark, as Windows PowerShell writes both
+_MANAGERS = (".civitai.info", ".metadata.json", ".cm-info.json", ".rgthree-info.json")
+# what everybody's activation text has and no LoRA was taught: the number of people
+_PEOPLE = re.compile(r"(?:\d+\+?(?:girl|boy|other)s?|solo)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is said of a LoRA; empty where nothing is. `facts` is our own note as it stands."""
+
+    title: str = ""
+    base: str = ""
+    trigger_words: tuple[str, ...] = ()
+    weight: float = 1.0  # -2 to 2
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def notes_beside(path: Path) -> Beside:
+    """The notes beside the LoRA file `path`; unreadable ones, and values that make no sense, are passed over."""
+    own = _object(path.with_suffix(".json"))
+    facts = _object(path.parent / "studio.json") if own is None else own
+    facts = facts or {}
+    managers = [_civitai(note) for suffix in _MANAGERS if (note := _object(path.with_suffix(suffix))) is not None]
+    words = (
+        _words(facts.get("trigger_words"))
+        or _activation(facts.get("activation text"))
+        or next((found for found, _ in managers if found), ())
+    )
+    weight = _weight(facts.get("weight"))
+    if weight is None:
+        preferred = _weight(facts.get("preferred weight"))
+        weight = preferred or 1.0  # A1111 writes 0 where nobody chose a weight
+    return Beside(
+        title=_text(facts.get("title")),
+        base=_text(facts.get("base")) or next((base for _, base in managers if base), "") or _a1111_base(facts),
+        trigger_words=words,
+        weight=weight,
+        facts=facts,
+    )
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is none that can be read."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return None
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    for encoding in _ENCODINGS:
+        try:
+            found = json.loads(data.decode(encoding))
+        except (ValueError, RecursionError):
+            continue
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Words from a list or one string; what isn't text in it is passed over."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(word for one in values if (word := _text(one)))
+
+
+def _activation(value: object) -> tuple[str, ...]:
+    """The parts of A1111's activation text, which is a piece of a prompt, without LoRA tags and counts of people."""
+    parts = [part.strip() for part in re.sub(r"<[^<>]*>", "", _text(value)).split(",")]
+    return tuple(part for part in parts if part and not _PEOPLE.fullmatch(part))
+
+
+def _weight(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and -2 <= number <= 2 else None
+
+
+def _civitai(note: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Trained words and base model of a version of Civitai's API, as the managers keep it or inside of theirs."""
+    inner = note.get("civitai")
+    versions = [inner, note] if isinstance(inner, dict) else [note]
+    words: tuple[str, ...] = ()
+    base = ""
+    for version in versions:
+        found = version.get("trainedWords") or version.get("TrainedWords")
+        if isinstance(found, list):
+            found = [one.get("word") if isinstance(one, dict) else one for one in found]
+        words = words or _words(found)
+        base = base or next(
+            (text for key in ("baseModel", "BaseModel", "base_model") if (text := _text(version.get(key)))), ""
+        )
+    return words, base
+
+
+def _a1111_base(facts: Mapping[str, Any]) -> str:
+    version = _text(facts.get("sd version"))
+    return "" if version == "Unknown" else version
