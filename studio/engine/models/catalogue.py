@@ -18,6 +18,7 @@ from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of
+from studio.engine.models.single_files import require_parts, scheduler_changes
 from studio.engine.models.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
 
 __all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "refused_loras",
@@ -242,6 +243,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
 def _file(reference: str, path: Path) -> ModelInfo:
     header = read_header(path)
     family = _file_family(path, header)
+    v = "; it predicts v, as it says itself" if scheduler_changes(path, header).get("prediction_type") else ""
     return ModelInfo(
         reference=reference,
         title=header.metadata.get("modelspec.title") or path.stem,
@@ -251,7 +253,7 @@ def _file(reference: str, path: Path) -> ModelInfo:
         size_bytes=path.stat().st_size,
         # many files also hold the averages of a training, or an optimiser, which nobody loads
         parameters=header.parameters("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
-        note="A single file: its configuration and tokenizer come with the studio.",
+        note=f"A single file: its configuration and tokenizer come with the studio{v}.",
         native_size=family.default_size,
         steps=family.steps,
         guidance=family.guidance,
@@ -283,8 +285,7 @@ def _file_family(path: Path, header: Header) -> Family:
             continue
         if first.shape[1:2] != (4,):
             raise BadInput(f"{path.name} needs an extra input picture (inpainting); choose a text-to-image model.")
-        if not any(key.startswith("cond_stage_model.transformer.") for key in tensors):
-            raise BadInput(f"{path.name} has another text encoder than {family.title}; choose a {family.title} model.")
+        require_parts(path, header, family)
         return family
     raise BadInput(f"{path.name} is not a model that the studio knows; it needs the Stable Diffusion 1.5 layout.")
 

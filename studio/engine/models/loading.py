@@ -19,6 +19,7 @@ from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
 from studio.engine.models.catalogue import ModelInfo, component_weights
 from studio.engine.models.families import Family
+from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
 _TEXT_PREFIX = "cond_stage_model.transformer."
@@ -163,7 +164,7 @@ def _config(name: str) -> Path:
 
 def _from_file(path: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
-    read_header(path)  # refuses pickles, which diffusers would open
+    header = read_header(path)  # refuses pickles, which diffusers would open
     config = _config(family.single_file_config)
     arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
     with quiet(), _sentences(path.name, "weights"):
@@ -197,5 +198,5 @@ def _from_file(path: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]
             "vae": vae,
             "text_encoder": text_encoder,
             "tokenizer": _tokenizer(config / "tokenizer"),
-            "scheduler_config": _scheduler_config(config),
+            "scheduler_config": _scheduler_config(config) | scheduler_changes(path, header),
         }

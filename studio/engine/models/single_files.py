@@ -1,0 +1,67 @@
+"""What the header of a checkpoint in one file, and what lies beside it, say before anything of it is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from studio.core.errors import BadInput
+from studio.engine.models.families import Family
+from studio.engine.models.weights import Header
+
+_TEXT = "cond_stage_model."
+_V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*(?:\#.*)?$""", re.MULTILINE)
+
+
+def require_parts(path: Path, header: Header, family: Family) -> None:
+    """Raise BadInput, saying which part, when a file of this family lacks its text encoder or its VAE."""
+    names = header.tensors
+    if any(name.startswith("cond_stage_model.model.") for name in names):
+        raise BadInput(
+            f"{path.name} is a Stable Diffusion 2 model: it has another text encoder than {family.title}; "
+            f"choose a {family.title} model."
+        )
+    if not any(name.startswith(_TEXT) for name in names):
+        raise BadInput(
+            f"{path.name} has no text encoder: only a part of a model was saved in it; choose a file of the whole "
+            f"model, or {family.default_model}."
+        )
+    if not any(name.startswith(_TEXT + "transformer.") for name in names):
+        raise BadInput(f"{path.name} has another text encoder than {family.title}; choose a {family.title} model.")
+    if not any(name.startswith("first_stage_model.") for name in names):
+        raise BadInput(
+            f"{path.name} has no VAE, the part that turns what is drawn into pixels; choose a version of it with "
+            f"the VAE in it, or {family.default_model}, which has the family's own."
+        )
+
+
+def scheduler_changes(path: Path, header: Header) -> dict[str, Any]:
+    """What has to differ in the scheduler's configuration: empty for a model that predicts noise.
+
+    A model that predicts v (2202.00512, section 4) says so with an empty tensor `v_pred` in it, in its metadata, or in
+    a `.yaml` of the same name beside it, as Stability's configurations do. `ztsnr` is the empty tensor of models that
+    were trained with zero terminal SNR (2305.08891, section 3).
+    """
+    changes: dict[str, Any] = {}
+    said = header.metadata.get("modelspec.prediction_type", "").lower()
+    if "v_pred" in header.tensors or said in ("v", "v_prediction") or _yaml_says_v(path):
+        changes["prediction_type"] = "v_prediction"
+    if "ztsnr" in header.tensors:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return changes
+
+
+def _yaml_says_v(path: Path) -> bool:
+    for suffix in (".yaml", ".yml"):
+        try:
+            with path.with_suffix(suffix).open("rb") as file:
+                text = file.read(1_000_000)
+        except (OSError, ValueError):
+            continue
+        for encoding in ("utf-8-sig", "utf-16"):
+            try:
+                return _V.search(text.decode(encoding)) is not None
+            except UnicodeDecodeError:
+                continue
+    return False
