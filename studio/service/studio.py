@@ -38,6 +38,7 @@ from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
 from studio.jobs.log import JobLog
 from studio.jobs.queue import Jobs
+from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
 from studio.service.prompts import PromptService
@@ -84,6 +85,20 @@ class Studio:
         from studio.engine.engine import Engine  # torch: seconds, and only here, in the worker
 
         return Engine(self.settings)
+
+    # --- words of a request; more in `prompts` ---------------------------------------------------------------------
+
+    def as_drawn(self, spec: GenerateSpec) -> PromptResult:
+        """The prompt that is drawn for these fields when it is left to the writer (offline), traits and all."""
+        return self._resolver.wording.as_drawn(spec)
+
+    def traits(self, spec: GenerateSpec) -> dict[str, str]:
+        """What these fields leave open about the character, as its seed decides it: {"hair_color": "red hair", ...}.
+
+        Put into the words (`text`) they are locked: every next picture keeps them, whatever its seed. Empty for a
+        prompt of one's own and while the seed is left to chance.
+        """
+        return {} if spec.seed is None else self._resolver.wording.traits(spec, spec.seed)
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 

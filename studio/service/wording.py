@@ -107,6 +107,14 @@ class Wording:
             prompt = replace_layer(prompt, "style", spec.style, style, layers.style)
         return changed.model_copy(update={"prompt": prompt})
 
+    def as_drawn(self, spec: GenerateSpec) -> PromptResult:
+        """What is drawn for a request when its prompt is left to the writer; with its traits if its seed is set."""
+        left = spec.model_copy(update={"prompt": None, "negative": None})
+        written = self.written(left, fixed=False)
+        if left.seed is None:
+            return written
+        return written.model_copy(update={"positive_prompt": self.decided(left, left.seed, False)[0]})
+
     def texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
         """The positive and the negative prompt as they were written or typed."""
         if spec.prompt is not None and (unknown := self._unknown(spec.prompt, spec.model, (), self._loras(spec))):

@@ -182,7 +182,7 @@ def test_bad_news_is_a_sentence(page_home: Path, tmp_path: Path) -> None:
 def test_the_gallery_finds_deletes_and_brings_back(page_home: Path) -> None:
     at = app("gallery")
     assert "Nothing here yet" in sentences(at)
-    red, blue = draw("me", text="red hair", seed=1), draw("me", text="blue hair", seed=2)
+    red, blue = draw("me", text="red hair", seed=1), draw("me", text="blue hair, green eyes, white hoodie", seed=2)
     draw("somebody else", text="red hair", seed=3)
     at.run()
     assert {f"open_{red}", f"open_{blue}"} == {b.key for b in at.button if b.key and b.key.startswith("open_")}

@@ -60,6 +60,10 @@ def test_a_single_picture_decides_by_its_seed_and_says_so(studio: Studio) -> Non
         assert "casual clothes" not in recipe.prompt
     sad = studio._resolver.plan(spec.model_copy(update={"emotion": "sad"}), "me").recipes
     assert [recipe.labels["decided"] for recipe in sad] == [recipe.labels["decided"] for recipe in recipes]
+    assert studio.as_drawn(spec).positive_prompt == recipes[0].prompt
+    assert ", ".join(studio.traits(spec).values()) == recipes[0].labels["decided"]
+    locked = spec.model_copy(update={"text": f"red hair, {recipes[0].labels['decided']}", "seed": 99})
+    assert studio.traits(locked) == {}
     own = studio._resolver.plan(spec.model_copy(update={"prompt": "1girl"}), "me").recipes
     assert all("decided" not in recipe.labels for recipe in own)
 

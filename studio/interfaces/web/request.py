@@ -159,8 +159,7 @@ def _written_here(spec: GenerateSpec) -> bool:
     """Whether Draw would draw this prompt from the fields alone, without a question."""
     if studio().prompts.claude_writes:
         return False
-    fields = Fields(spec.emotion, spec.style, spec.quality, spec.text.strip(), spec.count, {}, spec.loras)
-    written = studio().prompts.write_prompt(fields.request(offline=True))
+    written = studio().as_drawn(spec)
     return (written.positive_prompt, written.negative_prompt, written.doubtful) == (spec.prompt, spec.negative, False)
 
 
