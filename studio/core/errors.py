@@ -49,6 +49,19 @@ class Cancelled(Exception):
     """Raised by a progress callback to unwind a job whose owner cancelled it."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the system had no memory left: CUDA, MPS and CPU each say it in another way.
+
+    Matched by name and text, so that no torch is needed.
+    """
+    text = str(error)
+    return (
+        type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
+    )
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as one sentence: which field, what is wrong, what was given."""
     # A union reports once for each of its members; the first error of the deepest place says the most.

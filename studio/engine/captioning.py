@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from PIL import Image
 
-from studio.core.errors import BadInput, OutOfMemory
+from studio.core.errors import BadInput, OutOfMemory, is_out_of_memory
 from studio.core.settings import Settings
 from studio.engine import judging, memory, optimizations
 from studio.engine.models import captioners, hub
@@ -198,7 +198,7 @@ def _sentences(title: str) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise OutOfMemory(f"The memory didn't suffice for {title}; choose a smaller captioner.") from error
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BadInput(f"{title} can't caption pictures ({first[:160]}); get it again or choose another.") from error

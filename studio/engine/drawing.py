@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from studio.core.errors import BadInput, OutOfMemory
+from studio.core.errors import BadInput, OutOfMemory, is_out_of_memory
 from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
@@ -90,7 +90,7 @@ def draw(
                 sampling.finite(latents.decode_pixels(components, sampling.finite(row))) for row in clean.split(1)
             ]
         except (RuntimeError, MemoryError) as error:
-            if not memory.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             error.__traceback__ = None  # its frames hold the tensors that are in the way
             if components.device.type == "cuda":

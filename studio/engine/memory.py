@@ -37,11 +37,10 @@ def card(device: torch.device) -> dict[str, Any]:
     """Name and memory (bytes) of a card, as `SystemStatus` has them; nothing for other devices."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return {}
-    left, whole = free(device), total(device)
+    whole = total(device)
     return {
         "device_name": torch.cuda.get_device_name(device),
-        "device_memory_free": left,
-        "device_memory_used": whole - left,
+        "device_memory_used": whole - free(device),
         "device_memory_total": whole,
     }
 
@@ -158,14 +157,6 @@ def short(components: Components, width: int, height: int, guided: bool, wanted:
     room = int(free(components.device) * SHARE) - waiting_bytes(components)
     step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
     return max(step * min(wanted, MAX_BATCH), decode) > room
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device or the system had no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
 
 
 @torch.no_grad()

@@ -24,7 +24,6 @@ from studio.prompting.vocabulary import vocabulary_of
 
 AttackKind = Literal["typo", "glyph", "phonetic", "mixed"]
 KINDS: tuple[AttackKind, ...] = ("typo", "glyph", "phonetic")
-SHORTEST = 3  # letters of the shortest word that is attacked
 _TRIES = 24
 _TARGET = re.compile(r"(?<![^\W_])[A-Za-z]{3,}(?![^\W_])")
 

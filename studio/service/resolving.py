@@ -42,6 +42,7 @@ MAX_PICTURES = 4000  # of one job
 CONSISTENCY = ("lcm", "tcd")  # samplers that draw with a few-step adapter only
 ROOM = 1.5  # how much longer than a model's own a side may be, and how many times its own pixels it draws well
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
+TOO_FEW_LAYERS = "This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
 TOO_LARGE = (
     "{width} x {height} pixels are more than this model was made for ({native} x {native}): things stand twice in such "
     "pictures, or melt."
@@ -155,6 +156,8 @@ class Resolver:
             once(notes, TOO_LARGE.format(width=width, height=height, native=info.native_size))
         if info.note:
             once(notes, info.note)
+        if spec.clip_skip > info.text_layers:
+            raise BadInput(TOO_FEW_LAYERS.format(clip_skip=spec.clip_skip, most=info.text_layers))
         net = ""
         if spec.control is not None:
             net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
@@ -216,6 +219,9 @@ class Resolver:
         if model is None:
             notes.append(f"Its model {spec.model!r} isn't here; another one gives another picture.")
         changes: dict[str, Any] = {"model": model or self._settings.model}
+        if model is None and spec.clip_skip > 1:
+            notes.append(f"Its Clip skip of {spec.clip_skip} belongs to its own model and is left out.")
+            changes["clip_skip"] = 1
         changes["loras"] = self._known_loras(found, notes, own)
         if spec.control is not None and spec.control.model is not None:
             try:
@@ -356,7 +362,7 @@ def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()
     """Steps, guidance, sampler, and whether the model's own few-step adapter is attached.
 
     Where nothing else is said the few-step path is taken, except for high quality, which is the model at its best. A
-    chosen LoRA that is a few-step adapter itself takes the model's place: two of them at once would draw mud.
+    chosen LoRA that is a few-step adapter itself takes the model's place: two of them at once spoil the picture.
     """
     chosen = next((lora.fast for lora in loras if lora.fast is not None), None)
     fast = chosen or info.fast
@@ -367,7 +373,7 @@ def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()
     else:
         few = few and spec.sampler in CONSISTENCY
     if fast is not None and few:
-        # A solver's steps begin at their own levels of noise only: from a picture it takes more of them to meet one.
+        # The solver's few steps begin at fixed noise levels: img2img needs more of them to find one near its strength.
         finer = FAST_STEPS if spec.source is not None and fast.sampler not in CONSISTENCY else 1
         default: tuple[int, float, str] = (finer * fast.steps, fast.guidance, fast.sampler)
     else:

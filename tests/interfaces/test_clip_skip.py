@@ -59,6 +59,20 @@ def test_it_is_written_into_a_picture_and_read_from_it(page_home: Path) -> None:
     assert any("Clip skip 12 is outside" in note for note in beyond.notes)
 
 
+def test_more_than_the_model_has_is_refused_before_anything_waits(page_home: Path) -> None:
+    before = len(studio().jobs("me", 1000))
+    with pytest.raises(BadInput, match="too small for a Clip skip of 4; take 2 or less"):
+        studio().submit(GenerateSpec(model=studio().settings.model, prompt="1girl", clip_skip=4), "me")
+    assert len(studio().jobs("me", 1000)) == before
+
+
+def test_another_model_does_without_that_of_a_recipe(page_home: Path) -> None:
+    text = "1girl\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Clip skip: 2, Model: elsewhere"
+    found = studio().read_recipe(text.encode())
+    assert found.spec.clip_skip == 1
+    assert any("Clip skip of 2 belongs to its own model" in note for note in found.notes)
+
+
 def test_the_verbs_have_it(page_home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     asked: list[Any] = []
 

@@ -17,9 +17,10 @@ from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef
 from studio.core.views import JobView
+from studio.features.registry import FEATURES
 from studio.features.sheets.spec import SheetSpec
 from studio.features.sketch.spec import SketchSpec
-from studio.interfaces.web import text, trash, widgets
+from studio.interfaces.web import frame, text, trash, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import studio as service
 
@@ -276,7 +277,7 @@ def test_the_system_page_names_the_card_and_its_memory(page_home: Path, monkeypa
     class Engine:
         def status(self) -> dict[str, Any]:
             return {"loaded": True, "device": "cuda:0", "dtype": "float16", "model": "embedded", "choices": [],
-                    "device_name": "A Fine Card", "device_memory_used": 2 * 10**9, "device_memory_free": 6 * 10**9,
+                    "device_name": "A Fine Card", "device_memory_used": 2 * 10**9,
                     "device_memory_total": 8 * 10**9}  # fmt: skip
 
     monkeypatch.setattr(studio()._jobs, "_engine", Engine())
@@ -421,3 +422,8 @@ def sketched(owner: str) -> str:
     job = studio().wait(studio().submit(SketchSpec(base=base, control=control), owner).id, owner, 60)
     assert job.state == "done", job.error
     return next(id for id in job.pictures if id != job.result["control_image"])
+
+
+def test_a_running_job_of_every_kind_has_a_page() -> None:
+    assert set(frame.HOME_OF) == set(FEATURES)
+    assert all((REPOSITORY / "pages" / f"{page}.py").exists() for page in frame.HOME_OF.values())

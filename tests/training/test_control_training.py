@@ -27,7 +27,7 @@ from studio.engine.engine import Engine
 from studio.runs import dataset as files
 from studio.runs.rundir import RunDir
 from studio.service.runs import TrainingRuns
-from studio.training.controlnet import dataset, train
+from studio.training.controlnet import dataset, evaluation, train
 from studio.training.controlnet.network import new_controlnet
 
 
@@ -288,6 +288,30 @@ def test_a_replaced_base_model_is_refused(studio_home: Path, straight: RunDir) -
     run.write_spec(run.spec().model_copy(update={"model": "tiny"}))
     train.main(run.path)
     assert (run.status()["state"], run.status()["step"]) == ("done", 15)
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_begins_as_a_new_one(studio_home: Path) -> None:
+    """Not with random weights: nothing tells them from a copy of the UNet's but the pictures."""
+    fresh = start(studio_home, "fresh", epochs=1)
+    train.main(fresh.path)
+    damaged = start(studio_home, "damaged", epochs=1)
+    train.main(damaged.path)
+    for file in damaged.checkpoints.glob("*/*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    shutil.rmtree(damaged.adapter)
+    train.main(damaged.path)
+    assert digest(damaged) == digest(fresh)
+
+
+def test_too_little_memory_to_measure_ends_nothing(studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(evaluation.Evaluator, "held_out", full)
+    run = start(studio_home, "full_while_measured", epochs=1)
+    train.main(run.path)
+    assert run.status()["state"] == "done"
+    assert "Not enough memory to measure" in (run.path / "metrics.jsonl").read_text() + json.dumps(run.status())
 
 
 def test_too_little_memory_halves_what_is_done_at_once(

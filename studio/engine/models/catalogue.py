@@ -70,6 +70,7 @@ class ModelInfo:
     state: Literal["ready", "download", "missing"] = "ready"
     note: str = ""
     native_size: int = 512
+    text_layers: int = 12  # of the text encoder: as far as `clip_skip` goes
     steps: int = 20
     guidance: float = 7.0
     sampler: str = "dpmpp_2m"
@@ -189,6 +190,7 @@ def component_weights(folder: Path, component: str) -> list[Path]:
 
 def _folder(reference: str, path: Path) -> ModelInfo:
     unet, vae = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
+    text = _json(path / "text_encoder" / "config.json")
     facts = _json(path / "studio.json") if (path / "studio.json").is_file() else {}
     family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
     parts = ("unet", "vae", *family.text_encoders)
@@ -222,6 +224,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             size_bytes=size,
             parameters=parameters,
             native_size=int(facts.get("native_size", native)),
+            text_layers=int(text.get("num_hidden_layers", ModelInfo.text_layers)),
             steps=int(facts.get("steps", family.steps)),
             guidance=float(facts.get("guidance", family.guidance)),
             sampler=str(facts.get("sampler", family.sampler)),

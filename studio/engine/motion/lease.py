@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from studio.core.errors import OutOfMemory
+from studio.core.errors import OutOfMemory, is_out_of_memory
 from studio.engine import memory
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ModelLease:
             try:
                 return work(count)
             except (RuntimeError, MemoryError) as error:
-                if not memory.is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 error.__traceback__ = None  # its frames hold the tensors that are in the way
             if self.components.device.type == "cuda":

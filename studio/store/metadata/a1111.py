@@ -34,7 +34,7 @@ def read(text: str) -> Facts:
     facts.steps, facts.seed = pairs.get("Steps"), pairs.get("Seed")
     facts.guidance = pairs.get("CFG scale", pairs.get("CFG Scale"))
     facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
-    for key in (*INFOTEXT, "Clip skip"):
+    for key in INFOTEXT:
         if key in pairs and key not in ("Steps", "Seed", "CFG scale", "Denoising strength"):
             facts.setting(key, pairs[key], usual="1")
     if size := pair(pairs.get("Size", "")):

@@ -5,6 +5,7 @@ Knows how a network is drawn with and measured, not how it learns.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from PIL import Image
 
+from studio.core.errors import Cancelled, is_out_of_memory
 from studio.core.specs import ControlRunSpec
 from studio.engine.diffusion import latents as pictures
 from studio.engine.diffusion import sampling, text
@@ -58,11 +60,19 @@ class Evaluator:
         if self.runtime.main:
             session.stage(7, "Train: measure" if step else "Measure the beginning")
             self.net.eval()
-            with self.average.applied(), torch.no_grad(), self.runtime.autocast():
-                losses = self.held_out()
-                if self.spec.samples:
-                    self.draw(step)
-            self.net.train()
+            losses: dict[str, float] = {}
+            try:
+                with self.average.applied(), torch.no_grad(), self.runtime.autocast():
+                    losses = self.held_out()
+                    if self.spec.samples:
+                        with contextlib.suppress(Cancelled):  # the training's loop sees the stop too, and saves
+                            self.draw(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                session.log("Not enough memory to measure; the training goes on.", note=True)
+            finally:
+                self.net.train()
             before = {f"{name}_before": value for name, value in losses.items() if name == "held_out" and not step}
             session.run.update(**before, **losses)
             session.log(f"Step {step}: held out {losses}")
@@ -102,6 +112,7 @@ class Evaluator:
             model, [self.data.captions[row][0] for row in rows], [self.spec.seed + k for k in range(len(rows))],
             sampler=model.info.sampler, steps=min(15, model.info.steps), guidance=model.info.guidance,
             size=(width, height), control=Control(self.net, lines, 1.0, 0.0, 1.0, "both", **model.info.control),
+            on_step=lambda *_: self.runtime.pause(),
         )  # fmt: skip
         drawn = pictures.decode(model, clean)
         whole = Image.new("RGB", (width * len(rows), 2 * height))

@@ -26,14 +26,14 @@ WIDTHS = (8, 16, 32, 64, 96)
 def first_network(runtime: Runtime, spec: ControlRunSpec, model: Components, config: Settings) -> ControlNetModel:
     """What a run begins with, and trains: a copy of the UNet's first half, or another ControlNet to go on from.
 
-    A run with a checkpoint needs the shape only, which is kept in its folder: what it went on from may be gone.
+    A run with a whole checkpoint needs the shape only, which is kept in its folder: what it went on from may be gone.
     """
     session = runtime.session
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
         net = new_controlnet(model)
     shape = session.run.path / "controlnet.json"
-    resumed = bool(checkpoints.names(session.run))
+    resumed = checkpoints.latest_good(session.run)[0] is not None
     if resumed and shape.exists():
         net = ControlNetModel.from_config(json.loads(shape.read_text(encoding="utf-8")))
     elif spec.init in KINDS and spec.init not in model.info.controlnets:

@@ -28,11 +28,6 @@ ADAPTER = "student"
 GUIDANCE_DIM = 256  # of the guidance embedding, as in diffusers' full-UNet script
 
 
-def trainable_parameters(unet: UNet2DConditionModel) -> int:
-    """How many numbers of a UNet the optimiser changes."""
-    return sum(p.numel() for p in unet.parameters() if p.requires_grad)
-
-
 def add_lora(unet: UNet2DConditionModel, targets: tuple[str, ...], rank: int) -> None:
     """Freeze `unet` and put the student's LoRA on every layer named in `targets`; alpha = rank, so its scale is 1.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from studio.core.errors import Cancelled
+from studio.core.errors import Cancelled, is_out_of_memory
 from studio.core.specs import LoraSpec
 from studio.engine.diffusion import latents, sampling, text
 from studio.engine.diffusion.conditioning import Conditioning
@@ -25,7 +25,6 @@ from studio.training.export.adapter_files import Card, base_version
 from studio.training.lora.network import alpha_of
 from studio.training.runtime.average import MovingAverage
 from studio.training.runtime.runtime import Runtime
-from studio.training.runtime.session import is_out_of_memory
 
 _DEFAULT_PROMPTS = 3
 QUICK = 20.0  # seconds that a stop may take longer for samples

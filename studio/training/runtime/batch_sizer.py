@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from studio.training.runtime.session import is_out_of_memory
+from studio.core.errors import is_out_of_memory
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

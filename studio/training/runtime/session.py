@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from studio.core.errors import BadInput, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError
+from studio.core.errors import BadInput, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError, is_out_of_memory
 from studio.core.specs import Spec
 from studio.runs.rundir import RunDir
 
@@ -248,13 +248,3 @@ def explain(error: Exception, run: RunDir) -> str:
     if is_out_of_memory(error):
         return str(OutOfMemory(_TOO_LARGE.get(run.raw_spec().get("kind", ""), _TOO_LARGE["lora"])))
     return f"Something went wrong inside the studio ({type(error).__name__}); the log has the details."
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA, MPS and CPU each say it in another way; matched by name so that this module needs no torch."""
-    text = str(error)
-    return (
-        type(error).__name__ == "OutOfMemoryError"
-        or isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text))
-    )
