@@ -131,6 +131,16 @@ class Choice(View):
     reason: str
 
 
+class Trouble(View):
+    """Something that won't work on this machine, and the command that mends it; "" where none does."""
+
+    what: str  # one sentence
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} This mends it: {self.command}" if self.command else self.what
+
+
 class SystemStatus(View):
     """The machine and the studio on it, for the System page and `GET /status`."""
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from studio.core.errors import BadInput, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError, is_out_of_memory
 from studio.core.specs import Spec
+from studio.engine import packages
 from studio.runs.rundir import RunDir
 
 # What there is to choose less of, by kind of run
@@ -230,6 +231,8 @@ def run_trainer(path: Path, kind: type[Spec], train: Callable[[Session, Any], No
         spec = session.run.spec()
         if not isinstance(spec, kind):
             raise NotFound(f"Run {session.run.id} is of another kind ({spec.kind}): this trainer can't carry it out.")
+        if spec.kind != "control" and (trouble := packages.torchao()):
+            raise StudioError(str(trouble))
         session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
         try:
             train(session, spec)
