@@ -150,6 +150,9 @@ class Resolver:
         words = self.wording.words(texts, spec, seed, notes, files.lora)
         refs = (*spec.loras, *words.loras)
         found = [files.lora(ref.path) for ref in refs]
+        for lora in found:
+            if lora.note:
+                once(notes, lora.note)
         steps, guidance, sampler, fast = sampling(spec, info, found)
         width, height = self._size(spec, info, owner)
         if width > largest_side(info.native_size, height) or height > largest_side(info.native_size, width):

@@ -19,7 +19,7 @@ from support.checkpoints import tiny_sd
 from studio.core.errors import BadInput, Cancelled, DiskFull, Offline
 from studio.core.settings import Settings
 from studio.core.specs import ControlSpec
-from studio.engine.models import catalogue, hub, weights
+from studio.engine.models import catalogue, hub, lora_keys, weights
 from studio.engine.models.families import SD15
 from studio.features.drawing import with_models
 from studio.service.prompts import PromptService
@@ -122,7 +122,7 @@ def test_a_single_file_is_counted_by_its_numbers_not_its_bytes(tmp_path: Path, s
     assert catalogue.resolve(str(tmp_path / "model.safetensors"), settings).parameters == 8 * 4 * 9 + 15
 
 
-@pytest.mark.parametrize("end", catalogue.LORA_DOWN)
+@pytest.mark.parametrize("end", lora_keys.PAIRS)
 def test_every_form_of_lora_is_found(settings: Settings, end: str) -> None:
     file = settings.models_dir / "loras" / "mine.safetensors"
     file.parent.mkdir(parents=True)
@@ -131,7 +131,9 @@ def test_every_form_of_lora_is_found(settings: Settings, end: str) -> None:
     assert [info.path for info in catalogue.loras(settings)] == [file]
 
 
-@pytest.mark.parametrize(("key", "kind"), [("hada_w1_a", "LoHa"), ("lokr_w1", "LoKr"), ("lokr_w1_a", "LoKr")])
+@pytest.mark.parametrize(
+    ("key", "kind"), [("oft_blocks", "OFT"), ("lokr_w1", "LoKr"), ("dora_scale", "DoRA"), ("ia3_l.weight", "IA3")]
+)
 def test_adapters_that_are_no_loras_are_named_and_listed(settings: Settings, key: str, kind: str) -> None:
     file = settings.models_dir / "loras" / "other.safetensors"
     file.parent.mkdir(parents=True)

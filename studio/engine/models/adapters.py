@@ -1,8 +1,8 @@
 """LoRAs on a loaded model, for the length of a `with` block. Knows weights and layers, not what an adapter teaches.
 
 The low-rank product is added to the weights (2106.09685, section 4.1: no extra latency), and the very tensors from
-before are put back at the end: afterwards the model gives bit-identical output. Reads the three formats in use: kohya
-(A1111, ComfyUI, Civitai), diffusers and PEFT.
+before are put back at the end: afterwards the model gives bit-identical output. Reads the formats of kohya, LyCORIS,
+ComfyUI, OneTrainer, diffusers and PEFT.
 """
 
 from __future__ import annotations
@@ -20,32 +20,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from studio.core.errors import BadInput
-from studio.engine.models.catalogue import LORA_DOWN, lora_header
+from studio.engine.models.catalogue import lora_header
+from studio.engine.models.lora_keys import complete, split_key
+from studio.engine.models.lora_layers import Change, find_layer, fits, layer_names, rank
 from studio.engine.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
 
-# the second halves, in the order of `models.LORA_DOWN`
-_UP = (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight", ".lora_linear_layer.up.weight")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """One layer's pair: `down` (rank, in, ...), `up` (out, rank, ...); its product counts `scale` times."""
-
-    down: torch.Tensor
-    up: torch.Tensor
-    scale: float
-
 
 @dataclass(frozen=True)
 class Adapter:
-    """A read LoRA file: pairs by the name of the layer that they belong to, in the UNet and in the text encoder."""
+    """A read LoRA file: changes by the name of the layer that they belong to, in the UNet and in the text encoder."""
 
     name: str
-    unet: Mapping[str, LowRank]
-    text_encoder: Mapping[str, LowRank]
+    unet: Mapping[str, Change]
+    text_encoder: Mapping[str, Change]
 
 
 def read(path: Path, components: Components) -> Adapter:
@@ -60,36 +50,44 @@ def read(path: Path, components: Components) -> Adapter:
         raise BadInput(f"{path.name} can't be read ({error}); download it again.") from None
     _refuse_no_numbers(path, tensors)
     alphas = _configured_alphas(path, header.metadata)
-    unet_names = _names(components.unet)
-    text_names = _names(components.text_encoder)
-    pairs_of: dict[str, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
-    for key, down in tensors.items():
-        end = next((suffix for suffix in LORA_DOWN if key.endswith(suffix)), None)
-        if end is None:
-            continue
-        stem = key.removesuffix(end)
-        up = tensors.get(stem + _UP[LORA_DOWN.index(end)])
-        if up is None:
-            raise BadInput(f"{path.name} is incomplete: the second half of a layer is missing; download it again.")
-        part, layer = _layer(stem, end, unet_names, text_names)
-        module = getattr(components, part)
-        if (
-            layer is None
-            or (weight := module.get_parameter(layer + ".weight")).numel() != up.shape[0] * down[0].numel()
-        ):
+    unet_names, text_names = layer_names(components.unet), layer_names(components.text_encoder)
+    found: dict[str, dict[str, dict[str, torch.Tensor]]] = {"unet": {}, "text_encoder": {}}
+    for key, value in tensors.items():
+        known = split_key(key)
+        if known is None:
+            continue  # counted and named by `catalogue`
+        stem, ending = known
+        part, layer = find_layer(stem, unet_names, text_names)
+        if layer is None:
             raise BadInput(_other_architecture(path, header.metadata, tensors, components))
-        if weight.shape[0] != up.shape[0] or down.shape[0] != up.shape[1]:
-            raise BadInput(_other_architecture(path, header.metadata, tensors, components))
-        rank = down.shape[0]
-        alpha = tensors.get(stem + ".alpha")
-        if alpha is None:
-            alpha = _alpha_of(alphas, part, layer, rank)
-        # rank-stabilised LoRA (2312.03732) divides by the root of the rank
-        scale = float(alpha) / (rank**0.5 if alphas.get(f"{part}.use_rslora") else rank)
-        pairs_of[part][layer] = LowRank(down, up, scale)
-    if not pairs_of["unet"] and not pairs_of["text_encoder"]:
+        own = found[part].setdefault(layer, {})
+        if ending in own:
+            raise BadInput(f"{path.name} has the layer {layer} under two names; get another version of it.")
+        own[ending] = value
+    changes: dict[str, dict[str, Change]] = {"unet": {}, "text_encoder": {}}
+    for part, layers in found.items():
+        for layer, own in layers.items():
+            alpha = own.pop("alpha", None)
+            if not own:
+                continue  # an alpha of nothing
+            if not complete(own):
+                raise BadInput(f"{path.name} is incomplete: the second half of a layer is missing; download it again.")
+            low = rank(own)
+            # rank-stabilised LoRA (2312.03732) divides by the root of the rank
+            root = 0.5 if alphas.get(f"{part}.use_rslora") else 1.0
+            scale = 1.0
+            if alpha is not None and alpha.numel() != 1:
+                raise BadInput(_other_architecture(path, header.metadata, tensors, components))
+            if low is not None:
+                scale = (_alpha_of(alphas, part, layer, low) if alpha is None else float(alpha)) / low**root
+            change = Change(own, scale)
+            module = getattr(components, part).get_submodule(layer)
+            if not fits(change, module.weight.data, getattr(module, "bias", None)):
+                raise BadInput(_other_architecture(path, header.metadata, tensors, components))
+            changes[part][layer] = change
+    if not changes["unet"] and not changes["text_encoder"]:
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
-    return Adapter(path.stem, pairs_of["unet"], pairs_of["text_encoder"])
+    return Adapter(path.stem, changes["unet"], changes["text_encoder"])
 
 
 @contextmanager
@@ -109,14 +107,18 @@ def attached(
     text_key = components.text_key
     try:
         for part in ("unet", "text_encoder"):
-            layers: dict[str, list[tuple[LowRank, float]]] = {}
+            layers: dict[str, list[tuple[Change, float]]] = {}
             for adapter, weight in adapters:
-                for layer, pair in getattr(adapter, part).items():
-                    layers.setdefault(layer, []).append((pair, weight))
-            for layer, pairs in layers.items():
-                parameter = getattr(components, part).get_parameter(layer + ".weight")
-                changed.append((parameter, parameter.data))
-                parameter.data = _merged(parameter.data, pairs)
+                for layer, change in getattr(adapter, part).items():
+                    layers.setdefault(layer, []).append((change, weight))
+            for layer, several in layers.items():
+                module = getattr(components, part).get_submodule(layer)
+                changed.append((module.weight, module.weight.data))
+                module.weight.data = _changed_weight(module.weight.data, several)
+                biases = [(added, strength) for change, strength in several if (added := change.bias()) is not None]
+                if biases:
+                    changed.append((module.bias, module.bias.data))
+                    module.bias.data = _changed_bias(module.bias.data, biases)
         components.text_key = text_key + tuple(
             (fingerprint(path), weight)
             for (path, weight), (adapter, _) in zip(wanted, adapters, strict=True)
@@ -130,13 +132,23 @@ def attached(
 
 
 @torch.no_grad()
-def _merged(weight: torch.Tensor, pairs: Sequence[tuple[LowRank, float]]) -> torch.Tensor:
-    """weight + sum of strength * scale * up @ down, in fp32 before it is rounded; same layout in memory."""
-    total = weight.float().clone(memory_format=torch.preserve_format)
-    for pair, strength in pairs:
-        up, down = (half.to(weight.device, torch.float32).flatten(1) for half in (pair.up, pair.down))
-        total += (strength * pair.scale) * (up @ down).reshape(weight.shape)
+def _changed_weight(weight: torch.Tensor, changes: Sequence[tuple[Change, float]]) -> torch.Tensor:
+    """weight + the sum of all changes, in fp32 before it is rounded; same layout in memory."""
+    before = weight.float()
+    total = before.clone(memory_format=torch.preserve_format)
+    for change, strength in changes:
+        delta = change.delta(before, strength)
+        if delta is not None:
+            total += delta
     return total.to(weight.dtype)
+
+
+@torch.no_grad()
+def _changed_bias(bias: torch.Tensor, added: Sequence[tuple[torch.Tensor, float]]) -> torch.Tensor:
+    total = bias.float().clone()
+    for value, strength in added:
+        total += strength * value.to(bias.device, torch.float32)
+    return total.to(bias.dtype)
 
 
 def _refuse_no_numbers(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -148,30 +160,6 @@ def _refuse_no_numbers(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             f"The LoRA {path.name} holds values that are no numbers (NaN or infinity) in {len(bad)} of its "
             f"{len(tensors)} tensors: its training failed, and no weight helps; use another file."
         )
-
-
-def _names(module: torch.nn.Module) -> dict[str, str]:
-    """Layers that a LoRA may change, by dotted name and by kohya's name with underscores."""
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
-    return {name: name for name in layers} | {name.replace(".", "_"): name for name in layers}
-
-
-def _layer(stem: str, end: str, unet: Mapping[str, str], text: Mapping[str, str]) -> tuple[str, str | None]:
-    """Which part a key belongs to, and the layer there (None: there is no such layer)."""
-    stem = stem.removeprefix("base_model.model.")
-    if end == "_lora.down.weight":  # diffusers before 0.20: attn1.processor.to_q_lora.down.weight
-        stem = stem.replace(".processor.", ".")
-        stem += ".0" if stem.endswith("to_out") else ""
-    for prefix in ("lora_te_", "lora_te1_", "text_encoder."):
-        if stem.startswith(prefix):
-            # transformers 5 left the outermost name away that all files still have
-            stem = re.sub(r"^text_model[._]", "", stem.removeprefix(prefix))
-            return "text_encoder", text.get(stem) or text.get("text_model." + stem) or text.get("text_model_" + stem)
-    for prefix in ("lora_unet_", "unet."):
-        if stem.startswith(prefix):
-            stem = stem.removeprefix(prefix)
-            break
-    return "unet", unet.get(stem)
 
 
 def _configured_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, object]:
@@ -196,7 +184,7 @@ def _alpha_of(configured: Mapping[str, object], part: str, layer: str, rank: int
         for ending, alpha in pattern.items():
             if re.fullmatch(rf"(.*\.)?({ending})", layer):
                 return float(alpha)
-    alpha = configured.get(f"{part}.lora_alpha")
+    alpha = configured.get(f"{part}.lora_alpha", configured.get(f"{part}.alpha"))  # LoHa's and LoKr's is `alpha`
     return float(alpha) if isinstance(alpha, int | float) else float(rank)
 
 

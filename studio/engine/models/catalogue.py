@@ -18,6 +18,7 @@ from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of
+from studio.engine.models.lora_keys import unused
 from studio.engine.models.single_files import require_parts, scheduler_changes
 from studio.engine.models.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
 
@@ -33,17 +34,9 @@ MOVED = {
 CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
 
-# What the first half of a low-rank pair is called: kohya, PEFT, and diffusers from its first form to its last.
-LORA_DOWN = (
-    ".lora_down.weight",
-    ".lora_A.weight",
-    ".lora.down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
-# What is called a LoRA in many places and is none, or more than one, by a part of its keys.
-_OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
-                   "lora_mid": "CP-decomposed LoCon", "oft_": "OFT"}  # fmt: skip
+# What is called a LoRA in many places and is none, by a part of its keys.
+_OTHER_ADAPTERS = {"lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
+                   "lora_mid": "CP-decomposed LoCon", "oft_": "OFT", "ia3_": "IA3"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,6 +100,7 @@ class LoraInfo:
     weight: float = 1.0
     base: str = ""
     fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
+    note: str = ""  # what of the file can't be applied
     beside: tuple[tuple[str, float], ...] = ()  # title and weight of LoRAs that were part of its teacher: use them too
 
 
@@ -346,7 +340,7 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
 
 
 def _lora_keys(tensors: Mapping[str, object]) -> bool:
-    return any(key.endswith(LORA_DOWN) for key in tensors)
+    return len(unused(tensors)) < len(tensors)
 
 
 def _refuse_other_adapter(path: Path, tensors: Mapping[str, object]) -> None:
@@ -379,6 +373,13 @@ def _lora(path: Path) -> LoraInfo:
         beside = tuple((str(one["title"]), float(one["weight"])) for one in said.facts.get("with", ()))
     except (KeyError, TypeError, ValueError, OverflowError):
         beside = ()
+    if rest := unused(header.tensors):
+        note = (
+            f"{len(rest)} of the {len(header.tensors)} tensors of the LoRA {path.name} are of a kind that isn't "
+            f"applied (such as {min(rest)[:80]})."
+        )
+    else:
+        note = ""
     phrase = metadata.get("modelspec.trigger_phrase")
     return LoraInfo(
         path=path,
@@ -387,6 +388,7 @@ def _lora(path: Path) -> LoraInfo:
         trigger_words=said.trigger_words or ((phrase,) if phrase else ()),
         weight=said.weight,
         fast=fast,
+        note=note,
         beside=beside,
         base=said.base or metadata.get("ss_sd_model_name") or metadata.get("modelspec.architecture") or "",
     )

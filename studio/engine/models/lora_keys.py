@@ -1,0 +1,43 @@
+"""What the names of tensors in a LoRA file say about them. Loads no torch, knows no model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+# The halves of a low-rank pair: kohya, PEFT, and diffusers from its first form to its last.
+PAIRS = {
+    ".lora_down.weight": ".lora_up.weight",
+    ".lora_A.weight": ".lora_B.weight",
+    ".lora.down.weight": ".lora.up.weight",
+    "_lora.down.weight": "_lora.up.weight",
+    ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",
+}
+_ENDINGS = re.compile(r"[._](hada_(?:w[12]_[ab]|t[12])|w_norm|b_norm|diff_b|diff|alpha)$")
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """A tensor's name as the layer's name and its ending in this module's terms; None for endings unknown here."""
+    key = re.sub(r"\.default(?=\.weight$|$)", "", key)  # PEFT's name of the only adapter
+    for down, up in PAIRS.items():
+        for ending, half in ((down, "down"), (up, "up")):
+            if key.endswith(ending):
+                return key.removesuffix(ending), half
+    found = _ENDINGS.search(key)
+    if found is None:
+        return None
+    return key[: found.start()], found[1]
+
+
+def complete(endings: Collection[str]) -> bool:
+    """Whether a layer has all factors of its adapter."""
+    if "down" in endings or "up" in endings:
+        return "down" in endings and "up" in endings
+    if any(ending.startswith("hada_") for ending in endings):
+        return {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= set(endings)
+    return not {"w_norm", "b_norm", "diff", "diff_b"}.isdisjoint(endings)
+
+
+def unused(keys: Iterable[str]) -> list[str]:
+    """The tensors that nobody here knows how to apply."""
+    return [key for key in keys if split_key(key) is None]

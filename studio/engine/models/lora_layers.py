@@ -1,0 +1,146 @@
+"""The layers of a model by every name that LoRA files give them, and what each kind of adapter does to a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+_TEXT = (
+    "lora_te1_", "lora_te_", "text_encoders_clip_l_transformer_", "clip_l_transformer_", "clip_l_",
+    "cond_stage_model_transformer_", "text_encoder_",
+)  # fmt: skip
+_UNET = ("lora_unet_", "lycoris_", "model_diffusion_model_", "diffusion_model_", "unet_")
+_RESNET = {"norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
+           "conv2": "out_layers_3", "conv_shortcut": "skip_connection"}  # fmt: skip
+_FIXED = {"conv_in": "input_blocks_0_0", "time_embedding.linear_1": "time_embed_0",
+          "time_embedding.linear_2": "time_embed_2", "conv_norm_out": "out_0", "conv_out": "out_2"}  # fmt: skip
+
+
+def layer_names(module: torch.nn.Module) -> dict[str, str]:
+    """Every layer with a weight by its name with underscores: diffusers' own, and the original layout's for a UNet."""
+    layers = [
+        name for name, layer in module.named_modules() if isinstance(getattr(layer, "weight", None), torch.Tensor)
+    ]
+    names = {name.replace(".", "_"): name for name in layers}
+    places = _original_places(module)
+    for name in layers:
+        if name in _FIXED:
+            names.setdefault(_FIXED[name], name)
+        place = next((place for place in places if name.startswith(place + ".")), None)
+        if place is not None:
+            inside = name.removeprefix(place + ".")
+            inside = _RESNET.get(inside, inside) if ".resnets." in place else inside
+            if "samplers." in place:
+                inside = "op" if ".downsamplers." in place else "conv"
+            names.setdefault(f"{places[place]}_{inside.replace('.', '_')}", name)
+            if ".upsamplers." in place:  # some converters number it as in blocks without attention
+                names.setdefault(f"{places[place][:-1]}1_conv", name)
+    return names
+
+
+def _original_places(unet: torch.nn.Module) -> dict[str, str]:
+    """Where the original layout has the blocks of a diffusers UNet: down_blocks.0.resnets.1 is input_blocks_2_0."""
+    places: dict[str, str] = {}
+    for side, blocks, number in (("down", "input_blocks", 1), ("up", "output_blocks", 0)):
+        for index, block in enumerate(getattr(unet, f"{side}_blocks", ())):
+            attentions = len(getattr(block, "attentions", None) or ())
+            for layer in range(len(block.resnets)):
+                places[f"{side}_blocks.{index}.resnets.{layer}"] = f"{blocks}_{number}_0"
+                if layer < attentions:
+                    places[f"{side}_blocks.{index}.attentions.{layer}"] = f"{blocks}_{number}_1"
+                number += 1
+            if side == "down" and getattr(block, "downsamplers", None):
+                places[f"down_blocks.{index}.downsamplers.0"] = f"{blocks}_{number}_0"
+                number += 1
+            if side == "up" and getattr(block, "upsamplers", None):
+                places[f"up_blocks.{index}.upsamplers.0"] = f"{blocks}_{number - 1}_{2 if attentions else 1}"
+    middle = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
+    return places | {f"mid_block.{name}": f"middle_block_{number}" for name, number in middle.items()}
+
+
+def find_layer(stem: str, unet: Mapping[str, str], text: Mapping[str, str]) -> tuple[str, str | None]:
+    """Which part a key without its ending belongs to, and the layer there (None: there is no such layer)."""
+    name = stem.replace(".processor.", ".").replace("base_model.model.", "", 1).replace(".", "_")
+    for prefix in _TEXT:
+        if name.startswith(prefix):
+            # transformers 5 left the outermost name away that all files still have
+            name = name.removeprefix(prefix).removeprefix("text_model_")
+            return "text_encoder", text.get(name) or text.get("text_model_" + name)
+    for prefix in _UNET:
+        if name.startswith(prefix):
+            name = name.removeprefix(prefix)
+            break
+    # diffusers before 0.20 had no list in to_out
+    return "unet", unet.get(name) or (unet.get(name + "_0") if name.endswith("to_out") else None)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a file does to one layer, `scale` times: the tensors of one adapter by their ending without the point.
+
+    `weight`: endings that make the weight's change (`down` and `up`, `hada_...`, `diff`, `w_norm`); `bias`: the
+    bias's.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    scale: float = 1.0
+
+    def delta(self, weight: torch.Tensor, strength: float) -> torch.Tensor | None:
+        """What is added to `weight` (fp32), in its shape; None when only the bias changes.
+
+        Raises ValueError or RuntimeError when the shapes don't fit.
+        """
+        part = {key: value.to(weight.device, torch.float32) for key, value in self.tensors.items()}
+        product = _product(part)
+        if product is None:
+            return None
+        if product.numel() != weight.numel():
+            raise ValueError("another shape")
+        return (strength * self.scale) * product.reshape(weight.shape)
+
+    def bias(self) -> torch.Tensor | None:
+        """What is added to the layer's bias."""
+        return self.tensors.get("b_norm", self.tensors.get("diff_b"))
+
+
+def _product(part: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The change of a weight before its scale; LyCORIS' LoHa as in 2309.14859, section 3."""
+    if "down" in part:
+        up, down = part["up"].flatten(1), part["down"].flatten(1)
+        return up @ down
+    if "hada_w1_a" in part:
+        return _factored(part, "hada_w1", "hada_t1") * _factored(part, "hada_w2", "hada_t2")
+    return part.get("w_norm", part.get("diff"))
+
+
+def _factored(part: Mapping[str, torch.Tensor], name: str, core: str) -> torch.Tensor:
+    first, second = part[name + "_a"], part[name + "_b"]
+    if core in part:
+        return torch.einsum("ijhw,io,jc->ochw", part[core], first, second)
+    return first @ second.flatten(1)
+
+
+def rank(tensors: Mapping[str, torch.Tensor]) -> int | None:
+    """What alpha is divided by; None where there is no low rank and alpha counts for nothing."""
+    for name in ("down", "hada_w1_b"):
+        if name in tensors:
+            return tensors[name].shape[0]
+    return None
+
+
+def fits(change: Change, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether a change has this layer's shape."""
+    tensors, added = change.tensors, change.bias()
+    if "down" in tensors:
+        down, up = tensors["down"], tensors["up"]
+        if down.shape[0] != up.shape[1] or up.shape[0] != weight.shape[0]:
+            return False
+        if len(tensors) == 2:  # the plain pair of nearly all files: no need to multiply it
+            return up.shape[0] * down[0].numel() == weight.numel()
+    try:
+        change.delta(weight.float(), 1.0)
+    except (ValueError, RuntimeError, IndexError, KeyError):
+        return False
+    return added is None or (bias is not None and bias.shape == added.shape)

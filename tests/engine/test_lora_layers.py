@@ -1,0 +1,136 @@
+"""LoRAs under every name of their layers, and every kind of adapter, give what the library that defines them gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoHaConfig, inject_adapter_in_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from support.checkpoints import _unet_key, tiny_sd
+
+from studio.core.errors import BadInput
+from studio.core.settings import Settings
+from studio.engine.engine import Engine
+from studio.engine.models import adapters, catalogue
+from studio.engine.models.components import Components
+from studio.engine.models.lora_layers import layer_names
+
+TARGETS = ["to_q", "to_out.0", "conv1", "time_emb_proj", "proj_in"]
+
+
+@pytest.fixture(scope="module")
+def components(tmp_path_factory: pytest.TempPathFactory) -> Components:
+    home = tmp_path_factory.mktemp("layers")
+    tiny_sd(home / "models" / "tiny")
+    return Engine(Settings(home=home, device="cpu")).components("tiny")
+
+
+@torch.no_grad()
+def output(unet: UNet2DConditionModel) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(3)
+    sample, states = torch.randn(2, 16, 4, 4, generator=draw), torch.randn(2, 77, 32, generator=draw)
+    return unet(sample, torch.tensor(400), states)[0]
+
+
+def attached(components: Components, path: Path, weight: float = 1.0) -> torch.Tensor:
+    with adapters.attached(components, [(path, weight)]):
+        return output(components.unet)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoHaConfig(r=2, alpha=3, init_weights=False, target_modules=TARGETS),
+        LoHaConfig(r=2, alpha=3, init_weights=False, target_modules=TARGETS, use_effective_conv2d=True),
+    ],
+    ids=["loha", "loha-tucker"],
+)  # fmt: skip
+def test_loha_gives_what_peft_gives(components: Components, tmp_path: Path, config) -> None:
+    unet = UNet2DConditionModel.from_pretrained(components.info.path / "unet").eval()
+    torch.manual_seed(0)
+    inject_adapter_in_model(config, unet)
+    layers = get_peft_model_state_dict(unet, adapter_name="default")
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({f"base_model.model.{key}": value.contiguous() for key, value in layers.items()}, path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"alpha": 3}))
+    assert not catalogue.find_lora(str(path), Settings(home=tmp_path)).note
+    expected, plain = output(unet), output(components.unet)
+    assert torch.allclose(attached(components, path), expected, atol=1e-3)
+    assert (expected - plain).abs().max() > 1e-3, "the adapter of this test does something"
+    assert torch.equal(output(components.unet), plain)
+
+
+def test_the_layers_of_the_original_layout_are_all_found(components: Components) -> None:
+    names = layer_names(components.unet)
+    config = components.unet.config
+    for key in components.unet.state_dict():
+        if key.endswith(".weight") and not key.startswith("add_embedding"):
+            original = _unet_key(key, len(config.block_out_channels), config.layers_per_block)
+            assert names[original.removesuffix(".weight").replace(".", "_")] == key.removesuffix(".weight")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "original", "dots", "halves"),
+    [
+        ("lora_unet_", True, False, ("lora_down", "lora_up")),  # kohya in the original layout
+        ("diffusion_model.", True, True, ("lora_down", "lora_up")),  # ComfyUI
+        ("diffusion_model.", True, True, ("lora_A", "lora_B")),
+        ("model.diffusion_model.", True, True, ("lora_down", "lora_up")),
+        ("lora_unet.", False, True, ("lora_down", "lora_up")),  # OneTrainer
+        ("lycoris_", False, False, ("lora_down", "lora_up")),  # LyCORIS over diffusers
+        ("unet.base_model.model.", False, True, ("lora_A", "lora_B")),
+        ("base_model.model.unet.", False, True, ("lora_A.default", "lora_B.default")),
+    ],
+)
+def test_one_lora_under_every_name_is_the_same(components, tmp_path: Path, prefix, original, dots, halves) -> None:
+    torch.manual_seed(2)
+    config, kohya, other = components.unet.config, {}, {}
+    for key, value in components.unet.state_dict().items():
+        if not key.endswith(("to_q.weight", "conv1.weight", "proj_out.weight", "downsamplers.0.conv.weight")):
+            continue
+        down, up = torch.randn(2, *value.shape[1:]) * 0.1, torch.randn(value.shape[0], 2, *[1] * (value.ndim - 2)) * 0.1
+        ours = key.removesuffix(".weight")
+        place = _unet_key(key, len(config.block_out_channels), config.layers_per_block) if original else key
+        place = prefix + (place if dots else place.replace(".", "_")).removesuffix("_weight").removesuffix(".weight")
+        for half, name, tensor in zip(("lora_down", "lora_up"), halves, (down, up), strict=True):
+            kohya[f"lora_unet_{ours.replace('.', '_')}.{half}.weight"] = tensor
+            other[f"{place}.{name}.weight"] = tensor
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    save_file(other, tmp_path / "other.safetensors")
+    expected = attached(components, tmp_path / "kohya.safetensors")
+    assert torch.equal(attached(components, tmp_path / "other.safetensors"), expected)
+    assert not torch.equal(expected, output(components.unet))
+
+
+def test_norms_change_weight_and_bias_and_come_off_again(components: Components, tmp_path: Path) -> None:
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.norm1"
+    norm = components.unet.get_submodule(layer)
+    before, bias, plain = norm.weight.clone(), norm.bias.clone(), output(components.unet)
+    name = "lora_unet_" + layer.replace(".", "_")
+    change = torch.full_like(before, 0.5)
+    save_file({f"{name}.w_norm": change, f"{name}.b_norm": 2 * change}, tmp_path / "norm.safetensors")
+    with adapters.attached(components, [(tmp_path / "norm.safetensors", 0.5)]):
+        assert torch.allclose(norm.weight, before + 0.25)
+        assert torch.allclose(norm.bias, bias + 0.5)
+        assert not torch.equal(output(components.unet), plain)
+    assert torch.equal(norm.weight, before)
+    assert torch.equal(norm.bias, bias)
+    assert torch.equal(output(components.unet), plain)
+
+
+def test_tensors_that_are_not_applied_are_counted_and_named(components: Components, tmp_path: Path) -> None:
+    layer = "lora_unet_conv_in"
+    shape = components.unet.conv_in.weight.shape
+    tensors = {f"{layer}.diff": torch.ones(shape), f"{layer}.lora_up.bias": torch.ones(1)}
+    save_file(tensors, tmp_path / "odd.safetensors")
+    note = catalogue.find_lora(str(tmp_path / "odd.safetensors"), Settings(home=tmp_path)).note
+    assert note.startswith("1 of the 2 tensors")
+    assert f"{layer}.lora_up.bias" in note
+    save_file({f"{layer}.hada_w1_a": torch.ones(1, 1)}, tmp_path / "half.safetensors")
+    with pytest.raises(BadInput, match="incomplete"):
+        adapters.read(tmp_path / "half.safetensors", components)
