@@ -90,3 +90,9 @@ def test_options_in_the_lines_of_a_list(studio: Studio) -> None:
     assert (one.prompt, one.steps, one.seed) == ("1girl, hat", 6, 5)
     assert (two.prompt, two.seed, len(two.loras)) == ("x", 8, 1)
     assert (three.prompt, three.steps) == ("1girl", 9)
+
+
+def test_words_that_do_little_are_said_of_what_is_drawn(studio: Studio) -> None:
+    plan = studio._resolver.plan(spec("1girl, [sad:happy:0.5], {xyzzyq|xyzzyq}, <lora:ink:1>, inkstyle"), "me")
+    assert len(plan.notes) == 2
+    assert "These words do little with this model: 'xyzzyq'." in plan.notes
