@@ -310,7 +310,7 @@ def test_a_run_outlives_the_server(tmp_path: Path, tiny_model: Path, visitor: Ca
         until(lambda: run.status()["step"] > stopped)
         page.get_by_role("button", name="Stop and save").click()
         expect(page.get_by_role("button", name="Resume")).to_be_visible(timeout=PATIENCE)
-        assert f"step {stopped + 1} is next" in " ".join(run.status()["notes"])
+        assert f"step {stopped + 1} of 1000 is next" in " ".join(run.status()["notes"])
         assert [line["step"] for line in run.metrics()] == list(range(1, run.status()["step"] + 1))
         page.get_by_role("button", name="Epoch by weight").click()
         expect(page.get_by_role("button", name="Favourite").first).to_be_visible(timeout=2 * PATIENCE)

@@ -40,11 +40,11 @@ class Sampler:
 
     def __init__(
         self, model: Components, spec: LoraSpec, report: Report, per_epoch: int, runtime: Runtime,
-        adapted: Mapping[str, torch.nn.Module], average: MovingAverage | None,
+        adapted: Mapping[str, torch.nn.Module],
     ) -> None:  # fmt: skip
         self.runtime, self.run, self.spec, self.report = runtime, runtime.session.run, spec, report
         self.per_epoch = per_epoch  # pictures, with their repeats
-        self.adapted, self.average = adapted, average
+        self.adapted = adapted
         self.side = spec.resolution or model.info.native_size
         self.model = model  # its parts are taken out of it later, to be freed
         self.prompts: list[str] = []
@@ -66,14 +66,14 @@ class Sampler:
         self.model.text_cache.clear()
         return pair
 
-    def draw_missing(self, step: int, per_epoch: int) -> None:
+    def draw_missing(self, step: int, per_epoch: int, average: MovingAverage | None) -> None:
         """The samples of step `step` where an epoch ends there and they aren't all there."""
         paths = (self.run.samples / f"step-{step:06d}-{k}.png" for k in range(len(self.prompts)))
         if step % per_epoch == 0 and not all(path.exists() for path in paths):
-            self.draw(step)
+            self.draw(step, average)
 
-    def draw(self, step: int, why: str = "") -> None:
-        """One picture per prompt into `samples/`, with the weights' mean where there is one; `why` the run ends, if so.
+    def draw(self, step: int, average: MovingAverage | None, why: str = "") -> None:
+        """One picture per prompt into `samples/`, with the weights' `average` where there is one; `why` the run ends.
 
         All processes come here; one draws. A machine that can train but not draw beside it goes on training. A stop is
         heeded before every step of a picture: the training's loop sees it too, and saves.
@@ -87,7 +87,7 @@ class Sampler:
             try:
                 with (
                     contextlib.suppress(Cancelled),
-                    self.average.applied() if self.average else contextlib.nullcontext(),
+                    average.applied() if average else contextlib.nullcontext(),
                 ):
                     self._draw(step, (lambda: None) if patient else self.runtime.pause)
                     self.run.update(sample_seconds=time.monotonic() - started)

@@ -67,14 +67,14 @@ def train(session: Session, spec: LoraSpec) -> None:
 
     session.stage(4, "Cache pictures and captions")
     data = dataset.cache(model, report, spec, runtime)
-    average = MovingAverage(parameters, spec.ema_decay) if spec.ema else None
-    sampler = Sampler(model, spec, report, data.pictures_per_epoch, runtime, adapted, average)
+    sampler = Sampler(model, spec, report, data.pictures_per_epoch, runtime, adapted)
     model.vae = None  # loaded again for samples; the text encoder stays where it learns
     model.text_encoder = adapted.get("text_encoder")
     release()
 
     session.stage(5, "Make the optimiser")
     runtime.place(*adapted.values())
+    average = MovingAverage(parameters, spec.ema_decay) if spec.ema else None
     unet = adapted["unet"]
     if spec.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
@@ -117,7 +117,8 @@ def train(session: Session, spec: LoraSpec) -> None:
         return runtime.backward(loss)
 
     session.stage(7, "Train")
-    sampler.draw_missing(step, per_epoch)  # those of a checkpoint come after it: a process may be killed in between
+    # Those of a checkpoint come after it: a process may have been killed in between
+    sampler.draw_missing(step, per_epoch, average)
     why = ""  # it ends early, if it does
     while step < total and not why:
         # 7.1 the step's pictures, and of each a caption, a flip, t and epsilon: functions of the seed and the step
@@ -142,7 +143,7 @@ def train(session: Session, spec: LoraSpec) -> None:
         if checkpointer.due(step) or save or why:
             checkpointer.save(step)
             if checkpointer.due(step) or why:  # after the save, so nothing hangs on them
-                sampler.draw(step, why)
+                sampler.draw(step, average, why)
             session.restart_clock()
 
     session.stage(8, "Export")
