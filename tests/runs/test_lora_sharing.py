@@ -154,7 +154,7 @@ def test_a_base_model_of_this_machine_is_no_model_id(hub: Hub, tmp_path: Path) -
     run = write_run(tmp_path, "local", LoraSpec(data="x", model=str(tmp_path / "private" / "base.safetensors")))
     for reference in ("embedded", "someone/model"):
         info = resolve(reference, settings, with_hash=False)
-        about = card(run, run.spec(), info, {}, None, 0, 1.0, 0)
+        about = card(run, run.spec(), info, {}, None, 0, 0)
         adapter_files.write(run.adapter, adapter_files.Adapter({}, 2, 1.0, ("to_q",)), about)
         publish(run.adapter, "me/style", settings)
         text = hub.files["README.md"].decode()

@@ -202,7 +202,8 @@ def test_a_folder_deleted_under_the_trainer_ends_it(home: Path) -> None:
 
 
 def test_a_time_limit_saves_before_it_is_reached(home: Path) -> None:
-    run = write_run(home, "limited", spec(home, epochs=1000, time_limit_minutes=0.1, checkpoint_epochs=100))
+    # half a minute: a busy machine takes its time to begin
+    run = write_run(home, "limited", spec(home, epochs=1000, time_limit_minutes=0.4, checkpoint_epochs=100))
     assert train(run) == 0, run.tail()
     status = run.status()
     assert status["state"] == "stopped"
