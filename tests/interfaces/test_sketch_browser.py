@@ -117,7 +117,7 @@ def test_a_face_drawn_with_the_mouse(server: Server, visitor: Callable[..., Page
     while canvas_file(server)["paper"] is None and time.monotonic() < deadline:
         time.sleep(0.2)
     assert canvas_file(server)["paper"]["drawn"] is False
-    seed = page.get_by_label("Seed")
+    seed = page.get_by_label("Seed", exact=True)
     if not seed.is_visible():
         page.get_by_text("Model and seed").click()
     expect(seed).not_to_have_value("")

@@ -69,7 +69,9 @@ class Sampler:
     def draw_missing(self, step: int, per_epoch: int, average: MovingAverage | None) -> None:
         """The samples of step `step` where an epoch ends there and they aren't all there."""
         paths = (self.run.samples / f"step-{step:06d}-{k}.png" for k in range(len(self.prompts)))
-        if step % per_epoch == 0 and not all(path.exists() for path in paths):
+        # the first process alone looks: another one would see what that is drawing just now, and not wait for it
+        missing = self.runtime.main and step % per_epoch == 0 and not all(path.exists() for path in paths)
+        if self.runtime.agreed(missing):
             self.draw(step, average)
 
     def draw(self, step: int, average: MovingAverage | None, why: str = "") -> None:
