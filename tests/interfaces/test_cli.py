@@ -7,89 +7,22 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import typer
-from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from PIL import Image
 from sd_parsers import ParserManager
 from support import captioner_models
-from support.checkpoints import tiny_sd
 from support.training_sets import write_set
+from support.verbs import Done, one_sentence
 
-from studio.core import presets
-from studio.core.errors import BadInput
-from studio.core.settings import settings
-from studio.core.specs import LcmSpec, LoraSpec
-from studio.core.views import RunView
-from studio.engine.models.catalogue import find_lora
-from studio.interfaces.cli import bench, terminal, training
+from studio.interfaces.cli import bench, terminal
 from studio.interfaces.cli import main as verbs_module
-from studio.interfaces.cli.main import main
-from studio.runs.rundir import RunDir
-from studio.runs.supervisor import Supervisor
-from studio.service.runs import TrainingRuns
-from studio.training.controlnet import train as control
-from studio.training.distill import train as lcm
-from studio.training.export_checkpoint import export_checkpoint
-from studio.training.lora import train as lora
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_sd(tmp_path_factory.mktemp("model") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture
-def run(
-    home: Path, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Done]]:
-    monkeypatch.setenv("STUDIO_HOME", str(home))
-    monkeypatch.setenv("STUDIO_MODEL", model)
-    for name in ("ANTHROPIC_API_KEY", "STUDIO_ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(name, raising=False)  # the developer's own: no test may spend it
-    monkeypatch.chdir(home)
-    settings.cache_clear()
-
-    def call(*arguments: object) -> Done:
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    yield call
-    settings.cache_clear()
-
-
-def one_sentence(done: Done) -> str:
-    assert "Traceback" not in done.err
-    lines = [line for line in done.err.splitlines() if line.strip()]
-    assert done.out == ""
-    assert len(lines) == 1, done.err
-    return lines[0]
 
 
 def test_generate(run: Callable[..., Done], tmp_path: Path, model: str) -> None:
@@ -356,163 +289,3 @@ def test_the_notebook_asks_for_options_that_there_are() -> None:
     verbs = typer.main.get_command(verbs_module.app).commands  # type: ignore[attr-defined]
     assert {"--resume", "--time-limit"} <= said
     assert said <= {option for parameter in verbs["train-lora"].params for option in parameter.opts}
-
-
-def test_training_takes_limits_and_resuming_another_rate(
-    run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def stop(said: dict[str, Any]) -> Any:
-        asked.update(said)
-        raise BadInput("enough")
-
-    monkeypatch.setattr(TrainingRuns, "resume", lambda self, id, **changes: stop(changes))
-    monkeypatch.setattr(TrainingRuns, "start", lambda self, spec, *rest: stop(spec.model_dump()))
-    limits = ("--time-limit", "660", "--checkpoint-minutes", "5", "--batch", "2", "--repeats", "3")
-    assert "enough" in run("train-lora", "--data", str(tmp_path), "--learning-rate", "0.0001", *limits).err
-    assert (asked["time_limit_minutes"], asked["checkpoint_minutes"], asked["batch_size"]) == (660, 5, 2)
-    assert (asked["repeats"], asked["learning_rate"]) == (3, 1e-4)
-    assert "enough" in run("runs", "resume", "abc", "--epochs", "9", "--learning-rate", "0.001").err
-    assert (asked["epochs"], asked["learning_rate"]) == (9, 1e-3)
-    more = ("--form", "full", "--objective", "tcd", "--steps", "7", "--rank", "8", "--batch", "3", "--latents", "9")
-    assert "enough" in run("distill", *more, "--learning-rate", "0.01", *limits[:4]).err
-    assert (asked["form"], asked["objective"], asked["steps_per_epoch"], asked["rank"]) == ("full", "tcd", 7, 8)
-    assert (asked["batch_size"], asked["latents"], asked["time_limit_minutes"]) == (3, 9, 660)
-
-
-def test_the_embedded_model_is_trained_as_the_pages_preset_does(
-    run: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[LoraSpec] = []
-
-    def start(self: TrainingRuns, spec: LoraSpec, *rest: object) -> Any:
-        asked.append(spec)
-        raise BadInput("enough")
-
-    monkeypatch.setattr(TrainingRuns, "start", start)
-    run("train-lora", "--data", tmp_path, "--model", "embedded")
-    run("train-lora", "--data", tmp_path, "--model", "embedded", "--learning-rate", "0.0001")
-    run("train-lora", "--data", tmp_path)  # another model
-    assert [spec.learning_rate for spec in asked] == [presets.LORA[presets.EMBEDDED]["learning_rate"], 1e-4, 2e-4]
-
-
-class Runs:
-    """A studio that has these runs and starts nothing: `resumed` is what it was asked to go on with."""
-
-    def __init__(self, *specs: LoraSpec | LcmSpec, state: str = "stopped") -> None:
-        self.views = [
-            RunView(id=str(k), kind=spec.kind, name=spec.name, model=spec.model, state=state, epochs=spec.epochs,
-                    spec=spec.model_dump(mode="json"))
-            for k, spec in enumerate(specs)
-        ]  # fmt: skip
-        self.resumed: list[tuple[str, dict[str, Any]]] = []
-        self.runs = self
-
-    def list(self) -> Any:
-        return self.views
-
-    def start(self, spec: LoraSpec | LcmSpec, *rest: object) -> RunView:
-        return self.views[0].model_copy(update={"id": "new"})
-
-    def resume(self, id: str, **changes: Any) -> RunView:
-        self.resumed.append((id, changes))
-        return self.views[0].model_copy(update={"id": id})
-
-
-def test_resume_compares_only_what_was_said() -> None:
-    def go(studio: Runs, kind: Any, defaults: dict[str, Any], **given: Any) -> str:
-        return training.carry_out(studio, kind, defaults, given, True, True).id  # type: ignore[arg-type]
-
-    short = LoraSpec(data="/data", model="/models/mine", epochs=10, learning_rate=1e-3)
-    cut = Runs(short)
-    assert go(cut, LoraSpec, {"model": "embedded"}, data="/data") == "0"
-    assert go(cut, LoraSpec, {}, data="/data", epochs=12, learning_rate=1e-3, time_limit_minutes=5) == "0"
-    assert cut.resumed == [("0", {}), ("0", {"epochs": 12, "time_limit_minutes": 5.0})]
-    for other in ({"data": "/other"}, {"data": "/data", "rank": 8}, {"data": "/data", "model": "embedded"}):
-        assert go(cut, LoraSpec, {}, **other) == "new"
-    over = Runs(short, state="done")
-    assert go(over, LoraSpec, {}, data="/data") == "new"  # it isn't trained for longer than it was asked to
-    assert go(over, LoraSpec, {}, data="/data", epochs=20) == "0"
-    lcm = Runs(LcmSpec(model="/m", loras=({"path": "/a.safetensors", "weight": 0.5},), data="/data", name="mine"))
-    same = {"loras": [{"path": "/a.safetensors", "weight": "0.5"}], "data": "/data"}
-    assert go(lcm, LcmSpec, {}) == "0"
-    assert go(lcm, LcmSpec, {}, **same) == "0"
-    for other in ({"loras": [{"path": "/b.safetensors"}]}, {"data": "/other"}, {"objective": "tcd"}):
-        assert go(lcm, LcmSpec, {}, **same | other) == "new"
-
-
-@pytest.fixture
-def trainers_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers run in this process, which has the libraries loaded already."""
-
-    def here(self: Supervisor, started: RunDir) -> None:
-        {"lora": lora.main, "lcm": lcm.main, "control": control.main}[started.spec().kind](started.path)
-
-    monkeypatch.setattr(Supervisor, "_spawn", here)
-    monkeypatch.setattr(Supervisor, "export", lambda self, id: export_checkpoint(self.get(id)))
-    monkeypatch.setenv("STUDIO_DEVICE", "cpu")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings.cache_clear()
-
-
-@pytest.mark.usefixtures("trainers_here")
-def test_train_lora_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
-    options = ["--data", write_set(tmp_path / "set", 2), "--epochs", 1, "--repeats", 1, "--rank", 2, "--seed", 3]
-    done = run("train-lora", *options, "--out", tmp_path / "out", "--json")
-    assert done.code == 0, done.err
-    assert set(done.json) == {"run", "state", "epoch", "loss", "adapter", "checkpoints", "data"}
-    assert (done.json["state"], done.json["epoch"], done.json["checkpoints"]) == ("done", 1, ["epoch-0001"])
-    assert (done.json["data"]["pictures"], done.json["data"]["trigger_words"]) == (2, {"style_1": 2})
-    assert "2 pictures, 2 in an epoch (repeats: 1). Trigger words: style_1 (2)." in done.err
-    found = find_lora(done.json["adapter"], settings())
-    assert (found.path.parent, found.title, found.trigger_words) == (tmp_path / "out", "out", ("style_1",))
-    shown = run("runs", "show", done.json["run"], "--json").json
-    assert (shown["state"], shown["step"]) == ("done", 1)
-    again = run("runs", "export", done.json["run"], "--out", tmp_path / "again", "--json")
-    assert Path(again.json["adapter"]).read_bytes() == found.path.read_bytes()
-    assert run("runs", "delete", done.json["run"]).code == 0
-
-
-@pytest.mark.usefixtures("trainers_here")
-def test_distill_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
-    small = ["--epochs", 1, "--steps", 2, "--batch", 2, "--rank", 2, "--latents", 8, "--objective", "tcd"]
-    small += ["--w-min", 1, "--w-max", 2, "--curve-pictures", 4, "--checkpoint-epochs", 1, "--patience", 2]
-    done = run("distill", *small, "--out", tmp_path / "fast", "--json")
-    assert done.code == 0, done.err
-    assert set(done.json) == {"run", "state", "adapter", "curve"}
-    assert done.json["state"] == "done"
-    assert {row["who"] for row in done.json["curve"]["rows"]} == {"teacher", "dpmpp_2m", "student"}
-    fast = find_lora(done.json["adapter"], settings()).fast
-    assert fast is not None
-    assert (fast.adapter.parent, fast.steps, fast.sampler) == (tmp_path / "fast", 4, "tcd")
-    again = run("runs", "export", done.json["run"], "--out", tmp_path / "again", "--json")
-    assert find_lora(again.json["adapter"], settings()).fast == replace(fast, adapter=Path(again.json["adapter"]))
-    assert load_file(again.json["adapter"]).keys() == load_file(done.json["adapter"]).keys()
-    assert run("runs", "delete", done.json["run"]).code == 0
-
-
-@pytest.mark.usefixtures("trainers_here")
-def test_train_control_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None:
-    data = write_set(tmp_path / "set", 6)  # of which one is held out
-    options = ["--data", data, "--epochs", 1, "--batch", 1, "--steps", 2, "--seed", 3, "--learning-rate", 0.001]
-    done = run("train-control", *options, "--out", tmp_path / "out", "--json")
-    assert done.code == 0, done.err
-    assert (done.json["state"], done.json["epoch"]) == ("done", 1)
-    assert done.json["held_out"] > 0
-    assert done.json["held_out_without"] > 0
-    assert (tmp_path / "out" / "diffusion_pytorch_model.safetensors").is_file()
-    # what it leaves is what `sketch` takes
-    drawn = Image.new("L", (128, 128), 255)
-    ImageDraw.Draw(drawn).ellipse((30, 30, 100, 100), outline=0, width=3)
-    drawn.save(tmp_path / "drawn.png")
-    said = ["--image", tmp_path / "drawn.png", "--prompt", "girl", "--seed", 1, "--steps", 2, "--out", tmp_path / "p"]
-    steered = run("sketch", *said, "--controlnet", tmp_path / "out", "--json")
-    assert steered.code == 0, steered.err
-    again = run("train-control", *options, "--resume", "--json")
-    assert again.json["run"] != done.json["run"]  # the first one has nothing left to do
-    fresh = run("train-control", *options, "--init", "none", "--json")
-    assert RunDir(settings().runs_dir / fresh.json["run"]).spec().init is None
-    refused = run("train-control", "--data", data, "--init", tmp_path / "nothing", "--json")
-    assert refused.code == 2
-    assert "There is no ControlNet" in refused.err
