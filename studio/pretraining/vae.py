@@ -100,6 +100,24 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def random_crop(picture: np.ndarray, side: int, halves: float, rng: np.random.Generator) -> np.ndarray:
+    """A crop (side, side, 3) of a picture (256, 256, 3), uint8, mirrored half the time; more often around the face.
+
+    A share `halves` is the whole picture at half its size: structure first.
+    """
+    if side == 256:
+        crop = picture
+    elif halves and rng.random() < halves:
+        crop = picture.reshape(128, 2, 128, 2, 3).mean((1, 3)).astype(np.uint8)
+    elif rng.random() < 0.4:  # the face
+        top, left = rng.integers(40, 110), rng.integers(32, 97)
+        crop = picture[top : top + side, left : left + side]
+    else:
+        top, left = rng.integers(0, 257 - side, 2)
+        crop = picture[top : top + side, left : left + side]
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
 def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 1. data: memory-mapped shards (n, 256, 256, 3) uint8
     shards = [np.load(p, mmap_mode="r") for p in sorted(args.data.glob("p*.npy"))]
@@ -193,17 +211,8 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         for j in range(batch):
             shard = shards[rng.integers(len(shards))]
             picture = shard[rng.integers(len(shard) - HELD_OUT)]
-            if side == 256:
-                crop = picture
-            elif not args.freeze_encoder and rng.random() < max(0.1, 0.4 - share):  # half size: structure first
-                crop = picture.reshape(128, 2, 128, 2, 3).mean((1, 3)).astype(np.uint8)
-            elif rng.random() < 0.4:  # the face
-                top, left = rng.integers(40, 110), rng.integers(32, 97)
-                crop = picture[top : top + side, left : left + side]
-            else:
-                top, left = rng.integers(0, 257 - side, 2)
-                crop = picture[top : top + side, left : left + side]
-            crops[j] = crop[:, ::-1] if rng.random() < 0.5 else crop
+            halves = 0.0 if args.freeze_encoder else max(0.1, 0.4 - share)
+            crops[j] = random_crop(picture, side, halves, rng)
         x = to_tensor(crops)
         posterior = vae.encode(x).latent_dist
         z = posterior.sample()

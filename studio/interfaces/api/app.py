@@ -95,7 +95,8 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
-    _routes(app)
+    for routes in (_job_routes, _image_routes, _model_routes, _run_routes, _machine_routes):
+        routes(app)
     return app
 
 
@@ -225,7 +226,7 @@ def _with_data_sets(spec: SpecT, settings: Settings) -> SpecT:
 # --- routes ---------------------------------------------------------------------------------------------------------
 
 
-def _routes(app: FastAPI) -> None:
+def _job_routes(app: FastAPI) -> None:
     @app.post("/jobs", status_code=202)
     def submit(body: Annotated[AnyRequest, Body()], owner: Owner, studio: TheStudio) -> JobView:
         """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
@@ -265,6 +266,8 @@ def _routes(app: FastAPI) -> None:
         """The same request with the same seeds: resumes a batch that was interrupted."""
         return studio.again(id, owner)
 
+
+def _image_routes(app: FastAPI) -> None:
     @app.get("/images")
     def images(
         owner: Owner,
@@ -314,6 +317,8 @@ def _routes(app: FastAPI) -> None:
     def undo(owner: Owner, studio: TheStudio) -> dict[str, int]:
         return {"restored": studio.undo_delete(owner)}
 
+
+def _model_routes(app: FastAPI) -> None:
     @app.get("/models")
     def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
         """What can be loaded."""
@@ -340,6 +345,8 @@ def _routes(app: FastAPI) -> None:
             found["unknown_words"] = [one.model_dump() for one in studio.prompts.unknown_words(prompt, model)]
         return found
 
+
+def _run_routes(app: FastAPI) -> None:
     @app.get("/runs")
     def runs(owner: RunOwner, studio: TheStudio) -> list[RunView]:
         """Your training runs, newest first; without a key all of this machine."""
@@ -371,6 +378,8 @@ def _routes(app: FastAPI) -> None:
         studio.runs.delete(id, owner)
         return {"deleted": id}
 
+
+def _machine_routes(app: FastAPI) -> None:
     @app.get("/status")
     def status(owner: Owner, studio: TheStudio) -> SystemStatus:
         """The machine, the queue, what was chosen and why."""
