@@ -62,7 +62,7 @@ def bench(
     only: Annotated[list[str] | None, typer.Option(help="Names of benchmarks; may be repeated.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure every figure that the README quotes, on this machine."""
+    """Measure what the README quotes about speed, prompts and pictures, on this machine."""
     from studio.interfaces.cli import bench as benchmarks
 
     result = benchmarks.run(quick, only or [], terminal.say)
