@@ -11,13 +11,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-LORA = re.compile(r"<\s*(lora|lyco|lycoris|hypernet)\s*:\s*([^<>:\n]{1,200}?)\s*(?::([^<>\n]{0,60}))?>", re.IGNORECASE)
+# No two repetitions that can share a run of blanks or digits stand side by side: a prompt may be thousands of them.
+LORA = re.compile(r"<\s*(lora|lyco|lycoris|hypernet)\s*:([^<>:\n]{1,200})(?::([^<>\n]{0,60}))?>", re.IGNORECASE)
 EMBEDDING = re.compile(r"(?<![\w:])embedding:([\w.-]+)", re.IGNORECASE)
 STEPS = 20  # of a drawing whose number isn't known: for `[a:b:8]`, which counts steps
 WEIGHTS = (-2.0, 2.0)
-_AND = re.compile(r"(?:\s*:\s*-?\d*\.?\d+)?\s*,?\s*\bAND\b\s*,?\s*")
+_BLANKS = " \t\r\n,"
+_OWN = dict.fromkeys((0, 1, 2))  # signs that stand for something here while a prompt is taken apart
+_AND = re.compile(r"\bAND\b")
 _INNERMOST = re.compile(r"(?<!\\)\[([^\[\]]*)(?<!\\)\]")
-_NUMBER = re.compile(r"-?\d*\.?\d+")
+_NUMBER = re.compile(r"-?(?:\d*\.)?\d+")
+_WEIGHT = re.compile(rf":\s*{_NUMBER.pattern}$")
+_EMPTY = re.compile(rf"\(\s*\x00[\x00\s,]*(?::\s*{_NUMBER.pattern}\s*)?\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +48,19 @@ def plain(prompt: str, steps: int = STEPS) -> Plain:
     loras: list[LoraTag] = []
 
     def lora(match: re.Match[str]) -> str:
+        name = match[2].strip()
         if match[1].lower() == "hypernet":
-            remarks.append(f"The hypernetwork {match[2]!r} can't be used and was left out")
-        else:
-            loras.append(LoraTag(match[2], _weight(match[3])))
+            remarks.append(f"The hypernetwork {name!r} can't be used and was left out")
+        elif name:
+            loras.append(LoraTag(name, _weight(match[3])))
         return "\x00"
 
-    text = LORA.sub(lora, prompt)
+    text = LORA.sub(lora, prompt.translate(_OWN))
     text = EMBEDDING.sub(lambda match: _embedding(match, remarks), text)
     if "[" in text:
         text = _unscheduled(text, steps, remarks)
-    if _AND.search(text) and re.search(r"\bAND\b", text):
-        text = _AND.sub(", ", text)
+    if _AND.search(text):
+        text = _joined(_AND.split(text))
         remarks.append("Prompts joined by AND aren't drawn apart; their words stand in one prompt")
     if text == prompt:
         return Plain(prompt)
@@ -66,7 +72,7 @@ def _weight(said: str | None) -> float | None:
     """The first number of `0.8`, `0.8:0.5` (UNet, text encoder) or `te=0.5:unet=0.8`, within bounds."""
     if said is None:
         return None
-    named = re.search(r"unet\s*=\s*(-?\d*\.?\d+)", said) or _NUMBER.search(said)
+    named = re.search(rf"unet\s*=\s*({_NUMBER.pattern})", said) or _NUMBER.search(said)
     if named is None:
         return None
     return min(WEIGHTS[1], max(WEIGHTS[0], float(named[1] if named.re is not _NUMBER else named[0])))
@@ -130,9 +136,18 @@ def _apart(text: str, mark: str) -> list[str]:
     return [*parts, text[start:]]
 
 
+def _joined(prompts: list[str]) -> str:
+    """Prompts that stood around ANDs as one, without their weights (`a :1.2 AND b`)."""
+    *before, last = (prompt.strip(_BLANKS) for prompt in prompts)
+    return ", ".join([*(_WEIGHT.sub("", prompt).rstrip(_BLANKS) for prompt in before), last])
+
+
 def tidy(text: str) -> str:
     """Without the commas and blanks around what was taken out (NUL in its place)."""
-    text = re.sub(r"\(\s*\x00[\x00\s,]*(?::\s*-?\d*\.?\d+\s*)?\)", "\x00", text)
-    text = re.sub(r"\s*,?\s*\x00[\x00\s]*(?=,|$)", "", text)
-    text = re.sub(r"\x00[\x00\s]*", " ", text)
-    return re.sub(r"[ \t]{2,}", " ", text).strip(" ,")
+    parts = re.sub(r"\x00[\x00\s]*", "\x00", _EMPTY.sub("\x00", text)).split("\x00")
+    for place, after in enumerate(parts[1:]):
+        if after and after[0] != ",":
+            parts[place] += " "
+        else:
+            parts[place] = parts[place].rstrip().removesuffix(",").rstrip()
+    return re.sub(r"[ \t]{2,}", " ", "".join(parts)).strip(" ,")

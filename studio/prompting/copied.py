@@ -18,7 +18,7 @@ from studio.prompting.syntax import segments
 LONGEST_TAG = 6  # words of a tag with capitals; what is longer is a sentence
 _TOKEN = re.compile(r"[^\s,;|]+")
 # "name (series)": an opening bracket behind a word, and no weight before it closes
-_OF_A_SERIES = re.compile(r"[^\W_]['’!.]?[\s_]\\?\((?![^()]*:\s*[-+]?\d*\.?\d+\s*\\?\))[^()]*\\?\)")
+_OF_A_SERIES = re.compile(r"[^\W_]['’!.]?[\s_]\\?\((?![^()]*:\s*[-+]?(?:\d*\.)?\d+\s*\\?\))[^()]*\\?\)")
 _CAPITAL = re.compile(r"(?<![^\s\-\"'(])[A-HJ-Z][^\W\d_A-Z]")  # an "I" may be an "l" in disguise
 _SENTENCE = frozenset(("a", "an", "and", "the", "with", "in", "on", "at", "of", "is", "are", "her", "his", "to"))
 

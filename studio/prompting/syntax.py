@@ -7,6 +7,7 @@ compel (`smile++`, `("a b").and()`). It only finds where they are; what they mea
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ SINGLE_QUOTED = re.compile(r"(?<![^\s,(])'[^'\n]{1,120}'(?![^\s,.)!?])")
 WILDCARD = re.compile(r"__[^\s,]{1,80}__")
 LINK = re.compile(r"(?:https?://|www\.)\S+|(?<![^\s,])[^\s@,]{1,64}@[^\s@]{1,255}\.\w{2,}")
 OPENERS, CLOSERS = "([{", ")]}"
+_CLOSING = CLOSERS + string.whitespace + "\xa0\u3000"
+_WEIGHT = re.compile(r":\s*[-+]?(?:\d*\.)?\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def segments(prompt: str) -> list[Segment]:
         while start < end and (prompt[start].isspace() or prompt[start] in OPENERS):
             start += 1
         part = prompt[start:end]
-        part = re.sub(r"(?:\s*:\s*[-+]?\d*\.?\d+)?[)\]}\s]*$", "", part) if _unescaped_close(part) else part.rstrip()
+        part = (_WEIGHT.sub("", part.rstrip(_CLOSING)) if _unescaped_close(part) else part).rstrip()
         part = re.sub(r"(?<=\w)(?:\+{1,4}|-{2,4})$", "", part)
         if part and not ANGLE.fullmatch(part):
             found.append(Segment(start, start + len(part), part))

@@ -265,11 +265,12 @@ def _without(text: str, part: Segment) -> str:
     head, tail = text[:start], text[end:]
     if comma := re.match(r"\s*[,、，]\s*", tail):
         return head + tail[comma.end() :] if head.strip() else tail[comma.end() :]
-    return re.sub(r"\s*[,、，]\s*$", "", head) + tail
+    bare = head.rstrip()
+    return (bare[:-1].rstrip() if bare.endswith((",", "、", "，")) else head) + tail
 
 
 _OPENED = re.compile(r"[(\[{]+$")
-_CLOSED = re.compile(r"(?:\s*:\s*[-+]?\d*\.?\d+)?[)\]}]+")
+_CLOSED = re.compile(r"(?:\s*:\s*[-+]?(?:\d*\.)?\d+)?[)\]}]+")
 
 
 def _sentence(said: Sequence[str]) -> str:

@@ -356,7 +356,7 @@ def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) 
     if favourites:
         where.append("favourite = 1")
     if query.strip():
-        query = re.sub(r"\bseed\s*[:=]?\s*(?=\d)", "", query, flags=re.IGNORECASE)  # only its number is a word there
+        query = re.sub(r"\bseed[\s:=]*(?=\d)", "", query, flags=re.IGNORECASE)  # only its number is a word there
         # Each word quoted, so that nothing in it is FTS5 syntax.
         words = re.findall(r"\w+", query.replace("_", " "))[:32]
         where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)" if words else "0")
