@@ -148,6 +148,20 @@ def test_a_sheet_and_its_tiles(studio: Studio, model: str) -> None:
     assert alone.pictures == (tiles[3].id,)  # a tile is the picture that Generate would have drawn
 
 
+@pytest.mark.parametrize(
+    "asked", [SheetSpec(emotions=("happy", "sad")), GridSpec(x=Axis(name="emotion", values=("happy", "sad")))]
+)
+def test_what_was_decided_for_a_sheet_stands_in_its_recipes_alone(
+    studio: Studio, model: str, asked: SheetSpec | GridSpec
+) -> None:
+    asked = asked.model_copy(update={"base": GenerateSpec(model=model, steps=1, text="red hair")})
+    plan = studio._resolver.plan(asked, "me")
+    assert isinstance(plan.spec, SheetSpec | GridSpec)
+    assert (plan.spec.base.text, plan.title) == ("red hair", "red hair")  # a reload fills the form with it
+    assert all("eyes" in recipe.prompt for recipe in plan.recipes)
+    assert studio._resolver.plan(plan.spec, "me").recipes == plan.recipes  # again: decided by its seed
+
+
 def test_an_edited_prompt_changes_its_emotion_where_it_stands(studio: Studio, model: str) -> None:
     written = studio._resolver.wording.written(GenerateSpec(emotion="happy", text="red hair"))
     edited = written.positive_prompt.replace("1girl", "my own girl")
