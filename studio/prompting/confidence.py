@@ -18,10 +18,12 @@ LOST = 0.6  # of the confidence, when the model knows nothing of what was typed
 
 
 def judged(
-    result: PromptResult, knowledge: Knowledge, lexicon: Lexicon | None = None, protected: Sequence[str] = ()
+    result: PromptResult, text: str, knowledge: Knowledge, lexicon: Lexicon | None = None, protected: Sequence[str] = ()
 ) -> PromptResult:
-    """`result` with the words of the person's text that do little, a note about them, and a confidence to match."""
-    text = result.layers.text
+    """`result` with the words of the person's `text` that do little, a note about them, and a confidence to match.
+
+    `text`: as it is drawn, with its choices made.
+    """
     words = unknown_words(text, knowledge, lexicon, protected)
     if not words:
         return result

@@ -1,6 +1,6 @@
 """Everything that the studio can do with words: write, correct, judge, attack and complete them.
 
-The half of `service.Studio` that needs no picture. It decides which lexicon is used (the studio's and people's own tag
+The half of `service.studio.Studio` that needs no picture. It decides which lexicon is used (the studio's and people's own tag
 lists) and keeps the one writer of the process; what a prompt is made of, the other modules of this room know.
 """
 
@@ -10,10 +10,11 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from studio.prompting import a1111, dynamic
 from studio.prompting.cache import Spent
 from studio.prompting.confidence import apply_policy, judged
 from studio.prompting.factory import make_writer
-from studio.prompting.knowledge import UnknownWord, taught, unknown_words
+from studio.prompting.knowledge import Knowledge, UnknownWord, taught, unknown_words
 from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
@@ -62,25 +63,41 @@ class PromptService:
         """A key is set and the studio isn't offline: `write_prompt` and `review` may take seconds and cost money."""
         return self._claude() is not None
 
-    def write_prompt(self, request: PromptRequest, on_low_confidence: LowConfidence = "run") -> PromptResult:
+    def write_prompt(
+        self, request: PromptRequest, on_low_confidence: LowConfidence = "run", loras: Iterable[LoraInfo] = ()
+    ) -> PromptResult:
         """By Claude where a key is there, else offline. May take seconds the first time; answers are kept.
 
         With `request.offline` it is instant and free. Raises `BadInput` for a doubtful prompt where
         `on_low_confidence` is "fail"; see `confidence.apply_policy`. The confidence and `unknown_words` are about
-        `request.model`.
+        `request.model`; the words of `loras` are known.
         """
-        writer, knowledge = self._current_writer(), self._knowledge.of(request.model)
+        writer, knowledge = self._current_writer(), self._knowledge.of(request.model, loras)
+        return apply_policy(
+            lambda asked: self._judged(writer.write(asked), asked, knowledge), request, on_low_confidence
+        )
 
-        def write(request: PromptRequest) -> PromptResult:
-            return judged(writer.write(request), knowledge, self._lexicon, request.trigger_words)
+    def _judged(self, result: PromptResult, request: PromptRequest, knowledge: Knowledge) -> PromptResult:
+        return judged(result, self._said(result.layers.text), knowledge, self._lexicon, request.trigger_words)
 
-        return apply_policy(write, request, on_low_confidence)
+    def _said(self, text: str, seed: int = 0) -> str:
+        """What of a text is drawn with this seed: its choices made, A1111's syntax but weights taken out of it."""
+        return a1111.plain(dynamic.choose(text, seed, self.settings.home / "wildcards").text).text
 
     def unknown_words(
-        self, prompt: str, model: str = "", protected: tuple[str, ...] = (), loras: Iterable[LoraInfo] = ()
+        self,
+        prompt: str,
+        model: str = "",
+        protected: tuple[str, ...] = (),
+        loras: Iterable[LoraInfo] = (),
+        seed: int = 0,
     ) -> tuple[UnknownWord, ...]:
-        """The words of a prompt that do little with a model ("": the default one): why, and what to say instead."""
-        return unknown_words(prompt, self._knowledge.of(model, loras), self._lexicon, protected)
+        """The words of a prompt that do little with a model ("": the default one): why, and what to say instead.
+
+        `seed` makes the prompt's choices (`{red|blue} hair`), as it does where the prompt is drawn.
+        """
+        said = self._said(prompt, seed)
+        return unknown_words(said, self._knowledge.of(model, loras), self._lexicon, protected)
 
     def known_words(self, model: str = "") -> dict[str, list[str]]:
         """What a model was taught to draw, by category; empty where nobody knows."""
@@ -92,7 +109,7 @@ class PromptService:
         What is drawn for a request without a prompt, wherever it comes from. The words of `loras` are known.
         """
         result = self._current_writer().write(request.model_copy(update={"offline": True}))
-        return judged(result, self._knowledge.of(request.model, loras), self._lexicon, request.trigger_words)
+        return self._judged(result, request, self._knowledge.of(request.model, loras))
 
     def contradicted(self, words: Iterable[str], text: str) -> tuple[str, ...]:
         """`words` of a layer without those that `text` says otherwise; see `writers.without_contradicted`."""

@@ -70,7 +70,7 @@ class Studio:
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
         self._log = JobLog(database, settings.home / "processes")
         self._resolver = Resolver(settings, self._pictures.get, self.prompts)
-        self.words = WordPictures(settings, self._resolver, self._pictures, self.submit)
+        self.words = WordPictures(settings, self._resolver, self._pictures)
         self._jobs = Jobs(self._log, WORK, self._make_engine, settings.queue_limit)
         self._canvases = Canvases(settings.home / "canvases")
         self._pictures.purge()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from studio.core.errors import NotFound
 from studio.core.settings import Settings
-from studio.core.specs import BatchRow, GenerateSpec, Request
-from studio.core.views import JobView
+from studio.core.specs import BatchRow, GenerateSpec
 from studio.features.sheets.spec import BatchSpec
 from studio.service.resolving import Files, Resolver
 from studio.store.pictures import Pictures
@@ -20,10 +19,8 @@ MODEST = "brown hair, medium hair, blue eyes"  # what a word stands beside, unle
 class WordPictures:
     """What the word list of a page shows."""
 
-    def __init__(
-        self, settings: Settings, resolver: Resolver, pictures: Pictures, submit: Callable[[Request, str], JobView]
-    ) -> None:
-        self._settings, self._resolver, self._pictures, self._submit = settings, resolver, pictures, submit
+    def __init__(self, settings: Settings, resolver: Resolver, pictures: Pictures) -> None:
+        self._settings, self._resolver, self._pictures = settings, resolver, pictures
 
     def drawn(self, words: Iterable[str], owner: str, model: str = "") -> dict[str, str]:
         """The ids of those pictures that this owner has already, by word."""
@@ -34,11 +31,11 @@ class WordPictures:
                 found[word] = self._pictures.get(recipe.key, owner).id
         return found
 
-    def draw(self, words: Sequence[str], owner: str, model: str = "") -> JobView:
-        """Start drawing the pictures of these words; what was drawn already isn't drawn again. Raises as `submit`."""
+    def request(self, words: Sequence[str], model: str = "") -> BatchSpec:
+        """What draws the pictures of these words, those that are drawn already at no cost."""
         asked = [self._asked(word, model) for word in words]
         rows = tuple(BatchRow(prompt=one.prompt or "", seed=SEED) for one in asked)
-        return self._submit(BatchSpec(base=asked[0], rows=rows), owner)
+        return BatchSpec(base=asked[0], rows=rows)
 
     def _asked(self, word: str, model: str) -> GenerateSpec:
         parts = [part for part in MODEST.split(", ") if part.split()[-1] != word.split()[-1]]

@@ -118,8 +118,7 @@ class Wording:
     def texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
         """The positive and the negative prompt as they were written or typed."""
         if spec.prompt is not None:
-            said = a1111.plain(dynamic.choose(spec.prompt, spec.seed or 0, self._settings.home / "wildcards").text).text
-            if unknown := self._unknown(said, spec.model, (), self._loras(spec)):
+            if unknown := self._unknown(spec.prompt, spec.model, (), self._loras(spec), spec.seed or 0):
                 once(notes, sentence(unknown))
         if spec.prompt is not None and spec.negative is not None:
             return spec.prompt, spec.negative

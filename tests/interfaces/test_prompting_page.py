@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from streamlit.testing.v1 import AppTest
 from support.claude_server import GOOD, REVIEW, FakeClaude, failure, message, reply, unsure
 from support.pages import app, prompt_of, sentences
 
+from studio.core.errors import Busy
 from studio.core.settings import settings
 from studio.interfaces.web.resources import studio
 from studio.prompting.claude import ClaudeWriter
@@ -211,3 +215,68 @@ def test_what_this_model_knows_is_listed_and_a_click_adds_a_word(page_home: Path
     at.button(key="gen_knows_petals").click().run()
     assert not at.exception
     assert at.text_input(key="gen_text").value == "red hair, petals"
+
+
+def test_a_word_is_exchanged_in_the_layer_that_it_was_written_into(page_home: Path) -> None:
+    at = app(gen_model="embedded")
+    at.text_input(key="gen_text").set_value("silver hair").run()
+    layer = next(one.key for one in at.text_input if str(one.key).startswith("gen_layer_text_"))
+    at.text_input(key=layer).set_value("silver hair, black school uniform").run()
+    at.button(key=f"{layer}_instead_0").click().run()
+    assert not at.exception
+    assert at.text_input(key=layer).value == "silver hair, serafuku, black sailor collar"
+    assert at.text_input(key="gen_text").value == "silver hair"
+
+
+def test_a_word_that_stands_in_no_box_has_no_button(page_home: Path) -> None:
+    folder = settings().home / "wildcards"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "garment.txt").write_text("black school uniform\n")
+    at = app(gen_model="embedded")
+    at.text_input(key="gen_text").set_value("silver hair, __garment__").run()
+    assert not at.exception
+    assert "black school uniform" in " ".join(part.value for part in at.get("badge") or at.markdown)
+    assert "gen_text_instead_0" not in keys(at)
+
+
+def test_a_lora_with_a_long_phrase_can_be_used(page_home: Path) -> None:
+    lora = settings().models_dir / "loras" / "wordy.safetensors"
+    lora.parent.mkdir(parents=True, exist_ok=True)
+    half = np.zeros((1, 1), np.float32)
+    phrase = ", ".join(f"zorvax{number} dress" for number in range(30))
+    save_file(
+        {"lora_unet_x.lora_down.weight": half, "lora_unet_x.lora_up.weight": half}, lora,
+        metadata={"modelspec.trigger_phrase": phrase},
+    )  # fmt: skip
+    at = app(gen_loras=[str(lora)])
+    at.text_input(key="gen_text").set_value("red hair, zorvax7 dress").run()
+    assert not at.exception
+    assert "zorvax7 dress" in prompt_of(at)
+    assert "~~" not in prompt_of(at)
+
+
+def test_pictures_of_all_words_are_followed_and_drawn_once(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise Busy("The queue is full.")
+
+    held = threading.Event()
+
+    def waits(*_: object) -> Iterator[None]:
+        held.wait(60)
+        yield
+
+    at = app(gen_model="embedded")
+    with monkeypatch.context() as patch:
+        patch.setattr(studio(), "submit", refuses)
+        at.button(key="gen_knows_draw").click().run()
+    assert not at.exception
+    assert [part.value for part in at.error] == ["The queue is full\\."]
+    assert "gen_draw" in keys(at)  # the page goes on
+    monkeypatch.setitem(studio()._jobs._kinds, "batch", waits)
+    at.button(key="gen_knows_draw").click().run()
+    assert not at.exception
+    job = at.session_state["job:generate"]
+    assert studio().job(job, "me").active
+    assert at.button(key="gen_knows_draw").disabled
+    studio().cancel(job, "me")
+    held.set()

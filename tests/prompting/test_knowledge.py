@@ -102,7 +102,7 @@ def test_any_text_can_be_judged(text: str) -> None:
     for knowledge in (EMBEDDED, NOBODY_KNOWS):
         assert 0 <= known_share(text, knowledge) <= 1
     result = OfflineWriter().write(PromptRequest(text=text.replace("\x00", "")))
-    assert judged(result, EMBEDDED).confidence <= result.confidence
+    assert judged(result, result.layers.text, EMBEDDED).confidence <= result.confidence
 
 
 def test_what_a_person_says_wins_over_style_and_template(service: PromptService) -> None:

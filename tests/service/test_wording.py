@@ -13,7 +13,7 @@ from support.checkpoints import tiny_sd
 from studio.core.settings import Settings
 from studio.core.specs import GenerateSpec, LoraRef
 from studio.features.sheets.spec import BatchSpec, SheetSpec
-from studio.service import Studio
+from studio.service import PromptRequest, Studio
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +96,20 @@ def test_words_that_do_little_are_said_of_what_is_drawn(studio: Studio) -> None:
     plan = studio._resolver.plan(spec("1girl, [sad:happy:0.5], {xyzzyq|xyzzyq}, <lora:ink:1>, inkstyle"), "me")
     assert len(plan.notes) == 2
     assert "These words do little with this model: 'xyzzyq'." in plan.notes
+
+
+def test_the_page_and_the_job_judge_the_same_words(studio: Studio) -> None:
+    typed = "1girl, [sad:happy:0.5], {xyzzyq|xyzzyq}, <lora:ink:1>, {red|red} __color__ hair"
+    unknown = studio.prompts.unknown_words(typed, "tiny", seed=7)
+    assert [one.word for one in unknown] == ["xyzzyq"]
+    [note] = [note for note in studio._resolver.plan(spec(typed), "me").notes if "little" in note]
+    assert "'xyzzyq'" in note
+    for written in (studio.prompts.write_prompt, studio.prompts.write_offline):
+        result = written(PromptRequest(text="{red|red} hair, {xyzzyq|xyzzyq}", model="tiny", offline=True))
+        assert [one.word for one in result.unknown_words] == ["xyzzyq"]
+
+
+def test_words_that_a_lora_was_taught_are_known_to_the_prompt_of_the_page(studio: Studio) -> None:
+    request = PromptRequest(text="inkstyle", model="tiny", offline=True)
+    assert studio.prompts.write_prompt(request).unknown_words
+    assert not studio.prompts.write_prompt(request, loras=[studio.models.lora("ink")]).unknown_words

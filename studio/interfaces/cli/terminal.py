@@ -24,7 +24,7 @@ from studio.core.settings import settings
 from studio.core.specs import AnimationFormat, LowConfidence, bounds
 from studio.core.views import JobView
 from studio.features.animate.spec import AnimateSpec
-from studio.service import PromptRequest, PromptResult, Studio
+from studio.service import LoraInfo, PromptRequest, PromptResult, Studio
 
 OWNER = "local"  # whoever may use this command line owns what it makes
 MAX_LIST = 20 * 2**20  # bytes of a list of prompts
@@ -173,9 +173,17 @@ def in_time(marks: Iterable[dict[str, Any]], frames: int | None) -> None:
 # --- calls and waiting ----------------------------------------------------------------------------------------------
 
 
-def written(studio: Studio, fields: dict[str, Any], on_low_confidence: LowConfidence = "run") -> PromptResult:
-    """A prompt for these fields; doubts about it go to standard error, or are raised (see `Studio.write_prompt`)."""
-    result = studio.prompts.write_prompt(spec(PromptRequest, fields), on_low_confidence)
+def written(
+    studio: Studio,
+    fields: dict[str, Any],
+    on_low_confidence: LowConfidence = "run",
+    loras: Iterable[LoraInfo] = (),
+) -> PromptResult:
+    """A prompt for these fields; doubts about it go to standard error, or are raised.
+
+    See `service.prompts.PromptService.write_prompt`.
+    """
+    result = studio.prompts.write_prompt(spec(PromptRequest, fields), on_low_confidence, loras)
     for note in result.notes:
         say(note)
     return result

@@ -59,7 +59,9 @@ def pictures(done: Finished) -> Answer:
     recipe = done.studio.picture(done.view.pictures[0], OWNER).recipe
     if recipe is not None:
         keys |= {"prompt": recipe.prompt, "negative": recipe.negative, "model": recipe.model, "steps": recipe.steps}
-        unknown = done.studio.prompts.unknown_words(recipe.prompt, recipe.model)
+        models = done.studio.models
+        protected, loras = models.trigger_words(recipe.loras), [models.lora(ref.path) for ref in recipe.loras]
+        unknown = done.studio.prompts.unknown_words(recipe.prompt, recipe.model, protected, loras)
         keys["unknown_words"] = [one.model_dump() for one in unknown]
     return keys | {"seconds": round(done.seconds, 3)}, [image["path"] for image in images]
 
@@ -110,7 +112,8 @@ def drawing_request(studio: Studio, fields: dict[str, Any], given: dict[str, Any
         }
         refs = [terminal.spec(LoraRef, ref) for ref in fields.get("loras", ())]
         words["trigger_words"] = studio.models.trigger_words(refs)
-        result = terminal.written(studio, words, fields.get("on_low_confidence", "run"))
+        loras = [studio.models.lora(ref.path) for ref in refs]
+        result = terminal.written(studio, words, fields.get("on_low_confidence", "run"), loras)
         fields["prompt"] = result.positive_prompt
         fields.setdefault("negative", result.negative_prompt)
     return fields

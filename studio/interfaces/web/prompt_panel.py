@@ -15,7 +15,7 @@ import streamlit as st
 from studio.interfaces.web import text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
-from studio.service import PromptResult, Validation
+from studio.service import PromptResult, UnknownWord, Validation
 
 LAYERS = ("core", "emotion", "style", "text", "quality")
 TEXT = {
@@ -120,7 +120,7 @@ def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
         _check(fields, positive or "", (negative or "").strip())
-    words.little(studio().prompts.unknown_words(positive or "", _model(fields), fields.triggers), "gen_own_prompt")
+    words.little(_unknown(fields, positive or ""), "gen_own_prompt")
     words.knows(_model(fields))
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
@@ -146,11 +146,11 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         )  # fmt: skip
     with heading:
         _badges(result, edited)
-    unknown = result.unknown_words
+    unknown, typed = result.unknown_words, "gen_text"
     if layers["text"] != written["text"]:
-        unknown = studio().prompts.unknown_words(layers["text"], _model(fields), fields.triggers)
+        unknown, typed = _unknown(fields, layers["text"]), _key("text", written["text"])
     shown.markdown(words.colored(layers, unknown))
-    words.little(unknown, "gen_text")
+    words.little(unknown, typed)
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:
@@ -182,19 +182,21 @@ def _result(fields: Fields, drawing: bool) -> tuple[PromptResult, bool]:
     if state.get("gen_chosen_for") != plain:  # "Write it again" and the template were chosen for another text
         state["gen_chosen_for"], state["gen_writer_seed"], state["gen_fixed"] = plain, 0, False
     seed, fixed = state["gen_writer_seed"], state["gen_fixed"]
-    here = studio().prompts.write_prompt(fields.request(seed, offline=True), "fixed" if fixed else "run")
+    here = studio().prompts.write_prompt(
+        fields.request(seed, offline=True), "fixed" if fixed else "run", fields.known_loras
+    )
     request = fields.request(seed)
     key = request.model_dump_json()
     kept: dict[str, PromptResult] = state.setdefault("gen_by_claude", {})
     wanted = state.pop("gen_asked", False) or (drawing and not fixed and not _edited(kept.get(key, here)))
     if wanted and studio().prompts.claude_writes and (key not in kept or kept[key].writer != "claude"):
         with st.spinner(TEXT["asking"]):
-            kept[key] = studio().prompts.write_prompt(request)
+            kept[key] = studio().prompts.write_prompt(request, loras=fields.known_loras)
         for old in list(kept)[:-KEPT]:
             del kept[old]
     if key not in kept:
         return here, False
-    return (studio().prompts.write_prompt(request, "fixed") if fixed else kept[key]), True
+    return (studio().prompts.write_prompt(request, "fixed", fields.known_loras) if fixed else kept[key]), True
 
 
 def _edited(result: PromptResult) -> bool:
@@ -262,6 +264,11 @@ def _money(sentence: str) -> str:
 
 def _model(fields: Fields) -> str:
     return str(fields.rest.get("model") or "")
+
+
+def _unknown(fields: Fields, prompt: str) -> tuple[UnknownWord, ...]:
+    seed = int(fields.rest.get("seed") or 0)
+    return studio().prompts.unknown_words(prompt, _model(fields), fields.triggers, fields.known_loras, seed)
 
 
 def _check(fields: Fields, positive: str, negative: str) -> None:

@@ -15,7 +15,7 @@ import streamlit as st
 from PIL import Image
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput, StudioError, explain
+from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.fields import describe
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
@@ -24,7 +24,7 @@ from studio.interfaces.web import inputs, parameters, text, widgets
 from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
-from studio.service import ModelInfo, PromptRequest
+from studio.service import LoraInfo, ModelInfo, PromptRequest
 from studio.service.resolving import largest_side, sampling
 
 PAGE = "generate"
@@ -65,8 +65,15 @@ class Fields:
     @cached_property
     def triggers(self) -> tuple[str, ...]:
         """Trigger words of the chosen LoRAs: never touched by the spelling help."""
-        known = {str(lora.path): lora.trigger_words for lora in studio().models.loras()}
-        return tuple(word for ref in self.loras for word in known.get(ref.path, ()))
+        with suppress(NotFound):  # deleted since it was chosen: the picker says so in the next run
+            return studio().models.trigger_words(self.loras)
+        return ()
+
+    @cached_property
+    def known_loras(self) -> tuple[LoraInfo, ...]:
+        """The chosen LoRAs themselves: the words that they were taught are known words."""
+        known = {str(lora.path): lora for lora in studio().models.loras()}
+        return tuple(known[ref.path] for ref in self.loras if ref.path in known)
 
     def request(self, seed: int = 0, offline: bool = False) -> PromptRequest:
         """What the prompt's writer is asked; another `seed` chooses other words. `offline`: instant and free."""

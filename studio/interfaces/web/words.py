@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import streamlit as st
 
-from studio.interfaces.web import text
+from studio.core.errors import NotFound
+from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
+from studio.interfaces.web.request import PAGE
 from studio.interfaces.web.resources import studio
 from studio.service import UnknownWord
 
@@ -58,8 +61,9 @@ def little(unknown: Sequence[UnknownWord], key: str) -> None:
         return
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key=f"{key}_little"):
         st.markdown(f":orange[:material/visibility_off:] :small[{TEXT['little']}]", width="content")
+        said = str(st.session_state.get(key, ""))
         for place, one in enumerate(unknown[:8]):
-            if not one.instead:
+            if not one.instead or not re.search(_standing(one.word), said, re.IGNORECASE):  # in a wildcard, perhaps
                 st.badge(text.escape(one.word), color="gray", help=one.reason)
                 continue
             st.button(
@@ -73,9 +77,13 @@ def little(unknown: Sequence[UnknownWord], key: str) -> None:
 
 def _exchange(key: str, word: str, instead: str) -> None:
     """Put the nearest known words in the place of one that does little."""
-    pattern = rf"(?<![^\W_]){re.escape(word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
     said = str(st.session_state.get(key, ""))
-    st.session_state[key] = re.sub(pattern, instead.replace("\\", r"\\"), said, flags=re.IGNORECASE)
+    st.session_state[key] = re.sub(_standing(word), instead.replace("\\", r"\\"), said, flags=re.IGNORECASE)
+
+
+def _standing(word: str) -> str:
+    """A pattern for a word or phrase where it stands by itself, with blanks or underscores in it."""
+    return rf"(?<![^\W_]){re.escape(word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
 
 
 def knows(model: str) -> None:
@@ -92,14 +100,26 @@ def knows(model: str) -> None:
         about = st.selectbox(TEXT["knows_about"], list(groups), format_func=str.capitalize, key="gen_knows_about")
         words = groups[about]
         pictures = studio().words.drawn(words, owner(), model)
-        if len(pictures) < len(words) and st.button(TEXT["knows_draw"], key="gen_knows_draw", icon=":material/draw:"):
-            studio().words.draw(words, owner(), model)
+        if len(pictures) < len(words) and st.button(
+            TEXT["knows_draw"], key="gen_knows_draw", icon=":material/draw:", disabled=_drawing()
+        ):
+            with widgets.refusals(PAGE):
+                asked = studio().words.request(words, model)
+                st.session_state["gen_knows_job"] = widgets.start(asked, PAGE, of_form=False).id
+                st.rerun()
         with st.container(horizontal=True, gap="xsmall", height=320):
             for word in words:
                 with st.container(width="content"):
                     if word in pictures:
                         st.image(str(studio().picture_path(pictures[word], owner())), width=96)
                     st.button(text.escape(word), key=f"gen_knows_{word}", type="tertiary", on_click=_add, args=(word,))
+
+
+def _drawing() -> bool:
+    """The pictures of the words are being drawn already."""
+    with suppress(NotFound):
+        return studio().job(st.session_state.get("gen_knows_job", ""), owner()).active
+    return False
 
 
 def _add(word: str) -> None:
