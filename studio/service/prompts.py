@@ -1,7 +1,7 @@
 """Everything that the studio can do with words: write, correct, judge, attack and complete them.
 
-The half of `service.studio.Studio` that needs no picture. It decides which lexicon is used (the studio's and people's own tag
-lists) and keeps the one writer of the process; what a prompt is made of, the other modules of this room know.
+The half of `service.studio.Studio` that needs no picture. It decides which lexicon is used (the studio's and people's
+own tag lists) and keeps the one writer of the process; what a prompt is made of, `studio.prompting` knows.
 """
 
 from __future__ import annotations

@@ -117,9 +117,10 @@ class Wording:
 
     def texts(self, spec: GenerateSpec, notes: list[str], fixed: bool | None) -> tuple[str, str]:
         """The positive and the negative prompt as they were written or typed."""
-        if spec.prompt is not None:
-            if unknown := self._unknown(spec.prompt, spec.model, (), self._loras(spec), spec.seed or 0):
-                once(notes, sentence(unknown))
+        if spec.prompt is not None and (
+            unknown := self._unknown(spec.prompt, spec.model, (), self._loras(spec), spec.seed or 0)
+        ):
+            once(notes, sentence(unknown))
         if spec.prompt is not None and spec.negative is not None:
             return spec.prompt, spec.negative
         written = self.written(spec, fixed if spec.prompt is None else False)  # a prompt of one's own isn't doubted
