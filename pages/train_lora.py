@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from studio.core.errors import StudioError
@@ -49,8 +51,7 @@ def after(run: RunView) -> None:
     st.markdown(f"#### {TEXT['after']}")
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(TEXT["use"], type="primary", icon=":material/auto_awesome:", key="lora_use"):
-            st.session_state.update({"gen_loras": [str(adapter)], "gen_model": run.model, "gen_text": words})
-            widgets.go("generate")
+            _use(run, adapter, words)
         st.download_button(TEXT["download"], adapter.read_bytes, adapter.name, key="lora_download",
                            icon=":material/download:", on_click="ignore")  # fmt: skip
         st.download_button(TEXT["all"], lambda: download.archive(adapter.parent), f"{run.name}.zip", key="lora_all",
@@ -74,6 +75,22 @@ def after(run: RunView) -> None:
     job_id = widgets.current_job(PAGE) if captions.followed() is None else None
     if job_id and (job := widgets.job_panel(job_id, PAGE)) and not job.active:
         results.show(job)
+
+
+def _use(run: RunView, adapter: Path, words: str) -> None:
+    """Choose the LoRA in Generate, with its weight of its own, and add its trigger words to what is typed there."""
+    try:
+        widgets.put_loras("gen_loras", [LoraRef(path=str(adapter), weight=studio().models.lora(str(adapter)).weight)])
+    except StudioError as problem:  # deleted since
+        st.error(text.escape(str(problem)), icon=":material/link_off:")
+        return
+    st.session_state["gen_model"] = run.model
+    said = str(st.session_state.get("gen_text") or "").strip(" ,")
+    there = {part.strip().casefold() for part in said.split(",")}
+    missing = [word.strip() for word in words.split(",") if word.strip() and word.strip().casefold() not in there]
+    if missing:
+        st.session_state["gen_text"] = ", ".join(filter(None, (said, *missing)))
+    widgets.go("generate")
 
 
 def import_lora() -> None:

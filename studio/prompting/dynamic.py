@@ -17,6 +17,7 @@ from studio.prompting.a1111 import tidy
 
 WILDCARD = re.compile(r"__(?=[^\s,_]*[^\W_])([\w*./\\-][\w*./\\ -]{0,78}?)__")
 DEEPEST = 12  # choices within choices
+MOST = 500  # wildcards of one text that are replaced, those in lines of their files among them
 LONGEST = 20_000  # characters of a prompt on its way
 LARGEST = 4 * 2**20  # bytes of a wildcard file
 _COUNT = re.compile(r"\s*(\d{1,2})(?:\s*-\s*(\d{1,2}))?\s*\$\$(?:([^$]{0,20})\$\$)?")
@@ -40,25 +41,79 @@ def choose(text: str, seed: int, folder: Path | None) -> Choices:
     """`text` with every choice made by `seed`, and no brace and no wildcard left in it."""
     if not has_choices(text):
         return Choices(text)
-    chosen = Choices(text)
-    rng = random.Random(f"choices {seed}")
-    made = _made(text, rng, folder, chosen.missing, 0)[:LONGEST]
+    choosing = _Choosing(random.Random(f"choices {seed}"), folder)
+    made = choosing.made(text, 0)[:LONGEST]
     if "{" in made or "}" in made:  # one without its partner
         made = made.translate({ord("{"): None, ord("}"): None, ord("|"): ","})
-    chosen.text = tidy(made)
-    return chosen
+    return Choices(tidy(made), choosing.missing)
 
 
-def _made(text: str, rng: random.Random, folder: Path | None, missing: list[str], depth: int) -> str:
-    if depth > DEEPEST or len(text) > LONGEST:
-        return WILDCARD.sub("", text)
-    made: list[str] = []
-    position = 0
-    for start, end in _outer(text):
-        made += [_drawn(text[position:start], rng, folder, missing, depth)]
-        made += [_variant(text[start + 1 : end], rng, folder, missing, depth)]
-        position = end + 1
-    return "".join([*made, _drawn(text[position:], rng, folder, missing, depth)])
+class _Choosing:
+    """The choices of one text: what is random in them, the files that were read for them, and how many are left."""
+
+    def __init__(self, rng: random.Random, folder: Path | None) -> None:
+        self.rng = rng
+        self.missing: list[str] = []
+        self._folder = folder
+        self._files: dict[str, list[str]] = {}
+        self._left = MOST
+
+    def made(self, text: str, depth: int) -> str:
+        """`text` with its choices made; its wildcards are left out where there were too many, or too deep a one."""
+        if depth > DEEPEST or len(text) > LONGEST:
+            return WILDCARD.sub("", text)
+        made: list[str] = []
+        position = 0
+        for start, end in _outer(text):
+            made += [self._drawn(text[position:start], depth)]
+            made += [self._variant(text[start + 1 : end], depth)]
+            position = end + 1
+        return "".join([*made, self._drawn(text[position:], depth)])
+
+    def _variant(self, inside: str, depth: int) -> str:
+        """One option of `a|b`, or as many as `2$$a|b|c` says; `x` alone (NovelAI's emphasis) is itself."""
+        low, high, joint = 1, 1, ", "
+        if (count := _COUNT.match(inside)) is not None:
+            inside = inside[count.end() :]
+            low, high = int(count[1]), int(count[2] or count[1])
+            joint = count[3] if count[3] is not None else joint
+        options, weights = [], []
+        for option in _split(inside):
+            weight = _WEIGHT.match(option)
+            options.append(option[weight.end() :] if weight else option)
+            weights.append(float(weight[1]) if weight else 1.0)
+        number = min(len(options), self.rng.randint(min(low, high), max(low, high)))
+        picked: list[str] = []
+        for _ in range(number):
+            if not any(weights):
+                break
+            place = self.rng.choices(range(len(options)), weights)[0]
+            picked.append(self.made(options.pop(place), depth + 1).strip())
+            weights.pop(place)
+        return joint.join(picked)
+
+    def _drawn(self, text: str, depth: int) -> str:
+        """`text` with each wildcard replaced by a line of its file."""
+
+        def one(match: re.Match[str]) -> str:
+            if self._left <= 0:
+                return "\x00"
+            self._left -= 1
+            lines = self._lines(match[1])
+            if not lines:
+                if match[1] not in self.missing:
+                    self.missing.append(match[1])
+                return "\x00"
+            weights = [float(weight[1]) if (weight := _WEIGHT.match(line)) else 1.0 for line in lines]
+            line = self.rng.choices(lines, weights)[0] if any(weights) else ""
+            return self.made(_WEIGHT.sub("", line, count=1), depth + 1).strip()
+
+        return WILDCARD.sub(one, text)
+
+    def _lines(self, name: str) -> list[str]:
+        if name not in self._files:
+            self._files[name] = _lines(name, self._folder)
+        return self._files[name]
 
 
 def _outer(text: str) -> Iterator[tuple[int, int]]:
@@ -74,29 +129,6 @@ def _outer(text: str) -> Iterator[tuple[int, int]]:
                 yield start, place
 
 
-def _variant(inside: str, rng: random.Random, folder: Path | None, missing: list[str], depth: int) -> str:
-    """One option of `a|b`, or as many as `2$$a|b|c` says; `x` alone (NovelAI's emphasis) is itself."""
-    low, high, joint = 1, 1, ", "
-    if (count := _COUNT.match(inside)) is not None:
-        inside = inside[count.end() :]
-        low, high = int(count[1]), int(count[2] or count[1])
-        joint = count[3] if count[3] is not None else joint
-    options, weights = [], []
-    for option in _split(inside):
-        weight = _WEIGHT.match(option)
-        options.append(option[weight.end() :] if weight else option)
-        weights.append(float(weight[1]) if weight else 1.0)
-    number = min(len(options), rng.randint(min(low, high), max(low, high)))
-    picked: list[str] = []
-    for _ in range(number):
-        if not any(weights):
-            break
-        place = rng.choices(range(len(options)), weights)[0]
-        picked.append(_made(options.pop(place), rng, folder, missing, depth + 1).strip())
-        weights.pop(place)
-    return joint.join(picked)
-
-
 def _split(inside: str) -> list[str]:
     """At the bars outside of braces and of A1111's `[a|b]`."""
     parts, depth, start = [], 0, 0
@@ -109,22 +141,6 @@ def _split(inside: str) -> list[str]:
             parts.append(inside[start:place])
             start = place + 1
     return [*parts, inside[start:]]
-
-
-def _drawn(text: str, rng: random.Random, folder: Path | None, missing: list[str], depth: int) -> str:
-    """`text` with each wildcard replaced by a line of its file."""
-
-    def one(match: re.Match[str]) -> str:
-        lines = _lines(match[1], folder)
-        if not lines:
-            if match[1] not in missing:
-                missing.append(match[1])
-            return "\x00"
-        weights = [float(weight[1]) if (weight := _WEIGHT.match(line)) else 1.0 for line in lines]
-        line = rng.choices(lines, weights)[0] if any(weights) else ""
-        return _made(_WEIGHT.sub("", line, count=1), rng, folder, missing, depth + 1).strip()
-
-    return WILDCARD.sub(one, text)
 
 
 def _lines(name: str, folder: Path | None) -> list[str]:

@@ -94,6 +94,9 @@ def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
     if fields.get("seed") == "-1":  # A1111's for a random one
         del fields["seed"]
     schedule = fields.pop("schedule", "")
+    if schedule and "sampler" not in fields and schedule.lower() != "automatic":
+        wrong.append(f"line {number}: --scheduler says nothing without --sampler_name")
+        return None
     if "sampler" in fields:
         ours = sampler_of(fields["sampler"], schedule)
         if ours is None:

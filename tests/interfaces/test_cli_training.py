@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,13 +81,13 @@ class Runs:
         self.resumed: list[tuple[str, dict[str, Any]]] = []
         self.runs = self
 
-    def list(self) -> Any:
+    def list(self, owner: str | None = None) -> Any:
         return self.views
 
     def start(self, spec: LoraSpec | LcmSpec, *rest: object) -> RunView:
         return self.views[0].model_copy(update={"id": "new"})
 
-    def resume(self, id: str, **changes: Any) -> RunView:
+    def resume(self, id: str, owner: str, **changes: Any) -> RunView:
         self.resumed.append((id, changes))
         return self.views[0].model_copy(update={"id": id})
 
@@ -103,8 +104,11 @@ def test_resume_compares_only_what_was_said() -> None:
     for other in ({"data": "/other"}, {"data": "/data", "rank": 8}, {"data": "/data", "model": "embedded"}):
         assert go(cut, LoraSpec, {}, **other) == "new"
     over = Runs(short, state="done")
-    assert go(over, LoraSpec, {}, data="/data") == "new"  # it isn't trained for longer than it was asked to
+    for asked in ({}, {"epochs": 10}, {"epochs": 5}):  # it isn't trained again, nor longer than it was asked to
+        assert go(over, LoraSpec, {}, data="/data", **asked) == "0"
+    assert over.resumed == []
     assert go(over, LoraSpec, {}, data="/data", epochs=20) == "0"
+    assert over.resumed == [("0", {"epochs": 20})]
     lcm = Runs(LcmSpec(model="/m", loras=({"path": "/a.safetensors", "weight": 0.5},), data="/data", name="mine"))
     same = {"loras": [{"path": "/a.safetensors", "weight": "0.5"}], "data": "/data"}
     assert go(lcm, LcmSpec, {}) == "0"
@@ -142,6 +146,13 @@ def test_train_lora_to_its_end(run: Callable[..., Done], tmp_path: Path) -> None
     assert (shown["state"], shown["step"]) == ("done", 1)
     again = run("runs", "export", done.json["run"], "--out", tmp_path / "again", "--json")
     assert Path(again.json["adapter"]).read_bytes() == found.path.read_bytes()
+    resumed = run("train-lora", *options, "--resume", "--out", tmp_path / "out", "--json")  # a script that was cut off
+    assert (resumed.json["run"], resumed.json["adapter"]) == (done.json["run"], done.json["adapter"])
+    here: Any = SimpleNamespace(runs=TrainingRuns(settings()))
+    for owner, found in (("somebody", False), ("local", True)):
+        RunDir(settings().runs_dir / done.json["run"]).write_owner(owner)
+        agrees = training.agreeing(here, LoraSpec(data=str(tmp_path / "set")), {"data": str(tmp_path / "set")})
+        assert (agrees is not None) is found
     assert run("runs", "delete", done.json["run"]).code == 0
 
 
@@ -181,7 +192,8 @@ def test_train_control_to_its_end(run: Callable[..., Done], tmp_path: Path) -> N
     steered = run("sketch", *said, "--controlnet", tmp_path / "out", "--json")
     assert steered.code == 0, steered.err
     again = run("train-control", *options, "--resume", "--json")
-    assert again.json["run"] != done.json["run"]  # the first one has nothing left to do
+    assert again.json["run"] == done.json["run"]  # it has nothing left to do
+    assert Path(again.json["adapter"]).exists()
     fresh = run("train-control", *options, "--init", "none", "--json")
     assert RunDir(settings().runs_dir / fresh.json["run"]).spec().init is None
     refused = run("train-control", "--data", data, "--init", tmp_path / "nothing", "--json")

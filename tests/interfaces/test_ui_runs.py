@@ -18,6 +18,7 @@ from support.pages import app, to
 from support.training_sets import write_run, write_set
 
 from studio.core.specs import LoraSpec
+from studio.interfaces.web.resources import studio
 from studio.runs.rundir import RunDir, take_lock
 from studio.runs.supervisor import Supervisor
 from studio.service.runs import TrainingRuns
@@ -88,11 +89,20 @@ def test_a_result_is_chosen_in_generate(page_home: Path, tiny_model: Path) -> No
     file = run.adapter / "mine.safetensors"
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     save_file({f"{layer}.lora_down.weight": torch.ones(2, 16), f"{layer}.lora_up.weight": torch.ones(16, 2)}, file)
-    (run.adapter / "studio.json").write_text(json.dumps({"title": "mine", "trigger_words": ["style_1"]}))
+    facts = {"title": "mine", "trigger_words": ["style_1"], "weight": 0.7}
+    (run.adapter / "studio.json").write_text(json.dumps(facts))
     at = train_page("mine")
+    digest = studio().models.lora(str(file)).hash
+    at.session_state["gen_text"] = "red hair"
+    at.session_state[f"gen_loras_weight_{digest}"] = 1.3  # of an earlier result
     at.button(key="lora_use").click().run()
     assert at.session_state["gen_loras"] == [str(file)]
-    assert (at.session_state["gen_model"], at.session_state["gen_text"]) == (str(tiny_model), "style_1")
+    assert at.session_state[f"gen_loras_weight_{digest}"] == 0.7
+    assert (at.session_state["gen_model"], at.session_state["gen_text"]) == (str(tiny_model), "red hair, style_1")
+    at = train_page("mine")
+    at.session_state["gen_text"] = "red hair, Style_1"
+    at.button(key="lora_use").click().run()
+    assert at.session_state["gen_text"] == "red hair, Style_1"
 
 
 def test_prodigy_has_no_rate_to_choose(page_home: Path) -> None:

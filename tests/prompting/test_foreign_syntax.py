@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -92,5 +93,9 @@ def test_what_cant_be_chosen_is_named_and_never_drawn(wildcards: Path) -> None:
     assert found.missing == ["missing", "../secret"]
     assert choose("__color__, x", 1, None).text == "x"
     assert len(choose("__loop__", 1, wildcards).text) < 200
+    (wildcards / "wide.txt").write_text("x __wide__ __wide__ __wide__\n")
+    begun = time.process_time()
+    assert len(choose("__wide__", 1, wildcards).text.split()) <= 501  # and not three to the power of twelve
+    assert time.process_time() - begun < 2
     assert "{" not in choose("{" * 400 + "a|b" + "}" * 300, 1, None).text
     assert not has_choices("1girl, (smile:1.2), :d, ^__^, long_hair")

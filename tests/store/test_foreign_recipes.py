@@ -197,7 +197,13 @@ def test_civitai_names_model_and_loras_as_resources() -> None:
 
 @pytest.mark.parametrize(
     ("tag", "weight"),
-    [("<lora:a b:0.7>", 0.7), ("<lora:a b>", 1.0), ("<lora:a b:1:0.5>", 1.0), ("<LoRA:a b:te=0.2:unet=0.9>", 0.9)],
+    [
+        ("<lora:a b:0.7>", 0.7),
+        ("<lora:a b>", 1.0),
+        ("<lora:a b:1:0.5>", 1.0),
+        ("<LoRA:a b:te=0.2:unet=0.9>", 0.9),
+        ("<lyco:a b:0.7>", 0.7),
+    ],
 )
 def test_weights_of_lora_tags(tag: str, weight: float) -> None:
     assert read_text(text_of(f"1girl, {tag}")).spec.loras == (LoraRef(path="a b", weight=weight),)

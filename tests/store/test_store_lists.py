@@ -85,6 +85,7 @@ def test_options_of_a1111_s_prompts_from_file() -> None:
         ('--prompt "x', "a quote is opened"),
         ("--prompt x --steps 900", "the steps '900' isn't one"),
         ("--prompt x --sampler_name Heun", "the sampler 'Heun' isn't in this studio"),
+        ("--prompt x --scheduler Karras", "--scheduler says nothing without --sampler_name"),
     ):
         with pytest.raises(BadInput, match=said):
             prompt_list.parse(line)

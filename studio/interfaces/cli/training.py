@@ -89,7 +89,7 @@ RUN_VERBS = {
         _control,
     ),
 }
-RESUME = "Go on with the last run that all options agree with, if any."
+RESUME = "Go on with your last run that all options agree with, if any; a finished one gives its result again."
 
 
 def _verb(kind: str, own: RunVerb) -> Callable[..., None]:
@@ -134,18 +134,22 @@ def carry_out(
 ) -> RunView:
     """Start a run with the fields `given` over `defaults`, or go on with the newest one that agrees with `given`.
 
+    One that is finished, and isn't given more epochs, is returned as it is: its result is what was asked for.
     What is in its data is said before a new one starts, and goes into `data_said`.
     """
     spec = terminal.spec(kind, defaults | given)
-    run = unfinished(studio, spec, given) if resume else None
+    run = agreeing(studio, spec, given) if resume else None
     if run is None:
         if resume:
-            say("No unfinished run agrees with these options: a new one begins.")
+            say("No run of yours agrees with these options: a new one begins.")
         told = {} if data_said is None else data_said
         run = studio.runs.start(spec, OWNER, lambda report: told.update(files.announced(report, given.get("repeats"))))
+    elif run.state == "done" and not ("epochs" in given and spec.epochs > run.epochs):  # type: ignore[attr-defined]
+        say(f"Run {run.id} agrees with these options and is finished; more --epochs go on with it.")
+        return run
     elif not run.active:
         said = {name: getattr(spec, name) for name in _CHANGEABLE if name in given}
-        run = studio.runs.resume(run.id, **{name: v for name, v in said.items() if v != run.spec.get(name)})
+        run = studio.runs.resume(run.id, OWNER, **{name: v for name, v in said.items() if v != run.spec.get(name)})
     if detach:
         return run
     run = _follow(studio, run)
@@ -154,14 +158,13 @@ def carry_out(
     return run
 
 
-def unfinished(studio: Studio, spec: RunSpec, given: dict[str, Any]) -> RunView | None:
-    """The newest run that agrees with what was `given` of `spec`, if there is still something to do in it."""
+def agreeing(studio: Studio, spec: RunSpec, given: dict[str, Any]) -> RunView | None:
+    """The newest run of this owner that agrees with what was `given` of `spec`."""
     wanted = spec.model_dump(mode="json")
     fixed = [name for name in given if name not in _CHANGEABLE]
-    for run in studio.runs.list():
+    for run in studio.runs.list(OWNER):
         if run.spec and run.kind == spec.kind and all(_equal(run.spec.get(name), wanted[name]) for name in fixed):
-            more = "epochs" in given and spec.epochs > run.spec["epochs"]
-            return run if run.state != "done" or more else None
+            return run
     return None
 
 

@@ -28,6 +28,7 @@ TEXT = {
     "upload": "A ZIP, or pictures with their captions",
     "folder": "Or a folder on this computer",
     "example": "Use the example set",
+    "looking": "Looking at every picture",
     "found": "{pictures}, {epoch} in an epoch (each shown {repeats}). Trigger words: {words}.",
     "found_once": "{pictures}, {drawn} for them.",
     "no_words": "none, so captions alone call it",
@@ -79,7 +80,11 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
             folder = typed
         else:
             return None
-        report = _checked(folder, model, resolution)
+        path = os.path.expanduser(folder)
+        if os.path.isfile(path):  # captions are edited where it was unpacked, the archive stays as it is
+            folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
+        with st.spinner(TEXT["looking"]):
+            report = studio().datasets.check(folder, model, resolution)
     except StudioError as problem:
         st.error(str(problem), icon=":material/error:")
         return None
@@ -112,25 +117,10 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
     return report
 
 
-@st.cache_data(max_entries=20, show_spinner="Looking at every picture", ttl=3600)
-def _report(folder: str, model: str, resolution: int | None, changed: float) -> Any:
-    return studio().datasets.check(folder, model, resolution)
-
-
 @st.cache_data(max_entries=20, show_spinner="Unpacking", ttl=3600)
 def _unpacked(archive: str, changed: float, size: int) -> str:
+    # Hashing a large archive takes seconds, and the page runs at every click.
     return str(studio().datasets.folder(archive))
-
-
-def _checked(folder: str, model: str, resolution: int | None) -> Any:
-    # as long as nothing in the folder changes, the check of every picture isn't repeated at each click
-    path = os.path.expanduser(folder)
-    if os.path.isfile(path):  # captions are edited where it was unpacked, the archive stays as it is
-        path = folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
-    changed = 0.0
-    if os.path.isdir(path):
-        changed = max(p.lstat().st_mtime for p in [Path(path), *Path(path).rglob("*")])  # a link may lead nowhere
-    return _report(folder, model, resolution, changed)
 
 
 def _example() -> None:

@@ -36,8 +36,8 @@ _SAMPLERS: dict[str, Sampler] = {
 }  # fmt: skip
 _USUAL = {"", "automatic", "uniform", "normal", "simple", "native", "default", "none", "karras"}
 # Every repetition is bounded or ends at the next start: a text may be a megabyte that somebody made up.
-_LORA = re.compile(r"<lora:([^:<>]+)((?::[^<>]*)?)>", re.IGNORECASE)
-_EXTRA = re.compile(r"<(?:hypernet|lyco):[^<>]*>", re.IGNORECASE)
+_LORA = re.compile(r"<(?:lora|lyco|lycoris):([^:<>]+)((?::[^<>]*)?)>", re.IGNORECASE)
+_HYPERNET = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 _WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$", re.IGNORECASE)
 
 
@@ -103,9 +103,9 @@ def settled(facts: Facts) -> Read:
     prompt = facts.prompt.replace("\x00", "")
     loras = [*facts.loras]
     loras += [Lora(name, weight) for name, weight in tags(prompt) if not any(_same(name, lora.name) for lora in loras)]
-    if _EXTRA.search(prompt):
-        notes.append("Hypernetworks and LyCORIS tags were left out.")
-    prompt = _EXTRA.sub("", _LORA.sub("", prompt)).strip().rstrip(",").rstrip()
+    if _HYPERNET.search(prompt):
+        notes.append("Hypernetworks were left out.")
+    prompt = _HYPERNET.sub("", _LORA.sub("", prompt)).strip().rstrip(",").rstrip()
     negative = facts.negative.replace("\x00", "").strip()
     if max(len(prompt), len(negative)) > MAX_PROMPT:
         prompt, negative = prompt[:MAX_PROMPT], negative[:MAX_PROMPT]
@@ -149,7 +149,7 @@ def weights_name(reference: str) -> str:
 
 
 def tags(prompt: str) -> list[tuple[str, str]]:
-    """Name and weight of every `<lora:name:0.8>` in a prompt, in order."""
+    """Name and weight of every `<lora:name:0.8>`, or `<lyco:...>`, in a prompt, in order."""
     return [(name.strip(), _tag_weight(rest)) for name, rest in _LORA.findall(prompt)]
 
 
