@@ -144,7 +144,7 @@ def carry_out(
             say("No run of yours agrees with these options: a new one begins.")
         told = {} if data_said is None else data_said
         run = studio.runs.start(spec, OWNER, lambda report: told.update(files.announced(report, given.get("repeats"))))
-    elif run.state == "done" and not ("epochs" in given and spec.epochs > run.epochs):  # type: ignore[attr-defined]
+    elif run.state == "done" and not ("epochs" in given and spec.epochs > run.epochs):
         say(f"Run {run.id} agrees with these options and is finished; more --epochs go on with it.")
         return run
     elif not run.active:
