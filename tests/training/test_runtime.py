@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from support.checkpoints import tiny_sd
 from support.training_sets import write_run, write_set
 
@@ -26,7 +27,7 @@ from studio.training.runtime import checkpoints
 from studio.training.runtime.batch_sizer import OomBatchSizer
 from studio.training.runtime.launch import asked_for
 from studio.training.runtime.runtime import Runtime, choose_precision, place, training_bytes
-from studio.training.runtime.session import Session
+from studio.training.runtime.session import Diverged, Session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -170,10 +171,74 @@ def test_state_in_dictionaries_inside_is_saved_and_restored(tmp_path: Path) -> N
         (["/v/bin/python", "/v/bin/accelerate", "launch", "--cpu", "-m", "x.y", "DIR", "--num_processes", "4"], 1),
         (["bash", "-c", "accelerate launch --cpu --num_processes 2 -m x.y DIR"], 1),
         (["/sbin/init"], 1),
+        (
+            [r"C:\v\Scripts\python.exe", r"C:\v\Scripts\accelerate.exe", "launch", "--num_processes", "2", "-m", "x.y"],
+            2,
+        ),
+        ([r"C:\v\Scripts\Accelerate-Launch.EXE", "--cpu", "--num_processes", "3", "-m", "x.y", r"C:\runs\DIR"], 3),
+        (["python.exe", r"C:\v\Lib\site-packages\accelerate\commands\launch.py", "--num_processes=2", "-m", "x.y"], 2),
+        (["python.exe", r"C:\notaccelerate.exe", "launch", "--num_processes=2", "-m", "x.y"], 1),
     ],
 )
 def test_what_accelerate_was_asked_for(command: list[str], count: int) -> None:
     assert asked_for(command) == count
+
+
+def test_the_launcher_is_found_above_a_python_that_only_starts_another_one(tmp_path: Path) -> None:
+    between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    asks = "from studio.training.runtime import launch; print(launch.asked_for_above())"
+    (tmp_path / "accelerate").write_text(
+        f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {between!r}, sys.executable, '-c', "
+        f"{asks!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "accelerate"), "launch", "--cpu", "--num_processes", "3", "-m", "x.y"],
+        cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["3"], done.stderr[-800:]
+
+
+WAITS = """
+import sys
+from pathlib import Path
+import torch
+from torch.distributed import group
+from studio.core.settings import Settings
+from studio.runs.rundir import RunDir
+from studio.training.runtime.runtime import Runtime
+from studio.training.runtime.session import Session
+Runtime(Session(RunDir(Path(sys.argv[1]))), "auto", Settings(device="cpu"))
+print(group.WORLD._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+"""
+
+
+def test_a_process_waits_for_another_that_draws_for_hours(tmp_path: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    (tmp_path / "waits.py").write_text(WAITS)
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(tmp_path / "waits.py"), str(tmp_path)], cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert float(done.stdout.split()[-1]) > 24 * 3600, done.stderr[-800:]
+
+
+def test_a_gradient_that_overflows_however_little_it_is_scaled_ends_the_run(runtime: Runtime) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    runtime.accelerator.scaler = scaler
+    optimizer = AcceleratedOptimizer(torch.optim.SGD([weight], lr=0.1), device_placement=False, scaler=scaler)
+
+    def step(number: int, gradient: float) -> None:
+        scaler.scale(weight * gradient).sum().backward()
+        runtime.step(optimizer, torch.tensor(1.0), 1.0, number)
+
+    for number in (1, 2):
+        step(number, float("inf"))  # left out
+    step(3, 1.0)
+    assert weight.item() == pytest.approx(0.9)
+    with pytest.raises(Diverged, match="too large for half precision at step 4"):
+        step(4, float("inf"))
+    assert weight.item() == pytest.approx(0.9)
 
 
 def test_an_xformers_for_another_torch_keeps_no_trainer_from_starting(tmp_path: Path) -> None:

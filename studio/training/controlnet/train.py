@@ -51,7 +51,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     session.stage(1, "Read the request")
     runtime = Runtime(session, spec.precision, config)
     own = runtime.share(spec.batch_size)
-    info = get_model(session, spec.model, config)
+    info = get_model(runtime, spec.model, config)
 
     session.stage(2, f"Load {info.title} and freeze it")
     model = load_frozen(info, runtime.device, runtime.dtype, channels_last=True)

@@ -56,7 +56,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
     session.stage(1, "Read the request")
     runtime = Runtime(session, spec.precision, config)
     own = runtime.share(spec.batch_size)
-    info = get_model(session, spec.model, config)
+    info = get_model(runtime, spec.model, config)
     w_min, w_max = result.guidance_range(spec, info)
     loras = [find_lora(ref.path, config) for ref in spec.loras]
     weights = [(lora.path, ref.weight) for lora, ref in zip(loras, spec.loras, strict=True)]

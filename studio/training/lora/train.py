@@ -46,13 +46,13 @@ def train(session: Session, spec: LoraSpec) -> None:
     config = settings()
 
     session.stage(1, "Check the data")
-    info = get_model(session, spec.model, config)
+    runtime = Runtime(session, spec.precision, config)
+    info = get_model(runtime, spec.model, config)
     report = files.checked(Path(spec.data), spec.resolution or info.native_size, config.datasets_dir)
     for problem in report.problems:
         session.log(problem.message)
 
     session.stage(2, f"Load {info.title} and freeze it")
-    runtime = Runtime(session, spec.precision, config)
     model = load_frozen(info, runtime.device, torch.float32)
     kind = parameterization.prediction_type(model.scheduler_config)
     schedule = parameterization.NoiseSchedule.from_config(model.scheduler_config).to(runtime.device)
@@ -157,6 +157,7 @@ def train(session: Session, spec: LoraSpec) -> None:
             "done" if step == total else "stopped", why, adapter=str(path),
             checkpoints=checkpoints.names(session.run), epoch=math.ceil(step / per_epoch),
         )  # fmt: skip
+    runtime.wait()
 
 
 def every(adapted: Mapping[str, torch.nn.Module]) -> list[torch.Tensor]:

@@ -7,23 +7,24 @@ own command line only. Knows command lines; nothing of training.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 
-_LAUNCHERS = ("accelerate", "accelerate-launch", "accelerate.commands.launch", "accelerate.commands.accelerate_cli")
+# As a module or a path, with a dot before it and between its parts
+_LAUNCHERS = (".accelerate", ".accelerate-launch", ".commands.launch", ".accelerate.commands.accelerate_cli")
 
 
 def asked_for(command: Sequence[str]) -> int:
     """How many processes the command line `accelerate launch ...` asks for; 1 where it is another one."""
     from accelerate.commands.launch import launch_command_parser
 
-    names = [part.removesuffix(".py").replace(os.sep, ".") for part in command]
-    start = next(
-        (k for k, name in enumerate(names) if name.endswith(_LAUNCHERS) or name.endswith("commands.launch")), None
-    )
+    names = ["." + re.sub(r"[\\/]", ".", re.sub(r"\.(exe|py)$", "", part.lower())) for part in command]
+    start = next((k for k, name in enumerate(names) if name.endswith(_LAUNCHERS)), None)
     if start is None:
         return 1
     rest = list(command[start + 1 :])
@@ -31,6 +32,20 @@ def asked_for(command: Sequence[str]) -> int:
         rest = rest[1:]
     parsed, _ = launch_command_parser().parse_known_args(rest)
     return int(parsed.num_processes or 1)
+
+
+def asked_for_above() -> int:
+    """As `asked_for`, of the processes above this one.
+
+    The launcher needn't be the one right above: on Windows a virtual environment's Python is a program that starts
+    another one and waits for it.
+    """
+    with suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            with suppress(psutil.Error):  # it ended meanwhile, or belongs to somebody else
+                if (count := asked_for(parent.cmdline())) > 1:
+                    return count
+    return 1
 
 
 def spread_over_processes(module: str) -> None:
@@ -41,8 +56,7 @@ def spread_over_processes(module: str) -> None:
     alone = "WORLD_SIZE" not in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     if not alone:
         return
-    parent = psutil.Process().parent()
-    count = asked_for(parent.cmdline()) if parent is not None else 1
+    count = asked_for_above()
     if count > 1:
         command = [sys.executable, "-u", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
         command += ["-m", module, *sys.argv[1:]]

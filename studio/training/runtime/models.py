@@ -6,27 +6,25 @@ import time
 
 import torch
 
-from studio.core.errors import Cancelled
 from studio.core.settings import Settings
 from studio.engine.models import hub
 from studio.engine.models.catalogue import ModelInfo, resolve
 from studio.engine.models.components import Components
 from studio.engine.models.families import accept
 from studio.engine.models.loading import load_parts
-from studio.training.runtime.session import Session
+from studio.training.runtime.runtime import Runtime
 
 
-def get_model(session: Session, reference: str, config: Settings) -> ModelInfo:
+def get_model(runtime: Runtime, reference: str, config: Settings) -> ModelInfo:
     """The resolved model, downloaded where it isn't on this machine, with its progress as the run's stage.
 
-    Raises Cancelled when a stop was asked for meanwhile; what was downloaded is kept.
+    Raises Cancelled where the run is to end meanwhile, as `Runtime.pause` does; what was downloaded is kept.
     """
-    info, shown = resolve(reference, config), 0.0
+    session, info, shown = runtime.session, resolve(reference, config), 0.0
 
     def progress(note: str) -> None:
         nonlocal shown
-        if session.run.stop_requested():
-            raise Cancelled
+        runtime.pause()
         if session.main and time.monotonic() - shown > 1:
             shown = time.monotonic()
             session.run.update(stage=f"1. {note[0].upper()}{note[1:]}")

@@ -11,21 +11,25 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
 from studio.core.errors import BadInput, OutOfMemory
 from studio.core.settings import Settings
 from studio.engine import memory
 from studio.training.runtime.batch_sizer import OomBatchSizer, map_large_blocks
-from studio.training.runtime.session import Session
+from studio.training.runtime.session import Diverged, Session
 
 Item = TypeVar("Item")
 ADAM = 2  # numbers that an optimiser keeps for each one that it changes
+# How long a process waits for another. While one prepares, draws or measures the others wait, maybe for hours, and the
+# libraries' own limits (10 minutes with NCCL, 30 with gloo) would end the run. Where one dies torchrun ends all.
+LONGEST_WAIT = timedelta(days=7)
 
 
 def choose_precision(asked: str, cpu: bool) -> tuple[str, torch.dtype]:
@@ -61,14 +65,13 @@ class Runtime:
         self.on_cpu = config.device == "cpu" or not torch.cuda.is_available()
         self.precision, self.dtype = choose_precision(precision, self.on_cpu)
         mixed = "no" if self.precision == "fp32" else self.precision
-        self.accelerator = Accelerator(mixed_precision=mixed, cpu=self.on_cpu)
+        group = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+        self.accelerator = Accelerator(mixed_precision=mixed, cpu=self.on_cpu, kwargs_handlers=[group])
         self.device: torch.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.accelerator.is_main_process
         if self.on_cpu:
             map_large_blocks()
-            if self.processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-                torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.processes))
         else:  # the same bytes on one card from run to run, as far as CUDA has such kernels
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -157,17 +160,25 @@ class Runtime:
         """One step along the gradient summed over all processes, clipped to `max_norm`; the sum of their `loss`.
 
         `optimizer` was prepared by the accelerator; `step` counts from 1. Raises Diverged where the loss or the
-        gradient is no number: nothing is changed then, and the last good weights are in memory.
+        gradient is no number, in fp16 however little it is scaled: nothing is changed then, and the last good weights
+        are in memory.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         loss = self._summed(parameters, loss)
         self.session.check_loss(step, float(loss))
         self.accelerator.unscale_gradients(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        if self.accelerator.scaler is None:  # which leaves such a step out by itself, and lowers its scale
+        scaler = self.accelerator.scaler
+        if scaler is None:  # which leaves such a step out by itself, and lowers its scale
             self.session.check_gradient(step, float(norm))
         optimizer.step()
         optimizer.zero_grad()
+        # It begins at 65536 and is halved with every step that is left out: below 1 no step would be made any more
+        if scaler is not None and scaler.get_scale() < 1:
+            raise Diverged(
+                f"The gradient is too large for half precision at step {step}. The last good checkpoint is kept; "
+                "resume from it with a lower learning rate, or in a new run choose bf16 or fp32."
+            )
         return float(loss)
 
     def _summed(self, parameters: list[Tensor], loss: Tensor) -> Tensor:
