@@ -8,8 +8,10 @@ import json
 import os
 import stat
 import struct
+import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,7 @@ from support.training_sets import picture, write_set
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.settings import Settings
 from studio.runs import dataset as files
+from studio.runs.dataset import archive as zips
 from studio.service.datasets import DataSets
 
 
@@ -103,6 +106,23 @@ def test_only_a_full_disk_asks_for_room(tmp_path: Path, monkeypatch: pytest.Monk
     refused = failing(errno.EACCES)
     assert type(refused) is StudioError
     assert "make room" not in str(refused)
+
+
+def test_two_processes_that_unpack_the_same_archive_get_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, into = archive(tmp_path / "good.zip", {"style_1/1.png": png(1)}), tmp_path / "datasets"
+    unpack, first = zips._unpack, []
+
+    def slowly(*given: Any) -> None:
+        monkeypatch.setattr(zips, "_unpack", unpack)
+        first.append(files.folder_of(good, into))  # the other process, meanwhile
+        unpack(*given)
+
+    monkeypatch.setattr(zips, "_unpack", slowly)
+    assert files.folder_of(good, into) == first[0]
+    assert len(list(into.iterdir())) == 1  # nothing half unpacked stays
+    assert [path.read_bytes() for path in first[0].rglob("*.png")] == [png(1)]
 
 
 def test_an_archive_is_unpacked_once_without_its_outer_folder(tmp_path: Path) -> None:
@@ -365,3 +385,16 @@ def test_pictures_are_read_once_until_something_changes(tmp_path: Path, monkeypa
     for kept in (datasets / ".checked").iterdir():
         kept.write_text("{")
     assert files.checked(folder, 128, datasets).entries  # a damaged report is made anew
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_what_is_behind_a_link_is_looked_at_for_changes(tmp_path: Path) -> None:
+    behind, folder, datasets = write_set(tmp_path / "behind", 3), tmp_path / "data", tmp_path / "datasets"
+    folder.mkdir()
+    (folder / "style_1").symlink_to(behind / "style_1", target_is_directory=True)
+    for path in [*behind.rglob("*"), behind, folder]:
+        os.utime(path, (1e9, 1e9))
+    first = files.checked(folder, 64, datasets)
+    assert len(first.entries) == 3
+    (behind / "style_1" / "0.txt").write_text("1girl, surprised")
+    assert files.checked(folder, 64, datasets).entries[0].caption == "1girl, surprised"

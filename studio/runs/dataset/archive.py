@@ -49,7 +49,11 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
                 if error.errno is None or error.errno in _ARCHIVES_FAULT:
                     raise BadInput(f"{data.name} can't be unpacked ({error.strerror or error}).") from error
                 raise write_failure(f"{data.name} can't be unpacked", into, error) from error
-            os.rename(Path(fresh) / "data", target)
+            try:
+                os.rename(Path(fresh) / "data", target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was first, with the same content
+                    raise
     return _inner(target).resolve()
 
 

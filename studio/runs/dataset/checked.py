@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from studio.runs.dataset import layout
 from studio.runs.dataset.archive import folder_of
 from studio.runs.dataset.check import check
 from studio.runs.dataset.views import Report
@@ -38,12 +39,14 @@ def checked(data: Path, resolution: int, datasets: Path) -> Report:
 
 
 def _stamp(folder: Path, resolution: int) -> tuple[str, float]:
-    """A name for the state of all files of a folder, and when the newest changed (seconds since 1970)."""
-    states, newest = [], 0.0
-    for path in sorted(folder.rglob("*")):
+    """A name for the state of all files that the check looks at, and when the newest changed (seconds since 1970)."""
+    listing = layout.listed(folder)
+    states: list[object] = [listing.folders, [(problem.file, problem.message) for problem in listing.problems]]
+    newest = 0.0
+    for name in listing.names:
         with suppress(OSError):  # it went meanwhile: the check won't see it either
-            state = path.stat()
-            states.append((str(path), state.st_size, state.st_mtime_ns))
+            state = (folder / name).stat()
+            states.append((name, state.st_size, state.st_mtime_ns))
             newest = max(newest, state.st_mtime)
     sha = hashlib.sha256(json.dumps([_VERSION, str(folder), resolution, states]).encode())
     return sha.hexdigest()[:32], newest
