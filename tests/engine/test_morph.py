@@ -19,7 +19,7 @@ from studio.engine import judging
 from studio.engine.diffusion import inversion, latents, sampling, schedulers, text
 from studio.engine.diffusion.attention import anchored
 from studio.engine.diffusion.denoiser import Denoiser
-from studio.engine.diffusion.frames import SharedNoise, Track, advance
+from studio.engine.diffusion.frames import Pinned, SharedNoise, Track, advance
 from studio.engine.diffusion.pixels import fit, to_tensor
 from studio.engine.engine import Engine
 from studio.engine.models.components import Components
@@ -182,6 +182,46 @@ def test_inversion_leads_back_to_the_picture(tmp_path: Path, prediction: str) ->
     half = inversion.replay(components, whole.inversion, texts, whole.negative, whole.guidance, left)
     assert torch.equal(half[..., 2:], clean[..., 2:])
     assert not torch.equal(half[..., :2], clean[..., :2])
+
+
+@pytest.fixture
+def halved(tmp_path: Path) -> Components:
+    """A model in the precision that a card computes in."""
+    tiny_sd(tmp_path / "models" / "m", "epsilon", factor=8, latent_channels=4, addition_embed_type=None)
+    components = Engine(Settings(home=tmp_path, device="cpu")).components("m")
+    for module in components.modules.values():
+        module.half()
+    components.dtype = torch.float16
+    return components
+
+
+def test_half_precision_knows_the_lowest_noise_levels(halved: Components) -> None:
+    scheduler = schedulers.make_scheduler("ddim", halved.scheduler_config)
+    sigma = (1 - scheduler.alphas_cumprod.double()).sqrt()[:4].flip(0).view(-1, 1, 1, 1)  # 0.047 to 0.029
+    clean = torch.zeros(1, 4, 8, 8, dtype=torch.float16)
+    noise = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    source, negative = text.encode_prompts(halved, ["1girl"]), text.encode_prompts(halved, [""])
+    found = inversion.invert(halved, clean, source, negative, 3.0, 1000, 0.004, 3)
+    assert found.path.dtype == found.residuals.dtype == torch.float16
+    assert torch.allclose(found.path[:-1].double(), sigma * noise, rtol=2e-3, atol=1e-6)
+    back = inversion.replay(halved, found, source, negative, 3.0)
+    assert back.dtype == torch.float16
+    assert back.abs().max() < 1e-3
+
+    timesteps = schedulers.set_timesteps(scheduler, 1000, strength=0.004)
+    for place in range(4):
+        begin = schedulers.start_latents(scheduler, noise[:1].half(), timesteps[place:], clean)
+        assert begin.dtype == torch.float16
+        assert torch.allclose(begin.double(), sigma[place] * noise[:1], rtol=2e-3, atol=1e-6)
+
+    seen: list[torch.Tensor] = []
+    handle = halved.unet.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with anchored(halved.unet) as anchors:
+        track, pinned = Track(scheduler, timesteps, noise[:1].half(), source), Pinned(clean, noise[:1].half(), source)
+        advance(halved.unet, [track], None, 1.0, lambda _: noise[:1], anchors=anchors, pinned=pinned)
+    handle.remove()
+    attended = torch.cat([rows[:1] for rows in seen])  # the picture that every frame attends to, at each level
+    assert torch.allclose(attended.double(), sigma * noise[:1], rtol=2e-3, atol=1e-6)
 
 
 def test_picture_morph_holds_what_the_emotion_does_not_touch(components: Components) -> None:

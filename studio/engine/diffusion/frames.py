@@ -109,10 +109,10 @@ def advance(
         if anchors is not None and pinned is not None:
             levels, which = torch.unique(times, return_inverse=True)
             extra = len(levels)
-            kept = moving[0].scheduler.alphas_cumprod.to(pinned.clean)[levels.round().long().cpu()].view(-1, 1, 1, 1)
-            # variance preserving, the scale that every UNet reads
+            kept = moving[0].scheduler.alphas_cumprod[levels.round().long().cpu()].to(levels.device).view(-1, 1, 1, 1)
+            # variance preserving, the scale that every UNet reads; near 1 half precision has no digits left of 1 - kept
             noised = parameterization.add_noise(pinned.clean, pinned.noise, kept.sqrt(), (1 - kept).sqrt())
-            rows = torch.cat([noised, rows])
+            rows = torch.cat([noised.to(rows), rows])
             conditioning = Conditioning.cat([pinned.conditioning.expand(extra), conditioning])
             times = torch.cat([levels, times])
             own = torch.arange(extra, device=which.device)

@@ -36,7 +36,7 @@ class Inversion:
     """
 
     timesteps: torch.Tensor  # (steps,) descending
-    alpha_bar: torch.Tensor  # (steps + 1,)
+    alpha_bar: torch.Tensor  # (steps + 1,) fp32: near 1 half precision has no digits left of 1 - alpha_bar
     path: torch.Tensor  # (steps + 1, c, h, w)
     residuals: torch.Tensor  # (steps, c, h, w)
     prediction: PredictionType
@@ -61,12 +61,13 @@ def invert(
     """
     scheduler = schedulers.make_scheduler("ddim", components.scheduler_config)
     timesteps = schedulers.set_timesteps(scheduler, steps, strength=strength)
-    levels = scheduler.alphas_cumprod.to(clean)[timesteps.long().cpu()]
+    levels = scheduler.alphas_cumprod[timesteps.long().cpu()].to(clean.device)
     alpha_bar = torch.cat([levels, levels.new_ones(1)])
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((len(timesteps), *clean.shape[1:]), generator=generator, dtype=torch.float32).to(clean)
     spread = levels.view(-1, 1, 1, 1)
-    path = torch.cat([parameterization.add_noise(clean, noise, spread.sqrt(), (1 - spread).sqrt()), clean])
+    noised = parameterization.add_noise(clean, noise, spread.sqrt(), (1 - spread).sqrt())
+    path = torch.cat([noised.to(clean), clean])
     prediction = parameterization.prediction_type(scheduler.config)
     denoiser = Denoiser(components.unet, source, negative, guidance)
     outputs = []
@@ -83,14 +84,15 @@ def posterior_mean(
 ) -> torch.Tensor:
     """Mean of x at the next level, (n, c, h, w), with the variance of DDPM (DDIM, 2010.02502, eq. 12 and 16, eta = 1).
 
-    `alpha_bar` and `alpha_bar_next` are those before and after the step, (n,). Before the last step the latter is 1 and
-    the mean is the estimate of the clean latents.
+    `alpha_bar` and `alpha_bar_next` are those before and after the step, (n,) fp32, and so is what is computed; the
+    mean has the precision of `x`. Before the last step `alpha_bar_next` is 1 and the mean is the estimate of the clean
+    latents.
     """
     a, b = alpha_bar.view(-1, 1, 1, 1), alpha_bar_next.view(-1, 1, 1, 1)
     clean = parameterization.to_x0(output, x, a.sqrt(), (1 - a).sqrt(), kind)
     noise = parameterization.to_epsilon(output, x, a.sqrt(), (1 - a).sqrt(), kind)
     variance = (1 - b) / (1 - a) * (1 - a / b)
-    return b.sqrt() * clean + (1 - b - variance).clamp_min(0).sqrt() * noise
+    return (b.sqrt() * clean + (1 - b - variance).clamp_min(0).sqrt() * noise).to(x)
 
 
 @torch.no_grad()

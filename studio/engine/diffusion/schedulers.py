@@ -85,7 +85,8 @@ def start_latents(
     """Where sampling begins: pure noise, or the clean latents `source` noised to the first of `timesteps`."""
     if source is None:
         return noise * scheduler.init_noise_sigma
-    return scheduler.add_noise(source, noise, timesteps[:1].repeat(len(noise)))
+    # In fp32: near 1 half precision has no digits left of 1 - abar_t
+    return scheduler.add_noise(source.float(), noise.float(), timesteps[:1].repeat(len(noise))).to(noise)
 
 
 def estimate_x0(scheduler: Any, output: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
