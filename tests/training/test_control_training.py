@@ -338,6 +338,31 @@ def test_samples_can_be_switched_off(studio_home: Path) -> None:
     assert not run.samples.exists()
 
 
+def test_what_a_killed_run_had_not_measured_is_measured_when_it_goes_on(
+    studio_home: Path, straight: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, measure = start(studio_home, "killed_before_it_measured", samples=False), evaluation.Evaluator.measure
+
+    def killed(self: evaluation.Evaluator, step: int) -> None:
+        if step == 10:
+            raise KeyError("as if it had been killed")
+        measure(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "measure", killed)
+        with pytest.raises(SystemExit):
+            train.main(run.path)
+    assert run.status()["held_out"] != straight.status()["held_out"]
+    train.main(run.path)
+    assert run.status()["state"] == "done"
+    assert run.status()["held_out"] == straight.status()["held_out"]
+    again: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "measure", lambda _, step: again.append(step))
+        train.main(run.path)
+    assert again == []  # it is known now
+
+
 def test_a_stop_is_heeded_while_control_images_are_made(studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(studio_home, "stopped_early", data=str(write_set(studio_home / "many", 6)))
     made: list[int] = []

@@ -54,6 +54,15 @@ class Evaluator:
     schedule: NoiseSchedule
     kind: PredictionType
 
+    def measure_missing(self, step: int, due: bool) -> None:
+        """What the run begins with, else nobody knows what training is worth; and what an earlier process was ended
+        before it had measured, where the checkpoint after `step` steps was `due`.
+        """
+        session = self.runtime.session
+        missing = self.runtime.main and session.run.status().get("measured") != step
+        if self.runtime.agreed(missing and (due or step == 0)):
+            self.measure(step)
+
     def measure(self, step: int) -> None:
         """The figures after `step` steps into the status and the log, and samples. All processes come here."""
         session = self.runtime.session
@@ -74,7 +83,7 @@ class Evaluator:
             finally:
                 self.net.train()
             before = {f"{name}_before": value for name, value in losses.items() if name == "held_out" and not step}
-            session.run.update(**before, **losses)
+            session.run.update(**before, **losses, measured=step)
             session.log(f"Step {step}: held out {losses}")
         self.runtime.wait()
         session.restart_clock()

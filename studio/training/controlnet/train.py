@@ -95,8 +95,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     step = checkpointer.resume()
     session.begin(step, total, spec.epochs)
     evaluator = Evaluator(runtime, spec, model, net, average, data, count, schedule, kind)
-    if step == 0:  # what it begins with: else nobody knows what training is worth
-        evaluator.measure(step)
+    evaluator.measure_missing(step, checkpointer.due(step))
 
     def backward(places: Sequence[int]) -> torch.Tensor:
         """7.2 and 7.3 for some of this process's pictures."""
