@@ -57,13 +57,27 @@ def test_a_batch_hangs_on_seed_and_step_alone(corpus) -> None:
 
 
 def test_what_lies_at_a_border_of_the_crop_is_not_looked_at_but_the_picture_s_own_border_is(corpus) -> None:
+    """Every painting tells where it was cut: red is the cell's column, green its row."""
     found = decoder.Corpus(corpus, corpus)
-    for step in range(40):
+    ((painted, tensors),) = found.shards
+    cells = np.arange(256, dtype=np.uint8) // 16
+    placed = np.zeros_like(painted)
+    placed[..., 0], placed[..., 1] = cells[None, None, :], cells[None, :, None]
+    found.shards = [(placed, tensors)]
+    sides = set()
+    for step in range(200):
         batch = found.batch(1, 1, step)
-        left, right, top, bottom = batch.trim
-        assert batch.seen(batch.x).shape[-2:] == (128 - 16 * (top + bottom), 128 - 16 * (left + right))
-        assert batch.seen(batch.z, 1).shape[-2:] == (8 - top - bottom, 8 - left - right)
-        assert not (left == 0 and right == 0)
+        seen = ((batch.x[0, :2] + 1) * 127.5).round().int()
+        left, top = int(seen[0, 0, 0]), int(seen[1, 0, 0])
+        right, bottom = int(seen[0, -1, -1]), int(seen[1, -1, -1])
+        assert (right - left, bottom - top) == (7, 7)
+        assert batch.trim == (left > 0, right < 15, top > 0, bottom < 15)
+        kept = ((batch.seen(batch.x)[0, :2] + 1) * 127.5).round().int()
+        assert (int(kept[0].min()), int(kept[0].max())) == (left + (left > 0), right - (right < 15))
+        assert (int(kept[1].min()), int(kept[1].max())) == (top + (top > 0), bottom - (bottom < 15))
+        assert batch.seen(batch.z, 1).shape[-2:] == (8 - (top > 0) - (bottom < 15), 8 - (left > 0) - (right < 15))
+        sides |= {("left", batch.trim[0]), ("right", batch.trim[1]), ("top", batch.trim[2]), ("bottom", batch.trim[3])}
+    assert len(sides) == 8  # each was seen and left out
 
 
 def test_unevenness_counts_only_where_the_painting_is_flat() -> None:
