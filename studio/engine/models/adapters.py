@@ -72,7 +72,7 @@ def read(path: Path, components: Components) -> Adapter:
                 continue  # an alpha of nothing
             if not complete(own):
                 raise BadInput(f"{path.name} is incomplete: the second half of a layer is missing; download it again.")
-            low = rank(own)
+            low = rank(own) or _whole_rank(own, alphas, part)
             # rank-stabilised LoRA (2312.03732) divides by the root of the rank
             root = 0.5 if alphas.get(f"{part}.use_rslora") else 1.0
             scale = 1.0
@@ -186,6 +186,12 @@ def _alpha_of(configured: Mapping[str, object], part: str, layer: str, rank: int
                 return float(alpha)
     alpha = configured.get(f"{part}.lora_alpha", configured.get(f"{part}.alpha"))  # LoHa's and LoKr's is `alpha`
     return float(alpha) if isinstance(alpha, int | float) else float(rank)
+
+
+def _whole_rank(own: Mapping[str, torch.Tensor], configured: Mapping[str, object], part: str) -> int | None:
+    """PEFT divides by the rank that was asked for also where both sides of a LoKr are whole; LyCORIS doesn't."""
+    asked = configured.get(f"{part}.r")
+    return asked if "lokr_w1" in own and isinstance(asked, int) and asked > 0 else None
 
 
 def _other_architecture(

@@ -35,8 +35,7 @@ CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
 
 # What is called a LoRA in many places and is none, by a part of its keys.
-_OTHER_ADAPTERS = {"lokr_w1": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
-                   "lora_mid": "CP-decomposed LoCon", "oft_": "OFT", "ia3_": "IA3"}  # fmt: skip
+_OTHER_ADAPTERS = {"oft_": "OFT", ".on_input": "IA3", "ia3_": "IA3", ".a1.weight": "GLoRA", "vera_lambda": "VeRA"}
 
 
 @dataclass(frozen=True)

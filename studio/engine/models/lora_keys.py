@@ -13,7 +13,11 @@ PAIRS = {
     "_lora.down.weight": "_lora.up.weight",
     ".lora_linear_layer.down.weight": ".lora_linear_layer.up.weight",
 }
-_ENDINGS = re.compile(r"[._](hada_(?:w[12]_[ab]|t[12])|w_norm|b_norm|diff_b|diff|alpha)$")
+KRON = ("lokr_w1", "lokr_w2")  # the two sides of LoKr's product, each whole or as a pair of its own
+_ENDINGS = re.compile(
+    r"[._](hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)|lora_mid|lora_magnitude_vector|dora_scale|w_norm|b_norm"
+    r"|diff_b|diff|alpha)(?:(?<=lora_mid)\.weight|(?<=vector)\.weight)?$"
+)
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -35,6 +39,8 @@ def complete(endings: Collection[str]) -> bool:
         return "down" in endings and "up" in endings
     if any(ending.startswith("hada_") for ending in endings):
         return {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= set(endings)
+    if any(ending.startswith("lokr_") for ending in endings):
+        return all({name} <= set(endings) or {f"{name}_a", f"{name}_b"} <= set(endings) for name in KRON)
     return not {"w_norm", "b_norm", "diff", "diff_b"}.isdisjoint(endings)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from studio.engine.models.lora_keys import KRON
+
 _TEXT = (
     "lora_te1_", "lora_te_", "text_encoders_clip_l_transformer_", "clip_l_transformer_", "clip_l_",
     "cond_stage_model_transformer_", "text_encoder_",
@@ -80,8 +82,8 @@ def find_layer(stem: str, unet: Mapping[str, str], text: Mapping[str, str]) -> t
 class Change:
     """What a file does to one layer, `scale` times: the tensors of one adapter by their ending without the point.
 
-    `weight`: endings that make the weight's change (`down` and `up`, `hada_...`, `diff`, `w_norm`); `bias`: the
-    bias's.
+    Endings that change the weight: `down` and `up` (with `lora_mid` between them), `hada_...`, `lokr_...`, `diff`,
+    `w_norm`, and `dora_scale` or `lora_magnitude_vector` beside any of them; `b_norm` and `diff_b` change the bias.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -93,38 +95,104 @@ class Change:
         Raises ValueError or RuntimeError when the shapes don't fit.
         """
         part = {key: value.to(weight.device, torch.float32) for key, value in self.tensors.items()}
-        product = _product(part)
+        product = _product(part, weight.shape)
         if product is None:
             return None
-        if product.numel() != weight.numel():
-            raise ValueError("another shape")
-        return (strength * self.scale) * product.reshape(weight.shape)
+        magnitude = _magnitude(part, weight.shape)
+        if magnitude is None:
+            return (strength * self.scale) * product
+        return strength * (_renormalised(weight + self.scale * product, magnitude) - weight)
 
     def bias(self) -> torch.Tensor | None:
         """What is added to the layer's bias."""
         return self.tensors.get("b_norm", self.tensors.get("diff_b"))
 
 
-def _product(part: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """The change of a weight before its scale; LyCORIS' LoHa as in 2309.14859, section 3."""
+def _product(part: Mapping[str, torch.Tensor], shape: torch.Size) -> torch.Tensor | None:
+    """The change of a weight of this shape before its scale; LyCORIS' kinds as in 2309.14859, section 3."""
     if "down" in part:
-        up, down = part["up"].flatten(1), part["down"].flatten(1)
-        return up @ down
+        up, down = part["up"], part["down"]
+        if "lora_mid" in part:
+            return _three(up.flatten(1).T, part["lora_mid"], down.flatten(1), shape)
+        return _two(up, down, shape)
     if "hada_w1_a" in part:
-        return _factored(part, "hada_w1", "hada_t1") * _factored(part, "hada_w2", "hada_t2")
-    return part.get("w_norm", part.get("diff"))
+        return _factored(part, "hada_w1", "hada_t1", shape) * _factored(part, "hada_w2", "hada_t2", shape)
+    if "lokr_w1" in part or "lokr_w1_a" in part:
+        return _kronecker(part, shape)
+    whole = part.get("w_norm", part.get("diff"))
+    if whole is not None and whole.numel() != shape.numel():
+        raise ValueError("another shape")
+    return None if whole is None else whole.reshape(shape)
 
 
-def _factored(part: Mapping[str, torch.Tensor], name: str, core: str) -> torch.Tensor:
+def _two(left: torch.Tensor, right: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Their product; sizes are compared first, for a file may claim one that no memory holds."""
+    left, right = left.flatten(1), right.flatten(1)
+    if left.shape[0] * right.shape[1] != shape.numel():
+        raise ValueError("another shape")
+    return (left @ right).reshape(shape)
+
+
+def _three(left: torch.Tensor, core: torch.Tensor, right: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Tucker's form of a convolution: a pair (rank, out) and (rank, in) around a core (rank, rank, height, width)."""
+    if core.ndim != 4 or (left.shape[1], right.shape[1], *core.shape[2:]) != tuple(shape):
+        raise ValueError("another shape")
+    return torch.einsum("ijhw,io,jc->ochw", core, left, right)
+
+
+def _factored(part: Mapping[str, torch.Tensor], name: str, core: str, shape: torch.Size) -> torch.Tensor:
     first, second = part[name + "_a"], part[name + "_b"]
     if core in part:
-        return torch.einsum("ijhw,io,jc->ochw", part[core], first, second)
-    return first @ second.flatten(1)
+        return _three(first, part[core], second, shape)
+    return _two(first, second, shape)
+
+
+def _kronecker(part: Mapping[str, torch.Tensor], shape: torch.Size) -> torch.Tensor:
+    """LoKr: the Kronecker product of a small matrix and one as large as is left, each whole or low-rank itself."""
+    sides = []
+    for name in KRON:
+        if name in part:
+            side = part[name]
+        elif name == "lokr_w2" and "lokr_t2" in part:
+            core, first, second = part["lokr_t2"], part["lokr_w2_a"], part["lokr_w2_b"]
+            inner = torch.Size((first.shape[1], second.shape[1], *shape[2:]))
+            side = _three(first, core, second, inner if inner.numel() <= shape.numel() else shape)
+        else:
+            first, second = part[name + "_a"].flatten(1), part[name + "_b"].flatten(1)
+            if first.shape[0] * second.shape[1] > shape.numel():
+                raise ValueError("another shape")
+            side = first @ second
+        sides.append(side)
+    small, large = sides
+    # the output channels are split between both; a matrix without the kernel's sides has them in its second axis
+    if small.numel() * large.numel() != shape.numel() or small.shape[0] * large.shape[0] != shape[0]:
+        raise ValueError("another shape")
+    small = small.reshape(*small.shape, *[1] * (large.ndim - small.ndim))
+    return torch.kron(small, large.contiguous()).reshape(shape)
+
+
+def _magnitude(part: Mapping[str, torch.Tensor], shape: torch.Size) -> torch.Tensor | None:
+    """DoRA's lengths, in a shape that says of which axis: PEFT has one a row, LyCORIS one a row or a column."""
+    rows = (shape[0], *[1] * (len(shape) - 1))
+    if "lora_magnitude_vector" in part:
+        return part["lora_magnitude_vector"].reshape(rows)
+    found = part.get("dora_scale")
+    if found is None:
+        return None
+    by_column = found.ndim > 1 and found.shape[:2] == (1, *shape[1:2])
+    return found.reshape((1, shape[1], *[1] * (len(shape) - 2)) if by_column else rows)
+
+
+def _renormalised(merged: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """Rows or columns of the changed weight with the lengths that were learnt (DoRA, 2402.09353, eq. 5)."""
+    others = [axis for axis in range(merged.ndim) if magnitude.shape[axis] == 1]
+    length = torch.linalg.vector_norm(merged, dim=others or None, keepdim=True)
+    return merged * (magnitude / (length + torch.finfo(merged.dtype).eps))
 
 
 def rank(tensors: Mapping[str, torch.Tensor]) -> int | None:
     """What alpha is divided by; None where there is no low rank and alpha counts for nothing."""
-    for name in ("down", "hada_w1_b"):
+    for name in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
         if name in tensors:
             return tensors[name].shape[0]
     return None
@@ -133,12 +201,13 @@ def rank(tensors: Mapping[str, torch.Tensor]) -> int | None:
 def fits(change: Change, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
     """Whether a change has this layer's shape."""
     tensors, added = change.tensors, change.bias()
-    if "down" in tensors:
+    if "down" in tensors and len(tensors) == 2:  # the plain pair of nearly all files: no need to multiply it
         down, up = tensors["down"], tensors["up"]
-        if down.shape[0] != up.shape[1] or up.shape[0] != weight.shape[0]:
-            return False
-        if len(tensors) == 2:  # the plain pair of nearly all files: no need to multiply it
-            return up.shape[0] * down[0].numel() == weight.numel()
+        return (
+            down.shape[0] == up.shape[1]
+            and up.shape[0] == weight.shape[0]
+            and up.shape[0] * down[0].numel() == weight.numel()
+        )
     try:
         change.delta(weight.float(), 1.0)
     except (ValueError, RuntimeError, IndexError, KeyError):
