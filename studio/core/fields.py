@@ -117,6 +117,11 @@ class SpecField:
         return ", ".join(said.format(found[name]) for name, said in words.items() if name in found)
 
 
+def listed(text: str) -> list[str]:
+    """`happy,sad,happy` as a list, for `About(parse=...)`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def describe(spec: type[BaseModel], name: str) -> SpecField:
     """Everything about one field. Raises KeyError when the spec has no such field."""
     return fields(spec)[name]

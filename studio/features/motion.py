@@ -13,11 +13,6 @@ EASINGS = {"linear": "Even", "ease": "Slow at both ends", "ease_in": "Slow start
 FORMATS = {"gif": "GIF", "apng": "APNG", "webp": "WebP", "mp4": "MP4", "zip": "ZIP of PNGs"}
 
 
-def split(text: str) -> list[str]:
-    """`happy,sad,happy` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 EasingField = Annotated[
     Easing,
     Field(title="Easing", description="How fast the emotion changes along the way."),

@@ -20,6 +20,7 @@ class DataSets:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._unpacked: dict[tuple[str, int, int], Path] = {}  # by the ZIP's path, time of change (ns) and bytes
 
     def check(self, path: str, model: str = "embedded", resolution: int | None = None) -> dataset.Report:
         """What is in a set (a folder or a ZIP, which is unpacked), and what is wrong with it. Reads every picture.
@@ -37,7 +38,14 @@ class DataSets:
         """The folder of a set given as one or as a ZIP, which is unpacked. Raises NotFound, BadInput, DiskFull."""
         if "\x00" in path:
             raise BadInput("A path can't contain NUL characters.")
-        return dataset.folder_of(Path(path).expanduser(), self._settings.datasets_dir)
+        data = Path(path).expanduser()
+        if not data.is_file():
+            return dataset.folder_of(data, self._settings.datasets_dir)
+        state = data.stat()
+        key = (str(data), state.st_mtime_ns, state.st_size)  # hashing a large ZIP takes seconds, and a page asks often
+        if key not in self._unpacked or not self._unpacked[key].is_dir():
+            self._unpacked[key] = dataset.folder_of(data, self._settings.datasets_dir)
+        return self._unpacked[key]
 
     def upload(self, files: Sequence[tuple[str, bytes]]) -> Path:
         """A set from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.

@@ -209,7 +209,8 @@ class Studio:
         return characters.why_in_place(self._pictures.get(id, owner).recipe)
 
     def picture_path(self, id: str, owner: str) -> Path:
-        return self._pictures.get(id, owner).path
+        """Where the file is. Raises `NotFound`, also when it is gone from the disk."""
+        return self._pictures.file(id, owner)
 
     def archive(self, ids: Sequence[str], owner: str) -> bytes:
         """A ZIP of these pictures as files numbered from 1, with their recipes in them; deleted ones leave a gap."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.settings import Settings
-from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, Style
+from studio.core.specs import MAX_LORAS, MAX_PROMPT, Emotion, GenerateSpec, LoraRef, Style
 from studio.engine.models.catalogue import LoraInfo, find_lora, loras
 from studio.prompting import a1111, dynamic
 from studio.prompting.confidence import apply_policy
@@ -22,8 +22,6 @@ from studio.prompting.traits import FACE, TRAITS, decide_traits
 from studio.prompting.triggers import request_for, split
 from studio.prompting.writers import PromptResult, assemble, fixed_template
 from studio.service.prompts import PromptService
-
-MAX_LORAS = 8
 
 
 @dataclass(frozen=True, slots=True)

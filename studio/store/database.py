@@ -47,7 +47,7 @@ CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'unicode61 remove_diacrit
 CREATE TABLE jobs (
     id TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
-    process TEXT NOT NULL,        -- who works on it; see `joblog.Processes`
+    process TEXT NOT NULL,        -- who works on it; see `jobs.log.Processes`
     state TEXT NOT NULL,
     cancel INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL,

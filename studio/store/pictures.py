@@ -148,10 +148,14 @@ class Pictures:
 
     def read(self, id: str, owner: str) -> bytes:
         """The file itself. Raises `NotFound`."""
-        try:
-            return self.get(id, owner).path.read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.") from error
+        return self.file(id, owner).read_bytes()
+
+    def file(self, id: str, owner: str) -> Path:
+        """Where the file is. Raises `NotFound`, also when it is gone from the disk."""
+        path = self.get(id, owner).path
+        if not path.is_file():
+            raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.")
+        return path
 
     def gallery(
         self,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
 from studio.core.text_encoding import decode
-from studio.store.metadata.facts import sampler_of
+from studio.store.metadata.facts import USUAL_SCHEDULES, sampler_of
 
 MAX_ROWS = 1000
 COLUMNS = ("prompt", "seed", "emotion")
@@ -94,8 +94,11 @@ def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
     if fields.get("seed") == "-1":  # A1111's for a random one
         del fields["seed"]
     schedule = fields.pop("schedule", "")
-    if schedule and "sampler" not in fields and schedule.lower() != "automatic":
-        wrong.append(f"line {number}: --scheduler says nothing without --sampler_name")
+    if schedule.lower() not in USUAL_SCHEDULES:
+        wrong.append(f"line {number}: the schedule {schedule[:40]!r} isn't in this studio")
+        return None
+    if schedule.lower() == "karras" and "sampler" not in fields:  # the usual ones say nothing of their own
+        wrong.append(f"line {number}: --scheduler Karras says nothing without --sampler_name")
         return None
     if "sampler" in fields:
         ours = sampler_of(fields["sampler"], schedule)

@@ -79,13 +79,16 @@ def test_options_of_a1111_s_prompts_from_file() -> None:
     assert second == BatchRow(prompt="1girl, red hair")
     (row,) = prompt_list.parse('a cat --cfg_scale 6.5 --sampler_name "DPM++ 2M Karras" --width 256 --height 320')
     assert (row.prompt, row.guidance, row.sampler, row.width, row.height) == ("a cat", 6.5, "dpmpp_2m_karras", 256, 320)
+    (row,) = prompt_list.parse("--prompt x --scheduler Simple")  # what a sampler has anyway needs none
+    assert row == BatchRow(prompt="x")
     assert prompt_list.parse("a cat --v 5 --ar 3:2")[0].prompt == "a cat --v 5 --ar 3:2"
     for line, said in (
         ("--tiling --prompt x", "no option --tiling here, only --prompt"),
         ('--prompt "x', "a quote is opened"),
         ("--prompt x --steps 900", "the steps '900' isn't one"),
         ("--prompt x --sampler_name Heun", "the sampler 'Heun' isn't in this studio"),
-        ("--prompt x --scheduler Karras", "--scheduler says nothing without --sampler_name"),
+        ("--prompt x --scheduler Karras", "--scheduler Karras says nothing without --sampler_name"),
+        ("--prompt x --sampler_name DDIM --scheduler Exponential", "the schedule 'Exponential' isn't in this studio"),
     ):
         with pytest.raises(BadInput, match=said):
             prompt_list.parse(line)

@@ -9,6 +9,7 @@ their features (`studio.features.*.spec`). Nothing here knows how a picture is m
 from studio.core.fields import bounds
 from studio.core.specs.base import (
     EMOTIONS,
+    MAX_LORAS,
     MAX_PATH,
     MAX_PROMPT,
     MAX_SEED,
@@ -41,6 +42,7 @@ from studio.core.specs.training import RUNS, AnyRun, ControlRunSpec, LcmSpec, Lo
 __all__ = [
     "EMOTIONS",
     "MAX_FRAME",
+    "MAX_LORAS",
     "MAX_PATH",
     "MAX_PROMPT",
     "MAX_SEED",

@@ -31,6 +31,7 @@ SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters: about ten times the longest prompt in common use
 MAX_PATH = 4096  # characters
+MAX_LORAS = 8  # of one picture
 
 
 def no_nul(text: object) -> object:
@@ -64,6 +65,8 @@ Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_SEED)]
 RunName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_run_name)]
 # 8 is the coarsest step that every family accepts for its latents; the engine rounds further where a family needs it.
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
+Steps = Annotated[int, Field(ge=1, le=50)]
+Guidance = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
 
 
 class Spec(BaseModel):
@@ -101,7 +104,7 @@ class Keyframe(Spec):
     """A frame of an animation that is set by hand; what lies between two of them is worked out."""
 
     emotion: Annotated[Emotion, Field(title="Emotion")]
-    frame: Annotated[int, Field(title="Frame", ge=0, le=63)]
+    frame: Annotated[int, Field(title="Frame", ge=0)]  # the animation says how many there are
     strength: Annotated[
         float | None, Field(title="Strength", gt=0, le=1), About(step=0.05, blank="the ramp's at this frame")
     ] = None
@@ -117,8 +120,8 @@ class BatchRow(Spec):
     seed: Seed | None = None
     emotion: Emotion | None = None
     negative: Text | None = None
-    steps: Annotated[int | None, Field(ge=1, le=50)] = None
-    guidance: Annotated[float | None, Field(ge=0, le=30, allow_inf_nan=False)] = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
     sampler: Sampler | None = None
     width: Side | None = None
     height: Side | None = None

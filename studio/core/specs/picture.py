@@ -10,10 +10,12 @@ from pydantic import AliasChoices, Field, model_validator
 
 from studio.core.fields import About, Infotext, key_data
 from studio.core.specs.base import (
+    MAX_LORAS,
     SAMPLERS,
     ControlKind,
     ControlMode,
     Emotion,
+    Guidance,
     LowConfidence,
     Quality,
     Reference,
@@ -22,6 +24,7 @@ from studio.core.specs.base import (
     Seed,
     Side,
     Spec,
+    Steps,
     Style,
     Text,
 )
@@ -236,18 +239,15 @@ class GenerateSpec(Parameters, Request):
         About(blank="the studio's own", advanced=True),
     ] = "embedded"
     steps: Annotated[
-        int | None,
-        Field(title="Steps", description="More steps, finer picture, longer wait.", ge=1, le=50),
+        Steps | None,
+        Field(title="Steps", description="More steps, finer picture, longer wait."),
         About(blank="automatic", infotext=Infotext("Steps"), axis="4, 10, 20", advanced=True),
     ] = None  # None: the fast path where the model has one
     guidance: Annotated[
-        float | None,
+        Guidance | None,
         Field(
             title="Guidance",
             description="How closely the picture follows the prompt. 1 turns the negative prompt off.",
-            ge=0,
-            le=30,
-            allow_inf_nan=False,
         ),
         About(
             blank="automatic",
@@ -285,7 +285,7 @@ class GenerateSpec(Parameters, Request):
         int, Field(title="Pictures", description="Pictures of each prompt, with seeds seed, seed+1, ...", ge=1, le=64)
     ] = 1
     loras: Annotated[
-        tuple[LoraRef, ...], Field(title="LoRAs", max_length=8), About(option="", advanced=True)
+        tuple[LoraRef, ...], Field(title="LoRAs", max_length=MAX_LORAS), About(option="", advanced=True)
     ] = ()  # the command line takes each as --lora
     strength: Annotated[
         float,
@@ -315,8 +315,8 @@ class Recipe(Parameters):
     prompt: Text
     negative: Text = ""
     seed: Seed
-    steps: Annotated[int, Field(ge=1, le=50)]
-    guidance: Annotated[float, Field(ge=0, le=30)]
+    steps: Steps
+    guidance: Guidance
     sampler: Sampler
     width: Side
     height: Side

@@ -21,6 +21,11 @@ Base = Annotated[
 ]
 Name = Annotated[RunName, Field(title="Name", description="What the result is called.")]
 Epochs = Annotated[int, Field(title="Epochs", ge=1, le=1000)]
+BatchSize = Annotated[
+    int,
+    Field(title="Batch size", description="Pictures per step.", ge=1, le=256),
+    About(option=("--batch", "--batch-size")),
+]
 Rank = Annotated[
     int,
     Field(title="Rank", description="How much it can learn. 32 for most; 8 to 16 for a simple style.", ge=1, le=256),
@@ -113,11 +118,7 @@ class LoraSpec(Spec):
         Field(title="Warm-up", description="The share of all steps in which the rate rises.", ge=0, le=0.5),
         About(step=0.01, advanced=True),
     ] = 0.05
-    batch_size: Annotated[
-        int,
-        Field(title="Batch size", description="Pictures per step.", ge=1, le=64),
-        About(option=("--batch", "--batch-size")),
-    ] = 4
+    batch_size: BatchSize = 4
     accumulation: Annotated[
         int,
         Field(title="Gradient accumulation", description="Batches that are added up for one step.", ge=1, le=64),
@@ -265,11 +266,7 @@ class LcmSpec(Spec):
         Field(title="Learning rate", description="Such as 0.0002.", gt=0, le=1),
         About(step=0.0001, blank="automatic", advanced=True),
     ] = None
-    batch_size: Annotated[
-        int,
-        Field(title="Batch size", description="Pictures per step.", ge=1, le=64),
-        About(option=("--batch", "--batch-size")),
-    ] = 8
+    batch_size: BatchSize = 8
     w_min: Annotated[
         float | None,
         Field(title="Guidance from", description="Least guidance that is learnt in, less one.", ge=0, le=30),
@@ -352,7 +349,7 @@ class ControlRunSpec(Spec):
             "format, or a .safetensors file. Empty or none: a new one, which takes thousands of pictures.",
             max_length=1024,
         ),
-        About(parse=lambda text: None if text in ("", "none") else text),
+        About(blank="a new one, from the model itself", parse=lambda text: None if text in ("", "none") else text),
     ] = "lines"
     learning_rate: Annotated[
         float, Field(title="Learning rate", description="Such as 0.0001.", gt=0, le=1), About(step=0.0001)
@@ -362,11 +359,7 @@ class ControlRunSpec(Spec):
         Field(title="Warm-up", description="The share of all steps in which the rate rises.", ge=0, le=0.5),
         About(step=0.01, advanced=True),
     ] = 0.02
-    batch_size: Annotated[
-        int,
-        Field(title="Batch size", description="Pictures per step.", ge=1, le=256),
-        About(option=("--batch", "--batch-size")),
-    ] = 8
+    batch_size: BatchSize = 8
     noise_bias: Annotated[
         float,
         Field(

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from studio.core.errors import BadInput
-from studio.core.fields import About
+from studio.core.fields import About, listed
 from studio.core.specs import EMOTIONS, Emotion, GenerateSpec, Keyframe, Request
-from studio.features.motion import EasingField, Format, FramesASecond, PingPong, split
+from studio.features.motion import EasingField, Format, FramesASecond, PingPong
 
 
 def keyframe(text: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class AnimateSpec(Request):
             min_length=1,
             max_length=16,
         ),
-        About(parse=split),
+        About(parse=listed),
     ] = ("happy", "sad")
     frames: Annotated[int, Field(title="Frames", ge=2, le=64)] = 12
     strength_from: Annotated[
@@ -118,5 +118,5 @@ class SpritesSpec(Request):
     emotions: Annotated[
         tuple[Emotion, ...],
         Field(title="Emotions", description="Which of them, with commas in between.", min_length=1, max_length=5),
-        About(parse=split),
+        About(parse=listed),
     ] = EMOTIONS

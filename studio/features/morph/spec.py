@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from studio.core.fields import About
+from studio.core.fields import About, listed
 from studio.core.specs import Emotion, GenerateSpec, MorphMethod, Request
-from studio.features.motion import EasingField, Format, FramesASecond, PingPong, split
+from studio.features.motion import EasingField, Format, FramesASecond, PingPong
 
 METHODS = {"prompt": "Redraw", "direction": "Direction", "picture": "Keep my picture", "latent": "Cross-fade"}
 
@@ -26,7 +26,7 @@ class MorphSpec(Request):
             min_length=2,
             max_length=8,
         ),
-        About(parse=split),
+        About(parse=listed),
     ] = ("happy", "sad")
     frames: Annotated[int, Field(title="Frames", ge=3, le=33)] = 5
     method: Annotated[

@@ -13,7 +13,6 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Depends, FastAPI, Query, Request, UploadFile
@@ -284,7 +283,7 @@ def _image_routes(app: FastAPI) -> None:
     @app.get("/images/{id}", responses={200: {"content": {"image/png": {}}}})
     def image(id: str, owner: Owner, studio: TheStudio) -> FileResponse:
         """The file: a PNG with its recipe inside, or an animation."""
-        path = _there(studio.picture_path(id, owner))
+        path = studio.picture_path(id, owner)
         return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=_PRIVATE)
 
     @app.get("/images/{id}/info")
@@ -415,12 +414,6 @@ async def _events(studio: Studio, id: str, owner: str, redact: Callable[[Any], A
             return
         await asyncio.sleep(POLL)
         silent += POLL
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise NotFound("The file of this picture is gone from the disk; draw it again from its recipe.")
-    return path
 
 
 def _model(info: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from studio.core.specs import GenerateSpec
 from studio.interfaces.cli import files, terminal, training
 from studio.interfaces.cli.options import JSON, OFFLINE, command, options
 from studio.interfaces.cli.terminal import Json, answer, only_said, open_studio
-from studio.interfaces.cli.verbs import add_verbs
+from studio.interfaces.cli.verbs import WRITTEN_FROM, add_verbs
 
 app = typer.Typer(
     name="studio",
@@ -34,8 +34,6 @@ training.add_verbs(app)
 app.command()(files.recipe)
 app.command()(files.dataset)
 
-WORDS = ("emotion", "style", "quality", "text", "model")  # what a prompt is written from, and for
-
 
 def write_prompt(json: bool, offline: bool, **given: Any) -> None:
     """What `prompt` does."""
@@ -44,7 +42,7 @@ def write_prompt(json: bool, offline: bool, **given: Any) -> None:
     answer(json, result.model_dump(mode="json"), [*lines, *result.notes])
 
 
-written_from = options(GenerateSpec, set(GenerateSpec.model_fields) - set(WORDS))
+written_from = options(GenerateSpec, set(GenerateSpec.model_fields) - set(WRITTEN_FROM))
 app.command("prompt")(command(write_prompt, [*written_from, OFFLINE, JSON], "Write a prompt and draw nothing."))
 
 

@@ -20,10 +20,10 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from studio.core.errors import BadInput, StudioError, explain
+from studio.core.fields import listed
 from studio.core.settings import settings
-from studio.core.specs import AnimationFormat, LowConfidence, bounds
+from studio.core.specs import AnimationFormat, LowConfidence
 from studio.core.views import JobView
-from studio.features.animate.spec import AnimateSpec
 from studio.service import LoraInfo, PromptRequest, PromptResult, Studio
 
 OWNER = "local"  # whoever may use this command line owns what it makes
@@ -94,11 +94,6 @@ def lora_refs(given: Sequence[str] | None) -> list[dict[str, Any]] | None:
     return found
 
 
-def sequence(given: str) -> list[str]:
-    """`happy,sad,happy` as a list."""
-    return [name.strip() for name in given.split(",") if name.strip()]
-
-
 def image_id(studio: Studio, path: Path) -> str:
     """The id of a picture file, checked and put into the store. Raises `BadInput`."""
     limit = studio.settings.max_upload_mb * 2**20
@@ -160,16 +155,6 @@ def file_named(out: Path | None, form: AnimationFormat | None = None) -> tuple[P
     return out, found
 
 
-def in_time(marks: Iterable[dict[str, Any]], frames: int | None) -> None:
-    """Refuse keyframes past the end, counted from 1 as they were given. Raises `BadInput`."""
-    frames = bounds(AnimateSpec, "frames")["default"] if frames is None else frames
-    most = bounds(AnimateSpec, "frames")["le"]
-    end = f"there are {frames} frames" if frames <= most else f"an animation has {most} frames at most"
-    for mark in marks:
-        if mark["frame"] >= min(frames, most):
-            raise BadInput(f"The keyframe at frame {mark['frame'] + 1} is past the end, {end}.")
-
-
 # --- calls and waiting ----------------------------------------------------------------------------------------------
 
 
@@ -191,7 +176,7 @@ def written(
 
 def harden(studio: Studio, given: str, protect: Sequence[str] | None = None, json: bool = False) -> None:
     """What `harden` does: the text put right, and every change. Words and phrases in `protect` stay as they are."""
-    found = studio.prompts.harden(text(given), tuple(word for words in protect or () for word in sequence(text(words))))
+    found = studio.prompts.harden(text(given), tuple(word for words in protect or () for word in listed(text(words))))
     changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
     lines = [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
     answer(json, {"text": found.text, "changes": changes}, lines)

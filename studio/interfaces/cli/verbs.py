@@ -27,6 +27,7 @@ from studio.service import FEATURES, Studio, parse_spec
 Answer = tuple[dict[str, Any], list[str]]  # JSON, and the lines for people
 COMMON = [option("size", str | None, "Pixels: 512, or 512x768.", "--size"), LORA]
 FOLDER = "Copy the files into this folder."
+WRITTEN_FROM = ("emotion", "style", "quality", "text", "model")  # what a prompt is written from, and for
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ def drawing_request(studio: Studio, fields: dict[str, Any], given: dict[str, Any
         rows = studio.parse_rows(terminal.read_list(listed), listed.suffix.lower() == ".csv")
         return {"kind": "batch", "base": fields, "rows": [row.model_dump() for row in rows]}
     if "prompt" not in fields and not given["offline"]:
-        words: dict[str, Any] = {
-            name: fields[name] for name in ("emotion", "style", "quality", "text", "model") if name in fields
-        }
+        words: dict[str, Any] = {name: fields[name] for name in WRITTEN_FROM if name in fields}
         refs = [terminal.spec(LoraRef, ref) for ref in fields.get("loras", ())]
         words["trigger_words"] = studio.models.trigger_words(refs)
         loras = [studio.models.lora(ref.path) for ref in refs]
@@ -133,7 +132,6 @@ def _begun(studio: Studio, fields: dict[str, Any], given: dict[str, Any]) -> dic
     """The character is drawn with the first of the emotions."""
     for emotion in fields.get("emotions", ())[:1]:
         fields["base"]["emotion"] = emotion
-    terminal.in_time(fields.get("keyframes", ()), fields.get("frames"))
     return fields
 
 

@@ -18,10 +18,6 @@ TEXT = {
     "lead": "Pictures, the more the better, with `.txt` captions beside them, and what you drew for `girl.png` as "
     "`girl.control.png`. Where there is no drawing, lines are found in the picture itself.",
     "after": "Your ControlNet",
-    "init": "Go on from",
-    "init_hint": "A new one, from the model itself",
-    "init_help": "lines or canny for what the model has already, a Hugging Face id, a folder in diffusers format, or a "
-    ".safetensors file. Empty or none: a new one, which takes thousands of pictures.",
     "estimate": "{steps} steps in all, {each} an epoch. {held} of the pictures are kept back, to measure by.",
     "start": "Start training",
     "need_data": "Choose pictures first.",
@@ -40,11 +36,8 @@ def settings() -> dict[str, Any]:
     st.markdown(f"#### {TEXT['settings']}")
     found: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
     found["name"] = inputs.line(ControlRunSpec, "name", "cn_name")
-    init = st.text_input(
-        TEXT["init"], ControlRunSpec.model_fields["init"].default, placeholder=TEXT["init_hint"],
-        help=TEXT["init_help"], key="cn_init", max_chars=1024, persist_state="session",
-    )  # fmt: skip
-    found["init"] = None if (init or "").strip() in ("", "none") else (init or "").strip()
+    init = inputs.line(ControlRunSpec, "init", "cn_init")
+    found["init"] = None if init == "none" else init
     with st.container(horizontal=True):
         found["epochs"] = _number("epochs", width=120)
         found["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)

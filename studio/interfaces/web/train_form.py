@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,6 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
             folder = typed
         else:
             return None
-        path = os.path.expanduser(folder)
-        if os.path.isfile(path):  # captions are edited where it was unpacked, the archive stays as it is
-            folder = _unpacked(path, os.path.getmtime(path), os.path.getsize(path))
         with st.spinner(TEXT["looking"]):
             report = studio().datasets.check(folder, model, resolution)
     except StudioError as problem:
@@ -115,12 +111,6 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
     with st.expander(TEXT["captions"], job is not None, icon=":material/edit_note:", key="lora_captions"):
         captions.table(report)
     return report
-
-
-@st.cache_data(max_entries=20, show_spinner="Unpacking", ttl=3600)
-def _unpacked(archive: str, changed: float, size: int) -> str:
-    # Hashing a large archive takes seconds, and the page runs at every click.
-    return str(studio().datasets.folder(archive))
 
 
 def _example() -> None:

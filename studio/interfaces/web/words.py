@@ -38,7 +38,7 @@ def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
             continue
         if name == "text" and unknown:
             words = sorted((one.word for one in unknown), key=len, reverse=True)
-            either = "|".join(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" for word in words)
+            either = "|".join(map(_standing, words))
             pieces = re.split(f"({either})", part, flags=re.IGNORECASE)  # those at odd places are the words
             parts.append(
                 "".join(

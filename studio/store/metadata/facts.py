@@ -13,11 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from studio.core.fields import fields as described
-from studio.core.specs import MAX_PROMPT, GenerateSpec, LoraRef, Recipe, Sampler
+from studio.core.specs import MAX_LORAS, MAX_PROMPT, GenerateSpec, LoraRef, Recipe, Sampler
 from studio.core.views import FoundRecipe, Origin
 from studio.store.metadata.writing import plain_name
 
-MAX_LORAS = 8  # of one request
 HIRES = "Its second pass (hires fix) isn't repeated here."
 CONTROL = "Its ControlNet image isn't in the file."
 SOURCE = "It started from another picture, which isn't in the file."
@@ -34,7 +33,7 @@ _SAMPLERS: dict[str, Sampler] = {
     "dpmpp2m": "dpmpp_2m", "dpm2m": "dpmpp_2m", "eulera": "euler_a", "eulerancestral": "euler_a", "ddim": "ddim",
     "ddimv3": "ddim", "unipc": "unipc", "lcm": "lcm", "tcd": "tcd",
 }  # fmt: skip
-_USUAL = {"", "automatic", "uniform", "normal", "simple", "native", "default", "none", "karras"}
+USUAL_SCHEDULES = {"", "automatic", "uniform", "normal", "simple", "native", "default", "none", "karras"}
 # Every repetition is bounded or ends at the next start: a text may be a megabyte that somebody made up.
 _LORA = re.compile(r"<(?:lora|lyco|lycoris):([^:<>]+)((?::[^<>]*)?)>", re.IGNORECASE)
 _HYPERNET = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
@@ -224,6 +223,6 @@ def _sampler(facts: Facts, notes: list[str]) -> Sampler:
             called = f"{name} {schedule}" if schedule.lower() == "karras" and sampler_of(name) else name
             notes.append(f"The sampler {called[:60]!r} isn't in this studio; its own default is used.")
         return "auto"
-    if schedule.lower() not in _USUAL:
+    if schedule.lower() not in USUAL_SCHEDULES:
         notes.append(f"The schedule {schedule[:40]!r} isn't in this studio; the sampler's own is used.")
     return ours
