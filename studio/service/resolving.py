@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -43,11 +44,13 @@ CONSISTENCY = ("lcm", "tcd")  # samplers that draw with a few-step adapter only
 ROOM = 1.5  # how much longer than a model's own a side may be, and how many times its own pixels it draws well
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
 TOO_FEW_LAYERS = "This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
+RECOMMENDED = "The LoRA {name!r} is applied at {weight:g}: its own notes recommend that."
 TOO_LARGE = (
     "{width} x {height} pixels are more than this model was made for ({native} x {native}): things stand twice in such "
     "pictures, or melt."
 )
 
+RequestT = TypeVar("RequestT", bound=Request)
 GetPicture = Callable[[str, str], Picture]  # (id, owner), raises NotFound
 DrawnWith = Callable[[str], str | None]  # the reference under which pictures were drawn with weights of this hash
 
@@ -301,6 +304,7 @@ class Resolver:
     def plan(self, spec: Request, owner: str) -> Plan:
         """Resolve a request of any kind. Raises `BadInput` and its kin with one sentence."""
         planning = Planning(self._settings, self.wording, lambda id: self._picture(id, owner))
+        spec = self._with_weights(spec, planning)
         planned = FEATURES[spec.kind].plan(spec, planning)
         if sum(request.count for request in planned.requests) > MAX_PICTURES:
             raise BadInput(f"That is more than {MAX_PICTURES} pictures in one job; split it.")
@@ -323,6 +327,22 @@ class Resolver:
             fixed=fixed,
             result=planned.result,
         )
+
+    def _with_weights(self, spec: RequestT, planning: Planning) -> RequestT:
+        """The request with the weights that its LoRAs recommend, where it says none."""
+        if not isinstance(spec, GenerateSpec):
+            base = getattr(spec, "base", None)
+            if not isinstance(base, GenerateSpec):
+                return spec
+            filled = self._with_weights(base, planning)
+            return spec if filled is base else spec.model_copy(update={"base": filled})
+        if all("weight" in ref.model_fields_set for ref in spec.loras):
+            return spec
+        refs = weighted(spec.loras, self._settings)
+        for ref, before in zip(refs, spec.loras, strict=True):
+            if ref.weight != before.weight:
+                planning.note(RECOMMENDED.format(name=Path(ref.path).stem, weight=ref.weight))
+        return spec.model_copy(update={"loras": refs})
 
     def _agreed(self, planned: Planned, base: GenerateSpec, planning: Planning) -> bool | None:
         """How all prompts of this job are written (see `Wording.written`); None: each for itself.
@@ -390,8 +410,22 @@ def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()
     )
 
 
+def weighted(refs: Sequence[LoraRef], settings: Settings) -> tuple[LoraRef, ...]:
+    """The same with the weight of their own that LoRAs have beside their file, where none is said.
+
+    One that isn't here stays as it is.
+    """
+    found = []
+    for ref in refs:
+        if "weight" not in ref.model_fields_set:
+            with suppress(StudioError):
+                ref = LoraRef(path=ref.path, weight=find_lora(ref.path, settings).weight)
+        found.append(ref)
+    return tuple(found)
+
+
 def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
-    return LoraRef(path=str(found.path), weight=ref.weight)
+    return LoraRef(path=str(found.path), weight=ref.weight if "weight" in ref.model_fields_set else found.weight)
 
 
 def _labels(spec: GenerateSpec) -> dict[str, str]:

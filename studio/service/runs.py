@@ -27,6 +27,7 @@ from studio.runs.publish import publish
 from studio.runs.rundir import ACTIVE, RunDir, write_failure
 from studio.runs.supervisor import Supervisor
 from studio.service.datasets import DataSets
+from studio.service.resolving import weighted
 
 _PLAIN = set(RunView.model_fields) - {
     "id",
@@ -86,6 +87,7 @@ class TrainingRuns:
         else:
             for ref in spec.loras:
                 find_lora(ref.path, self._settings)
+            spec = spec.model_copy(update={"loras": weighted(spec.loras, self._settings)})
             if spec.data is not None:
                 report = self._datasets.checked(spec.data, info.native_size)
         if report is not None and checked is not None:

@@ -7,7 +7,7 @@ language model.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from studio.core.errors import BadInput, NotFound
@@ -157,7 +157,13 @@ class Wording:
         self, prompt: a1111.Plain, spec: GenerateSpec, notes: list[str], lora: Callable[[str], LoraInfo]
     ) -> tuple[LoraRef, ...]:
         """The LoRAs that a prompt names, but those that were chosen beside it, which keep their weight."""
-        chosen = {str(lora(ref.path).path) for ref in spec.loras}
+        said = prompt.text.casefold()
+        chosen: set[str] = set()
+        for own in (lora(ref.path) for ref in spec.loras):
+            chosen.add(str(own.path))
+            words = split(own.trigger_words)  # there may be one for each of its outfits
+            if not any(word.casefold() in said for word in words):
+                _silent(own, words, notes)
         found: dict[str, LoraRef] = {}
         for tag in prompt.loras:
             info = self._named(tag.name)
@@ -172,10 +178,7 @@ class Wording:
             elif str(info.path) not in chosen:
                 weight = info.weight if tag.weight is None else tag.weight
                 found.setdefault(str(info.path), LoraRef(path=str(info.path), weight=weight))
-                said = prompt.text.casefold()
-                unsaid = [word for word in split(info.trigger_words) if word.casefold() not in said]
-                if unsaid:
-                    once(notes, f"The LoRA {info.title!r} listens to words that the prompt lacks: {', '.join(unsaid)}.")
+                _silent(info, [word for word in split(info.trigger_words) if word.casefold() not in said], notes)
         return tuple(found.values())
 
     def _named(self, name: str) -> LoraInfo | None:
@@ -191,6 +194,11 @@ class Wording:
         return next(
             (info for info in loras(self._settings) if wanted in (_bare(info.path.stem), _bare(info.title))), None
         )
+
+
+def _silent(info: LoraInfo, unsaid: Sequence[str], notes: list[str]) -> None:
+    if unsaid:
+        once(notes, f"The LoRA {info.title!r} listens to words that the prompt lacks: {', '.join(unsaid)}.")
 
 
 def _bare(name: str) -> str:

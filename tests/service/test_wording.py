@@ -12,8 +12,9 @@ from support.checkpoints import tiny_sd
 
 from studio.core.settings import Settings
 from studio.core.specs import GenerateSpec, LoraRef
-from studio.features.sheets.spec import BatchSpec, SheetSpec
+from studio.features.sheets.spec import Axis, BatchSpec, GridSpec, SheetSpec
 from studio.service import PromptRequest, Studio
+from studio.service.resolving import weighted
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,30 @@ def test_what_was_chosen_beside_the_prompt_keeps_its_weight(studio: Studio) -> N
     chosen = spec("1girl, inkstyle, <lora:ink:0.2>", loras=[LoraRef(path="ink", weight=0.9).model_dump()])
     [recipe] = studio._resolver.plan(chosen, "me").recipes
     assert [ref.weight for ref in recipe.loras] == [0.9]
+
+
+def test_a_lora_has_the_weight_that_its_notes_recommend_where_none_is_said(studio: Studio) -> None:
+    place = studio.settings.models_dir / "loras"
+    half = np.zeros((1, 1), np.float32)
+    save_file({"lora_unet_y.lora_down.weight": half, "lora_unet_y.lora_up.weight": half}, place / "shy.safetensors")
+    (place / "shy.json").write_text('{"activation text": "shyline", "preferred weight": 0.7}', encoding="utf-8-sig")
+    said = spec("1girl, happy", loras=[{"path": "shy"}])
+    plan = studio._resolver.plan(said, "me")
+    assert [ref.weight for ref in plan.recipes[0].loras] == [0.7]
+    assert [ref.weight for ref in plan.spec.loras] == [0.7], "repeated, it is the same"
+    assert len(plan.notes) == 2
+    assert any("'shy'" in note and "0.7" in note for note in plan.notes)
+    assert any("shyline" in note for note in plan.notes)
+    for asked in (1.0, 0.5):
+        told = spec("1girl, happy, shyline", loras=[{"path": "shy", "weight": asked}])
+        plan = studio._resolver.plan(told, "me")
+        assert ([ref.weight for ref in plan.recipes[0].loras], plan.notes) == ([asked], ())
+    sheet = studio._resolver.plan(SheetSpec(base=said, emotions=("happy", "sad")), "me")
+    rows = Axis(name="lora", values=("shy", "Soft_Light-v2"))
+    grid = studio._resolver.plan(GridSpec(base=spec("1girl, shyline"), x=rows), "me")
+    assert [recipe.loras[0].weight for recipe in sheet.recipes] == [0.7, 0.7]
+    assert [recipe.loras[0].weight for recipe in grid.recipes] == [0.7, 1.0]
+    assert [ref.weight for ref in weighted([LoraRef(path="shy"), LoraRef(path="nobody")], studio.settings)] == [0.7, 1]
 
 
 def test_every_seed_chooses_for_itself_and_a_sheet_once(studio: Studio) -> None:

@@ -51,7 +51,7 @@ class LoraRef(Spec):
     path: Annotated[str, Field(title="LoRA", min_length=1, max_length=1024)]
     weight: Annotated[
         float, Field(title="LoRA weight", ge=-2, le=2, allow_inf_nan=False), About(step=0.05, axis="0, 0.5, 1")
-    ] = 1.0
+    ] = 1.0  # left out of a request, it is the one that the file's notes recommend, if they do
 
 
 class ControlSpec(Spec):

@@ -68,8 +68,8 @@ def _set(base: GenerateSpec, axis: Axis, value: str, wording: Wording) -> Genera
             raise BadInput("A grid over the LoRA's weight needs a LoRA; choose one first.")
         change: dict[str, Any] = {"loras": [{"path": ref.path, "weight": value} for ref in base.loras]}
     elif axis.name == "lora":
-        weights = [ref.weight for ref in base.loras] or [1.0]
-        change = {"loras": [{"path": value, "weight": weights[0]}, *base.loras[1:]]}
+        weight = {"weight": base.loras[0].weight} if base.loras else {}  # else the weight that each has of its own
+        change = {"loras": [{"path": value} | weight, *base.loras[1:]]}
     else:
         change = {axis.name: value}
     try:

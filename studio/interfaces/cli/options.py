@@ -105,5 +105,10 @@ def command(body: Callable[..., None], parameters: Iterable[inspect.Parameter], 
 
 
 JSON = option("json", bool, "The last line of standard output is one JSON object.", "--json", default=False)
-LORA = option("lora", list[str] | None, "PATH or PATH:WEIGHT; may be repeated.", "--lora")
+LORA = option(
+    "lora",
+    list[str] | None,
+    "PATH or PATH:WEIGHT (its own weight where none is said, else 1); may be repeated.",
+    "--lora",
+)
 OFFLINE = option("offline", bool, "Write the prompt without asking a language model.", "--offline", default=False)
