@@ -132,7 +132,7 @@ def test_every_form_of_lora_is_found(settings: Settings, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "kind"), [("oft_blocks", "OFT"), ("lokr_w1", "LoKr"), ("dora_scale", "DoRA"), ("ia3_l.weight", "IA3")]
+    ("key", "kind"), [("oft_blocks", "OFT"), ("on_input", "IA3"), ("a1.weight", "GLoRA"), ("ia3_l.weight", "IA3")]
 )
 def test_adapters_that_are_no_loras_are_named_and_listed(settings: Settings, key: str, kind: str) -> None:
     file = settings.models_dir / "loras" / "other.safetensors"

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
-from studio.engine.models import catalogue
+from studio.engine.models import catalogue, hub
 from studio.engine.models.families import SD15
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
@@ -24,7 +24,7 @@ VAE = {"first_stage_model.decoder.x": ONE}
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        (UNET | TEXT, "has no VAE"),
+        (UNET | TEXT, r"has no VAE.* mix\.vae\.safetensors.*stable-diffusion-v1-5"),
         (UNET | VAE, "has no text encoder"),
         (UNET, "has no text encoder"),
         (UNET | VAE | {"cond_stage_model.model.x": ONE}, "is a Stable Diffusion 2 model"),
@@ -34,6 +34,75 @@ def test_a_missing_part_is_named_before_anything_is_loaded(tmp_path: Path, tenso
     save_file(tensors, tmp_path / "mix.safetensors")
     with pytest.raises(BadInput, match=rf"mix\.safetensors {sentence}"):
         catalogue.resolve(str(tmp_path / "mix.safetensors"), Settings(home=tmp_path))
+
+
+@pytest.mark.parametrize("door", [catalogue.resolve, catalogue.find_lora])
+@pytest.mark.parametrize(
+    ("tensors", "kind"),
+    [
+        ({"conditioner.embedders.0.transformer.x": ONE} | UNET, "an SDXL model"),
+        ({"model.diffusion_model.label_emb.0.0.weight": ONE} | UNET, "an SDXL model"),  # without encoders, or a refiner
+        ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ONE}, "a Stable Diffusion 3 model"),
+        ({"double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
+        ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
+        ({"blocks.0.self_attn.q.weight": ONE, "blocks.0.ffn.0.weight": ONE}, "another kind of diffusion model"),
+        (TEXT | VAE | {SD15.single_file_key: np.zeros((1, 9, 1, 1), np.float16)}, "an inpainting model"),
+        (TEXT | VAE | {SD15.single_file_key: np.zeros((1, 5, 1, 1), np.float16)}, "a model that needs another picture"),
+        ({"decoder.conv_in.weight": ONE, "encoder.conv_in.weight": ONE}, "a VAE"),
+        ({"first_stage_model.decoder.conv_in.weight": ONE}, "a VAE"),
+        ({"emb_params": np.zeros((4, 768), np.float32)}, "a textual inversion"),
+        ({"<my-token>": np.zeros((768,), np.float32)}, "a textual inversion"),
+        ({"clip_g": np.zeros((2, 1280), np.float32), "clip_l": np.zeros((2, 768), np.float32)}, "a textual inversion"),
+        ({"control_model.input_hint_block.0.weight": ONE}, "a ControlNet"),
+        ({"controlnet_cond_embedding.conv_in.weight": ONE, "conv_in.weight": ONE}, "a ControlNet"),
+        ({"image_proj.norm.weight": ONE, "ip_adapter.1.to_k_ip.weight": ONE}, "an IP-Adapter"),
+        ({"down_blocks.0.motion_modules.0.x": ONE}, "a motion module"),
+        ({"text_model.encoder.layers.0.mlp.fc1.weight": ONE}, "a text encoder"),
+        ({"conv_in.weight": ONE, "down_blocks.0.resnets.0.conv1.weight": ONE}, "the UNet of a model in diffusers"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, tensors: dict, kind: str, door) -> None:
+    save_file(tensors, tmp_path / "mix.safetensors")
+    with pytest.raises(BadInput, match=rf"mix\.safetensors is .*{kind}"):
+        door(str(tmp_path / "mix.safetensors"), Settings(home=tmp_path))
+
+
+def test_a_model_is_no_lora_and_a_lora_no_model(tmp_path: Path) -> None:
+    save_file(UNET | TEXT | VAE, tmp_path / "mix.safetensors")
+    with pytest.raises(BadInput, match="not a LoRA: it is a whole model"):
+        catalogue.find_lora(str(tmp_path / "mix.safetensors"), Settings(home=tmp_path))
+    save_file({"lora_unet_x.lokr_w1": ONE}, tmp_path / "ink.safetensors")
+    with pytest.raises(BadInput, match="is a LoRA, not a model"):
+        catalogue.resolve(str(tmp_path / "ink.safetensors"), Settings(home=tmp_path))
+
+
+def test_a_vae_beside_a_file_without_one_is_used_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path)
+    settings.models_dir.mkdir()
+    path = settings.models_dir / "mix.safetensors"
+    save_file(UNET | TEXT, path)
+    plain = catalogue.fingerprint(path)
+    vae = settings.models_dir / "mix.vae.safetensors"
+    for shift in (0, 1):
+        save_file({"decoder.conv_in.weight": ONE + shift}, vae)
+        info = catalogue.resolve("mix", settings)
+        assert info.vae == vae
+        assert "It has no VAE; mix.vae.safetensors is used." in info.note
+        assert info.hash != plain, "another VAE gives other pixels"
+        plain = info.hash
+    assert [one.reference for one in catalogue.catalogue(settings) if one.kind == "file"] == ["mix.safetensors"]
+    assert not any("vae" in one.reference for one in catalogue.catalogue(settings))
+    save_file({"decoder.conv_in.weight": np.zeros((1, 16, 1, 1), np.float16)}, vae)  # Stable Diffusion 3's
+    with pytest.raises(BadInput, match=r"mix\.vae\.safetensors is not the VAE of a Stable Diffusion 1.5 model"):
+        catalogue.resolve("mix", settings)
+    vae.unlink()
+    own = tmp_path / "hub" / f"models--{SD15.default_model.replace('/', '--')}" / "snapshots" / "1" / "vae"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text("{}")
+    save_file({"decoder.conv_in.weight": ONE}, own / "diffusion_pytorch_model.safetensors")
+    monkeypatch.setattr(hub, "cache", lambda: tmp_path / "hub")
+    info = catalogue.resolve("mix", settings)
+    assert (info.vae, f"that of {SD15.default_model} is used" in info.note) == (own, True)
 
 
 @pytest.mark.parametrize(

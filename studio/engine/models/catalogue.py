@@ -6,6 +6,7 @@ of drawing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of
+from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.lora_keys import unused
-from studio.engine.models.single_files import require_parts, scheduler_changes
-from studio.engine.models.weights import PICKLES, Header, fingerprint, keep_in, read_header, remembered
+from studio.engine.models.single_files import VAE_ENDING, other_vae, require_parts, scheduler_changes
+from studio.engine.models.weights import PICKLES, Header, Tensor, fingerprint, keep_in, read_header, remembered
 
 __all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "refused_loras",
            "resolve"]  # fmt: skip
@@ -33,9 +35,6 @@ MOVED = {
 
 CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
-
-# What is called a LoRA in many places and is none, by a part of its keys.
-_OTHER_ADAPTERS = {"oft_": "OFT", ".on_input": "IA3", "ia3_": "IA3", ".a1.weight": "GLoRA", "vera_lambda": "VeRA"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ class ModelInfo:
     face: tuple[float, float, float, float] | None = None  # left, top, right, bottom, in shares of the picture
     license: str = ""
     hash: str = ""
+    vae: Path | None = None  # a file or folder, where a single file has none of its own
 
     @property
     def hub_id(self) -> str:
@@ -128,9 +128,20 @@ def resolve(reference: str, settings: Settings, with_hash: bool = True) -> Model
         raise NotFound(
             f"There is no model {reference!r}: give embedded, a hub id, a diffusers folder or a .safetensors file."
         )
-    if with_hash and info.path is not None:
-        info = replace(info, hash=fingerprint(info.path))
+    if with_hash:
+        info = _hashed(info)
     return replace(info, note=note or info.note)
+
+
+def _hashed(info: ModelInfo) -> ModelInfo:
+    """With the hash of all that decides its pixels."""
+    if info.path is None:
+        return info
+    digest = fingerprint(info.path)
+    if info.vae is not None:
+        files = [info.vae] if info.vae.is_file() else component_weights(info.vae.parent, info.vae.name)
+        digest = hashlib.sha256("\n".join([digest, *map(fingerprint, files)]).encode()).hexdigest()
+    return replace(info, hash=digest)
 
 
 def _local(reference: str, settings: Settings) -> Path | None:
@@ -239,6 +250,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
 def _file(reference: str, path: Path) -> ModelInfo:
     header = read_header(path)
     family = _file_family(path, header)
+    vae = other_vae(path, header, family)
     v = "; it predicts v, as it says itself" if scheduler_changes(path, header).get("prediction_type") else ""
     return ModelInfo(
         reference=reference,
@@ -249,7 +261,8 @@ def _file(reference: str, path: Path) -> ModelInfo:
         size_bytes=path.stat().st_size,
         # many files also hold the averages of a training, or an optimiser, which nobody loads
         parameters=header.parameters("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
-        note=f"A single file: its configuration and tokenizer come with the studio{v}.",
+        note=f"A single file: its configuration and tokenizer come with the studio{v}.{_vae_note(vae, family)}",
+        vae=vae,
         native_size=family.default_size,
         steps=family.steps,
         guidance=family.guidance,
@@ -257,6 +270,12 @@ def _file(reference: str, path: Path) -> ModelInfo:
         controlnets=dict(family.controlnets),
         fast=_family_fast(family),
     )
+
+
+def _vae_note(vae: Path | None, family: Family) -> str:
+    if vae is None:
+        return ""
+    return f" It has no VAE; {vae.name if vae.is_file() else f'that of {family.default_model}'} is used."
 
 
 def _family_fast(family: Family) -> FastPath | None:
@@ -268,21 +287,21 @@ def _family_fast(family: Family) -> FastPath | None:
 
 def _file_family(path: Path, header: Header) -> Family:
     tensors = header.tensors
-    if any(key.startswith("conditioner.embedders.") for key in tensors):
-        raise BadInput(
-            f"{path.name} is an SDXL model, which the studio can't draw with yet; choose a Stable Diffusion 1.5 one."
-        )
     _refuse_other_adapter(path, tensors)
-    if _lora_keys(tensors):
+    if has_lora(tensors):
         raise BadInput(f"{path.name} is a LoRA, not a model; put it into the LoRA folder and choose it beside a model.")
+    kind = kind_of(tensors)
+    if kind == "a VAE":
+        raise BadInput(
+            f"{path.name} is a VAE, not a whole model; as NAME{VAE_ENDING} beside a model NAME.safetensors that has "
+            "none it is used with that."
+        )
+    if kind:
+        raise BadInput(f"{path.name} is {kind}; the studio can't draw with it: choose a Stable Diffusion 1.5 model.")
     for family in FAMILIES.values():
-        first = tensors.get(family.single_file_key)
-        if first is None:
-            continue
-        if first.shape[1:2] != (4,):
-            raise BadInput(f"{path.name} needs an extra input picture (inpainting); choose a text-to-image model.")
-        require_parts(path, header, family)
-        return family
+        if family.single_file_key in tensors:
+            require_parts(path, header, family)
+            return family
     raise BadInput(f"{path.name} is not a model that the studio knows; it needs the Stable Diffusion 1.5 layout.")
 
 
@@ -318,7 +337,8 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
     references = ["embedded"]
     if settings.models_dir.is_dir():
         for place in sorted(settings.models_dir.iterdir()):
-            if place.suffix.lower() == ".safetensors" or (place / "model_index.json").is_file():
+            single = place.suffix.lower() == ".safetensors" and not place.name.lower().endswith(VAE_ENDING)
+            if single or (place / "model_index.json").is_file():
                 references.append(place.name)
     references += hub.cached_models()
     if SD15.default_model not in references:
@@ -327,9 +347,8 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
     for reference in references:
         try:
             info = resolve(reference, settings, with_hash=False)
-            if info.path is not None and (with_hash or info.kind == "embedded" or remembered(info.path)):
-                info = replace(info, hash=fingerprint(info.path))
-            found.append(info)
+            known = info.path is not None and all(remembered(path) for path in (info.path, info.vae) if path)
+            found.append(_hashed(info) if with_hash or info.kind == "embedded" or known else info)
         except (BadInput, NotFound) as error:
             found.append(ModelInfo(reference, reference, SD15, "folder", None, state="missing", note=str(error)))
     return found
@@ -338,27 +357,25 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
 # --- LoRAs -----------------------------------------------------------------------------------------------------------
 
 
-def _lora_keys(tensors: Mapping[str, object]) -> bool:
-    return len(unused(tensors)) < len(tensors)
-
-
-def _refuse_other_adapter(path: Path, tensors: Mapping[str, object]) -> None:
-    for sign, kind in _OTHER_ADAPTERS.items():
-        if any(sign in key for key in tensors):
-            raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
+def _refuse_other_adapter(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if kind := other_adapter(tensors):
+        raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
 
 
 def lora_header(path: Path) -> Header:
     """The header of a LoRA file. Raises BadInput for a damaged file and for kinds of adapters that aren't supported."""
     header = read_header(path)
     _refuse_other_adapter(path, header.tensors)
+    if not has_lora(header.tensors):
+        whole = any(family.single_file_key in header.tensors for family in FAMILIES.values())
+        kind = kind_of(header.tensors) or ("a whole model" if whole else "")
+        told = f"it is {kind}" if kind else "it has no low-rank layers"
+        raise BadInput(f"{path.name} is not a LoRA: {told}; choose a LoRA file.")
     return header
 
 
 def _lora(path: Path) -> LoraInfo:
     header = lora_header(path)
-    if not _lora_keys(header.tensors):
-        raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
     said = notes_beside(path)
     metadata = header.metadata
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem

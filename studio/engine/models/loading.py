@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
 from studio.engine.models.catalogue import ModelInfo, component_weights
-from studio.engine.models.families import Family
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
@@ -34,7 +33,7 @@ def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
     if folder is None:
         raise BadInput(f"{info.reference} is not on this machine.")
     if folder.is_file():
-        return _from_file(folder, info.family, dtype)
+        return _from_file(folder, info, dtype)
     return {
         "unet": _part(info, "unet", lambda: _pretrained(UNet2DConditionModel, folder, "unet", dtype)),
         "vae": _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype)),
@@ -49,13 +48,21 @@ def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     folder = info.path
     assert folder is not None
     if folder.is_file():
-        read_header(folder)
-        config = str(_config(info.family.single_file_config))
         with quiet(), _sentences(info.title, "vae"):
-            return AutoencoderKL.from_single_file(
-                str(folder), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
-            )
+            return _file_vae(folder, info, dtype)
     return _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype))
+
+
+def _file_vae(path: Path, info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
+    """The autoencoder in a single file, or the one that is used where it has none."""
+    place = info.vae or path
+    if place.is_dir():
+        return _pretrained(AutoencoderKL, place.parent, place.name, dtype)
+    read_header(place)  # refuses pickles, which diffusers would open
+    config = str(_config(info.family.single_file_config))
+    return AutoencoderKL.from_single_file(
+        str(place), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
+    )
 
 
 def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
@@ -162,14 +169,14 @@ def _config(name: str) -> Path:
     return ASSETS / "models" / name
 
 
-def _from_file(path: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+def _from_file(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
     """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
     header = read_header(path)  # refuses pickles, which diffusers would open
-    config = _config(family.single_file_config)
+    config = _config(info.family.single_file_config)
     arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
     with quiet(), _sentences(path.name, "weights"):
         unet = UNet2DConditionModel.from_single_file(str(path), subfolder="unet", **arguments)
-        vae = AutoencoderKL.from_single_file(str(path), subfolder="vae", **arguments)
+        vae = _file_vae(path, info, dtype)
         with torch.device("meta"):
             text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder"))
         wanted = text_encoder.state_dict()

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import BadInput
+from studio.engine.models import hub
 from studio.engine.models.families import Family
-from studio.engine.models.weights import Header
+from studio.engine.models.file_kinds import is_vae
+from studio.engine.models.weights import Header, read_header
 
+VAE_ENDING = ".vae.safetensors"
 _TEXT = "cond_stage_model."
 _V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*(?:\#.*)?$""", re.MULTILINE)
 
 
 def require_parts(path: Path, header: Header, family: Family) -> None:
-    """Raise BadInput, saying which part, when a file of this family lacks its text encoder or its VAE."""
+    """Raise BadInput, saying which part, when a file of this family lacks its text encoder."""
     names = header.tensors
     if any(name.startswith("cond_stage_model.model.") for name in names):
         raise BadInput(
@@ -29,11 +32,29 @@ def require_parts(path: Path, header: Header, family: Family) -> None:
         )
     if not any(name.startswith(_TEXT + "transformer.") for name in names):
         raise BadInput(f"{path.name} has another text encoder than {family.title}; choose a {family.title} model.")
-    if not any(name.startswith("first_stage_model.") for name in names):
+
+
+def other_vae(path: Path, header: Header, family: Family) -> Path | None:
+    """The VAE of a file that has none: `NAME.vae.safetensors` beside it (A1111's custom), else the family's own.
+
+    A file, or a folder of diffusers; None where the file has its VAE. The family's own is that of its default model,
+    where that is on this machine. Raises BadInput, saying what to do, where there is none of them.
+    """
+    if any(name.startswith("first_stage_model.") for name in header.tensors):
+        return None
+    beside = path.with_name(f"{path.stem}{VAE_ENDING}")
+    if beside.is_file():
+        if not is_vae(read_header(beside).tensors):
+            raise BadInput(f"{beside.name} is not the VAE of a {family.title} model; choose another one.")
+        return beside
+    own = hub.snapshot(family.default_model, ("vae",))
+    if own is None:
         raise BadInput(
-            f"{path.name} has no VAE, the part that turns what is drawn into pixels; choose a version of it with "
-            f"the VAE in it, or {family.default_model}, which has the family's own."
+            f"{path.name} has no VAE, the part that turns what is drawn into pixels; choose a version of it with the "
+            f"VAE in it, put one beside it as {beside.name}, or use {family.default_model} once: its VAE, the family's "
+            "own, is taken from then on."
         )
+    return own / "vae"
 
 
 def scheduler_changes(path: Path, header: Header) -> dict[str, Any]:
