@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     model: str = Field("embedded", description="The model that pages start with.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where models run.")
     compile: bool = Field(False, description="torch.compile the UNet: minutes of warm-up, a few percent faster.")
+    named_only: bool = Field(
+        False, description="Models, LoRAs and ControlNets are named, not given as paths. The API always does so."
+    )
     offline: bool = Field(False, description="Never ask the model hub, even when a network is there.")
     preview_every: int = Field(2, ge=0, le=50, description="Steps between live previews; 0 turns them off.")
     max_pixels: int = Field(2048 * 2048, ge=64 * 64, description="Largest picture that may be asked for.")

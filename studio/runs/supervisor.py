@@ -108,7 +108,8 @@ class Supervisor:
 
     def _environment(self) -> dict[str, str]:
         found = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
-        for name in self.settings.model_fields_set | {"home"}:
+        # `named_only` is for what strangers name: a run's request has been looked at, and has paths.
+        for name in (self.settings.model_fields_set | {"home"}) - {"named_only"}:
             value = getattr(self.settings, name)
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()

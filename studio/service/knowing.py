@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import StudioError
+from studio.core.files import read_regular
 from studio.core.settings import Settings
 from studio.engine.models.catalogue import LoraInfo, resolve
 from studio.engine.models.weights import read_header
@@ -49,7 +50,7 @@ class KnowledgeBase:
             return Knowledge(title=info.title)
         key = (str(file), file.stat().st_mtime)
         if key not in self._kept:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts = json.loads(read_regular(file))
             self._kept[key] = Knowledge(
                 title=info.title,
                 tags=frozenset(info.tags),

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory, explain
 from studio.core.settings import Settings
-from studio.core.specs import RUNS, ControlRunSpec, LcmSpec, LoraSpec, RunSpec
+from studio.core.specs import RUNS, ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.core.views import RunView
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import ModelInfo, component_weights, find_lora, resolve
@@ -93,7 +94,20 @@ class TrainingRuns:
         if report is not None and checked is not None:
             checked(report)
         self._check_room(spec, info)
-        return self.get(self._supervisor.start(spec, owner))
+        return self.get(self._supervisor.start(self._placed(spec, info), owner))
+
+    def _placed(self, spec: RunSpec, info: ModelInfo) -> RunSpec:
+        """The request with paths for the names that a stranger gave: the trainer takes any path, and no such names."""
+        if not self._settings.named_only:
+            return spec
+        found: dict[str, Any] = {"model": str(info.path)} if info.kind in ("folder", "file") else {}
+        if isinstance(spec, LcmSpec):
+            found["loras"] = tuple(
+                LoraRef(path=str(find_lora(ref.path, self._settings).path), weight=ref.weight) for ref in spec.loras
+            )
+        elif isinstance(spec, ControlRunSpec) and spec.init is not None and spec.init not in controlnets.KINDS:
+            found["init"] = str(controlnets.find(spec.init, self._settings) or spec.init)
+        return spec.model_copy(update=found)
 
     def _check_init(self, init: str, info: ModelInfo) -> None:
         """Before anything is written: is there something to go on from?"""

@@ -310,10 +310,12 @@ def test_an_empty_drawing_is_refused_before_it_waits(studio: Studio) -> None:
             with pytest.raises(BadInput, match=sentence):
                 studio.submit(spec, "me")
     assert len(studio.jobs("me")) == before
-    client = TestClient(app.create(studio.settings, studio), "http://localhost")
+    behind = Studio(studio.settings.model_copy(update={"named_only": True}))
+    client = TestClient(app.create(behind.settings, behind), "http://localhost")
     sent = client.post("/images", files={"file": ("white.png", white, "image/png")}).json()["id"]
     answer = client.post("/jobs", json={"kind": "sketch", "base": {"model": "tiny"}, "control": {"image": sent}})
     assert (answer.status_code, answer.json()["error"]) == (422, sentence)
+    behind.close()
 
 
 def test_a_canvas_is_kept_for_its_owner(studio: Studio) -> None:

@@ -97,8 +97,11 @@ def test_the_verbs_have_it(page_home: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_http_has_it(page_home: Path) -> None:
-    service = studio()
-    base = {"model": service.settings.model, "prompt": "1girl", "steps": STEPS, "seed": 4}
+    settings = studio().settings.model_copy(update={"named_only": True})
+    settings.models_dir.mkdir(exist_ok=True)
+    (settings.models_dir / "linked").symlink_to(settings.model)
+    service = Studio(settings)
+    base = {"model": "linked", "prompt": "1girl", "steps": STEPS, "seed": 4}
     with TestClient(api.create(service.settings, service), base_url="http://127.0.0.1") as client:
         id = client.post("/jobs", json=base | {"clip_skip": 2}).json()["id"]
         assert service.wait(id, "local", 90).state == "done"
@@ -107,6 +110,7 @@ def test_http_has_it(page_home: Path) -> None:
         assert client.post("/jobs", json=base | {"clip_skip": 0}).status_code == 422
         documented = client.get("/openapi.json").json()["components"]["schemas"]["GenerateSpec"]["properties"]
         assert documented["clip_skip"]["title"] == "Clip skip"
+    service.close()
 
 
 def test_a_grid_has_it(page_home: Path) -> None:

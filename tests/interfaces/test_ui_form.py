@@ -15,7 +15,7 @@ from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, GenerateSpec, Recipe
 from studio.engine.models.catalogue import FastPath
 from studio.features.sheets.spec import SheetSpec
-from studio.interfaces.api import app as api
+from studio.interfaces.api import problems
 from studio.interfaces.web import frame, request, text
 from studio.interfaces.web.resources import studio
 from studio.service import parse_spec
@@ -141,7 +141,7 @@ def test_mistakes_are_said_without_the_library_s_idiom() -> None:
             parse_spec(request_)
         assert str(caught.value).startswith(said)
     json = {"type": "json_invalid", "loc": ("body", 1), "msg": "JSON decode error", "ctx": {"error": "Expecting value"}}
-    answer = api._invalid(None, RequestValidationError([json]))  # type: ignore[arg-type]
+    answer = problems._invalid(None, RequestValidationError([json]))  # type: ignore[arg-type]
     assert b'"error":"This isn\'t valid JSON (Expecting value)."' in answer.body
 
 

@@ -136,6 +136,21 @@ def test_links_are_followed_and_a_circle_ends(tmp_path: Path) -> None:
         dataset.write_captions(made, {"style/x.png": "no"})
 
 
+@pytest.mark.parametrize("name", ["0.txt", "metadata.jsonl", "0.caption"])
+def test_a_link_to_a_text_of_somebody_else_is_not_read(tmp_path: Path, name: str) -> None:
+    made, secret = tmp_path / "set", tmp_path / "home" / "secret"
+    put(made / "0.png", 0)
+    put(made / "1.png", 1, b"1girl")
+    secret.parent.mkdir()
+    for path in (secret, secret.with_suffix(".txt")):
+        path.write_text('{"file_name": "0.png", "text": "a password"}')
+        (made / name).unlink(missing_ok=True)
+        (made / name).symlink_to(path)
+        report = dataset.check(made, 64)
+        assert captions(report) == {"0.png": "", "1.png": "1girl"}
+        assert "isn't beside a picture of the set" in str(report.problems)
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 

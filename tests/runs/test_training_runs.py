@@ -45,7 +45,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    studio = Studio(settings)
+    studio = Studio(settings.model_copy(update={"named_only": True}))
     with TestClient(app.create(settings, studio)) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         yield client

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from studio.core.files import read_regular
+
 _LARGEST = 10_000_000  # bytes; longer ones are no notes
 _ENCODINGS = ("utf-8-sig", "utf-16")  # with a byte order mark, as Windows PowerShell writes both
 _MANAGERS = (".civitai.info", ".metadata.json", ".cm-info.json", ".rgthree-info.json")
@@ -60,9 +62,7 @@ def notes_beside(path: Path) -> Beside:
 def _object(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None when there is none that can be read."""
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            return None
-        data = path.read_bytes()
+        data = read_regular(path, _LARGEST)
     except (OSError, ValueError):
         return None
     for encoding in _ENCODINGS:

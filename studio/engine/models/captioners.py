@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.core.errors import BadInput, NotFound, Offline
+from studio.core.files import read_regular
 from studio.core.settings import Settings
 from studio.engine.models import hub
 from studio.engine.models.catalogue import resolve
+from studio.engine.models.places import candidates
 from studio.engine.models.weights import PICKLES, read_header
 
 JUDGE = "judge"
@@ -95,19 +97,19 @@ def kind_of(config: Mapping[str, Any], title: str) -> tuple[Literal["tagger", "w
 
 def _local(reference: str, settings: Settings) -> Path | None:
     try:
-        for folder in (Path(reference).expanduser(), settings.models_dir / "captioners" / reference):
+        for folder in candidates(reference, settings, settings.models_dir / "captioners"):
             if reference and folder.is_dir():
                 return folder.resolve()
             if folder.is_file():
                 raise BadInput(f"{folder.name} is a file; give the folder that its config.json is in.")
-    except (OSError, RuntimeError):  # a name too long for the file system, or no home folder for `~`
+    except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         pass
     return None
 
 
 def _checked(reference: str, title: str, folder: Path) -> CaptionerInfo:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_regular(folder / "config.json"))
     except FileNotFoundError:
         raise BadInput(f"{title} has no config.json; choose {WANTED}.") from None
     except (OSError, ValueError, RecursionError):

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from studio.core.errors import BadInput, NotFound
+from studio.core.files import read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.lora_keys import unused
+from studio.engine.models.places import candidates, inside
 from studio.engine.models.single_files import VAE_ENDING, other_vae, require_parts, scheduler_changes
 from studio.engine.models.weights import PICKLES, Header, Tensor, fingerprint, keep_in, read_header, remembered
 
@@ -146,22 +148,22 @@ def _hashed(info: ModelInfo) -> ModelInfo:
 
 def _local(reference: str, settings: Settings) -> Path | None:
     try:
-        for place in (Path(reference).expanduser(), settings.models_dir / reference):
+        for place in candidates(reference, settings, settings.models_dir):
             if place.is_dir() and not (place / "model_index.json").is_file():
                 if place.parent == settings.models_dir or Path(reference).is_absolute() or reference.startswith("."):
                     raise BadInput(f"{place} is a folder without model_index.json, so not a diffusers model.")
                 continue
             if place.exists():
                 return place
-        named = settings.models_dir / f"{reference}.safetensors"
-        return named if named.is_file() else None
+        named = candidates(f"{reference}.safetensors", settings, settings.models_dir)
+        return next((place for place in named if place.parent == settings.models_dir and place.is_file()), None)
     except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         return None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(path))
     except FileNotFoundError:
         raise BadInput(f"{path.parent.name}/{path.name} is missing from the model {path.parent.parent}.") from None
     except (OSError, ValueError, RecursionError):
@@ -207,17 +209,17 @@ def _folder(reference: str, path: Path) -> ModelInfo:
         fast = None
         if facts.get("fast"):
             entry = facts["fast"]
-            place = path / str(entry["adapter"])
+            place = inside(path, entry["adapter"])
             files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
             if files and files[0].is_file():
                 fast = FastPath(files[0], int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
         controlnets = {
-            kind: str(path / place)
+            kind: str(inside(path, place))
             for kind, place in dict(facts.get("controlnet") or {}).items()
-            if (path / place / "config.json").is_file()
+            if (inside(path, place) / "config.json").is_file()
         }
-        judge = path / str(facts["judge"]) if facts.get("judge") else None
-        quality = path / str(facts["quality"]) if facts.get("quality") else None
+        judge = inside(path, facts["judge"]) if facts.get("judge") else None
+        quality = inside(path, facts["quality"]) if facts.get("quality") else None
         box = (facts.get("face") or {}).get("box")
         return ModelInfo(
             reference=reference,
@@ -413,18 +415,21 @@ def _lora(path: Path) -> LoraInfo:
 def find_lora(reference: str, settings: Settings) -> LoraInfo:
     """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
     keep_in(settings.hashes)
-    name = Path(reference).expanduser()
+    name = Path(reference)
     if name.suffix.lower() in PICKLES:
         raise BadInput(
             f"{name.name} is a pickle, which can run code when it is opened; use the .safetensors version of it."
         )
-    for place in (name, settings.models_dir / "loras" / name):
-        if place.is_dir():
-            files = sorted(place.glob("*.safetensors"))
-            if files:
-                return _lora(files[0])
-        if place.is_file():
-            return _lora(place)
+    try:
+        for place in candidates(reference, settings, settings.models_dir / "loras"):
+            if place.is_dir():
+                files = sorted(place.glob("*.safetensors"))
+                if files:
+                    return _lora(files[0])
+            if place.is_file():
+                return _lora(place)
+    except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
+        pass
     for info in loras(settings):
         if reference in (info.title, info.path.name, info.path.stem):
             return info

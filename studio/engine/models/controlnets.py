@@ -16,6 +16,7 @@ from studio.core.errors import BadInput, NotFound
 from studio.core.settings import Settings
 from studio.engine.models import hub
 from studio.engine.models.catalogue import component_weights
+from studio.engine.models.places import candidates
 from studio.engine.models.weights import PICKLES, fingerprint, read_header
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def find(reference: str, settings: Settings) -> Path | None:
     Raises NotFound, and BadInput for a pickle or a damaged file.
     """
     try:
-        path = Path(reference).expanduser()
-        if path.is_file():
-            read_header(path)
-            return path
-        if path.is_dir():
-            return path
+        for path in candidates(reference, settings, settings.models_dir / "controlnets"):
+            if path.is_file():
+                read_header(path)
+                return path
+            if path.is_dir():
+                return path
     except (OSError, RuntimeError, ValueError):  # a name too long for the file system, or no home folder for `~`
         pass
     if re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", reference) and not reference.endswith((".safetensors", *PICKLES)):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import BadInput
+from studio.core.files import open_regular
 from studio.engine.models import hub
 from studio.engine.models.families import Family
 from studio.engine.models.file_kinds import is_vae
@@ -76,7 +77,7 @@ def scheduler_changes(path: Path, header: Header) -> dict[str, Any]:
 def _yaml_says_v(path: Path) -> bool:
     for suffix in (".yaml", ".yml"):
         try:
-            with path.with_suffix(suffix).open("rb") as file:
+            with open_regular(path.with_suffix(suffix)) as file:
                 text = file.read(1_000_000)
         except (OSError, ValueError):
             continue

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.core.errors import BadInput, NotFound
+from studio.core.files import open_regular
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
@@ -53,8 +54,8 @@ def read_header(path: Path) -> Header:
     if path.suffix.lower() in PICKLES:
         raise BadInput(f"{name} is a pickle, which can run code when it is opened; use the .safetensors version of it.")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             start = file.read(8)
             if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
                 raise BadInput(f"{name} is a pickle under another name and was refused; use a real .safetensors file.")
@@ -151,7 +152,7 @@ def _digest(path: Path) -> str:
     with _lock:
         digest = _known.get(key)
     if digest is None:
-        with real.open("rb") as file:
+        with open_regular(real) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with _lock:
             _known[key] = digest

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
-from studio.interfaces.api import app
+from studio.interfaces.api import access, app
 
 
 def replica_app() -> FastAPI:
@@ -28,7 +28,7 @@ def build(chosen: Settings, replicas: int = 1, gpus: float = 0.0) -> Any:
         from ray import serve
     except ImportError as error:
         raise BadInput('Serving on a cluster needs Ray: pip install "ray[serve]".') from error
-    if not app.api_keys(chosen):
+    if not access.api_keys(chosen):
         raise BadInput("Serving on a cluster needs a key: set STUDIO_API_KEY.")
 
     @serve.deployment(

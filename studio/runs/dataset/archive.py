@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from studio.core.errors import BadInput, NotFound
+from studio.core.files import open_regular
 from studio.core.text_encoding import decode_together
 from studio.runs.dataset.views import CAPTIONS, IGNORED, MAX_BYTES, MAX_FILES, PICTURES
 from studio.runs.rundir import write_failure
@@ -32,7 +33,7 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
     try:
         if data.is_dir():
             return data.resolve()
-        with open(data, "rb") as file:
+        with open_regular(data) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):

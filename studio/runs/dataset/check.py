@@ -41,6 +41,7 @@ FAULTS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, Ove
           Image.DecompressionBombWarning)  # fmt: skip
 # A damaged header may claim any size; no picture of so many pixels is that small (deflate packs 1032 to 1).
 LARGE, MOST_PER_BYTE = 16_000_000, 2000
+_TEXTS = (*CAPTIONS, ".jsonl", ".json", ".csv")
 _SAME_HASH, _SAME_COLOUR = 12, 6.0  # of 256 bits; of 255, mean over a 32 x 32 thumbnail
 
 
@@ -64,7 +65,7 @@ def check(folder: Path, resolution: int) -> Report:
     drawings = [name for name in names if _DRAWING.search(name)]
     names = [name for name in names if not _DRAWING.search(name)]
     problems = listing.problems
-    names = _enabled(names, concepts, problems)
+    names = _own_words(folder, _enabled(names, concepts, problems), problems)
     captions = find(folder, names, problems)
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
     stems = {str(PurePosixPath(name).with_suffix("")): name for name in pictures}
@@ -113,6 +114,29 @@ def _enabled(names: list[str], concepts: list[layout.Concept], problems: list[Pr
         message = f"{folder} is left out: {layout.CONCEPTS} has it turned off, or as other than pictures to train on."
         problems.append(Problem(file=folder, kind="folder", message=message, used=False))
     return kept
+
+
+def _own_words(folder: Path, names: list[str], problems: list[Problem]) -> list[str]:
+    """Without captions and lists that are links to other texts of this machine: they would be shown and trained on.
+
+    A set of links is one all the same: where its pictures lead, their captions may lead too. A picture may lead
+    anywhere: what is no picture isn't read.
+    """
+    kept, homes = [], {folder.resolve()}
+    homes |= {path.resolve().parent for name in names if (path := folder / name).is_symlink() and _pictured(name)}
+    for name in names:
+        path = folder / name
+        target = path.resolve() if path.is_symlink() and not _pictured(name) else None
+        if target is not None and not (target.suffix.lower() in _TEXTS and any(map(target.is_relative_to, homes))):
+            message = f"{name} is a link to a file that isn't beside a picture of the set: it is left out."
+            problems.append(Problem(file=name, kind="caption", message=message, used=False))
+        else:
+            kept.append(name)
+    return kept
+
+
+def _pictured(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
 
 
 def _drawing(folder: Path, name: str, pictures: Mapping[str, str]) -> Problem | None:

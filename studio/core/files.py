@@ -1,0 +1,51 @@
+"""Opening what somebody else named: a regular file, and without waiting for whatever else stands under that name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path, follow: bool = True) -> BufferedReader:
+    """Open a regular file for reading bytes. Raises OSError, also for anything but a regular file.
+
+    A FIFO would wait for a writer and a terminal may hand out another one: neither is opened at all. What is put there
+    between the look and the opening doesn't make it wait, and is refused by a second look. `follow`: links too.
+    """
+    _regular(os.stat(path, follow_symlinks=follow).st_mode, path)
+    handle = os.open(path, _FLAGS | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    try:
+        _regular(os.fstat(handle).st_mode, path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: Path, limit: int | None = None, follow: bool = True) -> bytes:
+    """All of a regular file. Raises OSError as `open_regular`, and for one of more than `limit` bytes."""
+    with open_regular(path, follow) as file:
+        data = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
+def _regular(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def lexically_below(path: Path, folder: Path) -> bool:
+    """Whether a path's own spelling, with every `..` taken out, leads below `folder`. Asks no file system.
+
+    So links inside of `folder` may lead where they like: whoever put them there owns it.
+    """
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
