@@ -89,14 +89,14 @@ if not total:
 pages = -(-total // PAGE_SIZE)
 if st.session_state.get("gallery_page", 1) > pages:
     st.session_state["gallery_page"] = pages
-place = st.container()
+container = st.container()
 number = 1
 if pages > 1:
     with st.container(horizontal_alignment="center"):
         number = st.pagination(pages, key="gallery_page", on_change=trash.forget)
 pictures = studio().gallery(owner(), query or "", favourites, kind, offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
 selected: list[str] = []
-with place:
+with container:
     grid = st.grid("auto", min_column_width=150, gap="small")
     for picture in pictures:
         name = text.name(picture)

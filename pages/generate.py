@@ -57,7 +57,7 @@ with stage:
     job = None
     if job_id := widgets.current_job(PAGE):
         with widgets.refusals(PAGE):
-            job = widgets.job_panel(job_id, PAGE, place=problem)
+            job = widgets.job_panel(job_id, PAGE, container=problem)
         if job and not job.active:
             results.show(job)
     if job and (job.active or job.pictures or job.state == "done"):

@@ -68,13 +68,13 @@ def explain(error: ValidationError) -> str:
     return sentence(max(error.errors(), key=lambda item: len(item["loc"])))
 
 
-def sentence(error: Any, place: Sequence[str | int] | None = None) -> str:
+def sentence(error: Any, loc: Sequence[str | int] | None = None) -> str:
     """One of pydantic's errors as a sentence. `place`: where it is, if not where pydantic says."""
     if error["type"] == "union_tag_invalid":  # see `specs.base.by_kind`
         _, what, kind = error["ctx"]["tag"].split(":", 2)
         known = [tag.strip("'").split(":", 2)[2] for tag in error["ctx"]["expected_tags"].split(", ")]
         return f"There is no {what} of kind {kind!r}; there are {', '.join(known)}."
-    where = ".".join(str(part) for part in (error["loc"] if place is None else place) if _said(part))
+    where = ".".join(str(part) for part in (error["loc"] if loc is None else loc) if _said(part))
     message = plain(error)
     given = error.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or given is None else f" (given: {str(given)[:60]})"

@@ -108,13 +108,13 @@ class SpecField:
         if self.choices:
             *first, last = map(str, self.choices)
             return f"{', '.join(first)} or {last}" if first else last
-        found = self.bounds
+        limits = self.bounds
         if self.type not in (int, float):
             return ""
-        if "ge" in found and "le" in found:
-            return f"{found['ge']} to {found['le']}"
+        if "ge" in limits and "le" in limits:
+            return f"{limits['ge']} to {limits['le']}"
         words = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
-        return ", ".join(said.format(found[name]) for name, said in words.items() if name in found)
+        return ", ".join(said.format(limits[name]) for name, said in words.items() if name in limits)
 
 
 def listed(text: str) -> list[str]:
@@ -182,8 +182,8 @@ def bounds(spec: type[BaseModel], name: str) -> dict[str, Any]:
 
     Raises KeyError when the spec has no such field.
     """
-    found = describe(spec, name)
-    return {"default": found.default, **found.bounds}
+    field = describe(spec, name)
+    return {"default": field.default, **field.bounds}
 
 
 def key_data(spec: BaseModel) -> dict[str, Any]:
@@ -199,11 +199,11 @@ def key_data(spec: BaseModel) -> dict[str, Any]:
         if info.about.in_key and (name in always or getattr(spec, name) != info.default)
     ]
     plain = spec.model_dump(mode="json", include={info.name for info in counted})
-    found = {}
+    data = {}
     for info in counted:
         value = getattr(spec, info.name)
-        found[info.about.key_name or info.name] = key_data(value) if isinstance(value, BaseModel) else plain[info.name]
-    return found
+        data[info.about.key_name or info.name] = key_data(value) if isinstance(value, BaseModel) else plain[info.name]
+    return data
 
 
 def infotext(spec: type[BaseModel], values: Any) -> dict[str, str]:
@@ -211,9 +211,9 @@ def infotext(spec: type[BaseModel], values: Any) -> dict[str, str]:
 
     `values` may be another model with fields of the same names: a recipe for its request.
     """
-    found = {}
+    entries = {}
     for name, info in fields(spec).items():
         value = getattr(values, name, None)
         if info.about.infotext is not None and value is not None:
-            found[info.about.infotext.key] = info.about.infotext.write(value)
-    return found
+            entries[info.about.infotext.key] = info.about.infotext.write(value)
+    return entries

@@ -89,8 +89,8 @@ def decode_together(parts: Iterable[bytes], candidates: Sequence[str] = CANDIDAT
     """Several texts of one encoding, such as the names in one archive; None where it isn't sure."""
     parts = list(parts)
     text = decode(b"\n".join(parts), candidates=candidates)
-    found = [] if text is None else text.split("\n")
-    return found if len(found) == len(parts) else None
+    lines = [] if text is None else text.split("\n")
+    return lines if len(lines) == len(parts) else None
 
 
 def _valid_utf8(data: bytes) -> bool:
@@ -169,10 +169,10 @@ def _rating(text: str, encoding: str) -> float:
     if encoding == "utf-8":
         return 0.95 if _one_script(text) else 0.4
     weights = [weight for run in _runs(text) for weight in _run(run, encoding)]
-    found = sum(weights) / len(weights)
-    if encoding == "gbk" and found < 0.76:  # fewer than three of five in daily use
-        return min(found, SURE - 0.01)
-    return found
+    rating = sum(weights) / len(weights)
+    if encoding == "gbk" and rating < 0.76:  # fewer than three of five in daily use
+        return min(rating, SURE - 0.01)
+    return rating
 
 
 def _runs(text: str) -> Iterable[tuple[str, str, str]]:
@@ -251,8 +251,8 @@ def _western(text: str) -> float:
     if any(not word.isascii() and not _word(word) for word in re.findall(r"[^\W\d_]+", text)):
         return 0.2
     padded = f" {text} "
-    for place, mark in enumerate(padded):
-        if mark > "\x7f" and not _mark(padded[:place], mark, padded[place + 1 :]):
+    for index, mark in enumerate(padded):
+        if mark > "\x7f" and not _mark(padded[:index], mark, padded[index + 1 :]):
             return 0.2
     plain = sum(letter.isalpha() and letter < "\x80" for letter in text)
     return 0.95 if plain >= 2 * sum(letter > "\x7f" for letter in text) else 0.5

@@ -112,7 +112,7 @@ class ControlView(View):
     high: int | None = None
 
 
-class FoundRecipe(View):
+class ImportedRecipe(View):
     """A recipe read from a picture file, as a request that can be edited and drawn."""
 
     spec: GenerateSpec

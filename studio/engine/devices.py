@@ -27,4 +27,4 @@ def expected(settings: Settings) -> str:
         return "cpu"
     if build == "cpu" or build.startswith("xpu"):
         return "cpu"
-    return "cuda" if (sys.platform == "win32" and build) or any(place.exists() for place in _NVIDIA) else "cpu"
+    return "cuda" if (sys.platform == "win32" and build) or any(path.exists() for path in _NVIDIA) else "cpu"

@@ -44,11 +44,11 @@ class JudgeNetwork(nn.Module):
 
     def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Activations after each convolution, for a perceptual distance."""
-        found = []
+        outputs = []
         for layer in self.body:
             x = layer(x)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, 256), non-negative."""
@@ -123,13 +123,13 @@ class Judge:
         As LPIPS (1801.03924, eq. 1) without its learnt weights: unit-normalised activations of every layer,
         squared difference, averaged over positions, summed over layers.
         """
-        found = []
+        distances = []
         for x, y in zip(self._batches(a, 16), self._batches(b, 16), strict=True):
             total = torch.zeros(len(x))
             for p, q in zip(self.network.maps(x), self.network.maps(y), strict=True):
                 total += (F.normalize(p, dim=1) - F.normalize(q, dim=1)).square().sum(1).mean((1, 2))
-            found.append(total)
-        return torch.cat(found)
+            distances.append(total)
+        return torch.cat(distances)
 
     def _batches(self, pictures: Sequence[Image.Image] | torch.Tensor, batch: int) -> Iterable[torch.Tensor]:
         for i in range(0, len(pictures), batch):

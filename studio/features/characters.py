@@ -134,14 +134,14 @@ def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> Gen
     if asked("text") and base.text != known.text:
         words = planning.wording.written(base, fixed=False).layers.text
         changes |= {"prompt": ", ".join(part for part in (known.prompt, words) if part), "text": base.text}
-    found = known.model_copy(update=changes)
+    merged = known.model_copy(update=changes)
     if asked("style"):
-        found = planning.wording.prompted(found, found.emotion, base.style)
+        merged = planning.wording.prompted(merged, merged.emotion, base.style)
     elif "style" in base.model_fields_set and base.style != known.style:
         own.append(f"style ({known.style})")
     if own:
         planning.note(TEXT["own"].format(" and ".join(own)))
-    return found
+    return merged
 
 
 def character(engine: Any, job: Job, base: GenerateSpec, image: str | None) -> Character:

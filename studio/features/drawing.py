@@ -25,11 +25,11 @@ def draw(engine: Any, job: Job, recipes: Sequence[Recipe]) -> Iterator[None]:
     """
     todo: list[tuple[int, Recipe]] = []
     for index, recipe in enumerate(recipes):
-        if index in job.found:
+        if index in job.cached:
             continue
-        picture = job.cached(recipe)  # drawn since it was submitted, by an earlier job
+        picture = job.claim_cached(recipe)  # drawn since it was submitted, by an earlier job
         if picture is not None:
-            job.found[index] = picture
+            job.cached[index] = picture
             job.show(picture.id, index)
         else:
             todo.append((index, recipe))

@@ -92,9 +92,9 @@ class FrameDrawing:
 def recipes_for(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: str | None) -> list[Recipe]:
     """One recipe per emotion, alike but for the prompt."""
     base = base.model_copy(update={"count": 1, "source": source} if source else {"count": 1})
-    found = [job.resolve(job.wording.prompted(base, emotion, base.style))[0] for emotion in emotions]
-    first = found[0]
-    return [recipe.model_copy(update={"negative": first.negative, "seed": first.seed}) for recipe in found]
+    recipes = [job.resolve(job.wording.prompted(base, emotion, base.style))[0] for emotion in emotions]
+    first = recipes[0]
+    return [recipe.model_copy(update={"negative": first.negative, "seed": first.seed}) for recipe in recipes]
 
 
 def frame_recipe(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
@@ -117,17 +117,17 @@ def missing_frames(job: Job, frames: Sequence[Recipe], own: Collection[str] = ()
 
     `own` are those that this job has dealt with already; what else is there an earlier try finished.
     """
-    missing, found = [], {}
-    earlier = {picture.id: picture for picture in job.found.values()}
+    missing, cached = [], {}
+    earlier = {picture.id: picture for picture in job.cached.values()}
     for index, recipe in enumerate(frames):
-        picture = earlier.get(recipe.key) if recipe.key in own else job.cached(recipe)
+        picture = earlier.get(recipe.key) if recipe.key in own else job.claim_cached(recipe)
         if picture is not None:
-            found[index] = picture
+            cached[index] = picture
         if picture is not None or recipe.key in own:
             job.show(recipe.key, index)
         else:
             missing.append(index)
-    job.found = found  # at once: others may be reading it
+    job.cached = cached  # at once: others may be reading it
     if not own and 0 < len(missing) < len(frames):
         job.note(TEXT["found"].format(len(frames) - len(missing), len(frames)))
     return missing
@@ -143,7 +143,7 @@ def batches(made: Any, missing: Sequence[int]) -> Iterator[Sequence[int]]:
 
 def draw_source(engine: Any, job: Job, recipe: Recipe, name: str) -> Iterator[None]:
     """A picture to start from, from the cache or drawn now; shown before all frames, its id in the result."""
-    picture = job.cached(recipe)
+    picture = job.claim_cached(recipe)
     if picture is not None:
         job.result[name] = job.show(picture.id, -1)
         return

@@ -61,7 +61,7 @@ class Job:
         *,
         title: str = "",
         recipes: tuple[Recipe, ...] = (),
-        found: Mapping[int, Picture] | None = None,
+        cached: Mapping[int, Picture] | None = None,
         notes: tuple[str, ...] = (),
         pictures: Pictures,
         resolve: Callable[[GenerateSpec], tuple[Recipe, ...]] | None = None,
@@ -74,13 +74,13 @@ class Job:
         self.owner = owner
         self.title = title
         self.recipes = recipes  # every default filled in; one per picture where the request says how many
-        self.found = dict(found or {})  # index -> picture that was there already
+        self.cached = dict(cached or {})  # index -> picture that was there already
         self.result: dict[str, Any] = dict(result or {})
         self.model_title = model_title
         self._resolve = resolve
         self._wording = wording
         self._store = pictures
-        self.ids = {index: picture.id for index, picture in self.found.items()}  # what the job shows, by place
+        self.ids = {index: picture.id for index, picture in self.cached.items()}  # what the job shows, by index
         self._notes = list(notes)
         self._note = ""
         self._preview: bytes | None = None
@@ -160,7 +160,7 @@ class Job:
         """The file of a picture of this owner. Raises `NotFound`."""
         return self._store.get(id, self.owner).path
 
-    def cached(self, recipe: Recipe) -> Picture | None:
+    def claim_cached(self, recipe: Recipe) -> Picture | None:
         """The picture of this recipe if it was ever drawn here (it becomes this owner's)."""
         return self._store.claim_cached(recipe, self.owner)
 
@@ -255,7 +255,7 @@ class Job:
             seconds_left=self._seconds_left(),
             preview=self._preview,
             pictures=tuple(ids.values()),
-            cached=tuple(dict.fromkeys(picture.id for picture in self.found.values())),
+            cached=tuple(dict.fromkeys(picture.id for picture in self.cached.values())),
             result=dict(self.result),
             notes=tuple(self._notes),
             error=self.error,

@@ -364,9 +364,9 @@ class Jobs:
         depth = self._queues[job.owner].index(job)  # rounds that this owner needs before
         turn = turns.index(job.owner)
         first = depth + (served is not None)
-        for place, owner in enumerate(turns):
+        for index, owner in enumerate(turns):
             if owner != job.owner:
-                first += min(len(self._queues.get(owner, ())), depth + (place < turn))
+                first += min(len(self._queues.get(owner, ())), depth + (index < turn))
         return first
 
     def _forget(self) -> None:

@@ -107,8 +107,8 @@ def _unscheduled(text: str, steps: int, remarks: list[str]) -> str:
         return f"\x01{len(kept) - 1}\x02"
 
     for _ in range(50):
-        text, found = _INNERMOST.subn(one, text)
-        if not found:
+        text, count = _INNERMOST.subn(one, text)
+        if not count:
             break
     return _restored(text, kept)
 
@@ -127,12 +127,12 @@ def _shown(text: str, kept: list[str]) -> str:
 def _apart(text: str, mark: str) -> list[str]:
     """Split at `mark` outside of round brackets."""
     parts, depth, start = [], 0, 0
-    for place, letter in enumerate(text):
-        if letter in "()" and (place == 0 or text[place - 1] != "\\"):
+    for index, letter in enumerate(text):
+        if letter in "()" and (index == 0 or text[index - 1] != "\\"):
             depth += 1 if letter == "(" else -1
         elif letter == mark and depth <= 0:
-            parts.append(text[start:place])
-            start = place + 1
+            parts.append(text[start:index])
+            start = index + 1
     return [*parts, text[start:]]
 
 
@@ -145,9 +145,9 @@ def _joined(prompts: list[str]) -> str:
 def tidy(text: str) -> str:
     """Without the commas and blanks around what was taken out (NUL in its place)."""
     parts = re.sub(r"\x00[\x00\s]*", "\x00", _EMPTY.sub("\x00", text)).split("\x00")
-    for place, after in enumerate(parts[1:]):
+    for index, after in enumerate(parts[1:]):
         if after and after[0] != ",":
-            parts[place] += " "
+            parts[index] += " "
         else:
-            parts[place] = parts[place].rstrip().removesuffix(",").rstrip()
+            parts[index] = parts[index].rstrip().removesuffix(",").rstrip()
     return re.sub(r"[ \t]{2,}", " ", "".join(parts)).strip(" ,")

@@ -133,27 +133,27 @@ def is_word(word: str) -> bool:
 
 
 def _typo(word: str, rng: random.Random) -> str:
-    place = rng.randrange(len(word))
-    letter = word[place].lower()
+    index = rng.randrange(len(word))
+    letter = word[index].lower()
     near = sorted(neighbours().get(letter, letter))
     how = rng.choice(("swap", "drop", "double", "replace", "insert"))
     if how == "swap":
-        place = min(place, len(word) - 2)
-        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+        index = min(index, len(word) - 2)
+        return word[:index] + word[index + 1] + word[index] + word[index + 2 :]
     if how == "drop":
-        return word[:place] + word[place + 1 :]
+        return word[:index] + word[index + 1 :]
     if how == "double":
-        return word[:place] + word[place] + word[place:]
+        return word[:index] + word[index] + word[index:]
     if how == "replace":
-        return word[:place] + rng.choice(near) + word[place + 1 :]
-    return word[: place + 1] + rng.choice(near) + word[place + 1 :]
+        return word[:index] + rng.choice(near) + word[index + 1 :]
+    return word[: index + 1] + rng.choice(near) + word[index + 1 :]
 
 
 def _glyph(word: str, rng: random.Random) -> str | None:
-    places = [i for i, c in enumerate(word) if c.lower() in _GLYPHS]
-    if not places:
+    indices = [i for i, c in enumerate(word) if c.lower() in _GLYPHS]
+    if not indices:
         return None
-    chosen = rng.sample(places, min(len(places), rng.choice((1, 1, 2, 3))))
+    chosen = rng.sample(indices, min(len(indices), rng.choice((1, 1, 2, 3))))
     letters = [rng.choice(_GLYPHS[c.lower()]) if i in chosen else c for i, c in enumerate(word)]
     if rng.random() < 0.15:
         letters.insert(rng.randrange(1, len(letters)), rng.choice("\u200b\u200d\u2060\u00ad"))
@@ -195,7 +195,7 @@ class SearchStep:
     score: float
 
 
-Found = tuple[Attacked, tuple[SearchStep, ...]]
+SearchResult = tuple[Attacked, tuple[SearchStep, ...]]
 
 
 def search(
@@ -207,7 +207,7 @@ def search(
     protected: Sequence[str] = (),
     ranked: int | None = None,
     first: Sequence[str] = (),
-) -> Generator[list[str], Sequence[float], Found]:
+) -> Generator[list[str], Sequence[float], SearchResult]:
     """Gao et al.'s greedy search, which asks for scores and waits: it yields prompts and is sent how well each keeps
     its meaning (higher is better, for instance the judge's probability of the asked emotion, averaged over seeds); the
     attack makes that as low as it can.
@@ -269,7 +269,7 @@ def greedy(
     seed: int = 0,
     protected: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
-) -> Found:
+) -> SearchResult:
     """`search` with a `score` that answers at once, prompt by prompt. `on_step(done, total)` counts its calls and may
     raise to cancel.
     """
@@ -287,5 +287,5 @@ def greedy(
                     on_step(done, total)
             wanted = steps.send(scores)
     except StopIteration as over:
-        found: Found = over.value
-        return found
+        result: SearchResult = over.value
+        return result

@@ -198,9 +198,9 @@ class ClaudeWriter:
             return self.offline.write(request)
         key = self._key(request)
         with self._alone(key):  # the same asked twice at once is paid for once
-            found = self._stored(key, PromptResult)
-            if found is not None:
-                return found.model_copy(update={"cached": True, "tokens_in": 0, "tokens_out": 0, "cost_usd": 0.0})
+            stored = self._stored(key, PromptResult)
+            if stored is not None:
+                return stored.model_copy(update={"cached": True, "tokens_in": 0, "tokens_out": 0, "cost_usd": 0.0})
             self._call.tokens = (0, 0)
             try:
                 payload = request.model_dump(mode="json", include={"emotion", "style", "quality", "text"})
@@ -437,7 +437,7 @@ class ClaudeWriter:
 
         Tags of the studio's lexicon in one of `categories` (any but negative ones when None), and what was typed.
         """
-        found: list[str] = []
+        known: list[str] = []
         said = f" {_spaced(typed)} "
         for phrase in phrases:
             words = normal(phrase)
@@ -446,8 +446,8 @@ class ClaudeWriter:
                 fits = tag.category in categories if categories else tag.category not in ("negative", "quality")
             else:
                 fits = bool(_SAFE.fullmatch(words)) and f" {_spaced(words)} " in said
-            (found if fits else dropped).append(words)
-        return list(dict.fromkeys(found))
+            (known if fits else dropped).append(words)
+        return list(dict.fromkeys(known))
 
     def _clashes(self, word: str, others: tuple[str, ...]) -> bool:
         return any(clash.first == word or clash.second == word for clash in self.lexicon.conflicts([*others, word]))

@@ -49,8 +49,8 @@ def copied_spans(text: str, common: Collection[str] = ()) -> list[tuple[int, int
     if "_" in text:
         spans = [m.span() for m in _TOKEN.finditer(text) if "_" in m.group() and any(c.isalnum() for c in m.group())]
     if "(" in text:
-        found = [_whole_tag(text, *match.span()) for match in _OF_A_SERIES.finditer(text)]
-        spans += [(start, end) for start, end in found if not _typed(text[start:end], common)]
+        series = [_whole_tag(text, *match.span()) for match in _OF_A_SERIES.finditer(text)]
+        spans += [(start, end) for start, end in series if not _typed(text[start:end], common)]
     for part in segments(text):
         if len(part.text) <= 128 and (is_danbooru_tag(part.text) or _has_capital(part.text, part.start == 0)):
             spans.append((part.start, part.end))

@@ -87,9 +87,9 @@ class _Choosing:
         for _ in range(number):
             if not any(weights):
                 break
-            place = self.rng.choices(range(len(options)), weights)[0]
-            picked.append(self.made(options.pop(place), depth + 1).strip())
-            weights.pop(place)
+            index = self.rng.choices(range(len(options)), weights)[0]
+            picked.append(self.made(options.pop(index), depth + 1).strip())
+            weights.pop(index)
         return joint.join(picked)
 
     def _drawn(self, text: str, depth: int) -> str:
@@ -119,27 +119,27 @@ class _Choosing:
 def _outer(text: str) -> Iterator[tuple[int, int]]:
     """Places of the outermost pairs of braces."""
     depth, start = 0, 0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         if letter == "{":
-            start = place if depth == 0 else start
+            start = index if depth == 0 else start
             depth += 1
         elif letter == "}" and depth:
             depth -= 1
             if depth == 0:
-                yield start, place
+                yield start, index
 
 
 def _split(inside: str) -> list[str]:
     """At the bars outside of braces and of A1111's `[a|b]`."""
     parts, depth, start = [], 0, 0
-    for place, letter in enumerate(inside):
+    for index, letter in enumerate(inside):
         if letter in "{[":
             depth += 1
         elif letter in "}]":
             depth -= 1
         elif letter == "|" and depth == 0:
-            parts.append(inside[start:place])
-            start = place + 1
+            parts.append(inside[start:index])
+            start = index + 1
     return [*parts, inside[start:]]
 
 
@@ -148,17 +148,17 @@ def _lines(name: str, folder: Path | None) -> list[str]:
     pattern = name.replace("\\", "/").strip("/ ")
     if folder is None or ".." in pattern or not folder.is_dir():
         return []
-    found: list[str] = []
+    options: list[str] = []
     try:
         files = sorted(folder.rglob("*.txt"))
         for file in files:
             said = file.relative_to(folder).with_suffix("").as_posix()
             fits = said == pattern or ("/" not in pattern and file.stem == pattern)
             if (fits or ("*" in pattern and _glob(pattern).fullmatch(said))) and file.stat().st_size <= LARGEST:
-                found += _options(file.read_bytes())
+                options += _options(file.read_bytes())
     except OSError:
         return []
-    return found
+    return options
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

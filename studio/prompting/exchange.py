@@ -18,14 +18,14 @@ from studio.prompting.syntax import CLOSERS, OPENERS, segments
 def belonging(layer: Literal["emotion", "style"], value: str) -> frozenset[str]:
     """Every phrase that says `value` ("happy", "casual"): the words of its layer and all synonyms of these tags."""
     words = layer_words()[layer][value]
-    found = {normal(word) for word in (*words["first"], *words["more"])}
+    names = {normal(word) for word in (*words["first"], *words["more"])}
     if layer == "emotion":
-        found.add(value)
+        names.add(value)
     lexicon = Lexicon.load()
-    for tag in [lexicon.find(word) for word in found]:
+    for tag in [lexicon.find(word) for word in names]:
         if tag is not None:
-            found |= {normal(name) for name in (tag.name, *tag.synonyms)}
-    return frozenset(found)
+            names |= {normal(name) for name in (tag.name, *tag.synonyms)}
+    return frozenset(names)
 
 
 def says(prompt: str, layer: Literal["emotion", "style"], value: str) -> bool:
@@ -41,14 +41,14 @@ def replace_layer(prompt: str, layer: Literal["emotion", "style"], old: str, new
     gone = belonging(layer, old) - belonging(layer, new) - {normal(tag) for tag in tags}
     added = {normal(tag) for tag in tags}
     kept: list[str] = []
-    place: int | None = None
+    position: int | None = None
     opened = ""  # brackets that a tag which is gone opened around others
     for part in prompt.split(","):
-        found = segments(part)
-        said = {normal(segment.text) for segment in found}
+        written = segments(part)
+        said = {normal(segment.text) for segment in written}
         if said and said <= gone:
-            place = len(kept) if place is None else place
-            before, after = part[: found[0].start].strip(), part[found[-1].end :].strip()
+            position = len(kept) if position is None else position
+            before, after = part[: written[0].start].strip(), part[written[-1].end :].strip()
             closed = sum(letter in CLOSERS for letter in after)
             opened += "".join(letter for letter in before if letter in OPENERS)
             inside = min(closed, len(opened))
@@ -58,5 +58,5 @@ def replace_layer(prompt: str, layer: Literal["emotion", "style"], old: str, new
         elif not (said and said <= added):
             kept.append(opened + part.strip())
             opened = ""
-    place = len(kept) if place is None else place
-    return ", ".join(part for part in [*kept[:place], *tags, *kept[place:]] if part)
+    position = len(kept) if position is None else position
+    return ", ".join(part for part in [*kept[:position], *tags, *kept[position:]] if part)

@@ -74,24 +74,24 @@ def readings(char: str) -> str:
     """
     if char.isascii() and char.isalpha():
         return char.lower()
-    found = _table().get(char, "")
+    letters = _table().get(char, "")
     plain = unicodedata.normalize("NFKD", char)
     base = "".join(c for c in plain if not unicodedata.combining(c)).lower()
-    if len(base) == 1 and base.isascii() and base.isalpha() and base not in found:
-        found = base + found if not char.isascii() else found + base
+    if len(base) == 1 and base.isascii() and base.isalpha() and base not in letters:
+        letters = base + letters if not char.isascii() else letters + base
     if len(base) == 1 and base != char:
-        found += "".join(c for c in _table().get(base, "") if c not in found)
-    if not found:
+        letters += "".join(c for c in _table().get(base, "") if c not in letters)
+    if not letters:
         name = unicodedata.name(char, "")
         for marker in ("SMALL CAPITAL ", "SMALL LETTER ", "CAPITAL LETTER ", "REGIONAL INDICATOR SYMBOL LETTER "):
             tail = name.partition(marker)[2].split(" ")[0]
             if len(tail) == 1 and tail.isascii():
-                found = tail.lower()
+                letters = tail.lower()
         if "SQUARED LATIN" in name or "CIRCLED LATIN" in name:
             tail = name.split(" ")[-1]
-            found = tail.lower() if len(tail) == 1 else ""
-    if found or char.isascii():
-        return found
+            letters = tail.lower() if len(tail) == 1 else ""
+    if letters or char.isascii():
+        return letters
     return UNKNOWN if char.isalpha() else ""
 
 
@@ -117,13 +117,13 @@ def expand(word: str, shapes: int = 2) -> list[str]:
     while _product(options) > MAX_READINGS:
         longest = max(range(len(options)), key=lambda i: len(options[i]))
         options[longest] = options[longest][:-1]
-    found = ["".join(parts) for parts in itertools.product(*options)]
+    spellings = ["".join(parts) for parts in itertools.product(*options)]
     for shape, letter in _SEQUENCES if shapes else ():
         if shape in word:
-            found += expand(word.replace(shape, letter, 1), shapes - 1)
+            spellings += expand(word.replace(shape, letter, 1), shapes - 1)
     if any(not c.isascii() for c in word) or not word.isalpha():
-        found += [w[:i] + "i" + w[i + 1 :] for w in found for i, c in enumerate(w) if c == "l"]
-    return list(dict.fromkeys(found))[: 4 * MAX_READINGS]
+        spellings += [w[:i] + "i" + w[i + 1 :] for w in spellings for i, c in enumerate(w) if c == "l"]
+    return list(dict.fromkeys(spellings))[: 4 * MAX_READINGS]
 
 
 def _product(options: list[str]) -> int:

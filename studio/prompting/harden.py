@@ -146,7 +146,7 @@ def _characters(text: str, plain: str, closed: Sequence[tuple[int, int]], in_wor
     """
     if text.isascii():
         return [Change(i, i + 1, c, " ", "invisible", 1.0) for i, c in enumerate(text) if c < " " and c not in "\n\t\r"]
-    found = []
+    changes = []
     for i, char in enumerate(text):
         if char.isascii() and (char >= " " or char in "\n\t\r"):
             continue
@@ -154,14 +154,14 @@ def _characters(text: str, plain: str, closed: Sequence[tuple[int, int]], in_wor
             continue
         if char in glyphs.INVISIBLE:
             if char not in glyphs.JOINERS or not _joins(text, i):
-                found.append(Change(i, i + 1, char, "", "invisible", 1.0))
+                changes.append(Change(i, i + 1, char, "", "invisible", 1.0))
         elif char in _SPACES:
-            found.append(Change(i, i + 1, char, " ", "width", 1.0))
+            changes.append(Change(i, i + 1, char, " ", "width", 1.0))
         elif plain[i] != char and i not in in_words:
-            found.append(Change(i, i + 1, char, plain[i], "width", 1.0))
+            changes.append(Change(i, i + 1, char, plain[i], "width", 1.0))
         elif unicodedata.category(char) == "Cc":
-            found.append(Change(i, i + 1, char, " ", "invisible", 1.0))
-    return found
+            changes.append(Change(i, i + 1, char, " ", "invisible", 1.0))
+    return changes
 
 
 def _joins(text: str, i: int) -> bool:
@@ -182,7 +182,7 @@ def _within(start: int, end: int, spans: Sequence[tuple[int, int]]) -> bool:
 
 def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary) -> list[_Word]:
     """Every word with its readings; those of correct words are empty."""
-    found: list[_Word] = []
+    words: list[_Word] = []
     segment, last, opening = 0, 0, True
     foreign = _foreign(text)
     copied = copied_spans(text, vocabulary.bracketed)
@@ -190,7 +190,7 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
         between = text[last : match.start()]
         if any(c in ",;|\n、，()[]{}" for c in between):
             segment += 1
-        opening = not found or any(c in ".!?\n。" for c in between)
+        opening = not words or any(c in ".!?\n。" for c in between)
         last = match.end()
         start, end = match.span()
         source = match.group()
@@ -200,15 +200,15 @@ def _words(text: str, closed: Sequence[tuple[int, int]], vocabulary: Vocabulary)
         end = start + len(trimmed)
         last = max(last, end)
         if not trimmed or _within(start, end, closed):
-            found.append(_Word(start, end, trimmed, trimmed.lower(), opening, segment, [], copied=True))
+            words.append(_Word(start, end, trimmed, trimmed.lower(), opening, segment, [], copied=True))
             continue
         plain = trimmed.lower() if trimmed.isascii() else glyphs.unmarked(trimmed).lower()
         word = _Word(start, end, trimmed, plain.replace("’", "'"), opening, segment, [])
         word.copied, word.joined = _within(start, end, copied), between.endswith("-")
         if not _correct(word, vocabulary):
             word.choices = _readings(word, vocabulary, foreign)
-        found.append(word)
-    return found
+        words.append(word)
+    return words
 
 
 def _foreign(text: str) -> bool:
@@ -247,7 +247,7 @@ def _readings(word: _Word, vocabulary: Vocabulary, foreign: bool) -> list[_Choic
     people = count_of_people(glyphs.unmarked(source))
     if people == source:
         return []
-    if people is not None and not (source.isascii() and (found := _folded(word, vocabulary)) and found[0][0] > 6):
+    if people is not None and not (source.isascii() and (matches := _folded(word, vocabulary)) and matches[0][0] > 6):
         return [(9.0, people, "typo" if source.isascii() else "glyph")]
     if plain.isascii() and not source.isascii() and vocabulary.known(plain):
         return [(9.0, plain, "invisible")]  # only marks and invisible characters were in the way
@@ -297,12 +297,12 @@ def _folded(word: _Word, vocabulary: Vocabulary) -> list[_Choice]:
     plain = word.plain
     if len(plain) == 1:
         return [(9.0, "a", "glyph")] if "a" in glyphs.readings(plain) and not _spelled_so(plain) else []
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     strange = not plain.isascii()
-    for place, reading in enumerate(glyphs.expand(glyphs.unmarked(word.source))):
+    for rank, reading in enumerate(glyphs.expand(glyphs.unmarked(word.source))):
         if glyphs.UNKNOWN in reading:
             for option in _fill(reading, vocabulary):
-                found[option] = max(found.get(option, -9.0), 3.0 + _prior(option, vocabulary))
+                scores[option] = max(scores.get(option, -9.0), 3.0 + _prior(option, vocabulary))
         elif reading != plain and vocabulary.listed(reading):
             common = reading in vocabulary.tags or vocabulary.english.get(reading, 99) <= 35
             if strange and not common and (_spelled_so(word.source) or word.source[0].isupper()):
@@ -311,16 +311,16 @@ def _folded(word: _Word, vocabulary: Vocabulary) -> list[_Choice]:
                 weight = 6.0 if common else 2.0
             else:
                 weight = 0.22 * min(len(plain), 10) - 1.7 * 1.1  # "rn" for "m" may as well be a slip
-            found[reading] = max(found.get(reading, -9.0), weight + _prior(reading, vocabulary) - 0.02 * place)
-    if not strange and _leet(plain) and not _trustworthy_leet(plain, found):
+            scores[reading] = max(scores.get(reading, -9.0), weight + _prior(reading, vocabulary) - 0.02 * rank)
+    if not strange and _leet(plain) and not _trustworthy_leet(plain, scores):
         return []
-    return sorted(((score, option, "glyph") for option, score in found.items()), reverse=True)
+    return sorted(((score, option, "glyph") for option, score in scores.items()), reverse=True)
 
 
-def _trustworthy_leet(plain: str, found: dict[str, float]) -> bool:
+def _trustworthy_leet(plain: str, readings: dict[str, float]) -> bool:
     """Digits for letters: believable inside a word of some length, not in codes such as "v2", "ch4r" or "4k"."""
     letters = sum(c.isalpha() for c in plain)
-    return bool(found) and letters >= 2 and letters >= len(plain) / 2 and len(plain) >= 3
+    return bool(readings) and letters >= 2 and letters >= len(plain) / 2 and len(plain) >= 3
 
 
 def _fill(pattern: str, vocabulary: Vocabulary) -> list[str]:
@@ -350,13 +350,13 @@ def _slips(plain: str, vocabulary: Vocabulary) -> list[_Choice]:
     if len(plain) < 2 or len(plain) > 24 or not plain.isalpha():
         return []
     length = 0.22 * min(len(plain), 10)
-    found: dict[str, tuple[float, Kind]] = {}
+    best: dict[str, tuple[float, Kind]] = {}
     for other in {*vocabulary.near_tags(plain), *vocabulary.near_english(plain)}:
         if len(other) > 1:
             slip = keyboard.cost(plain, other)
-            found[other] = (_prior(other, vocabulary) + length - 1.7 * slip, "typo")
+            best[other] = (_prior(other, vocabulary) + length - 1.7 * slip, "typo")
     spoken = phonetics.vowels(plain)
-    for place, key in enumerate(phonetics.keys(plain)):
+    for rank, key in enumerate(phonetics.keys(plain)):
         for other in vocabulary.by_sound.get(key, ()):
             distance = OSA.distance(plain, other)
             if distance <= max(2, len(other) // 2):
@@ -364,10 +364,10 @@ def _slips(plain: str, vocabulary: Vocabulary) -> list[_Choice]:
                 if plain[0] in "aeiou" and spoken[:1] != sounds[:1]:
                     continue
                 missed = OSA.distance(spoken, sounds) + (0.9 if len(plain) <= 4 else 0.0)
-                score = _prior(other, vocabulary) + length - (1.0, 1.4)[place] - 0.5 * distance - 1.1 * missed
-                if score > found.get(other, (-9.0, "typo"))[0]:
-                    found[other] = (score, "phonetic")
-    ranked = sorted(((score, other, kind) for other, (score, kind) in found.items()), reverse=True)
+                score = _prior(other, vocabulary) + length - (1.0, 1.4)[rank] - 0.5 * distance - 1.1 * missed
+                if score > best.get(other, (-9.0, "typo"))[0]:
+                    best[other] = (score, "phonetic")
+    ranked = sorted(((score, other, kind) for other, (score, kind) in best.items()), reverse=True)
     return ranked[:6]
 
 

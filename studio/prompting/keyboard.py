@@ -24,10 +24,10 @@ FIRST_LETTER = 0.4  # people rarely miss the first letter
 @lru_cache(maxsize=1)
 def neighbours() -> dict[str, frozenset[str]]:
     """Keys next to each key, also diagonally."""
-    places = {c: (x + shift, y) for y, (row, shift) in enumerate(_ROWS) for x, c in enumerate(row)}
+    positions = {c: (x + shift, y) for y, (row, shift) in enumerate(_ROWS) for x, c in enumerate(row)}
     return {
-        c: frozenset(o for o, (ox, oy) in places.items() if o != c and abs(ox - x) <= 1.0 and abs(oy - y) <= 1)
-        for c, (x, y) in places.items()
+        c: frozenset(o for o, (ox, oy) in positions.items() if o != c and abs(ox - x) <= 1.0 and abs(oy - y) <= 1)
+        for c, (x, y) in positions.items()
     }
 
 

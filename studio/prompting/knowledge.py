@@ -99,7 +99,7 @@ def unknown_words(
     Trigger words in `protected` and syntax are never among them. Any string is accepted.
     """
     lexicon = lexicon or Lexicon.load()
-    found: dict[str, UnknownWord] = {}
+    unknown: dict[str, UnknownWord] = {}
     for phrase, known in _phrases(text, knowledge, lexicon, protected):
         if known and knowledge.share(phrase) >= RELIABLE:
             continue
@@ -107,14 +107,14 @@ def unknown_words(
             reason = "It is often missing from this model's pictures."
             if knowledge.tag_of(phrase) in knowledge.shares:
                 reason = f"This model shows it in about {knowledge.share(phrase):.0%} of its pictures."
-            found.setdefault(phrase, UnknownWord(word=phrase, reason=reason))
+            unknown.setdefault(phrase, UnknownWord(word=phrase, reason=reason))
         else:
             reason = "This model was never taught it."
             if not knowledge.tags:
                 reason = "It stands in no word list; unless a LoRA taught it, it does little."
             instead = nearest(phrase, knowledge, lexicon)
-            found.setdefault(phrase, UnknownWord(word=phrase, reason=reason, instead=instead))
-    return tuple(found.values())
+            unknown.setdefault(phrase, UnknownWord(word=phrase, reason=reason, instead=instead))
+    return tuple(unknown.values())
 
 
 def known_share(
@@ -122,8 +122,8 @@ def known_share(
 ) -> float:
     """Share of what `text` asks for that the model can draw; 1 for a text that asks for nothing."""
     lexicon = lexicon or Lexicon.load()
-    found = list(_phrases(text, knowledge, lexicon, protected))
-    weights = [knowledge.share(phrase) if known else 0.0 for phrase, known in found]
+    phrases = list(_phrases(text, knowledge, lexicon, protected))
+    weights = [knowledge.share(phrase) if known else 0.0 for phrase, known in phrases]
     return sum(weights) / len(weights) if weights else 1.0
 
 
@@ -144,18 +144,18 @@ def nearest(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> tuple[str, .
     if len(words) == 1 and knowledge.knows(f"{words[0]} hair"):
         return (f"{words[0]} hair,",)  # "long" of "long blue hair"
     color = next((word for word in words if word in COLORS), "")
-    found: list[str] = []
+    substitutes: list[str] = []
     for size in range(len(words), 0, -1):
         for start in range(len(words) - size + 1):
             part = " ".join(words[start : start + size])
             for option in _substitutes().get(part, ()):
                 colors = [color] if color else ["white", "black", "blue"]
-                found += [said for one in colors for said in _said(option, one, knowledge)]
-            if not found:
-                found += _of_lexicon(part, color, knowledge, lexicon)
-        if found:
+                substitutes += [said for one in colors for said in _said(option, one, knowledge)]
+            if not substitutes:
+                substitutes += _of_lexicon(part, color, knowledge, lexicon)
+        if substitutes:
             break
-    return tuple(dict.fromkeys(found))[:3]
+    return tuple(dict.fromkeys(substitutes))[:3]
 
 
 def _said(option: str, color: str, knowledge: Knowledge) -> list[str]:

@@ -90,10 +90,10 @@ def _split(cell: str | None) -> tuple[str, ...]:
 def _read(path: Path) -> list[Tag]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = []
+    tags = []
     for row in rows:
         conflicts = _split(row["conflicts"])
-        found.append(
+        tags.append(
             Tag(
                 name=row["tag"],
                 category=path.stem.partition("_")[0],
@@ -104,7 +104,7 @@ def _read(path: Path) -> list[Tag]:
                 lifts=tuple(c[1:] for c in conflicts if c.startswith("+")),
             )
         )
-    return found
+    return tags
 
 
 class Lexicon:
@@ -180,10 +180,10 @@ class Lexicon:
     @cached_property
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Words that stand next to each other in some phrase of the studio's own."""
-        found = set()
+        pairs = set()
         for phrase in self.studio_phrases:
-            found |= set(itertools.pairwise(WORD.findall(phrase)))
-        return frozenset(found)
+            pairs |= set(itertools.pairwise(WORD.findall(phrase)))
+        return frozenset(pairs)
 
     @cached_property
     def _sorted(self) -> list[tuple[str, str]]:
@@ -237,14 +237,14 @@ class Lexicon:
             return []
         for begin in _beginnings(typed):
             piece = typed[begin:]
-            found = [one for one in self.complete(piece, limit + 1) if normal(one.tag) != normal(piece)]
-            if found or piece in self:
+            completions = [one for one in self.complete(piece, limit + 1) if normal(one.tag) != normal(piece)]
+            if completions or piece in self:
                 before = text[: start + begin]
                 if begin and JAPANESE.match(piece):  # a tag of its own, no word of an English sentence
                     before = before.rstrip() + ", "
                 return [
                     Suggestion(one.tag, one.japanese, one.count, f"{before}{self._written(one.tag)}, ")
-                    for one in found[:limit]
+                    for one in completions[:limit]
                 ]
         return []
 
@@ -255,14 +255,14 @@ class Lexicon:
 
     def conflicts(self, phrases: Iterable[str]) -> list[Conflict]:
         """Pairs among these phrases that exclude each other, in their order. Unknown phrases exclude nothing."""
-        found: dict[str, Tag] = {}
+        tags: dict[str, Tag] = {}
         for phrase in phrases:
             tag = self.find(phrase)
             if tag is not None:
-                found.setdefault(normal(tag.name), tag)
-        lifted = {group for tag in found.values() for group in tag.lifts}
+                tags.setdefault(normal(tag.name), tag)
+        lifted = {group for tag in tags.values() for group in tag.lifts}
         clashes = []
-        for one, two in itertools.combinations(found.values(), 2):
+        for one, two in itertools.combinations(tags.values(), 2):
             if two.name in one.conflicts or one.name in two.conflicts:
                 clashes.append(Conflict(one.name, two.name, "they exclude each other"))
             elif one.group and one.group == two.group and one.group not in lifted:
@@ -371,20 +371,20 @@ def _builtin() -> Lexicon:
 def _extra(paths: Sequence[Path]) -> list[Tag]:
     tags = []
     for path in paths:
-        found = tag_csv.read(path)
-        if not found.rows:
+        file = tag_csv.read(path)
+        if not file.rows:
             raise BadInput(f'No tag could be read from {path.name}; it needs lines like `blue_hair,0,12345,"aoi"`.')
-        tags += added(found, path.name)
+        tags += added(file, path.name)
     return tags
 
 
-def added(found: tag_csv.TagFile, source: str) -> list[Tag]:
+def added(file: tag_csv.TagFile, source: str) -> list[Tag]:
     """The tags of a list of somebody's own, as they go into a lexicon."""
-    return [Tag(row.name, row.category, synonyms=row.aliases, count=row.count, source=source) for row in found.rows]
+    return [Tag(row.name, row.category, synonyms=row.aliases, count=row.count, source=source) for row in file.rows]
 
 
 @lru_cache(maxsize=1)
 def layer_words() -> dict[str, Any]:
     """What each layer of a written prompt is made of: `assets/lexicon/layers.json`."""
-    found: dict[str, Any] = json.loads((FOLDER / "layers.json").read_text(encoding="utf-8"))
-    return found
+    words: dict[str, Any] = json.loads((FOLDER / "layers.json").read_text(encoding="utf-8"))
+    return words

@@ -18,14 +18,14 @@ def split_hair_phrases(text: str, lexicon: Lexicon) -> tuple[str, dict[str, str]
     """
     became: dict[str, str] = {}
     parts = text.split(",")
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         phrase = normal(part)
         if not phrase or any(letter in part for letter in "()[]{}<>:\\") or lexicon.find(phrase) is not None:
             continue
         tags = _about_hair(phrase.split(), lexicon)
         if len(tags) > 1:
             became[phrase] = ", ".join(tags)
-            parts[place] = part[: len(part) - len(part.lstrip())] + became[phrase]
+            parts[index] = part[: len(part) - len(part.lstrip())] + became[phrase]
     return ",".join(parts), became
 
 

@@ -44,7 +44,7 @@ def strip_weights(text: str) -> str:
 
 def segments(prompt: str) -> list[Segment]:
     """The parts of a prompt between commas, line breaks, `|` and `BREAK`, without weight syntax; no empty ones."""
-    found = []
+    pieces = []
     position = 0
     for match in [*re.finditer(r"[,、，;\n|]|\bBREAK\b|$", prompt)]:
         start, end = position, match.start()
@@ -55,8 +55,8 @@ def segments(prompt: str) -> list[Segment]:
         part = (_WEIGHT.sub("", part.rstrip(_CLOSING)) if _unescaped_close(part) else part).rstrip()
         part = re.sub(r"(?<=\w)(?:\+{1,4}|-{2,4})$", "", part)
         if part and not ANGLE.fullmatch(part):
-            found.append(Segment(start, start + len(part), part))
-    return found
+            pieces.append(Segment(start, start + len(part), part))
+    return pieces
 
 
 def _unescaped_close(part: str) -> bool:

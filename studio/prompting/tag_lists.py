@@ -54,14 +54,14 @@ class TagLists:
         path = self.folder / f"{stem}.csv"
         if len(data) > MAX_BYTES:
             raise BadInput(f"The file is larger than the {MAX_BYTES >> 20} MB that tag lists may have.")
-        found = tag_csv.parse(data, Path(name).name or "the file")
-        if not found.rows:
-            why = "; ".join(f"line {bad.line}: {bad.reason}" for bad in found.bad[:3])
+        parsed = tag_csv.parse(data, Path(name).name or "the file")
+        if not parsed.rows:
+            why = "; ".join(f"line {bad.line}: {bad.reason}" for bad in parsed.bad[:3])
             raise BadInput(f'No tag could be read; it needs lines like `blue_hair,0,12345,"aoi"`. {why}'.strip())
         others = [one for one in self.lists() if one.name != stem]
         if len(others) >= MAX_LISTS:
             raise BadInput(f"There are {MAX_LISTS} tag lists already; remove one first.")
-        if len(found.rows) + sum(one.tags for one in others) > MAX_TAGS:
+        if len(parsed.rows) + sum(one.tags for one in others) > MAX_TAGS:
             raise BadInput(f"All tag lists together may have {MAX_TAGS:,} tags; this would be more.")
         if len(data) + sum(one.size for one in others) > MAX_BYTES:
             raise BadInput(f"All tag lists together may have {MAX_BYTES >> 20} MB; this would be more.")
@@ -74,7 +74,7 @@ class TagLists:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise DiskFull(f"The tag list couldn't be written: {error.strerror}.") from error
-        return found
+        return parsed
 
     def lists(self) -> list[TagList]:
         """What is in use, by name."""

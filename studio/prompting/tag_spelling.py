@@ -45,10 +45,10 @@ def count_of_people(word: str) -> str | None:
     >>> count_of_people("1gril"), count_of_people("2girls"), count_of_people("2b")
     ('1girl', '2girls', None)
     """
-    found = _COUNTED.fullmatch(word)
-    if found is None:
+    match = _COUNTED.fullmatch(word)
+    if match is None:
         return None
-    number, spelled = found.groups()
+    number, spelled = match.groups()
     if (exact := _EXACT.fullmatch(word.lower())) is not None:
         return word if exact[1] == "1" or word[-1] in "sS" else word + "s"
     disguised = glyphs.expand(spelled)

@@ -55,20 +55,20 @@ class Vocabulary:
 
     def near_tags(self, word: str) -> set[str]:
         """Words of the lexicon at one edit (insertion, deletion, substitution, swap of neighbours) and a few at two."""
-        found = set(self._deletes.get(word, ()))
+        near = set(self._deletes.get(word, ()))
         for shorter in _without_one(word):
-            found.update(self._deletes.get(shorter, ()))
-        return found
+            near.update(self._deletes.get(shorter, ()))
+        return near
 
     def near_english(self, word: str) -> set[str]:
         """Common English words at one edit that begin with its first or second letter."""
-        found: set[str] = set()
+        near: set[str] = set()
         for first in {word[0], word[1]}:
             nearby = process.extract(
                 word, self._buckets.get((first, len(word)), ()), scorer=OSA.distance, score_cutoff=1, limit=None
             )
-            found.update(match[0] for match in nearby)
-        return found
+            near.update(match[0] for match in nearby)
+        return near
 
     @cached_property
     def _buckets(self) -> dict[tuple[str, int], list[str]]:

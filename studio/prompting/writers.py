@@ -135,9 +135,9 @@ def subject_of(text: str, lexicon: Lexicon) -> tuple[str, ...]:
     if not names:
         words = WORD.findall(plain.lower())
         phrases = [*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))]
-        found = [hit.name for phrase in phrases if (hit := lexicon.find(phrase))]
-        names = [name for name in found if name in ("1girl", "1boy", "1other")]
-        names = names or [_GENDERED[name] for name in found if name in _GENDERED]
+        people = [hit.name for phrase in phrases if (hit := lexicon.find(phrase))]
+        names = [name for name in people if name in ("1girl", "1boy", "1other")]
+        names = names or [_GENDERED[name] for name in people if name in _GENDERED]
     distinct = list(dict.fromkeys(names))
     if len(distinct) > 1:
         return tuple(distinct)

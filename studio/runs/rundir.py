@@ -60,11 +60,11 @@ def write_json(path: Path, data: Any, sync: bool = False) -> None:
             return
 
 
-def write_failure(what: str, place: Path, error: OSError) -> StudioError:
+def write_failure(what: str, folder: Path, error: OSError) -> StudioError:
     """What to raise where `what` could not be written below `place`: more room helps against a full disk only."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"{what} ({error.strerror}): make room in {place}.")
-    return StudioError(f"{what} ({error.strerror or error}): look whether {place} can be written to.")
+        return DiskFull(f"{what} ({error.strerror}): make room in {folder}.")
+    return StudioError(f"{what} ({error.strerror or error}): look whether {folder} can be written to.")
 
 
 def moment(checkpoint: Path) -> tuple[int, int]:
@@ -222,17 +222,17 @@ class RunDir:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines that are whole; the last one may be in the middle of being written."""
-        found = []
+        metrics = []
         try:
             text = self.metrics_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
         for line in text.splitlines():
             try:
-                found.append(dict(json.loads(line)))
+                metrics.append(dict(json.loads(line)))
             except ValueError:
                 continue  # torn by a kill or a full disk; a metric is never worth a run
-        return found
+        return metrics
 
     def truncate_metrics(self, step: int) -> None:
         """Forget what came after `step`: a run that goes back to a checkpoint writes those steps again."""

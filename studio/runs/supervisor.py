@@ -55,8 +55,8 @@ class Supervisor:
         if isinstance(spec, LoraSpec | ControlRunSpec):
             spec = spec.model_copy(update={"data": _folder(spec.data), "model": _absolute(spec.model)})
             if isinstance(spec, ControlRunSpec) and spec.init not in (None, "lines", "canny", "scribble"):
-                place = Path(spec.init).expanduser()  # `init` is a path first, also without a separator
-                spec = spec.model_copy(update={"init": str(place.resolve()) if place.exists() else spec.init})
+                path = Path(spec.init).expanduser()  # `init` is a path first, also without a separator
+                spec = spec.model_copy(update={"init": str(path.resolve()) if path.exists() else spec.init})
         else:
             loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
             data = _folder(spec.data) if spec.data else None
@@ -107,15 +107,15 @@ class Supervisor:
                 time.sleep(0.05)
 
     def _environment(self) -> dict[str, str]:
-        found = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
+        variables = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
         # `named_only` is for what strangers name: a run's request has been looked at, and has paths.
         for name in (self.settings.model_fields_set | {"home"}) - {"named_only"}:
             value = getattr(self.settings, name)
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             if value is not None:
-                found[f"STUDIO_{name.upper()}"] = str(value.resolve() if isinstance(value, Path) else value)
-        return found
+                variables[f"STUDIO_{name.upper()}"] = str(value.resolve() if isinstance(value, Path) else value)
+        return variables
 
     def get(self, run_id: str) -> RunDir:
         """The run with this id. Raises NotFound."""
@@ -130,8 +130,8 @@ class Supervisor:
         self._reap()
         if not self.folder.exists():
             return []
-        found = [RunDir(path) for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
-        return sorted((run for run in found if run.spec_file.exists()), key=lambda run: run.id, reverse=True)
+        runs = [RunDir(path) for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
+        return sorted((run for run in runs if run.spec_file.exists()), key=lambda run: run.id, reverse=True)
 
     def _reap(self) -> None:
         self._children = [child for child in self._children if child.poll() is None]

@@ -55,21 +55,21 @@ class DataSets:
         digest = hashlib.sha256()
         for name, data in files:
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
-        place = self._settings.datasets_dir
+        folder = self._settings.datasets_dir
         first = Path(files[0][0]) if files else Path("empty")
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".upload-", dir=place) as fresh:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as fresh:
                 if len(files) == 1 and first.suffix.lower() == ".zip":
                     archive = Path(fresh) / first.name
                     archive.write_bytes(files[0][1])
-                    return dataset.folder_of(archive, place)
+                    return dataset.folder_of(archive, folder)
                 if any(Path(name).suffix.lower() == ".zip" for name, _ in files):
                     raise BadInput("Upload a ZIP alone: one at a time, and nothing beside it.")
                 if not any(Path(name).suffix.lower() in dataset.PICTURES for name, _ in files):
                     given = ", ".join(name for name, _ in files[:3])
                     raise BadInput(f"There is no picture among what was uploaded ({given}).")
-                target = place / f"pictures-{digest.hexdigest()[:12]}"
+                target = folder / f"pictures-{digest.hexdigest()[:12]}"
                 if not target.exists():
                     inside = Path(fresh) / "data"
                     inside.mkdir()
@@ -78,7 +78,7 @@ class DataSets:
                     os.rename(inside, target)
                 return target
         except OSError as error:
-            raise write_failure("The upload can't be kept", place, error) from error
+            raise write_failure("The upload can't be kept", folder, error) from error
 
     def write_captions(self, folder: str, captions: dict[str, str]) -> None:
         """Write captions (picture -> text) beside the pictures of a set. Raises `NotFound` before any is."""

@@ -37,7 +37,7 @@ class ModelLibrary:
         """Every LoRA that can be used. Files are read again only when one of them has changed: pages ask often."""
         folders = self._settings.models_dir.glob("loras/**/*"), self._settings.runs_dir.glob("*/adapter/*")
         stamps = []
-        for file in (file for found in folders for file in found if file.suffix in (".safetensors", ".json")):
+        for file in (file for files in folders for file in files if file.suffix in (".safetensors", ".json")):
             with suppress(OSError):  # deleted since it was listed
                 stat = file.stat()
                 stamps.append((str(file), stat.st_mtime_ns, stat.st_size))
@@ -71,34 +71,34 @@ class ModelLibrary:
         stem = re.sub(r"[^\w .-]+", "-", Path(name).stem).strip(" .-") or "lora"
         if Path(name).suffix.lower() != ".safetensors":
             raise BadInput(f"{Path(name).name} is not a .safetensors file; LoRAs in other formats can hold code.")
-        place = self._settings.models_dir / "loras"
+        folder = self._settings.models_dir / "loras"
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".import-", dir=place) as fresh:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as fresh:
                 file = Path(fresh) / f"{stem}.safetensors"
                 file.write_bytes(data)
-                found = catalogue.find_lora(str(file), self._settings)
-                final, number = _free(place, stem, data)
+                info = catalogue.find_lora(str(file), self._settings)
+                final, number = _free(folder, stem, data)
                 facts = {
-                    "title": found.title if number == 1 else f"{found.title} ({number})",
-                    "trigger_words": list(trigger_words) or list(found.trigger_words),
+                    "title": info.title if number == 1 else f"{info.title} ({number})",
+                    "trigger_words": list(trigger_words) or list(info.trigger_words),
                     "weight": weight,
-                    "base": found.base,
+                    "base": info.base,
                 }
                 (Path(fresh) / f"{stem}.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
                 for suffix in (".json", ".safetensors"):
-                    os.replace(Path(fresh) / f"{stem}{suffix}", place / f"{final}{suffix}")
+                    os.replace(Path(fresh) / f"{stem}{suffix}", folder / f"{final}{suffix}")
         except OSError as error:
-            raise write_failure("The LoRA can't be kept", place, error) from error
-        return catalogue.find_lora(str(place / f"{final}.safetensors"), self._settings)
+            raise write_failure("The LoRA can't be kept", folder, error) from error
+        return catalogue.find_lora(str(folder / f"{final}.safetensors"), self._settings)
 
 
-def _free(place: Path, stem: str, data: bytes) -> tuple[str, int]:
+def _free(folder: Path, stem: str, data: bytes) -> tuple[str, int]:
     """A name in `place` for the LoRA `data` (`stem`, `stem-2`, ...) that no other content has, and its number."""
     number = 1
     while True:
         name = stem if number == 1 else f"{stem}-{number}"
-        there = place / f"{name}.safetensors"
+        there = folder / f"{name}.safetensors"
         if not there.exists() or (there.stat().st_size == len(data) and there.read_bytes() == data):
             return name, number
         number += 1

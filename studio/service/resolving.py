@@ -28,7 +28,7 @@ from studio.core.specs import (
     Recipe,
     Request,
 )
-from studio.core.views import FoundRecipe, Picture
+from studio.core.views import ImportedRecipe, Picture
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
 from studio.features.feature import Planned, Planning
@@ -131,11 +131,11 @@ class Resolver:
         files = files or Files(self._settings)
         texts = self.wording.texts(spec, notes, fixed)
         first = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
-        found: list[Recipe] = []
+        recipes: list[Recipe] = []
         for number in range(spec.count):
             seed = (first + number) % (MAX_SEED + 1)
-            if found and spec.prompt is not None and not any(map(has_choices, texts)):
-                found.append(found[0].model_copy(update={"seed": seed}))
+            if recipes and spec.prompt is not None and not any(map(has_choices, texts)):
+                recipes.append(recipes[0].model_copy(update={"seed": seed}))
                 continue
             labels = _labels(spec)
             if spec.prompt is None:
@@ -143,8 +143,8 @@ class Resolver:
                 texts = (prompt, texts[1])
                 labels |= {"decided": ", ".join(traits.values())} if traits else {}
             recipe = self._recipe(spec, owner, texts, seed, notes, files)
-            found.append(recipe.model_copy(update={"labels": labels}))
-        return tuple(found)
+            recipes.append(recipe.model_copy(update={"labels": labels}))
+        return tuple(recipes)
 
     def _recipe(
         self, spec: GenerateSpec, owner: str, texts: tuple[str, str], seed: int, notes: list[str], files: Files
@@ -152,11 +152,11 @@ class Resolver:
         info = files.model(spec.model)
         words = self.wording.words(texts, spec, seed, notes, files.lora)
         refs = (*spec.loras, *words.loras)
-        found = [files.lora(ref.path) for ref in refs]
-        for lora in found:
+        loras = [files.lora(ref.path) for ref in refs]
+        for lora in loras:
             if lora.note:
                 once(notes, lora.note)
-        steps, guidance, sampler, fast = sampling(spec, info, found)
+        steps, guidance, sampler, fast = sampling(spec, info, loras)
         width, height = self._size(spec, info, owner)
         if width > largest_side(info.native_size, height) or height > largest_side(info.native_size, width):
             once(notes, TOO_LARGE.format(width=width, height=height, native=info.native_size))
@@ -178,8 +178,8 @@ class Resolver:
             "sampler": sampler,
             "width": width,
             "height": height,
-            "loras": tuple(_placed(ref, lora) for ref, lora in zip(refs, found, strict=True)),
-            "lora_hashes": tuple(lora.hash for lora in found),
+            "loras": tuple(_placed(ref, lora) for ref, lora in zip(refs, loras, strict=True)),
+            "lora_hashes": tuple(lora.hash for lora in loras),
             "fast": fast,
             "strength": spec.strength if spec.source is not None else None,
             "control_hash": net,
@@ -214,51 +214,51 @@ class Resolver:
 
     # --- recipes from elsewhere -------------------------------------------------------------------------------------
 
-    def with_known_files(self, found: Read, drawn_with: DrawnWith, own: bool = False) -> FoundRecipe:
+    def with_known_files(self, read: Read, drawn_with: DrawnWith, own: bool = False) -> ImportedRecipe:
         """The recipe with its model and LoRAs as they are called here, found by hash, else by name; else a note.
 
         Another model stands in for one that isn't here, nothing for a LoRA. `own`: it was stored here, so its model
         stays as it is called and paths are worth a look.
         """
-        spec, notes = found.spec, list(found.notes)
-        model = spec.model if own else next(self._models_like(spec.model, found.model_hash, drawn_with), None)
+        spec, notes = read.spec, list(read.notes)
+        model = spec.model if own else next(self._models_like(spec.model, read.model_hash, drawn_with), None)
         if model is None:
             notes.append(f"Its model {spec.model!r} isn't here; another one gives another picture.")
         changes: dict[str, Any] = {"model": model or self._settings.model}
         if model is None and spec.clip_skip > 1:
             notes.append(f"Its Clip skip of {spec.clip_skip} belongs to its own model and is left out.")
             changes["clip_skip"] = 1
-        changes["loras"] = self._known_loras(found, notes, own)
+        changes["loras"] = self._known_loras(read, notes, own)
         if spec.control is not None and spec.control.model is not None:
             try:
                 controlnets.find(spec.control.model, self._settings)
             except StudioError:
                 notes.append(f"Its ControlNet {spec.control.model!r} isn't here; the model's own is used.")
                 changes["control"] = spec.control.model_copy(update={"model": None})
-        return FoundRecipe(
+        return ImportedRecipe(
             spec=spec.model_copy(update=changes),
-            origin=found.origin,
-            program=found.program,
+            origin=read.origin,
+            program=read.program,
             notes=tuple(notes),
-            model_hash=found.model_hash,
-            written=found.spec,
+            model_hash=read.model_hash,
+            written=read.spec,
         )
 
-    def proven(self, found: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
+    def proven(self, read: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
         """The recipe in an uploaded picture, if all that it names is here under the same hashes; None without one.
 
         A file can claim anything, so nothing in it is believed: names become those of this studio, and what it starts
         from or follows has to be this owner's. Raises `BadInput` that says what is missing.
         """
-        recipe = found.recipe if found is not None else None
-        if found is None or recipe is None or size != (recipe.width, recipe.height):
+        recipe = read.recipe if read is not None else None
+        if read is None or recipe is None or size != (recipe.width, recipe.height):
             return None
         models = self._models_like(recipe.model, recipe.model_hash, drawn_with, listed=True)
         same = (info for info in (resolve(name, self._settings) for name in models) if info.hash == recipe.model_hash)
         if (info := next(same, None)) is None:
             raise BadInput(f"Its model {recipe.model!r} isn't here.")
         notes: list[str] = []
-        refs = self._known_loras(found, notes)
+        refs = self._known_loras(read, notes)
         if notes or len(refs) < len(recipe.loras):
             raise BadInput(notes[0] if notes else "It names a LoRA twice.")
         control = recipe.control
@@ -272,7 +272,7 @@ class Resolver:
             net = Files(self._settings).net(info, control, drawing, size)
             if net != recipe.control_hash and (recipe.control_hash or control.model):
                 raise BadInput("Its ControlNet isn't here.")
-        return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(found.spec)})
+        return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(read.spec)})
 
     def _models_like(self, wanted: str, digest: str, drawn_with: DrawnWith, listed: bool = False) -> Iterator[str]:
         """References of models that may be the one meant, best first. `listed`: only those that can be chosen here.
@@ -280,24 +280,24 @@ class Resolver:
         `digest` is a hash or its beginning.
         """
         models = catalogue(self._settings, with_hash=len(digest) >= 10)
-        found = [wanted] if not listed or wanted in {info.reference for info in models} else []
+        candidates = [wanted] if not listed or wanted in {info.reference for info in models} else []
         if len(digest) >= 10:
             by_hash = [drawn_with(digest), *(info.reference for info in models if info.hash.startswith(digest))]
-            found = [reference for reference in by_hash if reference is not None] + found
-        for reference in dict.fromkeys([*found, self._settings.model] if listed else found):
+            candidates = [reference for reference in by_hash if reference is not None] + candidates
+        for reference in dict.fromkeys([*candidates, self._settings.model] if listed else candidates):
             try:
                 if resolve(reference, self._settings, with_hash=False).path is not None:
                     yield reference
             except StudioError:
                 continue
 
-    def _known_loras(self, found: Read, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
+    def _known_loras(self, read: Read, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
         """`metadata.known_loras`; `own`: the paths are of this machine, so a file outside of the list counts too."""
-        here = loras(self._settings) if found.spec.loras else []
-        for ref in found.spec.loras if own else ():
+        here = loras(self._settings) if read.spec.loras else []
+        for ref in read.spec.loras if own else ():
             with suppress(StudioError):  # it has moved
                 here.append(find_lora(ref.path, self._settings))
-        return known_loras(found, here, notes)
+        return known_loras(read, here, notes)
 
     # --- every kind of job ------------------------------------------------------------------------------------------
 
@@ -424,17 +424,17 @@ def weighted(refs: Sequence[LoraRef], settings: Settings) -> tuple[LoraRef, ...]
     return tuple(found)
 
 
-def _placed(ref: LoraRef, found: LoraInfo) -> LoraRef:
-    return LoraRef(path=str(found.path), weight=ref.weight if "weight" in ref.model_fields_set else found.weight)
+def _placed(ref: LoraRef, lora: LoraInfo) -> LoraRef:
+    return LoraRef(path=str(lora.path), weight=ref.weight if "weight" in ref.model_fields_set else lora.weight)
 
 
 def _labels(spec: GenerateSpec) -> dict[str, str]:
     """What a picture is found and called by: what its prompt says, not what else stands in the request."""
     layers: dict[Literal["emotion", "style"], str] = {"emotion": spec.emotion, "style": spec.style}
-    found: dict[str, str] = {
+    labels: dict[str, str] = {
         layer: value for layer, value in layers.items() if spec.prompt is None or says(spec.prompt, layer, value)
     }
-    return found | {"quality": spec.quality} | ({"text": words} if (words := _words(spec)) else {})
+    return labels | {"quality": spec.quality} | ({"text": words} if (words := _words(spec)) else {})
 
 
 def _words(spec: GenerateSpec) -> str:

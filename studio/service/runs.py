@@ -122,15 +122,15 @@ class TrainingRuns:
         controlnets.fingerprint_of(info.controlnets, init, self._settings)  # raises for a folder without weights
 
     def _check_room(self, spec: RunSpec, info: ModelInfo) -> None:
-        place, sizes = self._settings.runs_dir, _sizes(info)
+        folder, sizes = self._settings.runs_dir, _sizes(info)
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise write_failure("The run can't be written", place, error) from error
-        free, room = shutil.disk_usage(place).free, requirements.disk(spec, sizes, info.native_size)
+            raise write_failure("The run can't be written", folder, error) from error
+        free, room = shutil.disk_usage(folder).free, requirements.disk(spec, sizes, info.native_size)
         if free < room:
             raise DiskFull(
-                f"Only {_gb(free)} are free in {place}, and this run's checkpoints and result need about {_gb(room)}; "
+                f"Only {_gb(free)} are free in {folder}, and this run's checkpoints and result need about {_gb(room)}; "
                 "make room, save less often, or set STUDIO_HOME to another disk."
             )
         card = self._settings.device != "cpu" and has_driver()
@@ -158,12 +158,12 @@ class TrainingRuns:
 
     def list(self, owner: str | None = None) -> list[RunView]:
         """Newest first, without metrics and log. One that can't be read is among them, and hides no other."""
-        found = []
+        views = []
         for run in self._supervisor.list():
             with suppress(NotFound):  # deleted since it was listed
                 if owner is None or run.owner() in ("", owner):
-                    found.append(view(run))
-        return found
+                    views.append(view(run))
+        return views
 
     def get(self, id: str, owner: str | None = None) -> RunView:
         """One run with its metrics and the end of its log. Raises `NotFound`."""

@@ -29,7 +29,7 @@ from studio.core.specs import (
     GenerateSpec,
     Request,
 )
-from studio.core.views import ControlView, FoundRecipe, JobView, Picture, PictureKind, SystemStatus
+from studio.core.views import ControlView, ImportedRecipe, JobView, Picture, PictureKind, SystemStatus
 from studio.engine.devices import expected
 from studio.engine.models.catalogue import resolve
 from studio.features import characters, frames
@@ -110,25 +110,25 @@ class Studio:
         if spec.kind not in FEATURES:
             raise BadInput(f"This studio has no {spec.kind!r} jobs.")
         plan = self._resolver.plan(spec, owner)
-        found = {}
+        cached = {}
         for index, recipe in enumerate(plan.recipes if plan.complete else ()):
             picture = self._pictures.claim_cached(recipe, owner, title=plan.title)
             if picture is not None:
-                found[index] = picture
+                cached[index] = picture
         notes = plan.notes
-        if found:
+        if cached:
             count = len(plan.recipes)
             notes += (
                 "This picture was there already: same recipe, same picture."
                 if count == 1
-                else f"{len(found)} of {count} pictures were there already: same recipe, same picture.",
+                else f"{len(cached)} of {count} pictures were there already: same recipe, same picture.",
             )
         job = Job(
             plan.spec,
             owner,
             title=plan.title,
             recipes=plan.recipes,
-            found=found,
+            cached=cached,
             notes=notes,
             pictures=self._pictures,
             resolve=lambda request: self._resolver.recipes(request, owner, fixed=plan.fixed),
@@ -136,7 +136,7 @@ class Studio:
             model_title=plan.model_title,
             result=plan.result,
         )
-        if plan.spec.kind == "generate" and len(found) == len(plan.recipes):
+        if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
             return self._jobs.finished(job)
         return self._jobs.submit(job)
 
@@ -304,21 +304,21 @@ class Studio:
         """What `save_canvas` kept last; empty when nothing was."""
         return self._canvases.load(owner)
 
-    def read_recipe(self, data: bytes) -> FoundRecipe:
+    def read_recipe(self, data: bytes) -> ImportedRecipe:
         """The recipe inside a picture file, ours or A1111's. Raises `BadInput` when there is none."""
         if len(data) > self.settings.max_upload_mb * 2**20:
             raise BadInput(f"The file is larger than the {self.settings.max_upload_mb} MB that are accepted.")
         return self._resolver.with_known_files(metadata.read(data), self._pictures.model_with)
 
-    def recipe_of(self, id: str, owner: str) -> FoundRecipe:
+    def recipe_of(self, id: str, owner: str) -> ImportedRecipe:
         """As `read_recipe` for a stored picture: its notes say what isn't here any more. Raises `BadInput`."""
         spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
         assert recipe is not None
-        found = metadata.Read(
+        read = metadata.Read(
             spec=spec, origin="studio", program="Anime Character Studio", notes=metadata.left_out(recipe),
             lora_hashes=recipe.lora_hashes, model_hash=recipe.model_hash,
         )  # fmt: skip
-        return self._resolver.with_known_files(found, self._pictures.model_with, own=True)
+        return self._resolver.with_known_files(read, self._pictures.model_with, own=True)
 
     def spec_of(self, id: str, owner: str) -> GenerateSpec:
         """The request that makes this picture again. Raises `BadInput` for uploads without a recipe."""
@@ -362,10 +362,10 @@ class Studio:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    versions = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

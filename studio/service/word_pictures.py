@@ -24,12 +24,12 @@ class WordPictures:
 
     def drawn(self, words: Iterable[str], owner: str, model: str = "") -> dict[str, str]:
         """The ids of those pictures that this owner has already, by word."""
-        files, found = Files(self._settings), {}
+        files, ids = Files(self._settings), {}
         for word in words:
             with suppress(NotFound):
                 [recipe] = self._resolver.recipes(self._asked(word, model), owner, files=files)
-                found[word] = self._pictures.get(recipe.key, owner).id
-        return found
+                ids[word] = self._pictures.get(recipe.key, owner).id
+        return ids
 
     def request(self, words: Sequence[str], model: str = "") -> BatchSpec:
         """What draws the pictures of these words, those that are drawn already at no cost."""

@@ -164,7 +164,7 @@ class Wording:
             words = split(own.trigger_words)  # there may be one for each of its outfits
             if not any(word.casefold() in said for word in words):
                 _silent(own, words, notes)
-        found: dict[str, LoraRef] = {}
+        applied: dict[str, LoraRef] = {}
         for tag in prompt.loras:
             info = self._named(tag.name)
             if info is None:
@@ -173,13 +173,13 @@ class Wording:
                     f"The LoRA {tag.name!r} that the prompt names isn't here and was left out; put its .safetensors "
                     "file into models/loras.",
                 )
-            elif str(info.path) not in chosen and len(spec.loras) + len(found) >= MAX_LORAS:
+            elif str(info.path) not in chosen and len(spec.loras) + len(applied) >= MAX_LORAS:
                 once(notes, f"Only {MAX_LORAS} LoRAs can be used at once; {tag.name!r} was left out.")
             elif str(info.path) not in chosen:
                 weight = info.weight if tag.weight is None else tag.weight
-                found.setdefault(str(info.path), LoraRef(path=str(info.path), weight=weight))
+                applied.setdefault(str(info.path), LoraRef(path=str(info.path), weight=weight))
                 _silent(info, [word for word in split(info.trigger_words) if word.casefold() not in said], notes)
-        return tuple(found.values())
+        return tuple(applied.values())
 
     def _named(self, name: str) -> LoraInfo | None:
         """The LoRA that a prompt calls `name`: by title or file name, else the same but for case, blanks and signs."""

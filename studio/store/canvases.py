@@ -35,7 +35,7 @@ class Canvases:
     def load(self, owner: str) -> dict[str, Any]:
         """What was saved last; empty where there is nothing (or nothing readable)."""
         try:
-            found = json.loads(self._path(owner).read_text(encoding="utf-8"))
+            data = json.loads(self._path(owner).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return data if isinstance(data, dict) else {}

@@ -53,22 +53,22 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     if several and (table or "prompt" in names or set(names) <= set(COLUMNS)):
         _check_header(names)
     if "prompt" in names and set(names) <= set(COLUMNS):
-        found, wrong = _table(text, delimiter)
+        rows, wrong = _table(text, delimiter)
     else:
-        found, wrong = [], []
+        rows, wrong = [], []
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 row = _options(number, line.strip(), wrong) if _OPTION.search(line) else {"prompt": line.strip()}
                 if row is not None:
-                    _add(number, row, found, wrong)
+                    _add(number, row, rows, wrong)
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise BadInput("; ".join(wrong[:SHOWN]) + more + ".")
-    if not found:
+    if not rows:
         raise BadInput("The list has no prompts; put one on each line.")
-    if len(found) > MAX_ROWS:
-        raise BadInput(f"The list has {len(found)} prompts; at most {MAX_ROWS} fit into one batch.")
-    return tuple(found)
+    if len(rows) > MAX_ROWS:
+        raise BadInput(f"The list has {len(rows)} prompts; at most {MAX_ROWS} fit into one batch.")
+    return tuple(rows)
 
 
 def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
@@ -124,7 +124,7 @@ def _check_header(names: list[str]) -> None:
 
 
 def _table(text: str, delimiter: str) -> tuple[list[BatchRow], list[str]]:
-    found: list[BatchRow] = []
+    rows: list[BatchRow] = []
     wrong: list[str] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
@@ -141,15 +141,15 @@ def _table(text: str, delimiter: str) -> tuple[list[BatchRow], list[str]]:
                 wrong.append(f"line {line}: {len(cells)} columns instead of {len(header)} (quote commas)")
             else:
                 row = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
-                _add(line, row, found, wrong)
+                _add(line, row, rows, wrong)
     except csv.Error:  # not strict, it would take the rows that follow for more of this cell
         wrong.append(f"line {first}: a quote is opened and not closed where the cell ends (write a quote in it twice)")
-    return found, wrong
+    return rows, wrong
 
 
-def _add(number: int, row: dict[str, str], found: list[BatchRow], wrong: list[str]) -> None:
+def _add(number: int, row: dict[str, str], rows: list[BatchRow], wrong: list[str]) -> None:
     try:
-        found.append(BatchRow.model_validate(row))
+        rows.append(BatchRow.model_validate(row))
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0])
         given = row.get(field, "")[:30]

@@ -46,10 +46,10 @@ def export_checkpoint(run: RunDir) -> Path:
 
 
 def _last(run: RunDir) -> checkpoints.Checkpoint:
-    found, damaged = checkpoints.latest_good(run)
-    if found is None:
+    checkpoint, damaged = checkpoints.latest_good(run)
+    if checkpoint is None:
         raise BadInput(damaged[0] if damaged else f"Run {run.id} has no checkpoint yet: there is nothing to use.")
-    return found
+    return checkpoint
 
 
 def _lora(run: RunDir, spec: LoraSpec) -> Path:
@@ -78,8 +78,8 @@ def _few_step_lora(run: RunDir, spec: LcmSpec) -> Path:
 
 def _unet_config(info: ModelInfo) -> dict[str, Any]:
     # A single file has no configuration of its own, and neither has a model that isn't here any more.
-    place = info.path if info.path is not None and info.path.is_dir() else None
-    folder = place or ASSETS / "models" / info.family.single_file_config
+    own = info.path if info.path is not None and info.path.is_dir() else None
+    folder = own or ASSETS / "models" / info.family.single_file_config
     config: dict[str, Any] = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     return config
 

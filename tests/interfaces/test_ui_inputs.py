@@ -13,7 +13,7 @@ from support.pages import app
 
 from studio.core.fields import describe, fields
 from studio.core.specs import GenerateSpec
-from studio.core.views import FoundRecipe
+from studio.core.views import ImportedRecipe
 from studio.features.experiment.spec import ExperimentSpec
 from studio.interfaces.web import inputs, parameters
 from studio.interfaces.web.resources import studio
@@ -42,7 +42,7 @@ def test_every_setting_is_in_the_form_and_filled_from_a_recipe(page_home: Path) 
     given = {name: other(name) for name in names}
     assert all(given[name] not in (None, describe(GenerateSpec, name).default) for name in names)
     spec = GenerateSpec(**given)
-    at = app(gen_load=FoundRecipe(spec=spec, origin="studio"))
+    at = app(gen_load=ImportedRecipe(spec=spec, origin="studio"))
     widgets = {part.key: part for kind in ("number_input", "selectbox", "toggle") for part in at.get(kind)}
     for name in names:
         known = describe(GenerateSpec, name)

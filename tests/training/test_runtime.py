@@ -26,7 +26,7 @@ from studio.training.lora import train as lora
 from studio.training.runtime import checkpoints
 from studio.training.runtime.batch_sizer import OomBatchSizer
 from studio.training.runtime.launch import asked_for
-from studio.training.runtime.runtime import Runtime, choose_precision, place, training_bytes
+from studio.training.runtime.runtime import Runtime, choose_precision, move_to_device, training_bytes
 from studio.training.runtime.session import Diverged, Session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def runtime(tmp_path: Path) -> Runtime:
 def test_what_learns_stays_in_full_precision() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
     net[0].requires_grad_(False)
-    place(net, torch.device("cpu"), torch.bfloat16)
+    move_to_device(net, torch.device("cpu"), torch.bfloat16)
     assert {p.dtype for p in net[0].parameters()} == {torch.bfloat16}
     assert {p.dtype for p in net[1].parameters()} == {torch.float32}
     assert net[1].num_batches_tracked.dtype == torch.int64  # a counter is no weight

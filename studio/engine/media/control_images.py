@@ -208,10 +208,10 @@ def _light(values: np.ndarray) -> tuple[np.ndarray, float]:
     bright = logs.mean(1)
     fits = bright >= np.quantile(bright, 0.3)  # a table around the paper is darker
     for _ in range(5):
-        found = terms @ np.linalg.lstsq(terms[fits], logs[fits], rcond=None)[0]
-        off = np.abs(logs - found).max(1)
+        fitted = terms @ np.linalg.lstsq(terms[fits], logs[fits], rcond=None)[0]
+        off = np.abs(logs - fitted).max(1)
         fits = off <= max(float(np.median(off)), 0.05)
-    light = np.exp(np.clip(found, np.log(16), np.log(255))).reshape(64, 64, 3).astype(np.float32)
+    light = np.exp(np.clip(fitted, np.log(16), np.log(255))).reshape(64, 64, 3).astype(np.float32)
     return cv2.resize(light, values.shape[1::-1], interpolation=cv2.INTER_LINEAR), float((off < 0.1).mean())
 
 

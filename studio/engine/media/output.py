@@ -222,8 +222,8 @@ def palette(frames: Sequence[Frame], colours: int = 255) -> Image.Image:
         picture.thumbnail((256, 256), Image.Resampling.NEAREST)
         pixels = np.asarray(picture).reshape(-1, 3).astype(np.int64)
         boxes = (pixels[:, 0] >> 3 << 10) | (pixels[:, 1] >> 3 << 5) | (pixels[:, 2] >> 3)
-        names, places, counts = np.unique(boxes, return_inverse=True, return_counts=True)
-        sums = np.stack([np.bincount(places, pixels[:, c]) for c in range(3)] + [counts], 1)
+        names, cells, counts = np.unique(boxes, return_inverse=True, return_counts=True)
+        sums = np.stack([np.bincount(cells, pixels[:, c]) for c in range(3)] + [counts], 1)
         for name, row in zip(names.tolist(), sums, strict=True):
             seen[name] = seen.get(name, 0) + row
     table = np.stack(list(seen.values()))

@@ -51,7 +51,7 @@ def read(path: Path, components: Components) -> Adapter:
     _refuse_no_numbers(path, tensors)
     alphas = _configured_alphas(path, header.metadata)
     unet_names, text_names = layer_names(components.unet), layer_names(components.text_encoder)
-    found: dict[str, dict[str, dict[str, torch.Tensor]]] = {"unet": {}, "text_encoder": {}}
+    parts: dict[str, dict[str, dict[str, torch.Tensor]]] = {"unet": {}, "text_encoder": {}}
     for key, value in tensors.items():
         known = split_key(key)
         if known is None:
@@ -60,12 +60,12 @@ def read(path: Path, components: Components) -> Adapter:
         part, layer = find_layer(stem, unet_names, text_names)
         if layer is None:
             raise BadInput(_other_architecture(path, header.metadata, tensors, components))
-        own = found[part].setdefault(layer, {})
+        own = parts[part].setdefault(layer, {})
         if ending in own:
             raise BadInput(f"{path.name} has the layer {layer} under two names; get another version of it.")
         own[ending] = value
     changes: dict[str, dict[str, Change]] = {"unet": {}, "text_encoder": {}}
-    for part, layers in found.items():
+    for part, layers in parts.items():
         for layer, own in layers.items():
             alpha = own.pop("alpha", None)
             if not own:

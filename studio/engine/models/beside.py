@@ -44,7 +44,7 @@ def notes_beside(path: Path) -> Beside:
     words = (
         _words(facts.get("trigger_words"))
         or _activation(facts.get("activation text"))
-        or next((found for found, _ in managers if found), ())
+        or next((trained for trained, _ in managers if trained), ())
     )
     weight = _weight(facts.get("weight"))
     if weight is None:
@@ -67,10 +67,10 @@ def _object(path: Path) -> dict[str, Any] | None:
         return None
     for encoding in _ENCODINGS:
         try:
-            found = json.loads(data.decode(encoding))
+            value = json.loads(data.decode(encoding))
         except (ValueError, RecursionError):
             continue
-        return found if isinstance(found, dict) else None
+        return value if isinstance(value, dict) else None
     return None
 
 
@@ -107,10 +107,10 @@ def _civitai(note: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     words: tuple[str, ...] = ()
     base = ""
     for version in versions:
-        found = version.get("trainedWords") or version.get("TrainedWords")
-        if isinstance(found, list):
-            found = [one.get("word") if isinstance(one, dict) else one for one in found]
-        words = words or _words(found)
+        trained = version.get("trainedWords") or version.get("TrainedWords")
+        if isinstance(trained, list):
+            trained = [one.get("word") if isinstance(one, dict) else one for one in trained]
+        words = words or _words(trained)
         base = base or next(
             (text for key in ("baseModel", "BaseModel", "base_model") if (text := _text(version.get(key)))), ""
         )

@@ -122,8 +122,8 @@ def resolve(reference: str, settings: Settings, with_hash: bool = True) -> Model
         if not (EMBEDDED_MODEL / "model_index.json").is_file():
             raise NotFound("The embedded model is missing from this installation; get assets/models/embedded again.")
         info = replace(_folder("embedded", EMBEDDED_MODEL), kind="embedded")
-    elif (place := _local(name, settings)) is not None:
-        info = _folder(name, place) if place.is_dir() else _file(name, place)
+    elif (path := _local(name, settings)) is not None:
+        info = _folder(name, path) if path.is_dir() else _file(name, path)
     elif re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not name.lower().endswith((".safetensors", *PICKLES)):
         info = _hub(name, settings)
     else:
@@ -148,15 +148,15 @@ def _hashed(info: ModelInfo) -> ModelInfo:
 
 def _local(reference: str, settings: Settings) -> Path | None:
     try:
-        for place in candidates(reference, settings, settings.models_dir):
-            if place.is_dir() and not (place / "model_index.json").is_file():
-                if place.parent == settings.models_dir or Path(reference).is_absolute() or reference.startswith("."):
-                    raise BadInput(f"{place} is a folder without model_index.json, so not a diffusers model.")
+        for path in candidates(reference, settings, settings.models_dir):
+            if path.is_dir() and not (path / "model_index.json").is_file():
+                if path.parent == settings.models_dir or Path(reference).is_absolute() or reference.startswith("."):
+                    raise BadInput(f"{path} is a folder without model_index.json, so not a diffusers model.")
                 continue
-            if place.exists():
-                return place
+            if path.exists():
+                return path
         named = candidates(f"{reference}.safetensors", settings, settings.models_dir)
-        return next((place for place in named if place.parent == settings.models_dir and place.is_file()), None)
+        return next((path for path in named if path.parent == settings.models_dir and path.is_file()), None)
     except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         return None
 
@@ -178,12 +178,12 @@ def component_weights(folder: Path, component: str) -> list[Path]:
 
     Full-precision files are preferred to a `fp16` variant. Raises BadInput when there are none.
     """
-    place = folder / component
-    found = sorted(place.glob("*.safetensors"))
-    plain = [file for file in found if ".fp16." not in file.name and ".non_ema." not in file.name]
-    chosen = plain or [file for file in found if ".fp16." in file.name]
+    parent = folder / component
+    files = sorted(parent.glob("*.safetensors"))
+    plain = [file for file in files if ".fp16." not in file.name and ".non_ema." not in file.name]
+    chosen = plain or [file for file in files if ".fp16." in file.name]
     if not chosen:
-        if any(file.suffix in PICKLES for file in place.glob("*")):
+        if any(file.suffix in PICKLES for file in parent.glob("*")):
             raise BadInput(
                 f"The {component} of {folder.name} is a pickle, which can run code when it is opened; "
                 "use a version of the model with .safetensors files."
@@ -209,14 +209,14 @@ def _folder(reference: str, path: Path) -> ModelInfo:
         fast = None
         if facts.get("fast"):
             entry = facts["fast"]
-            place = inside(path, entry["adapter"])
-            files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+            adapter = inside(path, entry["adapter"])
+            files = sorted(adapter.glob("*.safetensors")) if adapter.is_dir() else [adapter]
             if files and files[0].is_file():
                 fast = FastPath(files[0], int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
         controlnets = {
-            kind: str(inside(path, place))
-            for kind, place in dict(facts.get("controlnet") or {}).items()
-            if (inside(path, place) / "config.json").is_file()
+            kind: str(inside(path, relative))
+            for kind, relative in dict(facts.get("controlnet") or {}).items()
+            if (inside(path, relative) / "config.json").is_file()
         }
         judge = inside(path, facts["judge"]) if facts.get("judge") else None
         quality = inside(path, facts["quality"]) if facts.get("quality") else None
@@ -308,9 +308,9 @@ def _file_family(path: Path, header: Header) -> Family:
 
 
 def _hub(reference: str, settings: Settings) -> ModelInfo:
-    place = hub.snapshot(reference)
-    if place is not None:
-        info = replace(_folder(reference, place), kind="hub", title=reference.split("/")[-1])
+    folder = hub.snapshot(reference)
+    if folder is not None:
+        info = replace(_folder(reference, folder), kind="hub", title=reference.split("/")[-1])
         return replace(info, fast=info.fast or _family_fast(info.family))
     family = SD15  # nothing of the model is here: this is what it turns out to be, or `families.accept` refuses it
     return ModelInfo(
@@ -338,22 +338,22 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
     """
     references = ["embedded"]
     if settings.models_dir.is_dir():
-        for place in sorted(settings.models_dir.iterdir()):
-            single = place.suffix.lower() == ".safetensors" and not place.name.lower().endswith(VAE_ENDING)
-            if single or (place / "model_index.json").is_file():
-                references.append(place.name)
+        for entry in sorted(settings.models_dir.iterdir()):
+            single = entry.suffix.lower() == ".safetensors" and not entry.name.lower().endswith(VAE_ENDING)
+            if single or (entry / "model_index.json").is_file():
+                references.append(entry.name)
     references += hub.cached_models()
     if SD15.default_model not in references:
         references.append(SD15.default_model)
-    found = []
+    models = []
     for reference in references:
         try:
             info = resolve(reference, settings, with_hash=False)
             known = info.path is not None and all(remembered(path) for path in (info.path, info.vae) if path)
-            found.append(_hashed(info) if with_hash or info.kind == "embedded" or known else info)
+            models.append(_hashed(info) if with_hash or info.kind == "embedded" or known else info)
         except (BadInput, NotFound) as error:
-            found.append(ModelInfo(reference, reference, SD15, "folder", None, state="missing", note=str(error)))
-    return found
+            models.append(ModelInfo(reference, reference, SD15, "folder", None, state="missing", note=str(error)))
+    return models
 
 
 # --- LoRAs -----------------------------------------------------------------------------------------------------------
@@ -421,13 +421,13 @@ def find_lora(reference: str, settings: Settings) -> LoraInfo:
             f"{name.name} is a pickle, which can run code when it is opened; use the .safetensors version of it."
         )
     try:
-        for place in candidates(reference, settings, settings.models_dir / "loras"):
-            if place.is_dir():
-                files = sorted(place.glob("*.safetensors"))
+        for path in candidates(reference, settings, settings.models_dir / "loras"):
+            if path.is_dir():
+                files = sorted(path.glob("*.safetensors"))
                 if files:
                     return _lora(files[0])
-            if place.is_file():
-                return _lora(place)
+            if path.is_file():
+                return _lora(path)
     except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         pass
     for info in loras(settings):
@@ -450,11 +450,11 @@ def refused_loras(settings: Settings) -> list[tuple[str, str]]:
 
 def _read_loras(settings: Settings) -> tuple[list[LoraInfo], list[tuple[str, str]]]:
     keep_in(settings.hashes)
-    found, refused = [], []
+    loras, refused = [], []
     own, trained = settings.models_dir.glob("loras/**/*.safetensors"), settings.runs_dir.glob("*/adapter/*.safetensors")
     for path in (*own, *trained):
         try:
-            found.append(_lora(path))
+            loras.append(_lora(path))
         except BadInput as error:
             refused.append((path.name, str(error)))
-    return found, refused
+    return loras, refused

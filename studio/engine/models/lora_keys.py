@@ -27,10 +27,10 @@ def split_key(key: str) -> tuple[str, str] | None:
         for ending, half in ((down, "down"), (up, "up")):
             if key.endswith(ending):
                 return key.removesuffix(ending), half
-    found = _ENDINGS.search(key)
-    if found is None:
+    match = _ENDINGS.search(key)
+    if match is None:
         return None
-    return key[: found.start()], found[1]
+    return key[: match.start()], match[1]
 
 
 def complete(endings: Collection[str]) -> bool:

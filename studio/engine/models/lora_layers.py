@@ -26,40 +26,40 @@ def layer_names(module: torch.nn.Module) -> dict[str, str]:
         name for name, layer in module.named_modules() if isinstance(getattr(layer, "weight", None), torch.Tensor)
     ]
     names = {name.replace(".", "_"): name for name in layers}
-    places = _original_places(module)
+    prefixes = _original_names(module)
     for name in layers:
         if name in _FIXED:
             names.setdefault(_FIXED[name], name)
-        place = next((place for place in places if name.startswith(place + ".")), None)
-        if place is not None:
-            inside = name.removeprefix(place + ".")
-            inside = _RESNET.get(inside, inside) if ".resnets." in place else inside
-            if "samplers." in place:
-                inside = "op" if ".downsamplers." in place else "conv"
-            names.setdefault(f"{places[place]}_{inside.replace('.', '_')}", name)
-            if ".upsamplers." in place:  # some converters number it as in blocks without attention
-                names.setdefault(f"{places[place][:-1]}1_conv", name)
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix + ".")), None)
+        if prefix is not None:
+            inside = name.removeprefix(prefix + ".")
+            inside = _RESNET.get(inside, inside) if ".resnets." in prefix else inside
+            if "samplers." in prefix:
+                inside = "op" if ".downsamplers." in prefix else "conv"
+            names.setdefault(f"{prefixes[prefix]}_{inside.replace('.', '_')}", name)
+            if ".upsamplers." in prefix:  # some converters number it as in blocks without attention
+                names.setdefault(f"{prefixes[prefix][:-1]}1_conv", name)
     return names
 
 
-def _original_places(unet: torch.nn.Module) -> dict[str, str]:
+def _original_names(unet: torch.nn.Module) -> dict[str, str]:
     """Where the original layout has the blocks of a diffusers UNet: down_blocks.0.resnets.1 is input_blocks_2_0."""
-    places: dict[str, str] = {}
+    names: dict[str, str] = {}
     for side, blocks, number in (("down", "input_blocks", 1), ("up", "output_blocks", 0)):
         for index, block in enumerate(getattr(unet, f"{side}_blocks", ())):
             attentions = len(getattr(block, "attentions", None) or ())
             for layer in range(len(block.resnets)):
-                places[f"{side}_blocks.{index}.resnets.{layer}"] = f"{blocks}_{number}_0"
+                names[f"{side}_blocks.{index}.resnets.{layer}"] = f"{blocks}_{number}_0"
                 if layer < attentions:
-                    places[f"{side}_blocks.{index}.attentions.{layer}"] = f"{blocks}_{number}_1"
+                    names[f"{side}_blocks.{index}.attentions.{layer}"] = f"{blocks}_{number}_1"
                 number += 1
             if side == "down" and getattr(block, "downsamplers", None):
-                places[f"down_blocks.{index}.downsamplers.0"] = f"{blocks}_{number}_0"
+                names[f"down_blocks.{index}.downsamplers.0"] = f"{blocks}_{number}_0"
                 number += 1
             if side == "up" and getattr(block, "upsamplers", None):
-                places[f"up_blocks.{index}.upsamplers.0"] = f"{blocks}_{number - 1}_{2 if attentions else 1}"
+                names[f"up_blocks.{index}.upsamplers.0"] = f"{blocks}_{number - 1}_{2 if attentions else 1}"
     middle = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
-    return places | {f"mid_block.{name}": f"middle_block_{number}" for name, number in middle.items()}
+    return names | {f"mid_block.{name}": f"middle_block_{number}" for name, number in middle.items()}
 
 
 def find_layer(stem: str, unet: Mapping[str, str], text: Mapping[str, str]) -> tuple[str, str | None]:

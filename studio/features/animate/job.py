@@ -102,9 +102,9 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
         made = drawing.make(partial(morphs.make, method, recipes=recipes, image=image, on_step=drawing.did))
         yield
         for some in batches(made, missing):
-            places = [chain.index(emotions[index]) / (len(chain) - 1) for index in some]
+            positions = [chain.index(emotions[index]) / (len(chain) - 1) for index in some]
             with drawing.borrowed(made):
-                for index, picture in zip(some, made.draw(places), strict=True):
+                for index, picture in zip(some, made.draw(positions), strict=True):
                     job.save(picture, frames[index], index, kind="frame", title=emotions[index])
             yield
     ids = [job.ids[index] for index in range(len(frames))]

@@ -51,14 +51,14 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
             recipes += job.resolve(spec.base.model_copy(update=asked | {"emotion": pair.emotion, "style": pair.style}))
     across = len(pairs[0].sides)
     first: dict[str, int] = {}  # sides with one prompt (hardening gives the clean one back) are drawn once
-    places = [first.setdefault(recipe.key, index) for index, recipe in enumerate(recipes)]
+    indices = [first.setdefault(recipe.key, index) for index, recipe in enumerate(recipes)]
     outcomes: list[prompts.Outcome] = []
 
     def judge() -> None:
         """Look at the pairs that are all there by now, in order."""
         for pair in pairs[len(outcomes) :]:
             at = len(outcomes) * across
-            there = [job.ids[place] for place in places[at : at + across] if place in job.ids]
+            there = [job.ids[k] for k in indices[at : at + across] if k in job.ids]
             if len(there) < across:
                 return
             looks = judging.classify(folder, [job.image(id) for id in there])
@@ -137,7 +137,7 @@ def _searching(tell: Callable[[Step], None], before: int, total: int) -> Callabl
     return lambda step: tell(replace(step, note=note) if step.done else step)
 
 
-def _keep_report(job: Job, report: prompts.Report, place: int) -> None:
+def _keep_report(job: Job, report: prompts.Report, index: int) -> None:
     """Store a report with its first pairs as its picture, and tell it in the job's result."""
     told = report.told()
     shown = report.outcomes[:SHOWN_PAIRS]
@@ -149,7 +149,7 @@ def _keep_report(job: Job, report: prompts.Report, place: int) -> None:
     key = job.key("report", report.model_dump_json(exclude={"created"}))
     job.result |= told
     job.result["report"] = job.save(
-        picture, None, place, id=key, kind="report", title=report.title,
+        picture, None, index, id=key, kind="report", title=report.title,
         details={"report": report.model_dump(mode="json")},
     )  # fmt: skip
 

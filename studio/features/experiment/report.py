@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from studio.core.errors import BadInput, NotFound
 from studio.core.specs import STYLES, Emotion, Style
 from studio.features.experiment.spec import ExperimentSpec
-from studio.prompting.attacks import AttackKind, Found, attack, most_prompts, search
+from studio.prompting.attacks import AttackKind, SearchResult, attack, most_prompts, search
 from studio.prompting.harden import Hardened, harden
 from studio.prompting.lexicon import layer_words
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult, fixed_template
@@ -240,7 +240,7 @@ def pairs(
     write = write or OfflineWriter().write
     emotions = spec.emotions or (spec.base.emotion,)
     styles: Sequence[Style] = STYLES if spec.emotions else (spec.base.style,)
-    found = []
+    matched = []
     for index, seed in enumerate(seeds(spec)):
         request = PromptRequest(
             emotion=emotions[index % len(emotions)],
@@ -260,8 +260,8 @@ def pairs(
                 left, right = attacked, attacked.model_copy(update={"prompt": harden(wrong, tuple(triggers)).text})
             else:
                 left, right = plain, attacked
-        found.append(Pair(seed=seed, emotion=request.emotion, style=request.style, left=left, right=right))
-    return found
+        matched.append(Pair(seed=seed, emotion=request.emotion, style=request.style, left=left, right=right))
+    return matched
 
 
 def seeds(spec: ExperimentSpec) -> list[int]:
@@ -271,7 +271,7 @@ def seeds(spec: ExperimentSpec) -> list[int]:
 
 def worst_case(
     spec: ExperimentSpec, prompt: str, triggers: Sequence[str] = ()
-) -> tuple[int, Generator[list[str], Sequence[float], Found]]:
+) -> tuple[int, Generator[list[str], Sequence[float], SearchResult]]:
     """The search for the worst spelling of `prompt` (see `attacks.search`), and how many prompts it tries at most.
 
     Where there are more words than `SEARCH_PROMPTS` allows, those that say the emotion and the style are tried first.

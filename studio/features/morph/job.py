@@ -56,20 +56,20 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
     first = recipes[0]
     drawing = FrameDrawing(engine, job, first)
     made: Any = None
-    ids: dict[float, str] = {}  # of every place drawn or found so far
+    ids: dict[float, str] = {}  # of every position drawn so far
 
     def known() -> dict[float, Any]:
-        return {place: job.image(id) for place, id in ids.items()}
+        return {position: job.image(id) for position, id in ids.items()}
 
     def distance() -> morphs.Distance:
         job.say(TEXT["even"])
         return morphs.distance_of(resolve(first.model, engine.settings, with_hash=False))
 
-    for places in morphs.retiming_rounds(spec.frames, len(recipes) - 1, known, distance if spec.retime else None):
-        shows = [timing.along(spec.emotions, place, spec.easing).emotion for place in places]
+    for positions in morphs.retiming_rounds(spec.frames, len(recipes) - 1, known, distance if spec.retime else None):
+        shows = [timing.along(spec.emotions, position, spec.easing).emotion for position in positions]
         frames = [
-            frame_recipe(by_emotion[emotion], plan | {"place": round(place, 6)})
-            for emotion, place in zip(shows, places, strict=True)
+            frame_recipe(by_emotion[emotion], plan | {"place": round(position, 6)})
+            for emotion, position in zip(shows, positions, strict=True)
         ]
         missing = missing_frames(job, frames, set(ids.values()))
         yield
@@ -91,11 +91,11 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
             yield
         for some in batches(made, missing):
             with drawing.borrowed(made):
-                for index, picture in zip(some, made.draw([places[index] for index in some]), strict=True):
+                for index, picture in zip(some, made.draw([positions[index] for index in some]), strict=True):
                     drawing.note = TEXT["even"] if spec.retime else TEXT["frame"].format(index + 1, spec.frames)
-                    job.save(picture, frames[index], index, kind="frame", details={"place": places[index]})
+                    job.save(picture, frames[index], index, kind="frame", details={"place": positions[index]})
             yield
-        ids |= {place: frame.key for place, frame in zip(places, frames, strict=True)}
+        ids |= {position: frame.key for position, frame in zip(positions, frames, strict=True)}
     drawn = tuple(ids.values())
     yield from write_animation(job, first, spec.frames, spec.fps, spec.format, pingpong=spec.pingpong, drawn=drawn)
 

@@ -20,16 +20,14 @@ def path_redactor(settings: Settings) -> Callable[[Any], Any]:
     their place in it; everything else its last part.
     """
     home = settings.home.resolve()
-    places = [folder.resolve() for folder in (settings.datasets_dir, settings.models_dir / "loras")]
-    places += [settings.models_dir.resolve(), home]
+    folders = [folder.resolve() for folder in (settings.datasets_dir, settings.models_dir / "loras")]
+    folders += [settings.models_dir.resolve(), home]
 
     def path(text: str) -> str:
         given = Path(text)
         if not given.is_absolute() and not text.startswith("~"):
             return text  # a hub id, a name, or a path that tells nothing of this machine
-        return next(
-            (given.relative_to(place).as_posix() for place in places if given.is_relative_to(place)), given.name
-        )
+        return next((given.relative_to(root).as_posix() for root in folders if given.is_relative_to(root)), given.name)
 
     def redact(value: Any, field: str = "") -> Any:
         if isinstance(value, dict):

@@ -37,10 +37,10 @@ def machine() -> dict[str, Any]:
             if line.startswith("model name")
         ]
         model = names[0] if names else model
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "versions": found,
+        "versions": versions,
     }
 
 

@@ -9,7 +9,7 @@ import typer
 
 from studio.core.fields import describe
 from studio.core.specs import GenerateSpec
-from studio.core.views import FoundRecipe
+from studio.core.views import ImportedRecipe
 from studio.interfaces.cli import terminal
 from studio.interfaces.cli.terminal import Json, answer, open_studio, say
 
@@ -20,30 +20,30 @@ def recipe(
     """What a picture file says of how it was drawn, by whichever program, and what of that can't be repeated here."""
     studio = open_studio()
     limit = studio.settings.max_upload_mb * 2**20
-    found = studio.read_recipe(terminal.read_file(file, limit))
-    said = found.written or found.spec
+    imported = studio.read_recipe(terminal.read_file(file, limit))
+    said = imported.written or imported.spec
     fields = ("prompt", "negative", "model", "steps", "guidance", "sampler", "seed", "width", "height")
-    keys: dict[str, Any] = {"file": str(file), "program": found.program, "origin": found.origin}
+    keys: dict[str, Any] = {"file": str(file), "program": imported.program, "origin": imported.origin}
     keys |= {name: getattr(said, name) for name in fields}
     keys["model"] = said.model if "model" in said.model_fields_set else None
-    keys["model_hash"] = found.model_hash
+    keys["model_hash"] = imported.model_hash
     keys["loras"] = [{"name": ref.path, "weight": ref.weight} for ref in said.loras]
-    keys["notes"] = list(found.notes)
-    keys["request"] = found.spec.model_dump(mode="json")  # with what is on this machine
-    answer(json, keys, _lines(found, keys))
+    keys["notes"] = list(imported.notes)
+    keys["request"] = imported.spec.model_dump(mode="json")  # with what is on this machine
+    answer(json, keys, _lines(imported, keys))
 
 
-def _lines(found: FoundRecipe, keys: dict[str, Any]) -> list[str]:
+def _lines(imported: ImportedRecipe, keys: dict[str, Any]) -> list[str]:
     size = f"{keys['width']}x{keys['height']}" if keys["width"] and keys["height"] else None
     loras = ", ".join(f"{lora['name']} ({lora['weight']:g})" for lora in keys["loras"])
     shown = {
         "steps": keys["steps"], "guidance": keys["guidance"], "sampler": keys["sampler"], "seed": keys["seed"],
         "size": size, "model": keys["model"], "LoRAs": loras,
     }  # fmt: skip
-    lines = [f"Made with {found.program}.", f"Prompt: {keys['prompt']}"]
+    lines = [f"Made with {imported.program}.", f"Prompt: {keys['prompt']}"]
     lines += [f"Negative: {keys['negative']}"] if keys["negative"] else []
     lines.append(", ".join(f"{name}: {value}" for name, value in shown.items() if value not in (None, "")))
-    return [*lines, *found.notes]
+    return [*lines, *imported.notes]
 
 
 def dataset(
@@ -85,5 +85,5 @@ def announced(report: Any, repeats: int | None = None) -> dict[str, Any]:
     """Say on standard error what a run will train on, before it starts; the same as JSON, pictures only counted."""
     for line in report.summary(repeats):
         say(line)
-    found = summary(report, repeats)
-    return found | {"pictures": len(found["pictures"])}
+    counts = summary(report, repeats)
+    return counts | {"pictures": len(counts["pictures"])}

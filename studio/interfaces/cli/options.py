@@ -78,7 +78,7 @@ def typed(
     spec: type[BaseModel], given: Mapping[str, Any], picture: Callable[[Path], str], prefix: str = ""
 ) -> dict[str, Any]:
     """The fields that were typed: blank ones are left out, texts parsed, `picture` puts files into the store."""
-    found = {}
+    values = {}
     for name, field in fields(spec).items():
         value = given.get(prefix + name)
         if value is None or (field.type is bool and value is False and field.default is False):
@@ -87,8 +87,8 @@ def typed(
             value = picture(value)
         elif field.about.parse is not None:
             value = [field.about.parse(one) for one in value] if _repeated(field) else field.about.parse(value)
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def command(body: Callable[..., None], parameters: Iterable[inspect.Parameter], help: str) -> Callable[..., None]:

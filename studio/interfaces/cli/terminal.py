@@ -76,22 +76,22 @@ def sides(size: str | None) -> dict[str, Any]:
     """`512` or `512x768` as width and height; nothing for None. Raises `BadInput`."""
     if size is None:
         return {}
-    found = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", size)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", size)
+    if match is None:
         raise BadInput(f"The size {size[:40]!r} isn't a number of pixels like 512 or 512x768.")
-    return {"width": int(found[1]), "height": int(found[2] or found[1])}
+    return {"width": int(match[1]), "height": int(match[2] or match[1])}
 
 
 def lora_refs(given: Sequence[str] | None) -> list[dict[str, Any]] | None:
     """`PATH` or `PATH:WEIGHT`, each as a `LoraRef`'s fields."""
     if not given:
         return None
-    found = []
+    refs = []
     for text in given:
         path, colon, weight = text.rpartition(":")
         is_weight = bool(colon and path) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+|nan|inf)", weight, re.IGNORECASE)
-        found.append({"path": path, "weight": weight} if is_weight else {"path": text})
-    return found
+        refs.append({"path": path, "weight": weight} if is_weight else {"path": text})
+    return refs
 
 
 def image_id(studio: Studio, path: Path) -> str:
@@ -145,14 +145,14 @@ def file_named(out: Path | None, form: AnimationFormat | None = None) -> tuple[P
 
     `form`: the only format that there is, if there is only one.
     """
-    if out is None or out.is_dir() or (found := BY_SUFFIX.get(out.suffix.lower())) is None:
+    if out is None or out.is_dir() or (implied := BY_SUFFIX.get(out.suffix.lower())) is None:
         return None, None
-    if form is not None and found != form:
+    if form is not None and implied != form:
         raise BadInput(f"{out} can't be written: this makes a {form.upper()}; name a folder or a .{form} file.")
     if out.exists():
         raise BadInput(f"{out} is there already; choose another name.")
     check_folder(out.parent)
-    return out, found
+    return out, implied
 
 
 # --- calls and waiting ----------------------------------------------------------------------------------------------
@@ -176,10 +176,12 @@ def written(
 
 def harden(studio: Studio, given: str, protect: Sequence[str] | None = None, json: bool = False) -> None:
     """What `harden` does: the text put right, and every change. Words and phrases in `protect` stay as they are."""
-    found = studio.prompts.harden(text(given), tuple(word for words in protect or () for word in listed(text(words))))
-    changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in found.changes]
-    lines = [found.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
-    answer(json, {"text": found.text, "changes": changes}, lines)
+    hardened = studio.prompts.harden(
+        text(given), tuple(word for words in protect or () for word in listed(text(words)))
+    )
+    changes = [{"from": c.source, "to": c.target, "kind": c.kind, "confidence": c.confidence} for c in hardened.changes]
+    lines = [hardened.text, *(f"{c['from']} -> {c['to']} ({c['kind']})" for c in changes)]
+    answer(json, {"text": hardened.text, "changes": changes}, lines)
 
 
 def follow_job(studio: Studio, view: JobView) -> JobView:
@@ -211,7 +213,7 @@ def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = 
 
     A name has the picture's key in it: the same picture has the same name again, another one never takes it.
     """
-    found = []
+    paths = []
     for number, id in enumerate(ids, 1):
         path = studio.picture_path(id, OWNER)
         if out is not None:
@@ -221,8 +223,8 @@ def save_to(studio: Studio, ids: Iterable[str], out: Path | None, prefix: str = 
                 raise Failed(
                     f"{out} can't be written to ({error.strerror}); the pictures are in the gallery."
                 ) from error
-        found.append(str(path.resolve()))
-    return found
+        paths.append(str(path.resolve()))
+    return paths
 
 
 def save_one(studio: Studio, id: str, file: Path | None, out: Path | None, prefix: str) -> str:

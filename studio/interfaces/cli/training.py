@@ -240,11 +240,11 @@ def _answer_run(run: RunView, json: bool) -> None:
 @runs_app.command("list")
 def runs_list(json: Json = False) -> None:
     """All training runs, newest first."""
-    found = open_studio().runs.list()
-    lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}  step {run.step}/{run.steps}" for run in found]
+    views = open_studio().runs.list()
+    lines = [f"{run.id}  {run.state}  epoch {run.epoch}/{run.epochs}  step {run.step}/{run.steps}" for run in views]
     answer(
         json,
-        {"runs": [run.model_dump(mode="json", exclude={"metrics", "log"}) for run in found]},
+        {"runs": [run.model_dump(mode="json", exclude={"metrics", "log"}) for run in views]},
         lines or ["No runs yet."],
     )
 

@@ -46,11 +46,11 @@ class Finished:
 
     def images(self, ids: list[str] | tuple[str, ...]) -> list[dict[str, Any]]:
         """The pictures as every verb tells them."""
-        found = []
+        rows = []
         for id, path in zip(ids, self.copies(ids), strict=True):
             recipe = self.studio.picture(id, OWNER).recipe
-            found.append({"path": path, "seed": recipe.seed if recipe else None, "cached": id in self.view.cached})
-        return found
+            rows.append({"path": path, "seed": recipe.seed if recipe else None, "cached": id in self.view.cached})
+        return rows
 
 
 def pictures(done: Finished) -> Answer:
@@ -95,10 +95,10 @@ def sprites(done: Finished) -> Answer:
 
 def captions(done: Finished) -> Answer:
     """The captions that were written."""
-    found = done.view.result
-    rows = [{"file": file, "caption": text} for file, text in found["captions"].items()]
+    result = done.view.result
+    rows = [{"file": file, "caption": text} for file, text in result["captions"].items()]
     lines = [f"{row['file']}: {row['caption']}" for row in rows]
-    return found | {"captions": rows}, [*lines, f"{len(rows)} captions written, {found['kept']} kept."]
+    return result | {"captions": rows}, [*lines, f"{len(rows)} captions written, {result['kept']} kept."]
 
 
 def drawing_request(studio: Studio, fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -165,8 +165,8 @@ def tools() -> tuple[str, int, str]:
 
 def size() -> tuple[int, int]:
     """The size of the canvas as it was drawn last."""
-    found: tuple[int, int] = kept().get("size", (SIDE, SIDE))
-    return found
+    sides: tuple[int, int] = kept().get("size", (SIDE, SIDE))
+    return sides
 
 
 def size_of(picture: Image.Image | None) -> tuple[int, int]:
@@ -186,9 +186,9 @@ def on_white(picture: Image.Image | None, size: tuple[int, int], opacity: float 
     fitted = picture.convert("RGB").resize(
         (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.LANCZOS
     )
-    place = ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2)
+    offset = ((size[0] - fitted.width) // 2, (size[1] - fitted.height) // 2)
     laid = white.copy()
-    laid.paste(fitted, place)
+    laid.paste(fitted, offset)
     return Image.blend(white, laid, opacity)
 
 

@@ -50,19 +50,19 @@ def show(prefix: str, others: Sequence[Chip] = (), *, without: Sequence[str] = (
 
 def changed(prefix: str, without: Sequence[str] = ()) -> list[Chip]:
     """The settings behind "More settings" that aren't as they are at first."""
-    found = []
+    chips = []
     for name, field in parameters.KNOWN.items():
         key = parameters.key(prefix, name)
         if name in without or key not in st.session_state:
             continue
         value = st.session_state[key]
         if name == "loras":
-            found += [Chip(f"lora_{number}", _title(path), _drop(key, path)) for number, path in enumerate(value or ())]
+            chips += [Chip(f"lora_{number}", _title(path), _drop(key, path)) for number, path in enumerate(value or ())]
             continue
         first = settings().model if name == "model" else field.default
         if value not in (first, None):
-            found.append(Chip(name, f"{field.label}: {_shown(field, value)}", _put(key, first)))
-    return found
+            chips.append(Chip(name, f"{field.label}: {_shown(field, value)}", _put(key, first)))
+    return chips
 
 
 def _shown(field: SpecField, value: Any) -> str:

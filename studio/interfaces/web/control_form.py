@@ -34,22 +34,22 @@ def _number(field: str, **options: Any) -> Any:
 def settings() -> dict[str, Any]:
     """The fields of `ControlRunSpec` that the form has, data left out."""
     st.markdown(f"#### {TEXT['settings']}")
-    found: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
-    found["name"] = inputs.line(ControlRunSpec, "name", "cn_name")
+    values: dict[str, Any] = {"model": widgets.model_picker("cn_model")}
+    values["name"] = inputs.line(ControlRunSpec, "name", "cn_name")
     init = inputs.line(ControlRunSpec, "init", "cn_init")
-    found["init"] = None if init == "none" else init
+    values["init"] = None if init == "none" else init
     with st.container(horizontal=True):
-        found["epochs"] = _number("epochs", width=120)
-        found["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
-        found["batch_size"] = _number("batch_size", width=140)
-        found["seed"] = _number("seed", width=160)
-        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
-    found["gradient_checkpointing"] = inputs.toggle(
+        values["epochs"] = _number("epochs", width=120)
+        values["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        values["batch_size"] = _number("batch_size", width=140)
+        values["seed"] = _number("seed", width=160)
+        values["time_limit_minutes"] = _number("time_limit_minutes", width=180)
+    values["gradient_checkpointing"] = inputs.toggle(
         ControlRunSpec, "gradient_checkpointing", "cn_gradient_checkpointing"
     )
-    found["samples"] = inputs.toggle(ControlRunSpec, "samples", "cn_draw")
-    found["license"] = inputs.line(ControlRunSpec, "license", "cn_license")
-    return {name: value for name, value in found.items() if value is not None or name == "init"}
+    values["samples"] = inputs.toggle(ControlRunSpec, "samples", "cn_draw")
+    values["license"] = inputs.line(ControlRunSpec, "license", "cn_license")
+    return {name: value for name, value in values.items() if value is not None or name == "init"}
 
 
 def start(report: Any | None, fields: dict[str, Any]) -> str | None:

@@ -96,27 +96,27 @@ def _preset(model: str, form: str) -> dict[str, Any]:
 def request() -> str | None:
     """The form and its button; the id of the run that was started. Raises StudioError for what can't run."""
     st.markdown(f"#### {TEXT['request']}")
-    found: dict[str, Any] = {"model": widgets.model_picker("lcm_model"), "loras": widgets.lora_picker("lcm_loras")}
-    found |= _preset(found["model"], st.session_state.get("lcm_form") or "lora")
-    found["name"] = inputs.line(LcmSpec, "name", "lcm_name")
+    values: dict[str, Any] = {"model": widgets.model_picker("lcm_model"), "loras": widgets.lora_picker("lcm_loras")}
+    values |= _preset(values["model"], st.session_state.get("lcm_form") or "lora")
+    values["name"] = inputs.line(LcmSpec, "name", "lcm_name")
     with st.container(horizontal=True):
         for field in ("form", "objective"):
-            found[field] = inputs.buttons(LcmSpec, field, f"lcm_{field}")
+            values[field] = inputs.buttons(LcmSpec, field, f"lcm_{field}")
     source = st.radio(
         TEXT["data"], list(SOURCES), format_func=SOURCES.__getitem__, key="lcm_source", horizontal=True,
         help=TEXT["data_help"], persist_state="session",
     )  # fmt: skip
     if source == "folder":
-        found["data"] = st.text_input(TEXT["folder"], key="lcm_data", persist_state="session").strip() or None
+        values["data"] = st.text_input(TEXT["folder"], key="lcm_data", persist_state="session").strip() or None
     with st.container(horizontal=True):
         if source == "teacher":
-            found["latents"] = _number("latents", width=170)
-        found["epochs"] = _number("epochs", width=120)
-        found["steps_per_epoch"] = _number("steps_per_epoch", width=150)
-        found["batch_size"] = _number("batch_size", width=150)
+            values["latents"] = _number("latents", width=170)
+        values["epochs"] = _number("epochs", width=120)
+        values["steps_per_epoch"] = _number("steps_per_epoch", width=150)
+        values["batch_size"] = _number("batch_size", width=150)
     with st.expander(TEXT["more"], icon=":material/tune:", key="lcm_more"):
-        found |= _more()
-    fields = {name: value for name, value in found.items() if value is not None}
+        values |= _more()
+    fields = {name: value for name, value in values.items() if value is not None}
     try:
         spec = LcmSpec(**fields)
     except ValidationError as error:
@@ -140,10 +140,10 @@ def _memory(spec: LcmSpec, asked: bool) -> None:
     if asked:
         with st.spinner(TEXT["measuring"]):
             st.session_state["lcm_measured"] = (of_now, studio().runs.measure(spec))
-    of, found = st.session_state.get("lcm_measured", (None, None))
-    if found is None or of != of_now:
+    of, measured = st.session_state.get("lcm_measured", (None, None))
+    if measured is None or of != of_now:
         return
-    needed, free = int(found["memory"]), int(found["free"])
+    needed, free = int(measured["memory"]), int(measured["free"])
     words = TEXT["memory_most" if spec.gradient_checkpointing else "memory"]
     st.caption(words.format(needed=text.size(needed), free=text.size(free)))
     if needed > free and not spec.gradient_checkpointing:
@@ -151,23 +151,25 @@ def _memory(spec: LcmSpec, asked: bool) -> None:
 
 
 def _more() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     with st.container(horizontal=True):
         for field in ("w_min", "w_max"):
-            found[field] = _number(field, width=150)
-        found["learning_rate"] = _number("learning_rate", width=160, format="%.6f", step=0.00001, min_value=1e-7,
+            values[field] = _number(field, width=150)
+        values["learning_rate"] = _number("learning_rate", width=160, format="%.6f", step=0.00001, min_value=1e-7,
         )  # fmt: skip
-        found["rank"] = _number("rank", width=120)
-        found["seed"] = _number("seed", width=160)
+        values["rank"] = _number("rank", width=120)
+        values["seed"] = _number("seed", width=160)
     with st.container(horizontal=True):
-        found["checkpoint_epochs"] = _number("checkpoint_epochs", width=210)
-        found["patience"] = _number("patience", width=210)
-        found["curve_pictures"] = _number("curve_pictures", width=180, placeholder="automatic")
-        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
+        values["checkpoint_epochs"] = _number("checkpoint_epochs", width=210)
+        values["patience"] = _number("patience", width=210)
+        values["curve_pictures"] = _number("curve_pictures", width=180, placeholder="automatic")
+        values["time_limit_minutes"] = _number("time_limit_minutes", width=180)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        found["precision"] = inputs.choice(LcmSpec, "precision", "lcm_precision", width=180)
-        found["gradient_checkpointing"] = inputs.toggle(LcmSpec, "gradient_checkpointing", "lcm_gradient_checkpointing")
-    return found
+        values["precision"] = inputs.choice(LcmSpec, "precision", "lcm_precision", width=180)
+        values["gradient_checkpointing"] = inputs.toggle(
+            LcmSpec, "gradient_checkpointing", "lcm_gradient_checkpointing"
+        )
+    return values
 
 
 # --- the curve ------------------------------------------------------------------------------------------------------

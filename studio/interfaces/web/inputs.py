@@ -114,24 +114,24 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
     to the browser, such a number stays in the field, in red, and the old one is used.
     """
     known = describe(spec, name)
-    found = known.bounds
+    bounds = known.bounds
     said, because = options.pop("label", known.label), options.pop("because", "")
     default = options.pop("value", known.default)
-    step = options.pop("step", known.about.step or found.get("multiple_of", 1 if known.whole else STEP))
+    step = options.pop("step", known.about.step or bounds.get("multiple_of", 1 if known.whole else STEP))
     convert: Callable[[Any], Any] = int if known.whole else float
     step = convert(step)
-    low, high = found.get("ge"), found.get("le", found.get("lt"))
-    if low is None and "gt" in found:
-        low = found["gt"] + step
+    low, high = bounds.get("ge"), bounds.get("le", bounds.get("lt"))
+    if low is None and "gt" in bounds:
+        low = bounds["gt"] + step
     low, high = options.pop("min_value", low), options.pop("max_value", high)
     limits: dict[str, Any] = {
         "min_value": None if low is None else convert(low),
         "max_value": None if high is None else convert(high),
     }
     given = st.session_state.get(key) if key is not None else None
-    if key is not None and given is not None and (value := _allowed(given, found, limits, step, slider)) != given:
+    if key is not None and given is not None and (value := _allowed(given, bounds, limits, step, slider)) != given:
         st.session_state[key] = convert(value)
-        _say(said, given, value, limits, found, because)
+        _say(said, given, value, limits, bounds, because)
     if key is None or key not in st.session_state:
         options["value"] = None if default is None else convert(default)
     elif default is None and not slider:
@@ -147,25 +147,25 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
     return st.number_input(shown, step=step, key=key, **options)
 
 
-def _say(label: str, given: Any, value: Any, limits: dict[str, Any], found: Mapping[str, Any], because: str) -> None:
+def _say(label: str, given: Any, value: Any, limits: dict[str, Any], bounds: Mapping[str, Any], because: str) -> None:
     rule = TEXT["between" if limits["max_value"] is not None else "at_least"].format(
         low=_shown(limits["min_value"]), high=_shown(limits["max_value"])
     )
-    if "multiple_of" in found:
-        rule += ", " + TEXT["multiple"].format(step=found["multiple_of"])
+    if "multiple_of" in bounds:
+        rule += ", " + TEXT["multiple"].format(step=bounds["multiple_of"])
     said = TEXT["bounded"].format(label=label, given=_shown(given), value=_shown(value), rule=rule)
     st.toast(text.escape(f"{said} {because}".strip()), icon=":material/straighten:")
 
 
-def _allowed(value: Any, found: Mapping[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:
+def _allowed(value: Any, bounds: Mapping[str, Any], limits: dict[str, Any], step: Any, slider: bool) -> Any:
     """The nearest number that the spec allows. Its limits are multiples themselves where it wants multiples."""
     low, high = limits["min_value"], limits["max_value"]
-    if "multiple_of" in found:
-        value = round(value / found["multiple_of"]) * found["multiple_of"]
-    if not slider and "gt" in found and value > found["gt"]:
+    if "multiple_of" in bounds:
+        value = round(value / bounds["multiple_of"]) * bounds["multiple_of"]
+    if not slider and "gt" in bounds and value > bounds["gt"]:
         low = None  # a slider begins one step above the bound; typed numbers may lie between
-    if not slider and "lt" in found and value >= found["lt"]:
-        high = found["lt"] - step
+    if not slider and "lt" in bounds and value >= bounds["lt"]:
+        high = bounds["lt"] - step
     value = value if high is None else min(value, high)
     return value if low is None else max(value, low)
 

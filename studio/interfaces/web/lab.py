@@ -135,14 +135,14 @@ def _told(result: dict[str, Any], key: str) -> None:
     for comparison in result.get("comparisons", ()):
         st.caption(FACTORS[comparison["factor"]])
         left, right = st.columns(2)
-        for place, name, side in ((left, names[0], comparison["left"]), (right, names[1], comparison["right"])):
+        for column, name, side in ((left, names[0], comparison["left"]), (right, names[1], comparison["right"])):
             said = TEXT["share_said"].format(
                 percent=f"{side['right'] / max(1, side['n']):.0%}",
                 n=side["n"],
                 low=f"{side['low']:.0%}",
                 high=f"{side['high']:.0%}",
             )
-            place.progress(side["right"] / max(1, side["n"]), text=f"{text.escape(name)}: {said}")
+            column.progress(side["right"] / max(1, side["n"]), text=f"{text.escape(name)}: {said}")
         p = comparison["p"]
         st.caption(TEXT["chance" if p >= 0.05 else "clear"].format(p=f"{p:.2g}"))
     with st.expander(TEXT["pairs"], icon=":material/compare:", expanded=True):

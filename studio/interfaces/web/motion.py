@@ -86,8 +86,8 @@ def emotions(spec: type[MotionSpec], said: dict[str, str], key: str) -> tuple[Em
     order: list[str] = st.session_state.setdefault(f"{key}_order", ["happy", "sad"])
 
     def numbered(link: str) -> str:
-        place = order.index(link) + 1 if link in order else 0  # 0: taken out in this very run
-        return f"{place}\u2002{text.emotion_label(_emotion_of(link))} :material/close_small:"
+        number = order.index(link) + 1 if link in order else 0  # 0: taken out in this very run
+        return f"{number}\u2002{text.emotion_label(_emotion_of(link))} :material/close_small:"
 
     if order:
         st.session_state[key] = list(order)
@@ -275,15 +275,15 @@ def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:
     )
     kept["rows"] = rows = [dict(row) for row in rows if row.get("emotion") and row.get("frame")]
     st.caption(TEXT["note"])
-    found: dict[int, Keyframe] = {}
+    by_frame: dict[int, Keyframe] = {}
     for row in rows:
-        place = int(row["frame"]) - 1
-        found[place] = Keyframe(
-            emotion=row["emotion"], frame=place, strength=row.get("strength"), hold=int(row.get("hold") or 1)
+        frame = int(row["frame"]) - 1
+        by_frame[frame] = Keyframe(
+            emotion=row["emotion"], frame=frame, strength=row.get("strength"), hold=int(row.get("hold") or 1)
         )
-    if len(found) < len(rows):
+    if len(by_frame) < len(rows):
         st.caption(TEXT["marks"])
-    return tuple(found[place] for place in sorted(found))
+    return tuple(by_frame[frame] for frame in sorted(by_frame))
 
 
 def _moved(rows: list[dict[str, Any]], before: int, now: int) -> list[dict[str, Any]]:
@@ -369,8 +369,8 @@ def _filmstrip(ids: tuple[str, ...], _owner: str) -> bytes:
 
 
 def _frames(job: JobView) -> list[Picture]:
-    found = map(_picture, job.result.get("frames") or job.pictures)
-    return [picture for picture in found if picture is not None and picture.path.suffix == ".png"]
+    pictures = map(_picture, job.result.get("frames") or job.pictures)
+    return [picture for picture in pictures if picture is not None and picture.path.suffix == ".png"]
 
 
 def _emotion_in(picture: Picture) -> str:

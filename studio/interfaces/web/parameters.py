@@ -44,7 +44,7 @@ def form(
     `without`: fields that this page doesn't offer. `blank`: what an empty number means here, if not what the spec says.
     `hints`: options of single widgets. `models`: the list of them, where the page has read it already.
     """
-    found: dict[str, Any] = {"model": widgets.model_picker(key(prefix, "model"), models=models)}
+    values: dict[str, Any] = {"model": widgets.model_picker(key(prefix, "model"), models=models)}
     names = [name for name in KNOWN if name not in (*PICKED, *without)]
     for first in range(0, len(names), 2):
         with st.container(horizontal=True):
@@ -52,9 +52,9 @@ def form(
                 number = KNOWN[name].optional and KNOWN[name].type in (int, float)
                 options = {"placeholder": blank} if blank and number else {}
                 options |= (hints or {}).get(name, {})
-                found[name] = inputs.field(GenerateSpec, name, key(prefix, name), **options)
-    found["loras"] = widgets.lora_picker(key(prefix, "loras"))
-    return found
+                values[name] = inputs.field(GenerateSpec, name, key(prefix, name), **options)
+    values["loras"] = widgets.lora_picker(key(prefix, "loras"))
+    return values
 
 
 def fill(prefix: str, spec: GenerateSpec, *, without: Sequence[str] = ()) -> None:

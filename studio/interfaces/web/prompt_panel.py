@@ -282,13 +282,13 @@ def _check(fields: Fields, positive: str, negative: str) -> None:
         reviews: dict[str, Validation] = st.session_state.setdefault("gen_reviews", {})
         if positive not in reviews and st.button(TEXT["review"], key="gen_review", icon=":material/forum:"):
             with st.spinner(TEXT["reviewing"]):
-                found = studio().prompts.review(positive, protected, model)
-            if found.writer == "claude":
+                review = studio().prompts.review(positive, protected, model)
+            if review.writer == "claude":
                 for old in list(reviews)[: 1 - KEPT]:
                     del reviews[old]
-                reviews[positive] = found
+                reviews[positive] = review
                 st.rerun()  # the button has done its work
-            st.caption(f":orange[:material/warning:] {text.escape(found.note)}")
+            st.caption(f":orange[:material/warning:] {text.escape(review.note)}")
         verdicts += [reviews[positive]] if positive in reviews else []
     for column, verdict in zip(st.columns(len(verdicts)), verdicts, strict=True):
         with column:
@@ -348,11 +348,11 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
     """Under the text box: the text with the words that look misspelt or disguised put right, to take or to leave."""
     if not typed or st.session_state.get("gen_kept") == typed:
         return
-    found = studio().prompts.harden(typed, protected)
-    if not found.changes or found.text == typed:
+    hardened = studio().prompts.harden(typed, protected)
+    if not hardened.changes or hardened.text == typed:
         return
     parts, at = [], 0
-    for change in found.changes:
+    for change in hardened.changes:
         parts.append(html.escape(typed[at : change.start]))
         if change.source.strip():
             parts.append(f'<span class="studio-was">{html.escape(change.source)}</span> ')
@@ -362,19 +362,19 @@ def spelling(typed: str, protected: tuple[str, ...]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="gen_spelling"):
         st.html(f"<span>{TEXT['spelling']}: {''.join(parts)}</span>", width="content")
         # Callbacks run before the text box is drawn anew, and so may change what it holds.
-        st.button(TEXT["accept"], key="gen_accept", icon=":material/check:", on_click=_take, args=(found.text,))
+        st.button(TEXT["accept"], key="gen_accept", icon=":material/check:", on_click=_take, args=(hardened.text,))
         st.button(TEXT["keep"], key="gen_keep", type="tertiary", on_click=_keep, args=(typed,))
 
 
 def suggestions(typed: str) -> None:
     """Under the text box: ways to end the tag that is being typed, each a button that puts it there."""
-    found = studio().prompts.complete(typed)
-    if not found:
+    completions = studio().prompts.complete(typed)
+    if not completions:
         return
     with st.container(horizontal=True, gap="xsmall", key="gen_suggestions"):
-        for place, one in enumerate(found):
+        for index, one in enumerate(completions):
             label = f"{one.tag} · {one.japanese}" if one.japanese and not typed.isascii() else one.tag
-            st.button(text.escape(label), key=f"gen_suggest_{place}", type="tertiary", on_click=_take, args=(one.text,))
+            st.button(text.escape(label), key=f"gen_suggest_{index}", type="tertiary", on_click=_take, args=(one.text,))
 
 
 def _own_from(prompt: str, negative: str) -> None:

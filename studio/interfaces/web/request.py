@@ -19,7 +19,7 @@ from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.fields import describe
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
-from studio.core.views import FoundRecipe
+from studio.core.views import ImportedRecipe
 from studio.interfaces.web import inputs, parameters, text, widgets
 from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
@@ -130,17 +130,17 @@ def restore(job_id: str) -> None:
         asked = studio().job_spec(job_id, owner())
         base = asked if isinstance(asked, GenerateSpec) else getattr(asked, "base", None)
         if base is not None:
-            load(FoundRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"), TEXT["restored"])
+            load(ImportedRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"), TEXT["restored"])
 
 
-def load(found: FoundRecipe, said: str = TEXT["loaded"]) -> None:
+def load(imported: ImportedRecipe, said: str = TEXT["loaded"]) -> None:
     """Put a recipe into the form, and say so. Raises StudioError when a LoRA of it is gone.
 
     Its prompt becomes a prompt of one's own, to be edited as a whole, unless it is what is written for its fields
     anyway: then the fields go on to decide. What the form has no place for, or isn't here, is said: it would draw
     another picture.
     """
-    state, spec, notes = st.session_state, found.spec, list(found.notes)
+    state, spec, notes = st.session_state, imported.spec, list(imported.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
     state["gen_text"], state["gen_count"] = spec.text, spec.count
     parameters.fill("gen", spec)
@@ -259,20 +259,20 @@ def dropped() -> None:
         return
     state = st.session_state
     if state.get("gen_file_id") != file.file_id:  # read once for each file: hashes of models may be needed
-        state["gen_file_id"], state["gen_file_found"], state["gen_file_wrong"] = file.file_id, None, ""
+        state["gen_file_id"], state["gen_file_recipe"], state["gen_file_wrong"] = file.file_id, None, ""
         try:
-            state["gen_file_found"] = studio().read_recipe(file.getvalue())
+            state["gen_file_recipe"] = studio().read_recipe(file.getvalue())
         except StudioError as problem:
             state["gen_file_wrong"] = str(problem)
-    found: FoundRecipe | None = state["gen_file_found"]
-    if found is None:
+    imported: ImportedRecipe | None = state["gen_file_recipe"]
+    if imported is None:
         if not _is_picture(file.getvalue()):
             st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
             return
         st.caption(text.escape(state["gen_file_wrong"]))
     with st.container(horizontal=True):
-        if found is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
-            state["gen_load"] = found
+        if imported is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
+            state["gen_load"] = imported
             st.rerun()
         if st.button(TEXT["use"], key="gen_file_use", icon=":material/image:"):
             try:
@@ -318,14 +318,14 @@ def drop_source() -> None:
 
 def hidden(edited: bool) -> list[Chip]:
     """What shapes the next picture beside the fields and the settings. `edited`: its prompt was changed by hand."""
-    state, found = st.session_state, []
+    state, chips = st.session_state, []
     if state.get("gen_source"):
-        found.append(Chip("source", TEXT["starts_chip"], drop_source))
+        chips.append(Chip("source", TEXT["starts_chip"], drop_source))
     if state.get("gen_own"):
-        found.append(Chip("own", TEXT["own"], write_again))
+        chips.append(Chip("own", TEXT["own"], write_again))
     elif edited:
-        found.append(Chip("edited", TEXT["edited"], as_written))
-    return found
+        chips.append(Chip("edited", TEXT["edited"], as_written))
+    return chips
 
 
 def write_again() -> None:

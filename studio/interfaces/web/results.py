@@ -57,11 +57,11 @@ def show(job: JobView) -> None:
 
 def _loaded(ids: Sequence[str]) -> list[Picture]:
     """These pictures, without those that were deleted since."""
-    found = []
+    pictures = []
     for picture_id in ids:
         with suppress(StudioError):
-            found.append(studio().picture(picture_id, owner()))
-    return found
+            pictures.append(studio().picture(picture_id, owner()))
+    return pictures
 
 
 def says(job: JobView) -> None:

@@ -163,12 +163,12 @@ def _followed(control: ControlSpec) -> str | None:
 
 def _fill(picture_id: str) -> None:
     """Put the recipe of a picture into the fields that aren't about the drawing; what isn't here is said."""
-    found, state = studio().recipe_of(picture_id, owner()), st.session_state
+    imported, state = studio().recipe_of(picture_id, owner()), st.session_state
     for name in ("text", "emotion", "style"):
-        state[f"sk_{name}"] = getattr(found.spec, name)
-    parameters.fill("sk", found.spec, without=LEFT_OUT)
-    if found.notes:
-        state["sk_problem"] = " ".join(found.notes)
+        state[f"sk_{name}"] = getattr(imported.spec, name)
+    parameters.fill("sk", imported.spec, without=LEFT_OUT)
+    if imported.notes:
+        state["sk_problem"] = " ".join(imported.notes)
 
 
 def _beneath(picture_id: str) -> Paper:
@@ -210,7 +210,7 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
     """The control image, live, and the fields that shape it; (fields of ControlSpec, None where there is none)."""
     kind = inputs.buttons(ControlSpec, "kind", "sk_kind", help=None)
     st.caption(KINDS[kind])
-    place = st.container(key="stage_control", width="content")
+    container = st.container(key="stage_control", width="content")
     fields: dict[str, Any] = {"kind": kind}
     chosen: ControlView | None = None
     if kind == "canny":
@@ -220,15 +220,15 @@ def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, 
         if None not in fields.values() and fields["low"] >= fields["high"]:
             fields["high"] = None  # they exclude each other: the upper one is chosen for the lower one
     if drawing is None:
-        place.caption(TEXT["sees_nothing"])
+        container.caption(TEXT["sees_nothing"])
     else:
         try:
             chosen = service.control_image(drawing, ControlSpec(image="canvas", **fields), model)
-            place.image(chosen.png, width=256, alt=TEXT["sees"])
+            container.image(chosen.png, width=256, alt=TEXT["sees"])
             if chosen.low is not None:
-                place.caption(TEXT["thresholds"].format(low=chosen.low, high=chosen.high))
+                container.caption(TEXT["thresholds"].format(low=chosen.low, high=chosen.high))
         except StudioError as problem:
-            place.info(str(problem), icon=":material/draw:")
+            container.info(str(problem), icon=":material/draw:")
     return fields, chosen
 
 

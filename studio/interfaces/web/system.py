@@ -141,8 +141,8 @@ def tag_lists() -> None:
         read = studio().prompts.add_tags(file.getvalue(), file.name)
         st.session_state["system_tags_read"] = (file.name, len(read.rows), read.bad)
         st.rerun()  # the list above has it then
-    if found := st.session_state.pop("system_tags_read", None):
-        name, count, bad = found
+    if added := st.session_state.pop("system_tags_read", None):
+        name, count, bad = added
         st.success(TEXT["tags_added"].format(tags=text.plural(count, "tag"), name=text.escape(name)))
         if bad:
             lines = [TEXT["tags_line"].format(line=one.line, reason=text.escape(one.reason)) for one in bad[:BAD_LINES]]

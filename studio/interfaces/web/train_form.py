@@ -156,48 +156,48 @@ def settings() -> dict[str, Any]:
         st.session_state["lora_preset"] = EMBEDDED
         _preset()
     st.segmented_control(TEXT["preset"], list(LORA), key="lora_preset", on_change=_preset, persist_state="session")
-    found: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
-    found["name"] = inputs.line(LoraSpec, "name", "lora_name")
+    values: dict[str, Any] = {"model": widgets.model_picker("lora_model")}
+    values["name"] = inputs.line(LoraSpec, "name", "lora_name")
     with st.container(horizontal=True):
-        found["epochs"] = _number("epochs", width=120)
-        found["rank"] = _number("rank", width=120)
-        found["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
-        found["batch_size"] = _number("batch_size", width=140)
-        found["repeats"] = _number("repeats", width=140, placeholder="automatic")
-    found["flip"] = inputs.toggle(LoraSpec, "flip", "lora_flip")
+        values["epochs"] = _number("epochs", width=120)
+        values["rank"] = _number("rank", width=120)
+        values["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        values["batch_size"] = _number("batch_size", width=140)
+        values["repeats"] = _number("repeats", width=140, placeholder="automatic")
+    values["flip"] = inputs.toggle(LoraSpec, "flip", "lora_flip")
     with st.expander(TEXT["more"], icon=":material/tune:", key="lora_more"):
-        found |= _more()
-    return {name: value for name, value in found.items() if value is not None}
+        values |= _more()
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _more() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     with st.container(horizontal=True):
-        found["resolution"] = _number("resolution", width=160)
-        found["alpha"] = _number("alpha", width=140)
-        found["accumulation"] = _number("accumulation", width=140)
-        found["text_encoder_lr"] = _number("text_encoder_lr", width=200, format="%.5f")
-        found["seed"] = _number("seed", width=160)
+        values["resolution"] = _number("resolution", width=160)
+        values["alpha"] = _number("alpha", width=140)
+        values["accumulation"] = _number("accumulation", width=140)
+        values["text_encoder_lr"] = _number("text_encoder_lr", width=200, format="%.5f")
+        values["seed"] = _number("seed", width=160)
     with st.container(horizontal=True):
-        found["min_snr_gamma"] = _number("min_snr_gamma", width=140)
-        found["noise_offset"] = _number("noise_offset", width=140)
-        found["caption_dropout"] = _number("caption_dropout", width=160)
-        found["checkpoint_epochs"] = _number("checkpoint_epochs", width=160)
-        found["checkpoint_minutes"] = _number("checkpoint_minutes", width=180)
-        found["time_limit_minutes"] = _number("time_limit_minutes", width=180)
+        values["min_snr_gamma"] = _number("min_snr_gamma", width=140)
+        values["noise_offset"] = _number("noise_offset", width=140)
+        values["caption_dropout"] = _number("caption_dropout", width=160)
+        values["checkpoint_epochs"] = _number("checkpoint_epochs", width=160)
+        values["checkpoint_minutes"] = _number("checkpoint_minutes", width=180)
+        values["time_limit_minutes"] = _number("time_limit_minutes", width=180)
     with st.container(horizontal=True):
         for field in ("optimizer", "precision"):
-            found[field] = inputs.choice(LoraSpec, field, f"lora_{field}", width=180)
+            values[field] = inputs.choice(LoraSpec, field, f"lora_{field}", width=180)
         for field in ("gradient_checkpointing", "ema"):
-            found[field] = inputs.toggle(LoraSpec, field, f"lora_{field}")
-        found["samples"] = inputs.toggle(LoraSpec, "samples", "lora_draw")
+            values[field] = inputs.toggle(LoraSpec, field, f"lora_{field}")
+        values["samples"] = inputs.toggle(LoraSpec, "samples", "lora_draw")
     typed = st.text_area(
         TEXT["samples"], key="lora_samples", placeholder=TEXT["samples_hint"], height=90, persist_state="session",
-        disabled=not found["samples"],
+        disabled=not values["samples"],
     )  # fmt: skip
-    found["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
-    found["license"] = inputs.line(LoraSpec, "license", "lora_license")
-    return found
+    values["sample_prompts"] = tuple(line.strip() for line in (typed or "").splitlines() if line.strip())[:8]
+    values["license"] = inputs.line(LoraSpec, "license", "lora_license")
+    return values
 
 
 # --- start ----------------------------------------------------------------------------------------------------------
@@ -229,14 +229,14 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         if st.button(TEXT["measure"], icon=":material/timer:", key="lora_measure"):
             with st.spinner(TEXT["measuring"]):
                 st.session_state["lora_measured"] = (_measured_by(spec), studio().runs.measure(spec))
-    of, found = st.session_state.get("lora_measured", (None, None))
-    if found and of != _measured_by(spec):  # of another run than the one that the form describes now
+    of, measured = st.session_state.get("lora_measured", (None, None))
+    if measured and of != _measured_by(spec):  # of another run than the one that the form describes now
         del st.session_state["lora_measured"]
-        found = None
-    if found:
-        seconds = found["seconds_per_step"] * each * spec.epochs + found["seconds_to_load"]
-        memory = text.size(int(found["memory"]))
-        step = f"{found['seconds_per_step']:.2f} s"
+        measured = None
+    if measured:
+        seconds = measured["seconds_per_step"] * each * spec.epochs + measured["seconds_to_load"]
+        memory = text.size(int(measured["memory"]))
+        step = f"{measured['seconds_per_step']:.2f} s"
         st.caption(TEXT["measured"].format(time=text.duration(seconds), step=step, memory=memory))
     if not pressed:
         return None

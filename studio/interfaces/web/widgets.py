@@ -87,9 +87,9 @@ def follow(job_id: str, page: str) -> None:
 
 def form_job(page: str) -> str | None:
     """After a reload: the job whose request was the page's form, if there was one."""
-    found: str | None = st.query_params.get("form", st.query_params.get("job"))
-    st.session_state.setdefault(f"form:{page}", found or "")
-    return found or None
+    job_id: str | None = st.query_params.get("form", st.query_params.get("job"))
+    st.session_state.setdefault(f"form:{page}", job_id or "")
+    return job_id or None
 
 
 def current_job(page: str) -> str | None:
@@ -97,10 +97,10 @@ def current_job(page: str) -> str | None:
 
     One that failed stays in the session alone: a reload starts afresh.
     """
-    found: str | None = st.query_params.get("job") or st.session_state.get(f"job:{page}")
-    if found and found != st.session_state.get(f"failed:{page}"):
-        follow(found, page)
-    return found
+    job_id: str | None = st.query_params.get("job") or st.session_state.get(f"job:{page}")
+    if job_id and job_id != st.session_state.get(f"failed:{page}"):
+        follow(job_id, page)
+    return job_id
 
 
 def forget_job(page: str) -> None:
@@ -123,14 +123,14 @@ def refusals(page: str) -> Iterator[None]:
         st.toast(text.escape(str(problem)), icon=":material/error:")
 
 
-def refusal(page: str, place: Any) -> None:
+def refusal(page: str, container: Any) -> None:
     """Show what was refused in this run, in place of what `place` (an `st.empty`) says."""
     problem = st.session_state.pop(f"refused:{page}", None)
     if problem:
-        place.error(text.escape(problem), icon=":material/error:")
+        container.error(text.escape(problem), icon=":material/error:")
 
 
-def job_panel(job_id: str, page: str, *, size: int | None = None, place: Any = None) -> JobView | None:
+def job_panel(job_id: str, page: str, *, size: int | None = None, container: Any = None) -> JobView | None:
     """A job while it works: preview, progress, time left, place in the line, cancel. The page goes on at once.
 
     Polls by itself and reruns the page when the job is over. Afterwards it shows how it ended, if there is something
@@ -148,7 +148,7 @@ def job_panel(job_id: str, page: str, *, size: int | None = None, place: Any = N
         st.fragment(_working, run_every=POLL)(job_id, size)
         return job
     if job.state != "done":
-        with place.container() if place is not None else st.container():
+        with container.container() if container is not None else st.container():
             _ended(job, page)
     return job
 
@@ -361,30 +361,30 @@ def lora_picker(key: str) -> tuple[LoraRef, ...]:
     Files outside of the list can't be chosen here, but one that a recipe brought is used like the others.
     """
     state = st.session_state
-    found = {str(lora.path): lora for lora in studio().models.loras()}
+    loras = {str(lora.path): lora for lora in studio().models.loras()}
     asked = list(state.get(key) or ())
     for path in asked:
-        if path not in found:
+        if path not in loras:
             try:
-                found[path] = studio().models.lora(path)
+                loras[path] = studio().models.lora(path)
             except StudioError:
                 state.setdefault(f"{key}_gone", []).append(path.replace("\\", "/").rsplit("/", 1)[-1])
-    kept = [path for path in asked if path in found]
+    kept = [path for path in asked if path in loras]
     if kept != asked:
         state[key] = kept
     if gone := state.get(f"{key}_gone"):
         names = ", ".join(text.escape(name) for name in gone)
         st.warning(TEXT["lora_gone"].format(names=names), icon=":material/link_off:")
-    if not found:
+    if not loras:
         st.caption(TEXT["lora_none"].format(folder=f"`{settings().models_dir / 'loras'}`"))
         return ()
     chosen: Sequence[str] = st.multiselect(
-        TEXT["lora"], list(found), key=key, format_func=lambda path: found[path].title, persist_state="session",
+        TEXT["lora"], list(loras), key=key, format_func=lambda path: loras[path].title, persist_state="session",
         on_change=state.pop, args=(f"{key}_gone", None),
     )  # fmt: skip
     picked = []
     for path in chosen:
-        lora = found[path]
+        lora = loras[path]
         weight = inputs.number(
             LoraRef,
             "weight",

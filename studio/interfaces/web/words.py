@@ -42,8 +42,8 @@ def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
             pieces = re.split(f"({either})", part, flags=re.IGNORECASE)  # those at odd places are the words
             parts.append(
                 "".join(
-                    f":gray[~~{text.escape(piece)}~~]" if place % 2 else f":{COLORS[name]}[{text.escape(piece)}]"
-                    for place, piece in enumerate(pieces)
+                    f":gray[~~{text.escape(piece)}~~]" if index % 2 else f":{COLORS[name]}[{text.escape(piece)}]"
+                    for index, piece in enumerate(pieces)
                     if piece
                 )
             )
@@ -62,13 +62,13 @@ def little(unknown: Sequence[UnknownWord], key: str) -> None:
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key=f"{key}_little"):
         st.markdown(f":orange[:material/visibility_off:] :small[{TEXT['little']}]", width="content")
         said = str(st.session_state.get(key, ""))
-        for place, one in enumerate(unknown[:8]):
+        for index, one in enumerate(unknown[:8]):
             if not one.instead or not re.search(_standing(one.word), said, re.IGNORECASE):  # in a wildcard, perhaps
                 st.badge(text.escape(one.word), color="gray", help=one.reason)
                 continue
             st.button(
                 text.escape(TEXT["instead"].format(word=one.word, instead=one.instead[0])),
-                key=f"{key}_instead_{place}",
+                key=f"{key}_instead_{index}",
                 help=f"{one.reason} {text.escape(' · '.join(one.instead[1:]))}".strip(),
                 on_click=_exchange,
                 args=(key, one.word, one.instead[0]),

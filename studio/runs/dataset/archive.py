@@ -101,18 +101,18 @@ def _names(members: Iterable[zipfile.ZipInfo], archive: str) -> dict[zipfile.Zip
     Names without the flag for UTF-8 are in the encoding of the machine that packed them (APPNOTE 4.4.4, appendix D);
     one machine, so all of them are looked at together. Raises BadInput where it can't be told.
     """
-    found: dict[zipfile.ZipInfo, str] = {}
+    names: dict[zipfile.ZipInfo, str] = {}
     unsure: dict[zipfile.ZipInfo, bytes] = {}
     for member in members:
         if member.flag_bits & 0x800 or member.orig_filename.isascii():
-            found[member] = member.orig_filename
+            names[member] = member.orig_filename
         else:
             raw = member.orig_filename.encode("cp437")
             written = _unicode_path(member.extra, raw)
             if written is None:
                 unsure[member] = raw
             else:
-                found[member] = written
+                names[member] = written
     if unsure:
         decoded = decode_together(unsure.values(), ("utf-8", "cp932", "cp1252", "gbk", "cp850", "cp437"))
         if decoded is None:
@@ -120,8 +120,8 @@ def _names(members: Iterable[zipfile.ZipInfo], archive: str) -> dict[zipfile.Zip
                 f"The names in {archive} are in an encoding that can't be told, and folders are trigger words: pack it "
                 "again with names in UTF-8, or unpack it and give the folder."
             )
-        found |= dict(zip(unsure, decoded, strict=True))
-    return found
+        names |= dict(zip(unsure, decoded, strict=True))
+    return names
 
 
 def _unicode_path(extra: bytes, raw: bytes) -> str | None:

@@ -51,17 +51,17 @@ def _key(name: str) -> str:
 def find(folder: Path, names: Iterable[str], problems: list[Problem]) -> Captions:
     """All text files and lists of a set; what is wrong with a list goes to `problems`."""
     names = list(names)
-    found = Captions()
+    captions = Captions()
     for name in names:
         if PurePosixPath(name).suffix.lower() in CAPTIONS:
-            found.texts[name] = name
-            found.texts.setdefault(_key(name), name)
+            captions.texts[name] = name
+            captions.texts.setdefault(_key(name), name)
     known = {_key(name): name for name in reversed(names)}
     for name in names:
         path = PurePosixPath(name)
         if path.name.lower() in METADATA or (path.suffix.lower() == ".json" and path.name != CONCEPTS):
-            _list(folder, name, known, problems, found.lines)
-    return found
+            _list(folder, name, known, problems, captions.lines)
+    return captions
 
 
 def is_list(folder: Path, name: str) -> bool:
@@ -69,7 +69,7 @@ def is_list(folder: Path, name: str) -> bool:
     return PurePosixPath(name).suffix.lower() == ".json" and bool(_of_kohya(read_json(folder / name)))
 
 
-def _list(folder: Path, name: str, known: dict[str, str], problems: list[Problem], found: dict[str, str]) -> None:
+def _list(folder: Path, name: str, known: dict[str, str], problems: list[Problem], lines: dict[str, str]) -> None:
     def problem(message: str) -> None:
         problems.append(Problem(file=name, kind="caption", message=message, used=False))
 
@@ -77,7 +77,7 @@ def _list(folder: Path, name: str, known: dict[str, str], problems: list[Problem
     if name.lower().endswith(".json"):
         for stem, text in _of_kohya(read_json(folder / name)):
             able = [_key(str(parent / f"{stem}{suffix}")) for suffix in ("", *PICTURES)]
-            found |= {known[key]: text for key in able if key in known}
+            lines |= {known[key]: text for key in able if key in known}
         return
     listed = _decoded((folder / name).read_bytes())
     if listed is None:
@@ -91,12 +91,12 @@ def _list(folder: Path, name: str, known: dict[str, str], problems: list[Problem
         if picture is None or words is None:
             problem(f"{name}, line {number}, is not {shape}: it is left out.")
             continue
-        place = known.get(_key(str(parent / picture.replace("\\", "/"))))
-        if place is None:
+        file = known.get(_key(str(parent / picture.replace("\\", "/"))))
+        if file is None:
             message = f"{name}, line {number}, names {picture!r}, which isn't there."
             problems.append(Problem(file=name, kind="name", message=message, used=False))
         else:
-            found[place] = words
+            lines[file] = words
 
 
 def _rows(text: str, table: bool) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -121,12 +121,12 @@ def _of_kohya(data: Any) -> list[tuple[str, str]]:
     """(name, words) of {"name": {"caption": ..., "tags": ...}}; nothing for any other JSON."""
     if not isinstance(data, dict) or not all(isinstance(item, dict) for item in data.values()):
         return []
-    found = []
+    rows = []
     for name, item in data.items():
         words = [item[key] for key in ("caption", "tags") if isinstance(item.get(key), str) and item[key].strip()]
         if words:
-            found.append((name.replace("\\", "/").rsplit("/", 1)[-1], ", ".join(words)))
-    return found
+            rows.append((name.replace("\\", "/").rsplit("/", 1)[-1], ", ".join(words)))
+    return rows
 
 
 def _decoded(data: bytes) -> str | None:

@@ -315,10 +315,10 @@ def behind_triggers(entries: Iterable[Entry], made: Mapping[str, str]) -> dict[s
     """
     entries = list(entries)
     own = _leading(entry for entry in entries if entry.caption)
-    found = {}
+    captions = {}
     for entry in entries:
         if entry.file in made:
             tags = split_tags(made[entry.file])
             word = own.get(entry.file.rpartition("/")[0], "" if not tags or tags[0] in _COMMON else entry.trigger)
-            found[entry.file] = add_tags(remove_tags(made[entry.file], word), word, first=True) if tags else ""
-    return found
+            captions[entry.file] = add_tags(remove_tags(made[entry.file], word), word, first=True) if tags else ""
+    return captions

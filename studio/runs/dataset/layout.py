@@ -39,20 +39,20 @@ class Listing:
 
 def listed(folder: Path) -> Listing:
     """Every file below `folder`, links followed. Raises BadInput for more than a set may have."""
-    found = Listing()
+    listing = Listing()
     for path, trouble in _walk(folder, "", {os.path.realpath(folder)}):
         if trouble:
-            found.problems.append(
+            listing.problems.append(
                 Problem(file=shown(path), kind="name", message=f"{shown(path)} {trouble}", used=False)
             )
         elif path.endswith("/"):
-            found.folders.append(path)
+            listing.folders.append(path)
         elif not IGNORED.search(path):
-            found.names.append(path)
-        if len(found.names) > MAX_FILES:
+            listing.names.append(path)
+        if len(listing.names) > MAX_FILES:
             raise BadInput(f"{folder} has more than {MAX_FILES} files, the most that a data set may have.")
-    found.names.sort()
-    return found
+    listing.names.sort()
+    return listing
 
 
 def _walk(folder: Path, inside: str, seen: set[str]) -> Iterator[tuple[str, str]]:
@@ -75,12 +75,12 @@ def _walk(folder: Path, inside: str, seen: set[str]) -> Iterator[tuple[str, str]
             yield name, "has a name that isn't UTF-8: it is left out; give it another name."
             continue
         try:
-            place, is_folder, is_file = os.path.realpath(entry.path), entry.is_dir(), entry.is_file()
+            target, is_folder, is_file = os.path.realpath(entry.path), entry.is_dir(), entry.is_file()
         except OSError as error:  # a circle of links
             yield name, f"can't be read ({error.strerror}): it is left out."
             continue
-        if is_folder and place not in seen:
-            seen.add(place)
+        if is_folder and target not in seen:
+            seen.add(target)
             yield from _walk(Path(entry.path), name, seen)
         elif is_folder:
             yield name, "leads to a folder that is looked at already: it is left out."
@@ -174,27 +174,27 @@ def concepts(folder: Path, names: list[str]) -> list[Concept]:
         return []
     data = read_json(folder / CONCEPTS)
     inside = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    found = []
+    concepts = []
     for item in data if isinstance(data, list) else ():
         if not isinstance(item, dict) or not isinstance(item.get("path"), str):
             continue
         parts = [part for part in re.split(r"[/\\]", item["path"]) if part not in ("", ".")]
         endings = ["/".join(parts[start:]) for start in range(len(parts))]
-        place = next((ending for ending in endings if ending in inside), None)
-        if place is None:
+        match = next((ending for ending in endings if ending in inside), None)
+        if match is None:
             continue
         text = item.get("text") if isinstance(item.get("text"), dict) else {}
         repeats = item.get("balancing") if item.get("balancing_strategy", "REPEATS") == "REPEATS" else None
         whole = isinstance(repeats, int | float) and 1 < repeats <= 1000
-        found.append(
+        concepts.append(
             Concept(
-                folder=place,
+                folder=match,
                 enabled=item.get("enabled", True) is not False and item.get("type", "STANDARD") == "STANDARD",
                 repeats=round(repeats) if whole and repeats is not None else None,
                 source=str(text.get("prompt_source", "sample") if text else "sample"),
             )
         )
-    return found
+    return concepts
 
 
 def concept_of(name: str, known: list[Concept]) -> Concept | None:

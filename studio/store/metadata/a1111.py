@@ -25,10 +25,10 @@ def read(text: str) -> Facts:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     words, settings = _parted(text)
     pairs, nested = _pairs(settings)
-    found = _NEGATIVE.search(words)
-    if found is None and settings:  # all of it on one line
-        found = re.search(r"[\s.,]Negative prompt:", words)
-    prompt, negative = (words[: found.start()], words[found.end() :]) if found else (words, "")
+    match = _NEGATIVE.search(words)
+    if match is None and settings:  # all of it on one line
+        match = re.search(r"[\s.,]Negative prompt:", words)
+    prompt, negative = (words[: match.start()], words[match.end() :]) if match else (words, "")
     origin, program = _program(pairs, nested)
     facts = Facts(origin, program, prompt.strip(), negative.strip())
     facts.steps, facts.seed = pairs.get("Steps"), pairs.get("Seed")
@@ -68,15 +68,15 @@ def _parted(text: str) -> tuple[str, str]:
 def _pairs(line: str) -> tuple[dict[str, str], dict[str, Any]]:
     """The settings, and those among them that are JSON, which may hold anything that looks like a setting."""
     nested: dict[str, Any] = {}
-    line, place = re.sub(r"\s{9,}", " ", line), 0
-    while match := _JSON.search(line, place):
+    line, position = re.sub(r"\s{9,}", " ", line), 0
+    while match := _JSON.search(line, position):
         try:
             value, end = json.JSONDecoder().raw_decode(line, match.end())
         except (ValueError, RecursionError):
-            place = match.end()
+            position = match.end()
             continue
         nested[match[1]] = value
-        line, place = line[: match.start()] + line[end:], match.start()
+        line, position = line[: match.start()] + line[end:], match.start()
     return {key: _unquoted(value) for key, value in _PAIR.findall(line)}, nested
 
 
@@ -129,12 +129,12 @@ def _resources(facts: Facts, resources: Any) -> None:
 
 def _hashes(pairs: dict[str, str], nested: dict[str, Any]) -> dict[str, str]:
     """Hashes by the lower-case name of a LoRA, and of the "model"."""
-    found = {
+    hashes = {
         name.strip(): digest
         for name, digest in re.findall(r"([^:,]+):\s*([0-9a-f]{10,64})", pairs.get("Lora hashes", "").lower())
     }
     civitai = nested.get("Hashes")
     for key, digest in civitai.items() if isinstance(civitai, dict) else ():
         if re.fullmatch(r"[0-9a-f]{10,64}", str(digest).lower()):
-            found.setdefault(str(key).lower().removeprefix("lora:"), str(digest).lower())
-    return found
+            hashes.setdefault(str(key).lower().removeprefix("lora:"), str(digest).lower())
+    return hashes

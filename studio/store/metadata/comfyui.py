@@ -256,9 +256,9 @@ class _Reader:
     def _words(self, id: str, depth: int) -> str | None:
         inputs = self._inputs(id)
         for name in _WORDS:
-            if name in inputs and (found := self._text(inputs[name], depth + 1)) is not None:
+            if name in inputs and (text := self._text(inputs[name], depth + 1)) is not None:
                 other = self._text(inputs.get("text_l"), depth + 1) if name == "text_g" else None
-                return found if other in (None, found, "") else f"{found}, {other}"
+                return text if other in (None, text, "") else f"{text}, {other}"
         parts = [self._text(item, depth + 1) for name, item in sorted(inputs.items()) if _is_part(name)]
         words = [part for part in parts if part]
         between = inputs.get("delimiter", inputs.get("separator", ", "))
@@ -284,18 +284,18 @@ class _Reader:
 
     def _loras(self, inputs: dict[str, Any]) -> list[Lora]:
         """LoRAs of a loader, of a stack of numbered ones, and of rgthree's list of dictionaries."""
-        found: list[Lora] = []
+        loras: list[Lora] = []
         for name, value in inputs.items():
             if isinstance(value, dict) and isinstance(value.get("lora"), str):
                 if value.get("on", True):
-                    found.append(Lora(value["lora"], value.get("strength", 1.0)))
+                    loras.append(Lora(value["lora"], value.get("strength", 1.0)))
             elif name.startswith("lora_name") and isinstance(value, str) and value not in ("None", ""):
                 number = name.removeprefix("lora_name")
                 weights = ("strength_model", f"model_weight{number}", f"lora_wt{number}", f"model_str{number}",
                            f"strength{number}", f"weight{number}", "lora_model_strength")  # fmt: skip
                 if str(inputs.get(f"switch{number}", "On")).lower() not in ("off", "false"):
-                    found.append(Lora(value, next((self._number(inputs[w]) for w in weights if w in inputs), 1.0)))
-        return found
+                    loras.append(Lora(value, next((self._number(inputs[w]) for w in weights if w in inputs), 1.0)))
+        return loras
 
     def _start(self, sampler: str, facts: Facts) -> None:
         """The size of the empty latent, or that there was a picture instead."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from studio.core.fields import fields as described
 from studio.core.specs import MAX_LORAS, MAX_PROMPT, GenerateSpec, LoraRef, Recipe, Sampler
-from studio.core.views import FoundRecipe, Origin
+from studio.core.views import ImportedRecipe, Origin
 from studio.store.metadata.writing import plain_name
 
 HIRES = "Its second pass (hires fix) isn't repeated here."
@@ -40,7 +40,7 @@ _HYPERNET = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 _WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$", re.IGNORECASE)
 
 
-class Read(FoundRecipe):
+class Read(ImportedRecipe):
     """What stands in a file, before anybody asked which of it is on this machine.
 
     `lora_hashes` belong to `spec.loras` in order, "" where none is written. `recipe`: our own, whole, of a picture that
@@ -156,8 +156,8 @@ def pair(text: Any) -> tuple[str, str] | None:
     """Width and height of "256x320", "(256, 320)", "256 × 320" or [256, 320]."""
     if isinstance(text, list | tuple) and len(text) == 2:
         return str(text[0]), str(text[1])
-    found = re.fullmatch(r"\D{0,3}(\d{1,5})\s*[x×,*]\s*(\d{1,5})\D{0,3}", str(text).strip())
-    return (found[1], found[2]) if found else None
+    match = re.fullmatch(r"\D{0,3}(\d{1,5})\s*[x×,*]\s*(\d{1,5})\D{0,3}", str(text).strip())
+    return (match[1], match[2]) if match else None
 
 
 def _valid(text: str) -> str:

@@ -43,33 +43,33 @@ def texts(data: bytes) -> dict[str, str]:
 
     A field whose encoding can't be told is there as `UNREADABLE`. Raises `BadInput` for what is neither.
     """
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         exif = b""
         for name, text, encoding in _chunks(data):
             if not encoding:
                 exif = text
             else:
-                found.setdefault(name, _chunk_text(text, encoding))
-        found |= {name: text for name, text in _exif(exif).items() if name not in found}
-        if xmp := found.pop("XML:com.adobe.xmp", ""):
-            found["xmp"] = _xmp(xmp.encode())
+                fields.setdefault(name, _chunk_text(text, encoding))
+        fields |= {name: text for name, text in _exif(exif).items() if name not in fields}
+        if xmp := fields.pop("XML:com.adobe.xmp", ""):
+            fields["xmp"] = _xmp(xmp.encode())
     try:
         with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
             for name in ("comment", "xmp"):
                 value = image.info.get(name)
                 if isinstance(value, bytes):
-                    found.setdefault(name, _xmp(value) if name == "xmp" else _text(value))
+                    fields.setdefault(name, _xmp(value) if name == "xmp" else _text(value))
             if image.format != "PNG" and isinstance(camera := image.info.get("exif"), bytes):
-                found |= _exif(camera)
+                fields |= _exif(camera)
     except WRONG as error:
-        if found:
-            return found
+        if fields:
+            return fields
         pasted = decode(data, is_recipe) if len(data) <= MAX_PASTED else None
         if pasted is None or not is_recipe(pasted):
             raise BadInput("This file can't be read as a picture; drop a PNG, JPEG or WebP file.") from error
         return {"pasted": pasted}
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in fields.items() if text}
 
 
 def is_recipe(text: str) -> bool:
@@ -78,8 +78,8 @@ def is_recipe(text: str) -> bool:
 
 
 def _text(data: bytes) -> str:
-    found = decode(data.strip(b"\0") if b"\0" not in data.strip(b"\0") else data, is_recipe)
-    return UNREADABLE if found is None and data else found or ""
+    text = decode(data.strip(b"\0") if b"\0" not in data.strip(b"\0") else data, is_recipe)
+    return UNREADABLE if text is None and data else text or ""
 
 
 def _chunk_text(data: bytes, encoding: str) -> str:
@@ -89,9 +89,9 @@ def _chunk_text(data: bytes, encoding: str) -> str:
             return data.decode("utf-8").lstrip("\ufeff")
         except UnicodeDecodeError:
             return _text(data)
-    found = _text(data)
-    if found != UNREADABLE or re.search(rb"[\x80-\x9f]", data):
-        return found
+    text = _text(data)
+    if text != UNREADABLE or re.search(rb"[\x80-\x9f]", data):
+        return text
     for other in ("utf-8", "cp932", "gbk"):
         try:
             data.decode(other)
@@ -103,11 +103,11 @@ def _chunk_text(data: bytes, encoding: str) -> str:
 
 def _chunks(data: bytes) -> Iterator[tuple[str, bytes, str]]:
     """(keyword, text, encoding) of every text chunk of a PNG, and ("eXIf", its bytes, ""); broken ones are left out."""
-    place, left = 8, MAX_TEXT
-    while place + 8 <= len(data) and left > 0:
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
+    offset, left = 8, MAX_TEXT
+    while offset + 8 <= len(data) and left > 0:
+        length, kind = struct.unpack(">I4s", data[offset : offset + 8])
         if kind in (b"tEXt", b"zTXt", b"iTXt", b"eXIf"):
-            body = data[place + 8 : place + 8 + min(length, left)]
+            body = data[offset + 8 : offset + 8 + min(length, left)]
             name, _, text = body.partition(b"\0")
             if kind == b"eXIf":
                 name, text = b"eXIf", body
@@ -119,7 +119,7 @@ def _chunks(data: bytes) -> Iterator[tuple[str, bytes, str]]:
                 text = _inflated(text, left) if packed == b"\1" else text
             left -= len(text)
             yield name.decode("latin-1"), text, {b"iTXt": "utf-8", b"eXIf": ""}.get(kind, "latin-1")
-        place += 12 + length
+        offset += 12 + length
 
 
 def _inflated(data: bytes, most: int) -> bytes:
@@ -136,7 +136,7 @@ def _exif(data: bytes) -> dict[str, str]:
         entries = dict(exif) | dict(exif.get_ifd(ExifTags.IFD.Exif))  # some write all of it into the first directory
     except WRONG:
         return {}
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for tag, name in _FIELDS.items():
         value = entries.get(tag)
         if isinstance(value, tuple) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
@@ -148,8 +148,8 @@ def _exif(data: bytes) -> dict[str, str]:
             if name in ("Make", "Model", "ImageDescription") and (field := re.match(r"(prompt|workflow):", text, re.I)):
                 name, text = field[1].lower(), text[field.end() :]  # ComfyUI in WebP
             if text:
-                found.setdefault(name, text)
-    return found
+                fields.setdefault(name, text)
+    return fields
 
 
 def _user_comment(value: bytes) -> str:

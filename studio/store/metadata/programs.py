@@ -46,8 +46,8 @@ def of_json(data: Any, fields: dict[str, str]) -> Facts | None:
     for knows, read in _READERS:
         if knows(data, fields):
             return read(data, fields)
-    found = _plain(data, "other", str(fields.get("Software") or data.get("software") or "another program")[:60])
-    return None if not found.prompt or (found.steps is None and found.seed is None) else found
+    facts = _plain(data, "other", str(fields.get("Software") or data.get("software") or "another program")[:60])
+    return None if not facts.prompt or (facts.steps is None and facts.seed is None) else facts
 
 
 def of_fields(fields: dict[str, str]) -> Facts | None:
@@ -112,26 +112,26 @@ def _words(value: Any) -> str:
 
 def _loras(known: dict[str, Any]) -> list[Lora]:
     """[name, ...] with weights beside; [[name, weight, hash], ...]; [{...}, ...]; or "name : weight" one a field."""
-    found: list[Lora] = []
+    loras: list[Lora] = []
     items = _parsed(known.get("loras")) or known.get("useloramodel") or ()
     weights = _parsed(known.get("loraweights") or known.get("loraalpha")) or ()
     items, weights = ([value] if isinstance(value, str | int | float) else value for value in (items, weights))
     for number, item in enumerate(items if isinstance(items, list) else ()):
         weight = weights[number] if isinstance(weights, list) and number < len(weights) else 1.0
         if isinstance(item, str):
-            found.append(Lora(item, weight))
+            loras.append(Lora(item, weight))
         elif isinstance(item, list) and item and isinstance(item[0], str):
             digest = item[2] if len(item) > 2 and isinstance(item[2], str) else ""
-            found.append(Lora(item[0], item[1] if len(item) > 1 else 1.0, digest.lower()))
+            loras.append(Lora(item[0], item[1] if len(item) > 1 else 1.0, digest.lower()))
         elif isinstance(item, dict):
             name = _words(item.get("model") or item.get("lora") or item.get("name") or item.get("file") or item)
             given = (item.get(key) for key in ("weight", "strength", "modelStrength", "value"))
-            found += [Lora(name, next((value for value in given if value is not None), 1.0))] if name else []
+            loras += [Lora(name, next((value for value in given if value is not None), 1.0))] if name else []
     for key in sorted(known):
         if re.fullmatch(r"lora(combined)?\d+", key) and isinstance(known[key], str) and ":" in known[key]:
             name, _, weight = known[key].rpartition(":")
-            found.append(Lora(name.strip(), weight.strip()))
-    return found
+            loras.append(Lora(name.strip(), weight.strip()))
+    return loras
 
 
 # --- one by one -----------------------------------------------------------------------------------------------------
@@ -233,11 +233,11 @@ def _invokeai(fields: dict[str, str]) -> Facts | None:
         options = re.sub(r"(\s-[A-Za-z])(?=[^\s])", r"\1 ", options).replace(" -m ", " -A ")
         fields = fields | {"Dream": prompt + quote + options}
     try:
-        found = InvokeAIParser().parse(dict(fields))
+        parsed = InvokeAIParser().parse(dict(fields))
     except (ParserError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return None
-    values = {str(key): value for key, value in found.metadata.items()}
-    sampler = found.samplers[0]
+    values = {str(key): value for key, value in parsed.metadata.items()}
+    sampler = parsed.samplers[0]
     facts = _plain(values | sampler.parameters, "invokeai", "InvokeAI")
     facts.prompt = ", ".join(_words(prompt.value) for prompt in sampler.prompts)
     facts.negative = ", ".join(_words(prompt.value) for prompt in sampler.negative_prompts)

@@ -41,12 +41,12 @@ def read(data: bytes) -> Read:
     fields = files.texts(data)
     if CHUNK in fields:
         return _ours(fields[CHUNK])
-    found = _facts(fields)
-    if found is None and (hidden := files.hidden(data)):
+    facts = _facts(fields)
+    if facts is None and (hidden := files.hidden(data)):
         fields = {"parameters": hidden}
-        found = _facts(fields)
-    if found is not None:
-        return settled(found)
+        facts = _facts(fields)
+    if facts is not None:
+        return settled(facts)
     raise BadInput(_why_not(fields))
 
 
@@ -59,22 +59,22 @@ def _facts(fields: dict[str, str]) -> Facts | None:
             continue
         data = _json(text) if re.match(r"\s*[{\[]", text) else None  # a prompt may begin with a bracket, too
         if isinstance(data, dict | list):
-            found = programs.of_json(data, fields)
+            facts = programs.of_json(data, fields)
         elif name == "parameters" or files.is_recipe(text):
-            found = a1111.read(text)
-            if found.steps is None and found.seed is None:
-                words, found = words or found, None
+            facts = a1111.read(text)
+            if facts.steps is None and facts.seed is None:
+                words, facts = words or facts, None
         else:
             continue
-        if found is not None and not found.empty:
-            return found
+        if facts is not None and not facts.empty:
+            return facts
     graph, canvas = _json(fields.get("prompt", "")), _json(fields.get("workflow", ""))
     if isinstance(graph, dict) or isinstance(canvas, dict):
-        found = comfyui.read(graph, canvas)
-        if found is not None and not found.empty:
-            return found
-    found = programs.of_fields(fields)
-    return words if found is None or found.empty else found
+        facts = comfyui.read(graph, canvas)
+        if facts is not None and not facts.empty:
+            return facts
+    facts = programs.of_fields(fields)
+    return words if facts is None or facts.empty else facts
 
 
 def _json(text: str) -> Any:
@@ -117,10 +117,10 @@ def own(data: bytes) -> Read | None:
     """As `read`, but only a recipe of this studio for a plain picture; None for everything else."""
     try:
         fields = files.texts(data)
-        found = _ours(fields[CHUNK]) if CHUNK in fields else None
+        read = _ours(fields[CHUNK]) if CHUNK in fields else None
     except BadInput:
         return None
-    return found if found is not None and found.recipe is not None else None
+    return read if read is not None and read.recipe is not None else None
 
 
 class Named(Protocol):
@@ -134,13 +134,13 @@ class Named(Protocol):
     def hash(self) -> str: ...
 
 
-def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[LoraRef, ...]:
+def known_loras(read: Read, here: Sequence[Named], notes: list[str]) -> tuple[LoraRef, ...]:
     """The LoRAs of a recipe as they are called `here`, by hash, else by name.
 
     A note for each that isn't here, and for one of ours that is another file now (A1111 hashes files in its own way).
     """
     known: dict[str, LoraRef] = {}
-    for ref, digest in zip(found.spec.loras, found.lora_hashes, strict=True):
+    for ref, digest in zip(read.spec.loras, read.lora_hashes, strict=True):
         name = ref.path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
         able = [info for info in here if len(digest) >= 10 and info.hash.startswith(digest)]
         able += [info for info in here if str(info.path) == ref.path]
@@ -149,7 +149,7 @@ def known_loras(found: Read, here: Sequence[Named], notes: list[str]) -> tuple[L
         if not able:
             notes.append(f"Its LoRA {name!r} isn't here and was left out; without it the picture is another.")
             continue
-        if found.origin == "studio" and able[0].hash != digest:
+        if read.origin == "studio" and able[0].hash != digest:
             notes.append(f"The LoRA {name!r} here is another file than its own; another one gives another picture.")
         known.setdefault(str(able[0].path), LoraRef(path=str(able[0].path), weight=ref.weight))
     return tuple(known.values())

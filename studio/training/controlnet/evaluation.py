@@ -35,9 +35,9 @@ SAMPLES = 4
 _BATCH = 8
 
 
-def measured_kind(data: ControlDataset, place: int) -> int:
+def measured_kind(data: ControlDataset, index: int) -> int:
     """Which control image is measured and drawn with: in turns, but people's own drawings and not the edges beside."""
-    return place % data.kinds if data.kinds > 2 else data.kinds - 1
+    return index % data.kinds if data.kinds > 2 else data.kinds - 1
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     needed = training_bytes([net, model.unet, model.text_encoder], runtime.dtype, average=True)
     runtime.check_memory(needed, "choose a smaller model")
     net.to(memory_format=torch.channels_last).train()
-    runtime.place(net, model.unet, model.text_encoder)
+    runtime.to_device(net, model.unet, model.text_encoder)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
     if spec.gradient_checkpointing:
         net.enable_gradient_checkpointing()
@@ -97,9 +97,9 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     evaluator = Evaluator(runtime, spec, model, net, average, data, count, schedule, kind)
     evaluator.measure_missing(step, checkpointer.due(step))
 
-    def backward(places: Sequence[int]) -> torch.Tensor:
+    def backward(positions: Sequence[int]) -> torch.Tensor:
         """7.2 and 7.3 for some of this process's pictures."""
-        where = slice(places[0], places[-1] + 1)
+        where = slice(positions[0], positions[-1] + 1)
         chosen = rows[own][where]
         z_0 = data.latents[chosen].to(runtime.device, torch.float32, memory_format=torch.channels_last)
         lines, t, epsilon = (each[own][where].to(runtime.device) for each in (noise.lines, noise.t, noise.epsilon))
@@ -118,8 +118,8 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     while step < total and not why:
         # 7.1 a batch: pictures, one caption and one control image of each, t and noise, functions of (seed, step) alone
         rows = [
-            steps.permutation(count, spec.seed, "order", place // count)[place % count]
-            for place in range(step * spec.batch_size, (step + 1) * spec.batch_size)
+            steps.permutation(count, spec.seed, "order", position // count)[position % count]
+            for position in range(step * spec.batch_size, (step + 1) * spec.batch_size)
         ]
         noise = step_noise(spec, data, rows, step, len(schedule))
 

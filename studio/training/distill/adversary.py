@@ -39,10 +39,10 @@ def make_head(critic: LoraStudent) -> Head:
 
 def features(critic: LoraStudent, z_t: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
     """What the middle of the critic's UNet makes of noised latents, (batch, channels, h, w); gradients flow."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def stop(module: nn.Module, inputs: object, output: Tensor) -> None:
-        found.append(output)
+        outputs.append(output)
         raise _Enough
 
     handle = critic.unet.mid_block.register_forward_hook(stop)
@@ -52,7 +52,7 @@ def features(critic: LoraStudent, z_t: Tensor, t: Tensor, text: Tensor, w: Tenso
         pass
     finally:
         handle.remove()
-    return found[0]
+    return outputs[0]
 
 
 def head_loss(real: Tensor, drawn: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ class Distillation:
         """The pictures of the next step: in every pass through the data another order."""
         size, count = self.spec.batch_size, len(self.data)
         return [
-            steps.permutation(count, self.spec.seed, "order", place // count)[place % count]
-            for place in range(self.step * size, (self.step + 1) * size)
+            steps.permutation(count, self.spec.seed, "order", position // count)[position % count]
+            for position in range(self.step * size, (self.step + 1) * size)
         ]
 
     def text(self, rows: Sequence[int]) -> Tensor:

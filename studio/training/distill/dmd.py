@@ -178,19 +178,19 @@ class Networks:
     def _x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         return to_x0(output.float(), z_t, *self.grid.schedule.at(t), self.kind)
 
-    def _ask(self, z: Tensor, place: int, text: Tensor, w: Tensor) -> Tensor:
+    def _ask(self, z: Tensor, index: int, text: Tensor, w: Tensor) -> Tensor:
         """The student's z_0 at its step number `place`."""
-        t = torch.full((len(z),), self.times[place], device=z.device)
+        t = torch.full((len(z),), self.times[index], device=z.device)
         return self._x0(self.student.student(z.to(self.dtype), t, text, w), z, t)
 
     @torch.no_grad()
     def _simulate(self, noise: StepNoise, text: Tensor, w: Tensor) -> Tensor:
         """z at the step that learns, by the student itself: z_0, then noise of the next time, as LCM draws."""
         z = noise.noise[:, 0]
-        for place in range(noise.last):
-            z_0 = self._ask(z, place, text, w)
-            t = torch.full((len(z),), self.times[place + 1], device=z.device)
-            z = add_noise(z_0, noise.noise[:, place + 1], *self.grid.schedule.at(t))
+        for index in range(noise.last):
+            z_0 = self._ask(z, index, text, w)
+            t = torch.full((len(z),), self.times[index + 1], device=z.device)
+            z = add_noise(z_0, noise.noise[:, index + 1], *self.grid.schedule.at(t))
         return z
 
     @torch.no_grad()

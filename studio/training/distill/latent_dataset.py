@@ -144,8 +144,8 @@ def from_folder(
             encoded.append(latents.encode(encoder, [picture], [steps.generator(seed, "posterior", k)]))
         return torch.cat(encoded).cpu()
 
-    place = cache / _key("folder", digest, seed, side, *about)
-    return _chunks(place, len(entries), make, report, rank, world)
+    target = cache / _key("folder", digest, seed, side, *about)
+    return _chunks(target, len(entries), make, report, rank, world)
 
 
 def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]) -> LatentDataset:

@@ -69,7 +69,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
     if float(schedule.alpha[-1]) == 0 and kind == "epsilon":
         raise BadInput(f"{info.title} predicts noise on a schedule that ends in pure noise, which says nothing there.")
     memory.check(runtime, spec, model)
-    runtime.place(model.unet, model.text_encoder)
+    runtime.to_device(model.unet, model.text_encoder)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
 
     with contextlib.ExitStack() as stack:
@@ -184,12 +184,12 @@ def learn_consistency(run: Distillation) -> None:
         with runtime.autocast():
             # 8.3 the teacher's guided step to z-hat_{t_n}: both branches in one batch, no gradient; at last several
             # steps, to the end of the phase (progressive distillation, 2202.00512, in one round)
-            z_s, place = z_t, n + 1
+            z_s, index = z_t, n + 1
             for left in range(SOLVED if exact else 1, 0, -1):
-                here, place = place, place - (place - end) // left if exact else n
+                here, index = index, index - (index - end) // left if exact else n
                 unconditional, conditional = student.teacher(z_s.to(dtype), grid.times[here], text, empty)
                 z_s = lcd.teacher_step(
-                    conditional.float(), unconditional.float(), z_s, grid.times[here], grid.times[place], w, grid, kind
+                    conditional.float(), unconditional.float(), z_s, grid.times[here], grid.times[index], w, grid, kind
                 )
             # 8.4 the target network there, no gradient, and the student at z_{t_{n+k}}
             target = z_s if exact else student.target(z_s.to(dtype), s, text, w).float()

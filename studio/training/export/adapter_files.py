@@ -208,10 +208,10 @@ def write(folder: Path, adapter: Adapter, card: Card, epochs: Mapping[str, Adapt
         data = with_metadata(kohya, kohya_metadata(state, replace(card, title=f"{card.title} {earlier}"), kohya))
         (fresh / "epochs" / f"{earlier}.safetensors").write_bytes(data)
     for part, tensors in adapter.parts.items():
-        place = fresh / "peft" / part
+        target = fresh / "peft" / part
         targets = adapter.targets if part == "unet" else adapter.text_targets
-        LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=sorted(targets)).save_pretrained(place)
-        save_file(peft_tensors(tensors), place / "adapter_model.safetensors", metadata={"format": "pt"})
+        LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=sorted(targets)).save_pretrained(target)
+        save_file(peft_tensors(tensors), target / "adapter_model.safetensors", metadata={"format": "pt"})
     facts = {
         "title": card.title,
         "trigger_words": list(card.trigger_words),

@@ -1,6 +1,6 @@
 """A checked data set as tensors: aspect buckets, cached latents, cached captions, and the order of an epoch.
 
-Everything that a step draws comes from (seed, epoch) or (seed, step, place in the step), so nothing here has a state.
+Everything that a step draws comes from (seed, epoch) or (seed, step, position in the step): nothing here has a state.
 Shuffle, dropout, flip and the sampling of the VAE's posterior survive the caches: mean and deviation are kept, both
 flips, several variants of each caption and the empty one. Knows VAE and text encoder, not the UNet or the loss.
 """
@@ -33,7 +33,7 @@ def _go_on() -> None:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A checked data set, cached: whatever a step needs of it is a function of (seed, epoch) or (seed, step, place)."""
+    """A checked data set, cached: what a step needs of it is a function of (seed, epoch) or (seed, step, position)."""
 
     spec: LoraSpec
     sizes: list[tuple[int, int]]  # of each picture, (width, height) in px
@@ -53,11 +53,11 @@ class TrainingSet:
         """The pictures of each step of `epoch`, `chunk` at a time; see `epoch_order`."""
         return epoch_order(tuple(self.sizes), tuple(self.repeats), chunk, self.spec.seed, epoch)
 
-    def noise(self, picture: int, step: int, place: int) -> StepNoise:
-        """What chance decides about `picture`, the `place`-th of step `step`."""
+    def noise(self, picture: int, step: int, position: int) -> StepNoise:
+        """What chance decides about `picture`, the `position`-th of step `step`."""
         variants = len(self.captions[picture])
         return step_noise(
-            picture, self.latents[picture], variants, self.spec, self.scaling, self.timesteps, step, place
+            picture, self.latents[picture], variants, self.spec, self.scaling, self.timesteps, step, position
         )
 
     def caption(self, noise: StepNoise) -> str:
@@ -261,10 +261,10 @@ def step_noise(
     scaling: float,
     timesteps: int,
     step: int,
-    place: int,
+    position: int,
 ) -> StepNoise:
-    """Chance for the `place`-th picture of optimiser step `step`: a function of (seed, step, place)."""
-    g = steps.generator(spec.seed, "step", step, place)
+    """Chance for the `position`-th picture of optimiser step `step`: a function of (seed, step, position)."""
+    g = steps.generator(spec.seed, "step", step, position)
     dropped, flipped = (torch.rand(2, generator=g) < torch.tensor([spec.caption_dropout, 0.5])).tolist()
     caption = int(torch.randint(variants, (1,), generator=g))
     t = int(torch.randint(timesteps, (1,), generator=g))

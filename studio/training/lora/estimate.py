@@ -24,7 +24,7 @@ from studio.training.runtime.average import MovingAverage
 from studio.training.runtime.batch_sizer import map_large_blocks
 from studio.training.runtime.models import load_frozen
 from studio.training.runtime.optimizers import make_optimizer
-from studio.training.runtime.runtime import choose_precision, place
+from studio.training.runtime.runtime import choose_precision, move_to_device
 from studio.training.runtime.saved_activations import save_fewer_activations
 
 STEPS = 3
@@ -46,7 +46,7 @@ def measure(spec: LoraSpec) -> dict[str, float]:
     unet = trained["unet"]
     del model
     for module in trained.values():
-        place(module, device, dtype)
+        move_to_device(module, device, dtype)
         module.train()
     parameters = trained_parameters(trained)
     if spec.gradient_checkpointing:

@@ -73,7 +73,7 @@ def train(session: Session, spec: LoraSpec) -> None:
     release()
 
     session.stage(5, "Make the optimiser")
-    runtime.place(*adapted.values())
+    runtime.to_device(*adapted.values())
     average = MovingAverage(parameters, spec.ema_decay) if spec.ema else None
     unet = adapted["unet"]
     if spec.gradient_checkpointing:
@@ -123,8 +123,8 @@ def train(session: Session, spec: LoraSpec) -> None:
     while step < total and not why:
         # 7.1 the step's pictures, and of each a caption, a flip, t and epsilon: functions of the seed and the step
         members = data.order(chunk, step // per_epoch)[step % per_epoch]
-        places = range(runtime.rank, len(members), runtime.processes)
-        noise = [data.noise(members[place], step, place) for place in places]
+        positions = range(runtime.rank, len(members), runtime.processes)
+        noise = [data.noise(members[position], step, position) for position in positions]
 
         # 7.2 z_t and the prediction, 7.3 the loss: its gradient, from as many pictures at a time as there is room for
         loss = runtime.accumulate(sizer, dataset.by_size(noise), backward, optimizer)

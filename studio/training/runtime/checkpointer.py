@@ -35,23 +35,23 @@ class Checkpointer:
 
         Raises BadInput for one that belongs to another model or another kind of result.
         """
-        found, damaged = checkpoints.latest_good(self.run)
+        checkpoint, damaged = checkpoints.latest_good(self.run)
         for sentence in damaged:
             self.session.log(sentence, note=True)
-        if found is None:
+        if checkpoint is None:
             return 0
         # "facts" and "micro": so they were called at first; ControlNets had none
-        before = found.meta.get("fingerprint", found.meta.get("facts", {}))
+        before = checkpoint.meta.get("fingerprint", checkpoint.meta.get("facts", {}))
         for sentence in diff(before, self.fingerprint):
             self.session.log(sentence, note=True)
-        self.state.restore(found)
-        at_once = found.meta.get("micro_batch", found.meta.get("micro", self.sizer.size))
+        self.state.restore(checkpoint)
+        at_once = checkpoint.meta.get("micro_batch", checkpoint.meta.get("micro", self.sizer.size))
         self.sizer.size = min(self.sizer.size, at_once)
-        self.meta = found.meta
+        self.meta = checkpoint.meta
         # An epoch of another length starts again
         same = before.get("per_epoch", self.per_epoch) == self.per_epoch
-        step = found.step if same else found.epoch * self.per_epoch
-        self.session.log(f"Resumed from {found.name}: step {step + 1} of {self.total} is next.", note=True)
+        step = checkpoint.step if same else checkpoint.epoch * self.per_epoch
+        self.session.log(f"Resumed from {checkpoint.name}: step {step + 1} of {self.total} is next.", note=True)
         return step
 
     def name(self, step: int) -> str:

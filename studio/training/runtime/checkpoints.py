@@ -201,17 +201,17 @@ class TrainingState:
         return save(run, name, step, epoch, groups, {**described, **meta}, keep)
 
     @torch.no_grad()
-    def restore(self, found: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Take over what a checkpoint holds."""
         first = next(iter(self.tensors))
         for group, tensors in self.tensors.items():
-            saved = found.groups.get(group) if group == "ema" else found.groups[group]
+            saved = checkpoint.groups.get(group) if group == "ema" else checkpoint.groups[group]
             for name, tensor in tensors.items():
-                tensor.copy_((saved or found.groups[first])[name])
+                tensor.copy_((saved or checkpoint.groups[first])[name])
         for each, optimizer in self.optimizers.items():
-            restore_optimizer(optimizer, found.groups[each], found.meta[each])
+            restore_optimizer(optimizer, checkpoint.groups[each], checkpoint.meta[each])
         if self.scaler is not None:
-            restore_scaler(self.scaler, found.meta["scaler"])
+            restore_scaler(self.scaler, checkpoint.meta["scaler"])
 
 
 def optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

@@ -44,7 +44,7 @@ def choose_precision(asked: str, cpu: bool) -> tuple[str, torch.dtype]:
     return asked, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
 
 
-def place(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def move_to_device(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move a network: frozen weights in `dtype`, trained ones in fp32, which is what GradScaler can unscale.
 
     One tensor after another, so that a card never holds the whole network in full precision.
@@ -76,10 +76,10 @@ class Runtime:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
 
-    def place(self, *modules: torch.nn.Module) -> None:
+    def to_device(self, *modules: torch.nn.Module) -> None:
         """Each network on the device: frozen weights in `dtype`, trained ones in fp32."""
         for module in modules:
-            place(module, self.device, self.dtype)
+            move_to_device(module, self.device, self.dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.accelerator.autocast()

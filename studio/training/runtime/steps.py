@@ -12,18 +12,18 @@ import math
 import torch
 
 
-def generator(seed: int, *place: int | str) -> torch.Generator:
-    """A CPU generator for one place in a run, e.g. `generator(seed, "noise", step, sample)`.
+def generator(seed: int, *key: int | str) -> torch.Generator:
+    """A CPU generator for one key in a run, e.g. `generator(seed, "noise", step, sample)`.
 
-    Always on the CPU, so that a run draws the same numbers on every device. Distinct places are independent (SHA-256).
+    Always on the CPU, so that a run draws the same numbers on every device. Distinct keys are independent (SHA-256).
     """
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
 
 
-def permutation(count: int, seed: int, *place: int | str) -> list[int]:
-    """A permutation of `range(count)` that belongs to one place in a run."""
-    order: list[int] = torch.randperm(count, generator=generator(seed, *place)).tolist()
+def permutation(count: int, seed: int, *key: int | str) -> list[int]:
+    """A permutation of `range(count)` that belongs to one key in a run."""
+    order: list[int] = torch.randperm(count, generator=generator(seed, *key)).tolist()
     return order
 
 

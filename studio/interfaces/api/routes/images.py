@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, UploadFile
 from fastapi.responses import FileResponse
 
-from studio.core.views import FoundRecipe, Picture, PictureKind
+from studio.core.views import ImportedRecipe, Picture, PictureKind
 from studio.interfaces.api.access import Owner, TheStudio
 
 MEDIA = {
@@ -57,7 +57,7 @@ def upload(file: UploadFile, owner: Owner, studio: TheStudio) -> Picture:
 
 
 @router.post("/images/recipe")
-def recipe(file: UploadFile, owner: Owner, studio: TheStudio) -> FoundRecipe:
+def recipe(file: UploadFile, owner: Owner, studio: TheStudio) -> ImportedRecipe:
     """The recipe inside a picture file, ours or A1111's, as a request."""
     return studio.read_recipe(file.file.read(studio.settings.max_upload_mb * 2**20 + 1))
 
