@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -272,10 +271,7 @@ class RunDir:
     def release_reserve(self) -> None:
         self.reserve_file.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Delete the run. Raises Busy while it is alive."""
+    def check_idle(self) -> None:
+        """Raises Busy while it is alive."""
         if self.alive():
             raise Busy(f"Run {self.id} is training: stop it first, then delete it.")
-        doomed = self.path.with_name(f".deleted-{self.id}-{time.time_ns()}")
-        os.rename(self.path, doomed)  # at once: nobody sees half a run
-        shutil.rmtree(doomed, ignore_errors=True)

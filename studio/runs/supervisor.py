@@ -22,10 +22,12 @@ from studio.core.errors import BadInput, Busy, NotFound, explain
 from studio.core.settings import REPOSITORY, Settings
 from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
+from studio.runs.trash import Trash
 
 _ENDING = 30.0  # seconds
 # Windows: what is pressed in the server's console isn't meant for its runs, which need no window
 _APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
+LONGEST_ID = 200  # characters: a folder's name has at most 255 bytes
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -45,6 +47,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = settings.runs_dir.resolve()
+        self.trash = Trash(self.folder)
         self._children: list[subprocess.Popen[bytes]] = []  # kept only to be reaped
 
     def start(self, spec: RunSpec, owner: str = "") -> str:
@@ -120,9 +123,9 @@ class Supervisor:
     def get(self, run_id: str) -> RunDir:
         """The run with this id. Raises NotFound."""
         self._reap()
-        run = RunDir(self.folder / run_id)
-        if not _ID.fullmatch(run_id) or not run.spec_file.exists():
-            raise NotFound(f"There is no training run {run_id!r}; `runs list` shows those that are there.")
+        run = RunDir(self.folder / run_id[:LONGEST_ID])
+        if len(run_id) > LONGEST_ID or not _ID.fullmatch(run_id) or not run.spec_file.exists():
+            raise NotFound(f"There is no training run {run_id[:80]!r}; `runs list` shows those that are there.")
         return run
 
     def list(self) -> list[RunDir]:
@@ -214,10 +217,11 @@ class Supervisor:
             raise BadInput((done.stderr.strip() or "No reason given.").splitlines()[-1])
 
     def delete(self, run_id: str) -> None:
-        """Remove the run with its checkpoints. Raises Busy while it is alive."""
+        """Remove the run with its checkpoints; the trash brings it back for a day. Raises Busy while it is alive."""
         run = self.get(run_id)
         self._let_it_end(run)
-        run.remove()
+        self.trash.purge()
+        self.trash.put(run)
 
     def _let_it_end(self, run: RunDir) -> None:
         # Between a trainer's last word and the end of its process lie a few seconds, in which its lock is still held.

@@ -18,6 +18,7 @@ from studio.engine.models.captioners import CaptionerInfo
 from studio.engine.models.catalogue import LoraInfo, ModelInfo
 from studio.prompting.triggers import trigger_words as trigger_words_of
 from studio.runs.rundir import write_failure
+from studio.service import ownership
 
 
 class ModelLibrary:
@@ -45,6 +46,10 @@ class ModelLibrary:
         if known is None or known[0] != stamps:
             self._loras = known = (stamps, catalogue.loras(self._settings))
         return tuple(known[1])
+
+    def loras_of(self, owner: str) -> Sequence[LoraInfo]:
+        """Every LoRA that this owner may use: all but those that another key of the API has trained."""
+        return [info for info in self.loras() if not ownership.theirs(info.path, owner, self._settings)]
 
     def refused_loras(self) -> Sequence[tuple[str, str]]:
         """File name and reason of every file that lies where LoRAs do and can't be used."""

@@ -35,6 +35,7 @@ from studio.features.feature import Planned, Planning
 from studio.features.registry import FEATURES
 from studio.prompting.dynamic import has_choices
 from studio.prompting.exchange import says
+from studio.service import ownership
 from studio.service.prompts import PromptService
 from studio.service.wording import Wording, once
 from studio.store.metadata import Read, known_loras
@@ -72,8 +73,9 @@ class Plan:
 class Files:
     """Models and LoRAs by reference, each looked at once: a batch of a thousand prompts has one model."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, owner: str = "") -> None:
         self._settings = settings
+        self._owner = owner  # who asks: results of other keys' runs are not found
         self._models: dict[str, ModelInfo] = {}
         self._loras: dict[str, LoraInfo] = {}
         self._nets: dict[Any, str] = {}
@@ -81,13 +83,17 @@ class Files:
     def model(self, reference: str) -> ModelInfo:
         """Raises `NotFound` and `BadInput`."""
         if reference not in self._models:
-            self._models[reference] = resolve(reference, self._settings)
+            found = resolve(reference, self._settings)
+            ownership.check(found.path, self._owner, self._settings, reference)
+            self._models[reference] = found
         return self._models[reference]
 
     def lora(self, reference: str) -> LoraInfo:
         """Raises `NotFound` and `BadInput`."""
         if reference not in self._loras:
-            self._loras[reference] = find_lora(reference, self._settings)
+            found = find_lora(reference, self._settings)
+            ownership.check(found.path, self._owner, self._settings, reference)
+            self._loras[reference] = found
         return self._loras[reference]
 
     def net(self, info: ModelInfo, spec: ControlSpec, drawing: Picture, size: tuple[int, int]) -> str:
@@ -128,7 +134,7 @@ class Resolver:
         `files` remembers models and LoRAs between the recipes of one request. `fixed`: see `Wording.written`.
         """
         notes = [] if notes is None else notes
-        files = files or Files(self._settings)
+        files = files or Files(self._settings, owner)
         texts = self.wording.texts(spec, notes, fixed)
         first = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
         recipes: list[Recipe] = []
@@ -311,7 +317,7 @@ class Resolver:
         base = planned.spec if isinstance(planned.spec, GenerateSpec) else getattr(planned.spec, "base", None)
         fixed: bool | None = None
         recipes: list[Recipe] = []
-        files, model_title = Files(self._settings), planned.model_title
+        files, model_title = Files(self._settings, owner), planned.model_title
         if base is not None:
             fixed = self._agreed(planned, base, planning)
             for request in planned.requests:

@@ -27,6 +27,7 @@ from studio.runs.launch import has_driver
 from studio.runs.publish import publish
 from studio.runs.rundir import ACTIVE, RunDir, write_failure
 from studio.runs.supervisor import Supervisor
+from studio.service import ownership
 from studio.service.datasets import DataSets
 from studio.service.resolving import weighted
 
@@ -69,6 +70,7 @@ class TrainingRuns:
         OutOfMemory before anything is written.
         """
         info = resolve(spec.model, self._settings, with_hash=False)
+        ownership.check(info.path, owner, self._settings, spec.model)
         report: dataset.Report | None = None
         if info.path is None and self._settings.offline:
             raise Offline(
@@ -87,7 +89,7 @@ class TrainingRuns:
                 report = self._datasets.checked(spec.data, info.native_size)
         else:
             for ref in spec.loras:
-                find_lora(ref.path, self._settings)
+                ownership.check(find_lora(ref.path, self._settings).path, owner, self._settings, ref.path)
             spec = spec.model_copy(update={"loras": weighted(spec.loras, self._settings)})
             if spec.data is not None:
                 report = self._datasets.checked(spec.data, info.native_size)
@@ -128,6 +130,9 @@ class TrainingRuns:
         except OSError as error:
             raise write_failure("The run can't be written", folder, error) from error
         free, room = shutil.disk_usage(folder).free, requirements.disk(spec, sizes, info.native_size)
+        if free < room:
+            self._supervisor.trash.purge(older_than=0)  # what was deleted has to give way first
+            free = shutil.disk_usage(place).free
         if free < room:
             raise DiskFull(
                 f"Only {_gb(free)} are free in {folder}, and this run's checkpoints and result need about {_gb(room)}; "
@@ -213,17 +218,21 @@ class TrainingRuns:
         return self.get(id)
 
     def delete(self, id: str, owner: str | None = None) -> None:
-        """Remove a run with its checkpoints and its result. Raises Busy while it trains."""
-        prepared = self._of(id, owner).status().get("drawings")
+        """Remove a run with its checkpoints and its result; `undo_delete` brings the last one back for a day.
+
+        Raises Busy while it trains.
+        """
+        self._of(id, owner)
         self._supervisor.delete(id)
-        others = [run.status().get("drawings") for run in self._supervisor.list()] if prepared else []
-        if prepared and prepared not in others:
-            shutil.rmtree(self._settings.runs_dir / ".drawings" / str(prepared), ignore_errors=True)
+
+    def undo_delete(self, owner: str | None = None) -> RunView:
+        """Bring back what this owner deleted last. Raises `NotFound` where there is nothing to bring back."""
+        return self.get(self._supervisor.trash.bring_back(owner))
 
     def _of(self, id: str, owner: str | None) -> RunDir:
         run = self._supervisor.get(id)
         if owner is not None and run.owner() not in ("", owner):
-            raise NotFound(f"There is no training run {id!r} of yours.")
+            raise NotFound(f"There is no training run {id[:80]!r} of yours.")
         return run
 
 

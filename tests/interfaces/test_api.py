@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
+from safetensors.torch import save_file
 from support.checkpoints import tiny_sd
 from support.training_sets import write_set
 
@@ -451,6 +453,22 @@ def test_a_key_sees_stops_and_deletes_its_own_runs_only(
     assert {run.id for run in studio.runs.list()} == {id, here}  # who sits before the studio sees all
     assert client.delete(f"/runs/{id}").json() == {"deleted": id}
     assert client.get("/runs").json() == []
+    assert as_bob(client, "POST", "/runs/undo").status_code == 404
+    assert client.post("/runs/undo").json()["id"] == id
+    assert [run["id"] for run in client.get("/runs").json()] == [id]
+    adapter = studio.settings.runs_dir / id / "adapter" / "mine.safetensors"
+    adapter.parent.mkdir()
+    save_file(
+        {"lora_unet_x.lora_down.weight": torch.zeros(2, 4), "lora_unet_x.lora_up.weight": torch.zeros(4, 2)}, adapter
+    )
+    picture = {"model": model, "prompt": "x", "steps": 1, "loras": [{"path": "mine"}]}
+    assert "mine" in str(client.get("/models").json()["loras"])
+    assert "mine" not in str(as_bob(client, "GET", "/models").json()["loras"])
+    assert client.post("/jobs", json=picture).status_code == 202
+    for path in ("mine", f"runs/{id}/adapter/mine.safetensors"):
+        assert as_bob(client, "POST", "/jobs", json=picture | {"loras": [{"path": path}]}).status_code == 404
+    client.delete(f"/runs/{id}")
+    assert client.get("/runs/" + "x" * 5000).status_code == 404
     studio.runs.delete(here)
 
 

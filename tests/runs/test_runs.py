@@ -21,6 +21,7 @@ from studio.features.morph.spec import MorphSpec
 from studio.runs import launch
 from studio.runs.rundir import LOCK_INHERITED, RunDir, take_lock
 from studio.runs.supervisor import Supervisor
+from studio.runs.trash import Trash
 
 HOLDER = """
 import sys, time
@@ -95,7 +96,7 @@ def test_alive_means_that_a_process_holds_the_lock(run: RunDir) -> None:
         with pytest.raises(Busy, match="training already"), run.lock():
             pytest.fail("two trainers")
         with pytest.raises(Busy, match="stop it first"):
-            run.remove()
+            Trash(run.path.parent).put(run)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -157,13 +158,37 @@ def test_the_log_tail_starts_with_a_whole_line(run: RunDir) -> None:
 
 def test_a_deleted_folder_is_not_made_anew(run: RunDir) -> None:
     run.update(state="running")
-    run.remove()
+    trash = Trash(run.path.parent)
+    trash.put(run)
     with pytest.raises(FileNotFoundError):
         run.update(step=1)
     with pytest.raises(FileNotFoundError):
         run.append_metric({"step": 1})
     assert not run.path.exists()
-    assert list(run.path.parent.iterdir()) == []
+    trash.purge(older_than=0)
+    assert [path.name for path in run.path.parent.rglob("*")] == [".deleted"]
+
+
+def test_a_deleted_run_comes_back_for_its_owner(run: RunDir) -> None:
+    runs, trash = run.path.parent, Trash(run.path.parent)
+    run.update(state="done", drawings="shared")
+    run.write_owner("ann")
+    (runs / ".drawings" / "shared").mkdir(parents=True)
+    trash.put(run)
+    with pytest.raises(NotFound, match="brought back"):
+        trash.bring_back("bob")
+    run.path.mkdir()  # meanwhile another run was given its name
+    assert trash.bring_back("ann") == f"{run.id}-2"
+    assert RunDir(runs / f"{run.id}-2").status()["state"] == "done"
+    with pytest.raises(NotFound):
+        trash.bring_back()
+    trash.put(RunDir(runs / f"{run.id}-2"))
+    trash.purge()
+    assert len(trash.kept()) == 1
+    assert (runs / ".drawings" / "shared").exists()
+    trash.purge(older_than=0)
+    assert trash.kept() == []
+    assert not (runs / ".drawings" / "shared").exists()
 
 
 def test_unknown_runs_and_paths_as_ids_are_refused(supervisor: Supervisor) -> None:

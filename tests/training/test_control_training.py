@@ -26,6 +26,7 @@ from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.engine import Engine
 from studio.runs import dataset as files
 from studio.runs.rundir import RunDir
+from studio.runs.trash import Trash
 from studio.service.runs import TrainingRuns
 from studio.training.controlnet import dataset, evaluation, train
 from studio.training.controlnet.network import new_controlnet
@@ -390,6 +391,7 @@ def test_prepared_drawings_go_with_the_last_run_that_uses_them(studio_home: Path
     runs.delete("one")
     assert place.is_dir()
     runs.delete("two")
+    Trash(settings().runs_dir).purge(older_than=0)
     assert not place.exists()
 
 

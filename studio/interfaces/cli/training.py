@@ -34,7 +34,7 @@ from studio.interfaces.cli.terminal import (
 )
 from studio.service import Studio
 
-runs_app = typer.Typer(help="Training runs: list, show, stop, resume, export, delete.", no_args_is_help=True)
+runs_app = typer.Typer(help="Training runs: list, show, stop, resume, export, delete, undo.", no_args_is_help=True)
 
 LOG_LINES = 12  # that `runs show` says of a run that failed
 MEASURED = ("held_out", "held_out_without")  # losses of a ControlNet on what it never learnt from
@@ -286,6 +286,13 @@ def runs_export(id: str, out: Out = None, json: Json = False) -> None:
 
 @runs_app.command("delete")
 def runs_delete(id: str, json: Json = False) -> None:
-    """Remove a run with its checkpoints."""
+    """Remove a run with its checkpoints; `runs undo` brings it back for a day."""
     open_studio().runs.delete(id)
-    answer(json, {"deleted": id}, [f"{id} is deleted."])
+    answer(json, {"deleted": id}, [f"{id} is deleted; `runs undo` brings it back."])
+
+
+@runs_app.command("undo")
+def runs_undo(json: Json = False) -> None:
+    """Bring back the run that was deleted last."""
+    run = open_studio().runs.undo_delete()
+    answer(json, {"restored": run.id}, [f"{run.id} is back."])

@@ -47,6 +47,9 @@ TEXT = {
     "delete": "Delete",
     "delete_sure": "Delete this run with its checkpoints and its result?",
     "delete_yes": "Yes, delete it",
+    "deleted": "{name} is deleted. It can be brought back for a day.",
+    "undo": "Undo",
+    "back": "{name} is back.",
     "loss": "Loss",
     "smoothed": "smoothed",
     "raw": "each step",
@@ -84,6 +87,7 @@ def choose(kinds: Sequence[Literal["lora", "lcm", "control"]], page: str) -> str
 
     It is in the address, so that a reload or a link finds it again.
     """
+    _offer_undo(page)
     runs = {run.id: run for run in studio().runs.list() if run.kind in kinds}
     key, first = f"{page}_run", f"run:{page}" not in st.session_state
     wanted = st.query_params.get("run") or st.session_state.get(f"run:{page}")
@@ -109,6 +113,21 @@ def choose(kinds: Sequence[Literal["lora", "lcm", "control"]], page: str) -> str
     else:
         st.query_params.pop("run", None)
     return chosen
+
+
+def _offer_undo(page: str) -> None:
+    """What was deleted just now, and a button that brings it back."""
+    name = st.session_state.get("deleted_run")
+    if name is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", border=True):
+        st.markdown(TEXT["deleted"].format(name=name))
+        if st.button(TEXT["undo"], key=f"{page}_undo", icon=":material/undo:"):
+            del st.session_state["deleted_run"]
+            run = studio().runs.undo_delete()
+            st.toast(TEXT["back"].format(name=run.name))
+            follow(run.id, page)
+            st.rerun()
 
 
 def follow(run_id: str | None, page: str) -> None:
@@ -189,6 +208,7 @@ def _controls(run: RunView, page: str) -> None:
         st.write(TEXT["delete_sure"])
         if st.button(TEXT["delete_yes"], key=f"{page}_delete_yes", type="primary"):
             studio().runs.delete(run.id)
+            st.session_state["deleted_run"] = run.name
             follow(None, page)
             st.rerun()
 

@@ -17,7 +17,7 @@ def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
     """What can be loaded."""
     return {
         "models": [_model(info) for info in studio.models.list()],
-        "loras": [_lora(info) for info in studio.models.loras()],
+        "loras": [_lora(info) for info in studio.models.loras_of(owner)],
     }
 
 

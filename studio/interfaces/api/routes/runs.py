@@ -55,6 +55,12 @@ def resume_run(id: str, owner: RunOwner, studio: TheStudio, body: ResumeChanges 
 
 @router.delete("/runs/{id}")
 def delete_run(id: str, owner: RunOwner, studio: TheStudio) -> dict[str, str]:
-    """Remove a run with its checkpoints and its result."""
+    """Remove a run with its checkpoints and its result; `POST /runs/undo` brings the last one back for a day."""
     studio.runs.delete(id, owner)
     return {"deleted": id}
+
+
+@router.post("/runs/undo")
+def undo_run(owner: RunOwner, studio: TheStudio) -> RunView:
+    """Bring back the run that you deleted last."""
+    return studio.runs.undo_delete(owner)
