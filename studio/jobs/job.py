@@ -68,8 +68,9 @@ class Job:
         wording: Wording | None = None,
         model_title: str = "",
         result: Mapping[str, Any] | None = None,
+        id: str = "",
     ) -> None:
-        self.id = uuid.uuid4().hex[:16]
+        self.id = id or uuid.uuid4().hex[:16]
         self.spec = spec
         self.owner = owner
         self.title = title
@@ -90,6 +91,7 @@ class Job:
         self._done = 0.0
         self._clock: tuple[float, float] | None = None  # (time, done) when real work had begun
         self.cancelled = threading.Event()
+        self.lost = False  # another process works on it by now
         self.state: JobState = "queued"
         self.error: str | None = None
         self.bad_input = False
@@ -255,7 +257,7 @@ class Job:
             seconds_left=self._seconds_left(),
             preview=self._preview,
             pictures=tuple(ids.values()),
-            cached=tuple(dict.fromkeys(picture.id for picture in self.cached.values())),
+            cached=tuple(dict.fromkeys(one.id for one in self.cached.values() if one.job != self.id)),
             result=dict(self.result),
             notes=tuple(self._notes),
             error=self.error,

@@ -21,7 +21,7 @@ from typing import Any
 from studio.core.errors import BadInput, Busy, Cancelled, NotFound, OutOfMemory, StudioError
 from studio.core.views import JobState, JobView
 from studio.jobs.job import Job
-from studio.jobs.log import INTERRUPTED, JobLog
+from studio.jobs.log import INTERRUPTED, JobLog, Orphan
 from studio.store.pictures import write_error
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,12 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS = 1.0  # progress goes to the disk at most this often: other processes read it there
 LOOK_SECONDS = 0.5  # and so often the worker looks for a cancel from another process
 WORKER_NICE = 5  # drawing on all cores must not keep a page from opening
+INHERIT_SECONDS = 2.0  # between looks for jobs whose process is gone
+MOST_DEATHS = 3  # of processes, while they worked on one job: it isn't begun once more
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
 FEW = 4  # jobs that an owner may have waiting however much the others have, as long as the queue isn't full
 BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
+DEADLY = "The studio ended {} times while it worked on this, so it isn't tried again; the log may say why."
 STOPPED = BUG.format("the worker stopped")
 
 Work = Callable[[Any, Job, Any], "Iterator[None] | None"]
@@ -48,6 +51,9 @@ class Jobs:
         self._make_engine = make_engine
         self._limit = queue_limit
         self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._heir: threading.Thread | None = None  # looks for what dead processes have left
+        self._looked = False
         self._turns: deque[str] = deque()  # owners who have something to do, the next one first
         self._queues: dict[str, deque[Job]] = {}
         self._jobs: dict[str, Job] = {}
@@ -73,23 +79,64 @@ class Jobs:
                 raise Busy(f"{waiting} jobs are waiting already; try again when some are done.")
             if own >= max(FEW, (self._limit - (waiting - own)) // 2):
                 raise Busy(f"{own} of your jobs are waiting already; try again when some are done.")
-            self._log.write(job.view(), job.owner, job.spec.model_dump_json())
-            job.changed = self._progress
-            self._jobs[job.id] = job
-            self._queues.setdefault(job.owner, deque()).append(job)
-            if job.owner not in self._turns:
-                self._turns.append(job.owner)
-            self._start()
-            self._forget()
-            self._changed.notify_all()
-            return job.view(self._position(job))
+            self._log.add(job.view(), job.owner, job.spec.model_dump_json(), self._heir is not None)
+            return self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> JobView:
+        job.changed = self._progress
+        self._jobs[job.id] = job
+        self._queues.setdefault(job.owner, deque()).append(job)
+        if job.owner not in self._turns:
+            self._turns.append(job.owner)
+        self._start()
+        self._forget()
+        self._changed.notify_all()
+        return job.view(self._position(job))
 
     def finished(self, job: Job) -> JobView:
         """Write down a job that needed no work: all its pictures were there."""
         job.started = job.created
         job.end("done")
-        self._log.write(job.view(), job.owner, job.spec.model_dump_json())
+        self._log.add(job.view(), job.owner, job.spec.model_dump_json())
         return job.view()
+
+    def take_over(self, revive: Callable[[Orphan], Job]) -> None:
+        """From now on, jobs are accepted for good: one that outlives its process is taken up by another that does this.
+
+        `revive` makes the job of an orphan, with what it has drawn already; it raises `StudioError` where it can't.
+        """
+        with self._changed:
+            if self._heir is None:
+                self._heir = threading.Thread(target=self._inherit, args=(revive,), name="studio-heir", daemon=True)
+                self._heir.start()
+
+    def _inherit(self, revive: Callable[[Orphan], Job]) -> None:
+        while not self._ended.wait(INHERIT_SECONDS if self._looked else 0):
+            self._looked = True
+            try:
+                for orphan in self._log.orphans():
+                    self._adopt(orphan, revive)
+            except Exception as error:  # the disk is full, or the database is gone: it looks again soon
+                log.warning("jobs of other processes couldn't be looked at: %s", error)
+
+    def _adopt(self, orphan: Orphan, revive: Callable[[Orphan], Job]) -> None:
+        if self._closing or not self._log.take(orphan):
+            return
+        state: JobState = "cancelled"
+        error: str | None = None
+        if not orphan.cancelled:
+            state = "failed"
+            try:
+                if orphan.deaths < MOST_DEATHS:
+                    job = revive(orphan)
+                    log.warning("job %s is taken up: its process is gone", job.id)
+                    with self._changed:
+                        self._enqueue(job)
+                    return
+                error = DEADLY.format(orphan.deaths)
+            except Exception as problem:
+                error = sentence_for(problem)
+        self._log.write(orphan.view.model_copy(update={"state": state, "error": error, "finished": time.time()}))
 
     def view(self, id: str, owner: str) -> JobView:
         """Raises `NotFound`, also when the job is somebody else's."""
@@ -125,7 +172,7 @@ class Jobs:
             job = self._jobs.get(id)
             if job is None:
                 self._log.request_cancel(id, owner)
-                return view
+                return self.view(id, owner)
             job.cancelled.set()
             if job is not self._running and job.finished is None:
                 self._queues[owner].remove(job)
@@ -165,7 +212,11 @@ class Jobs:
         return self._engine
 
     def close(self, timeout: float = 10) -> None:
-        """Stop the worker within one step; what it was doing reads as interrupted afterwards."""
+        """Stop the worker within one step.
+
+        What was accepted for good waits for another process; everything else reads as interrupted afterwards.
+        """
+        self._ended.set()
         with self._changed:
             self._closing = True
             for job in self._jobs.values():
@@ -173,8 +224,9 @@ class Jobs:
                     job.cancelled.set()
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
+        for one in (thread, self._heir):
+            if one is not None:
+                one.join(timeout)
         self._log.processes.leave()
 
     # --- the worker -----------------------------------------------------------------------------------------------
@@ -207,7 +259,7 @@ class Jobs:
         for queue in queues.values():
             for job in queue:
                 if self._closing:
-                    self._leave(job, "interrupted", INTERRUPTED)
+                    self._put_back(job)
                 else:
                     self._leave(job, "failed", STOPPED)
 
@@ -247,7 +299,7 @@ class Jobs:
                     for queue in self._queues.values():
                         for job in queue:
                             self._drop(job)
-                            self._end(job, "interrupted", INTERRUPTED)
+                            self._put_back(job)
                     return
                 if not self._turns:
                     continue
@@ -276,6 +328,8 @@ class Jobs:
         """Work on the job up to its next `yield`. True when it is over, however."""
         try:
             if job.runner is None:
+                if self._cancel_requested(job):  # through another process, while it waited
+                    raise Cancelled
                 self._write(job)
                 if self._engine is None:
                     job.say("Starting the engine")
@@ -289,8 +343,10 @@ class Jobs:
             self._end(job, "done")
         except Cancelled:
             self._drop(job)
-            if self._closing:
-                self._end(job, "interrupted", INTERRUPTED)
+            if job.lost:
+                self._forsake(job)
+            elif self._closing:
+                self._put_back(job)
             else:
                 self._end(job, "cancelled")
         except BaseException as error:  # a library that calls sys.exit ends its job, not the worker
@@ -323,19 +379,39 @@ class Jobs:
             self._write(job)
             self._changed.notify_all()
 
+    def _put_back(self, job: Job) -> None:
+        """The studio closes: another process goes on with it, if it was accepted for good."""
+        if self._heir is None:
+            self._end(job, "interrupted", INTERRUPTED)
+            return
+        job.state = "queued"
+        self._write(job)
+        self._forsake(job)
+
+    def _forsake(self, job: Job) -> None:
+        """It is another process's now, which tells how it stands; in this one it is over without a word."""
+        with self._changed:
+            job.end("interrupted", INTERRUPTED)
+            self._jobs.pop(job.id, None)
+            self._changed.notify_all()
+
     def _progress(self, job: Job) -> None:
         now = time.monotonic()
         if now - job.looked > LOOK_SECONDS:
             job.looked = now
-            try:
-                if self._log.cancel_requested(job.id):
-                    job.cancelled.set()
-            except Exception as error:  # it looks again soon; a job doesn't fail because of a look
-                log.warning("job %s: the log couldn't be read: %s", job.id, error)
+            if self._cancel_requested(job):
+                job.cancelled.set()
         if now - job.wrote > WRITE_SECONDS:
             self._write(job)
         with self._changed:
             self._changed.notify_all()
+
+    def _cancel_requested(self, job: Job) -> bool:
+        try:
+            return self._log.cancel_requested(job.id)
+        except Exception as error:  # it looks again soon; a job doesn't fail because of a look
+            log.warning("job %s: the log couldn't be read: %s", job.id, error)
+            return False
 
     def _write(self, job: Job) -> None:
         """Bring the log up to date. Never raises: the worker has to live, whatever becomes of the disk.
@@ -348,7 +424,9 @@ class Jobs:
             self._unwritten[job.id] = job
         try:
             for one in (job, *late):
-                self._log.write(one.view(), one.owner)
+                if not self._log.write(one.view()):  # another process took this one for dead
+                    one.lost = True
+                    one.cancelled.set()
                 self._unwritten.pop(one.id, None)
         except Exception as error:
             log.warning("job %s: its state couldn't be written: %s", job.id, error)

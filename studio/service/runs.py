@@ -132,7 +132,7 @@ class TrainingRuns:
         free, room = shutil.disk_usage(folder).free, requirements.disk(spec, sizes, info.native_size)
         if free < room:
             self._supervisor.trash.purge(older_than=0)  # what was deleted has to give way first
-            free = shutil.disk_usage(place).free
+            free = shutil.disk_usage(folder).free
         if free < room:
             raise DiskFull(
                 f"Only {_gb(free)} are free in {folder}, and this run's checkpoints and result need about {_gb(room)}; "

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -36,13 +36,13 @@ from studio.features import characters, frames
 from studio.features.experiment.job import report_of
 from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
-from studio.jobs.log import JobLog
+from studio.jobs.log import JobLog, Orphan
 from studio.jobs.queue import Jobs
 from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
 from studio.service.prompts import PromptService
-from studio.service.resolving import Resolver, default_size
+from studio.service.resolving import Plan, Resolver, default_size
 from studio.service.runs import TrainingRuns
 from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
@@ -77,7 +77,7 @@ class Studio:
         self._log.forget()
 
     def close(self) -> None:
-        """Stop the worker within a step and free the files; what it was doing reads as interrupted."""
+        """Stop the worker within a step and free the files; what it was doing is left to others: see `take_over`."""
         self._jobs.close()
         self._database.close()
 
@@ -110,11 +110,7 @@ class Studio:
         if spec.kind not in FEATURES:
             raise BadInput(f"This studio has no {spec.kind!r} jobs.")
         plan = self._resolver.plan(spec, owner)
-        cached = {}
-        for index, recipe in enumerate(plan.recipes if plan.complete else ()):
-            picture = self._pictures.claim_cached(recipe, owner, title=plan.title)
-            if picture is not None:
-                cached[index] = picture
+        cached = self._cached(plan, owner)
         notes = plan.notes
         if cached:
             count = len(plan.recipes)
@@ -123,22 +119,48 @@ class Studio:
                 if count == 1
                 else f"{len(cached)} of {count} pictures were there already: same recipe, same picture.",
             )
-        job = Job(
+        job = self._job(plan, owner, notes, cached)
+        if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
+            return self._jobs.finished(job)
+        return self._jobs.submit(job)
+
+    def take_over(self) -> None:
+        """Serve for good: what is accepted from now on is drawn, by another process if this one ends before.
+
+        Likewise this one takes up what processes have left that are gone; their finished pictures are kept. For
+        servers; a verb of the command line does its own work and nobody else's.
+        """
+        self._jobs.take_over(self._revived)
+
+    def _revived(self, orphan: Orphan) -> Job:
+        """The job that another process has left: the same pictures, those that are there already not drawn again."""
+        plan = self._resolver.plan(parse_spec(orphan.spec), orphan.owner)
+        cached = self._cached(plan, orphan.owner)
+        return self._job(plan, orphan.owner, notes=orphan.view.notes, cached=cached, id=orphan.view.id)
+
+    def _cached(self, plan: Plan, owner: str) -> dict[int, Picture]:
+        found = {}
+        for index, recipe in enumerate(plan.recipes if plan.complete else ()):
+            picture = self._pictures.claim_cached(recipe, owner, title=plan.title)
+            if picture is not None:
+                found[index] = picture
+        return found
+
+    def _job(self, plan: Plan, owner: str, notes: Sequence[str], cached: Mapping[int, Picture], id: str = "") -> Job:
+        return Job(
             plan.spec,
             owner,
             title=plan.title,
             recipes=plan.recipes,
             cached=cached,
-            notes=notes,
+            notes=tuple(notes),
             pictures=self._pictures,
             resolve=lambda request: self._resolver.recipes(request, owner, fixed=plan.fixed),
             wording=self._resolver.wording,
             model_title=plan.model_title,
             result=plan.result,
+            id=id,
         )
-        if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
-            return self._jobs.finished(job)
-        return self._jobs.submit(job)
 
     def job(self, id: str, owner: str) -> JobView:
         """The newest state of a job. Raises `NotFound`, also for somebody else's."""

@@ -20,7 +20,6 @@ from studio.core.errors import DiskFull, StudioError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 RESERVE = 256 * 1024  # bytes
 WAIT = 20.0  # seconds for the others who write
 SCHEMA = """
@@ -57,6 +56,19 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_of_owner ON jobs (owner, created);
 CREATE INDEX jobs_by_state ON jobs (state);
 """
+CHANGES = (  # to the schema, in order: the first makes version 2 of 1, and so on
+    """
+-- kept: another process takes it up when this one is gone; deaths: processes that went while they worked on it
+ALTER TABLE jobs ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE leases (
+    process TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    expires REAL NOT NULL         -- seconds since 1970; renewed while the process lives
+);
+""",
+)
+VERSION = 1 + len(CHANGES)
 FULL = "The disk is full: nothing was written and nothing is lost; free some space and try again."
 
 
@@ -103,10 +115,10 @@ class Database:
                 version = self._connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > VERSION:
                     raise StudioError(f"{self.path} was written by a newer version of the studio; update this one.")
-                if version == 0:
-                    for statement in SCHEMA.split(";\n"):
+                for script in (SCHEMA, *CHANGES)[version:]:
+                    for statement in script.split(";\n"):
                         self._connection.execute(statement)
-                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
+                self._connection.execute(f"PRAGMA user_version = {VERSION}")
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise

@@ -51,6 +51,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
         redirect_slashes=False,  # a redirect would repeat whatever host was asked for
         responses={"4XX": {"model": problems.Problem, "description": "What is wrong with the request."}},
     )
+    studio.take_over()
     app.state.studio = studio
     app.state.redact = redact
     app.add_middleware(BodyLimit, upload=settings.max_upload_mb * 2**20)  # the last one that is added goes first

@@ -11,4 +11,6 @@ from studio.service import Studio
 @st.cache_resource(show_spinner=False)
 def studio() -> Studio:
     """The service behind every page, made on first use."""
-    return Studio(settings())
+    made = Studio(settings())
+    made.take_over()
+    return made
