@@ -33,7 +33,7 @@ def read(text: str) -> Facts:
     facts = Facts(origin, program, prompt.strip(), negative.strip())
     facts.steps, facts.seed = pairs.get("Steps"), pairs.get("Seed")
     facts.guidance = pairs.get("CFG scale", pairs.get("CFG Scale"))
-    facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", "")
+    facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", pairs.get("Scheduler", ""))
     for key in INFOTEXT:
         if key in pairs and key not in ("Steps", "Seed", "CFG scale", "Denoising strength"):
             facts.setting(key, pairs[key], usual="1")
@@ -46,8 +46,22 @@ def read(text: str) -> Facts:
     _resources(facts, nested.get("Civitai resources"))
     hashes = _hashes(pairs, nested)
     facts.model_hash = facts.model_hash or hashes.pop("model", "")
-    facts.loras += [Lora(name, weight, hashes.get(name.strip().lower(), "")) for name, weight in tags(facts.prompt)]
+    named = tags(facts.prompt)
+    said = {name.lower() for name, _ in named}
+    named += [(name, weight) for name, weight in _apart(pairs) if name.lower() not in said]
+    facts.loras += [Lora(name, weight, hashes.get(name.strip().lower(), "")) for name, weight in named]
     return facts
+
+
+def _apart(pairs: dict[str, str]) -> list[tuple[str, str]]:
+    """Name and weight of LoRAs that stand among the settings: Fooocus', SD.Next's, and Additional Networks'."""
+    listed = ", ".join(pairs[key] for key in ("Lora weights", "LoRA networks") if key in pairs)
+    found = [(name.strip(), weight) for name, weight in re.findall(r"([^:,]+):\s*(-?[\d.]+)", listed)]
+    for key, name in pairs.items():
+        if (number := re.fullmatch(r"AddNet Model (\d+)", key)) and name not in ("", "None"):
+            weight = pairs.get(f"AddNet Weight {number[1]}", pairs.get(f"AddNet Weight A {number[1]}", "1"))
+            found.append((re.sub(r"\([0-9a-f]{8,64}\)$", "", name), weight))
+    return found
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """ComfyUI's graph of nodes, followed from the sampler that made the picture to its prompts, model, LoRAs and size.
 
 The API form ({id: {"class_type", "inputs"}}, a link being [id, slot]) stands in the field `prompt`; `workflow` holds
-the canvas, from which it is rebuilt for the nodes that everybody has. Nodes of others are followed by the names of
-their inputs, which they share with ComfyUI's own.
+the canvas, from which it is rebuilt (`comfyui_canvas`). Nodes of others are followed by the names of their inputs,
+which they share with ComfyUI's own.
 """
 
 from __future__ import annotations
@@ -11,29 +11,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from studio.store.metadata.comfyui_canvas import MAX_NODES, Graph, api_form
 from studio.store.metadata.facts import CONTROL, HIRES, SEVERAL, Facts, Lora
 
-Graph = dict[str, dict[str, Any]]
-MAX_NODES = 5000
 MAX_DEPTH = 60
-# Widgets of a node in the order in which a workflow keeps them; "" is what stands between.
-_WIDGETS: dict[str, tuple[str, ...]] = {
-    "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
-    "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
-    "CLIPTextEncode": ("text",),
-    "CheckpointLoaderSimple": ("ckpt_name",),
-    "UNETLoader": ("unet_name",),
-    "EmptyLatentImage": ("width", "height"),
-    "EmptySD3LatentImage": ("width", "height"),
-    "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
-    "LoraLoaderModelOnly": ("lora_name", "strength_model"),
-    "CLIPSetLastLayer": ("stop_at_clip_layer",),
-    "RandomNoise": ("noise_seed",),
-    "KSamplerSelect": ("sampler_name",),
-    "BasicScheduler": ("scheduler", "steps", "denoise"),
-    "PrimitiveStringMultiline": ("value",),
-    "PrimitiveString": ("value",),
-}
 _WORDS = (
     "populated_text",
     "text",
@@ -42,10 +23,14 @@ _WORDS = (
     "prompt",
     "text_g",
     "text_l",
+    "t5xxl",
+    "clip_l",
+    "prompt_text",
     "wildcard_text",
     "positive",
     "negative",
 )
+NO_WORDS = "Its words couldn't be found in its workflow."
 _MODELS = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "checkpoint")
 
 
@@ -59,40 +44,13 @@ def is_graph(data: Any) -> bool:
 
 def read(prompt: Any, workflow: Any = None) -> Facts | None:
     """What the graph draws; None where no sampler is found in it. Both are parsed JSON, either may be None."""
-    graph = prompt if is_graph(prompt) else _of_canvas(workflow)
+    graph = prompt if is_graph(prompt) else api_form(workflow)
     graph = {
         str(id): node for id, node in graph.items() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
     }
     if len(graph) > MAX_NODES:
         return None
     return _Reader(graph).facts()
-
-
-def _of_canvas(workflow: Any) -> Graph:
-    """The API form of a saved canvas, as far as its nodes are known. Muted and bypassed ones are left out."""
-    if not isinstance(workflow, dict) or not isinstance(workflow.get("nodes"), list):
-        return {}
-    origins: dict[Any, list[Any]] = {}
-    for link in workflow.get("links") or ():
-        if isinstance(link, list) and len(link) >= 5:
-            origins[str(link[0])] = [str(link[1]), link[2]]
-        elif isinstance(link, dict):
-            origins[str(link.get("id"))] = [str(link.get("origin_id")), link.get("origin_slot", 0)]
-    graph: Graph = {}
-    for node in workflow["nodes"][:MAX_NODES]:
-        if not isinstance(node, dict) or node.get("mode") in (2, 4):
-            continue
-        kind, values = str(node.get("type")), node.get("widgets_values")
-        if isinstance(values, dict):
-            inputs: dict[str, Any] = dict(values)
-        else:
-            names = zip(_WIDGETS.get(kind, ()), values if isinstance(values, list) else (), strict=False)
-            inputs = {name: value for name, value in names if name}
-        for slot in node.get("inputs") or ():
-            if isinstance(slot, dict) and (origin := origins.get(str(slot.get("link")))):
-                inputs[str(slot.get("name"))] = origin
-        graph[str(node.get("id"))] = {"class_type": kind, "inputs": inputs}
-    return graph
 
 
 class _Reader:
@@ -118,7 +76,7 @@ class _Reader:
         facts.steps = self._value(first, "steps")
         facts.guidance = self._value(first, "cfg", "guidance")
         facts.sampler = str(self._value(first, "sampler_name") or "")
-        facts.schedule = str(self._value(first, "scheduler") or "")
+        facts.schedule = str(self._value(first, "scheduler") or self._schedule(first))
         self._model(first, facts)
         self._start(first, facts)
         return facts
@@ -162,9 +120,15 @@ class _Reader:
             and ("steps" in inputs or "sigmas" in inputs or "sampler_name" in inputs)
         )
 
+    def _is_piped(self, id: str) -> bool:
+        """A sampler of those packs that lead model, words and latent through one pipe."""
+        inputs = self._inputs(id)
+        return "steps" in inputs and "cfg" in inputs and ("seed" in inputs or "noise_seed" in inputs)
+
     def _samplers(self) -> list[str]:
         """The samplers behind what was saved, the last one first, along the way from latent to latent."""
         samplers = [id for id in self.graph if self._is_sampler(id)]
+        samplers = samplers or [id for id in self.graph if self._is_piped(id)]
         saving = [id for id in self.graph if "save" in self._kind(id).lower() or "preview" in self._kind(id).lower()]
         reached = list(
             dict.fromkeys(n for id in saving for n in self._upstream(*self._inputs(id).values()) if n in samplers)
@@ -181,7 +145,8 @@ class _Reader:
         return [last, *feeding[last]]
 
     def _drawn_from(self, id: str) -> list[Any]:
-        return [value for name, value in self._inputs(id).items() if "latent" in name or name in ("samples", "image")]
+        drawn = ("samples", "image", "pipe")
+        return [value for name, value in self._inputs(id).items() if "latent" in name or name in drawn]
 
     def _value(self, sampler: str, *names: str) -> Any:
         """A number or name of a sampler: its own, or of the nodes for noise, guider, sigmas and sampler."""
@@ -191,6 +156,12 @@ class _Reader:
                 if name in self._inputs(id):
                     return self._number(self._inputs(id)[name])
         return None
+
+    def _schedule(self, sampler: str) -> str:
+        """Of a node that is a schedule by itself: KarrasScheduler."""
+        kinds = [self._kind(id) for id in self._upstream(self._inputs(sampler).get("sigmas"))]
+        found = next((kind for kind in kinds if kind.endswith("Scheduler") and kind != "BasicScheduler"), "")
+        return found.removesuffix("Scheduler").lower()
 
     def _number(self, value: Any, depth: int = 0) -> Any:
         """What a link to a node that only holds a value stands for."""
@@ -212,7 +183,12 @@ class _Reader:
         if (guider := self._link(inputs.get("guider"))) is not None:
             own = self._inputs(guider)
             start = own.get(side, own.get("conditioning") if side == "positive" else None)
+        if start is None and side not in inputs:  # through a pipe
+            pipes = (value for value in inputs.values() if self._link(value) is not None)
+            start = next((self._inputs(id)[side] for id in self._upstream(*pipes) if side in self._inputs(id)), None)
         parts = list(dict.fromkeys(part for part in self._conditioning(start, side, 0) if part.strip()))
+        if not parts and side == "positive" and self._link(start) is not None:
+            self.notes.append(NO_WORDS)
         if len(parts) > 1:
             self.notes.append(SEVERAL)
         return ", ".join(part.strip().rstrip(",") for part in parts)
@@ -257,7 +233,8 @@ class _Reader:
         inputs = self._inputs(id)
         for name in _WORDS:
             if name in inputs and (text := self._text(inputs[name], depth + 1)) is not None:
-                other = self._text(inputs.get("text_l"), depth + 1) if name == "text_g" else None
+                second = {"text_g": "text_l", "t5xxl": "clip_l"}.get(name)
+                other = self._text(inputs.get(second), depth + 1) if second else None
                 return text if other in (None, text, "") else f"{text}, {other}"
         parts = [self._text(item, depth + 1) for name, item in sorted(inputs.items()) if _is_part(name)]
         words = [part for part in parts if part]
@@ -270,17 +247,25 @@ class _Reader:
     # --- model, LoRAs, size ---------------------------------------------------------------------------------------
 
     def _model(self, sampler: str, facts: Facts) -> None:
-        starts = [self._inputs(sampler).get("model"), self._inputs(sampler).get("guider")]
-        for id in self._upstream(*starts, names=("model", "lora", "pipe")):
-            inputs = self._inputs(id)
-            facts.loras += self._loras(inputs)
-            name = next((inputs[key] for key in _MODELS if isinstance(inputs.get(key), str)), "")
-            facts.model = facts.model or name
+        starts = [self._inputs(sampler).get(name) for name in ("model", "guider", "pipe")]
+        way = list(self._upstream(*starts, names=("model", "lora", "pipe")))
+        if not any(self._model_name(id) for id in way):  # through nodes that call their inputs as they like
+            way = list(self._upstream(*starts))
+        for id in way:
+            facts.loras += self._loras(self._inputs(id))
+            facts.model = facts.model or self._model_name(id)
         layers = [
-            self._inputs(id).get("stop_at_clip_layer") for id in self.graph if "CLIPSetLastLayer" in self._kind(id)
+            inputs[name]
+            for inputs in (node["inputs"] for node in self.graph.values())
+            for name in ("stop_at_clip_layer", "clip_skip")
+            if isinstance(inputs.get(name), int | float)
         ]
-        if layers and layers[0] is not None:  # counted from the end there, -1 is the last
+        if layers:  # counted from the end there, -1 is the last
             facts.setting("Clip skip", str(layers[0]).lstrip("-"), usual="1")
+
+    def _model_name(self, id: str) -> str:
+        inputs = self._inputs(id)
+        return next((inputs[key] for key in _MODELS if isinstance(inputs.get(key), str)), "")
 
     def _loras(self, inputs: dict[str, Any]) -> list[Lora]:
         """LoRAs of a loader, of a stack of numbered ones, and of rgthree's list of dictionaries."""

@@ -102,6 +102,13 @@ def settled(facts: Facts) -> Read:
     prompt = facts.prompt.replace("\x00", "")
     loras = [*facts.loras]
     loras += [Lora(name, weight) for name, weight in tags(prompt) if not any(_same(name, lora.name) for lora in loras)]
+    for name, parts in _LORA.findall(prompt):
+        weights = [part.strip() for part in parts.split(":")[1:3]]
+        if len(weights) == 2 and "=" not in parts and weights[0] != weights[1]:
+            both = " and ".join(weights)
+            notes.append(
+                f"The LoRA {name.strip()[:60]!r} has two weights ({both}); here the first counts for all of it."
+            )
     if _HYPERNET.search(prompt):
         notes.append("Hypernetworks were left out.")
     prompt = _HYPERNET.sub("", _LORA.sub("", prompt)).strip().rstrip(",").rstrip()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from studio.core.errors import BadInput
 from studio.core.text_encoding import decode
@@ -27,6 +27,7 @@ MAX_HIDDEN = 20_000_000  # pixels in whose bits a text is looked for
 UNREADABLE = "\x00"  # the value of a field whose encoding can't be told
 WRONG = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, OverflowError, EOFError, struct.error,
          zlib.error, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
+FORMATS = ("PNG", "JPEG", "WEBP", *(["AVIF"] if features.check("avif") else []))
 _FIELDS = {
     ExifTags.Base.ImageDescription: "ImageDescription",
     ExifTags.Base.Make: "Make",
@@ -55,7 +56,7 @@ def texts(data: bytes) -> dict[str, str]:
         if xmp := fields.pop("XML:com.adobe.xmp", ""):
             fields["xmp"] = _xmp(xmp.encode())
     try:
-        with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             for name in ("comment", "xmp"):
                 value = image.info.get(name)
                 if isinstance(value, bytes):

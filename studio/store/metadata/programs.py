@@ -19,16 +19,26 @@ from studio.store.metadata.facts import HIRES, SEVERAL, Facts, Lora, pair
 _NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("positiveprompt", "prompt", "fullprompt", "c"),
     "negative": ("negativeprompt", "fullnegativeprompt", "negative", "uc"),
-    "steps": ("steps", "numinferencesteps", "samplingsteps"),
+    "steps": ("steps", "numinferencesteps", "numberofinferencesteps", "samplingsteps"),
     "seed": ("seed", "noiseseed"),
     "guidance": ("cfgscale", "guidancescale", "cfg", "scale", "guidance"),
     "sampler": ("sampler", "samplername", "comfyuisampler", "sampleralgorithm"),
     "schedule": ("scheduler", "noiseschedule", "schedulertype", "comfyuischeduler"),
     "width": ("width", "w"),
     "height": ("height", "h"),
-    "model": ("model", "basemodel", "basemodelname", "modelname", "usestablediffusionmodel", "stablediffusionmodel"),
+    "model": (
+        "model",
+        "basemodel",
+        "basemodelname",
+        "modelname",
+        "usestablediffusionmodel",
+        "stablediffusionmodel",
+    ),
     "model_hash": ("modelhash", "basemodelhash"),
 }
+_LORA_WEIGHTS = ("loraweights", "loraalpha", "lorastrength")
+# Lines of a text of Easy Diffusion behind its prompt.
+_EASY = re.compile(r"^(Width|Height|Seed|Steps|Sampler|Tiling|[A-Z]\w+ [\w ]{1,30}): ?(.*)$")
 _SIZES = ("resolution", "size", "imagesize")
 
 
@@ -46,7 +56,9 @@ def of_json(data: Any, fields: dict[str, str]) -> Facts | None:
     for knows, read in _READERS:
         if knows(data, fields):
             return read(data, fields)
-    facts = _plain(data, "other", str(fields.get("Software") or data.get("software") or "another program")[:60])
+    easy = "Easy Diffusion" if "use_stable_diffusion_model" in data else ""
+    program = str(fields.get("Software") or data.get("software") or easy or "another program")[:60]
+    facts = _plain(data, "other", program)
     return None if not facts.prompt or (facts.steps is None and facts.seed is None) else facts
 
 
@@ -69,6 +81,20 @@ def of_fields(fields: dict[str, str]) -> Facts | None:
             "Easy Diffusion" if easy else "kohya's sd-scripts" if "scale" in lower else "another program",
         )
     return None
+
+
+def of_lines(text: str) -> Facts | None:
+    """Easy Diffusion's text: the prompt, then a line for each setting; None for any other."""
+    lines = text.replace("\r", "").strip().split("\n")
+    begin = next((number for number, line in enumerate(lines) if _EASY.match(line)), len(lines))
+    pairs = [(match[1], match[2]) for line in lines[begin:] if (match := _EASY.match(line))]
+    values: dict[str, Any] = dict(pairs)
+    if len(pairs) < len([line for line in lines[begin:] if line.strip()]) or not {"Seed", "Steps"} <= values.keys():
+        return None
+    facts = _plain(values | {"Prompt": "\n".join(lines[:begin])}, "other", "Easy Diffusion")
+    if facts.model.lower() == "none":
+        facts.model = ""
+    return facts
 
 
 def _parsed(text: Any) -> Any:
@@ -113,8 +139,8 @@ def _words(value: Any) -> str:
 def _loras(known: dict[str, Any]) -> list[Lora]:
     """[name, ...] with weights beside; [[name, weight, hash], ...]; [{...}, ...]; or "name : weight" one a field."""
     loras: list[Lora] = []
-    items = _parsed(known.get("loras")) or known.get("useloramodel") or ()
-    weights = _parsed(known.get("loraweights") or known.get("loraalpha")) or ()
+    items = _parsed(known.get("loras")) or known.get("useloramodel") or known.get("loramodel") or ()
+    weights = _parsed(next((known[key] for key in _LORA_WEIGHTS if known.get(key)), ())) or ()
     items, weights = ([value] if isinstance(value, str | int | float) else value for value in (items, weights))
     for number, item in enumerate(items if isinstance(items, list) else ()):
         weight = weights[number] if isinstance(weights, list) and number < len(weights) else 1.0

@@ -61,7 +61,7 @@ def _facts(fields: dict[str, str]) -> Facts | None:
         if isinstance(data, dict | list):
             facts = programs.of_json(data, fields)
         elif name == "parameters" or files.is_recipe(text):
-            facts = a1111.read(text)
+            facts = programs.of_lines(text) or a1111.read(text)
             if facts.steps is None and facts.seed is None:
                 words, facts = words or facts, None
         else:
