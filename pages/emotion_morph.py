@@ -6,14 +6,15 @@ from typing import get_args
 
 import streamlit as st
 
-from studio.core.specs import GenerateSpec, MorphMethod
+from studio.core.specs import MorphMethod
 from studio.features.morph.spec import MorphSpec
-from studio.interfaces.web import inputs, motion
+from studio.interfaces.web import character, chips, inputs, motion, motion_stage, widgets
 
 PAGE = "emotion_morph"
 TEXT = {
     "title": "Emotion morph",
-    "lead": "One character, from one emotion to another.",
+    "lead": "One drawing changes its expression smoothly, and nothing else moves. To have every frame drawn anew, a "
+    "little further from your picture each time, use Animation.",
     "emotions": "Emotions, in order",
     "emotions_help": "Two or more, as often as you like: happy, sad, happy. Press one here to take it out.",
     "too_few": "Add at least two emotions.",
@@ -26,7 +27,18 @@ METHODS = {  # what each of them does
     "picture": "Your picture is taken back to noise and only its expression is drawn anew.",
     "latent": "Two finished pictures are mixed: quick, but both faces show through in the middle.",
 }
+HIDDEN = (
+    "easing",
+    "amount",
+    "attention",
+    "shared_steps",
+    "spherical",
+    "pingpong",
+    "fps",
+    "format",
+)  # in "More settings"
 
+bar = motion.bar(PAGE)
 stage, side = motion.heading(TEXT)
 with side:
     image = motion.source(PAGE, "morph")
@@ -36,16 +48,18 @@ with side:
     instead = () if why is None else ("prompt",) if uploaded else ("prompt", "latent")
     left_out = instead if image else ("picture",)
     names = [name for name in METHODS if name in get_args(MorphMethod) and name not in left_out]
-    if st.session_state.get("morph_method") not in names:
+    # Another picture, or none: the choice begins anew. Who gives a picture wants to see it.
+    if st.session_state.get("morph_method") not in names or st.session_state.get("morph_method_of", image) != image:
         st.session_state.pop("morph_method", None)
+    st.session_state["morph_method_of"] = image
     method = inputs.buttons(
-        MorphSpec, "method", "morph_method", choices=names, default="picture" if why else "prompt", help=None
+        MorphSpec, "method", "morph_method", choices=names, default="picture" if image else "prompt", help=None
     )
     st.caption(METHODS[method])
     if why:
         st.caption(why)
     beside = st.container()  # where the amount stands when it is what the method is about
-    words = motion.words("morph", image)
+    words = motion.words("morph", image, bar.words)
     frames = motion.frames(MorphSpec, "morph")
     retime = inputs.toggle(MorphSpec, "retime", "morph_retime")
     with motion.more():
@@ -59,6 +73,10 @@ with side:
         spherical = method == "latent" and inputs.toggle(MorphSpec, "spherical", "morph_spherical")
         loop = motion.loop_fields(MorphSpec, "morph")
         rest = motion.model("morph", image)
+with bar.shaping:
+    kept = [] if image else character.chips()
+    chips.show("morph", [*kept, *chips.of(MorphSpec, HIDDEN, "morph")], without=motion.LEFT_OUT)
+with bar.button:
     pressed = motion.pressed(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")
 
 if pressed:
@@ -68,5 +86,6 @@ if pressed:
     )  # fmt: skip
 
 with stage:
-    motion.stage(PAGE, TEXT["empty"])
-    motion.sprites("morph", image, lambda: GenerateSpec.model_validate(words | rest), PAGE)
+    motion_stage.stage(PAGE, TEXT["empty"])
+    motion_stage.sprites("morph", image, words | rest, PAGE, method)
+widgets.refusal(PAGE, bar.problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.interfaces.web import canvas, sketch, widgets
+from studio.interfaces.web import canvas, character, chips, sketch, text, widgets
 from studio.interfaces.web.resources import studio
 
 PAGE = "sketch_to_character"
@@ -19,6 +19,7 @@ TEXT = {
 
 sketch.receive(PAGE)
 with st.bottom:
+    problem, shaping = st.empty(), st.container()
     with st.container(horizontal=True, vertical_alignment="center", key="sk_bar"):
         st.text_input(
             TEXT["text"], key="sk_text", placeholder=TEXT["text_hint"], max_chars=4000, live="300ms",
@@ -41,15 +42,17 @@ with right:
     rest = sketch.rest()
     with lines:
         fields, view = sketch.seen(drawing, rest["model"], studio())
+with shaping:
+    chips.show("sk", [*character.chips(), *sketch.chips()], without=sketch.LEFT_OUT)
 draw.button(
     TEXT["draw"], type="primary", icon=":material/auto_awesome:", shortcut="Ctrl+Enter", key="sk_draw",
     disabled=view is None, help=TEXT["nothing"] if view is None else None, on_click=sketch.ask,
 )  # fmt: skip
 sketch.start(PAGE, drawing, words | rest, fields | strict)
 with result:
-    if problem := st.session_state.pop("sk_problem", None):
-        st.error(problem, icon=":material/error:")
     if job_id := widgets.current_job(PAGE):
         job = widgets.job_panel(job_id, PAGE)
         if job and not job.active:
             sketch.show(job)
+if said := st.session_state.pop("sk_problem", None):
+    problem.error(text.escape(said), icon=":material/error:")

@@ -101,6 +101,11 @@ class Picture(View):
     size_bytes: int
     details: dict[str, Any] = Field(default_factory=dict)  # layout of a sheet, frames of an animation
 
+    @property
+    def drawable(self) -> bool:
+        """Whether the file is a picture that a browser shows: no ZIP and no film."""
+        return self.path.suffix in (".png", ".jpg", ".gif", ".apng", ".webp")
+
 
 class ControlView(View):
     """What a ControlNet would be shown of a drawing: a PNG, white on black, in the size of the picture to be made."""

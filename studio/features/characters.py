@@ -182,6 +182,11 @@ def why_in_place(recipe: Recipe | None) -> str | None:
     return TEXT["not_redrawn"] if recipe.control or recipe.source or recipe.frame else None
 
 
+def default_method(image: str | None) -> MorphMethod:
+    """How a character is shown with other expressions when nobody chose: a picture that was given is kept."""
+    return "prompt" if image is None else "picture"
+
+
 def method(job: Job, who: Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
     """The method that fits the picture: what noise and words don't lead to again can only be changed in place."""
     if asked in ("picture", "direction") or (who.uploaded and asked == "latent"):

@@ -100,7 +100,7 @@ def unknown_words(
     """
     lexicon = lexicon or Lexicon.load()
     unknown: dict[str, UnknownWord] = {}
-    for phrase, known in _phrases(text, knowledge, lexicon, protected):
+    for phrase, known in phrases_of(text, knowledge, lexicon, protected):
         if known and knowledge.share(phrase) >= RELIABLE:
             continue
         if known:
@@ -122,7 +122,7 @@ def known_share(
 ) -> float:
     """Share of what `text` asks for that the model can draw; 1 for a text that asks for nothing."""
     lexicon = lexicon or Lexicon.load()
-    phrases = list(_phrases(text, knowledge, lexicon, protected))
+    phrases = list(phrases_of(text, knowledge, lexicon, protected))
     weights = [knowledge.share(phrase) if known else 0.0 for phrase, known in phrases]
     return sum(weights) / len(weights) if weights else 1.0
 
@@ -185,7 +185,9 @@ def _substitutes() -> dict[str, tuple[str, ...]]:
         return {row["word"]: tuple(filter(None, row["instead"].split("|"))) for row in csv.DictReader(file)}
 
 
-def _phrases(text: str, knowledge: Knowledge, lexicon: Lexicon, protected: Sequence[str]) -> Iterator[tuple[str, bool]]:
+def phrases_of(
+    text: str, knowledge: Knowledge, lexicon: Lexicon, protected: Sequence[str] = ()
+) -> Iterator[tuple[str, bool]]:
     """What a text asks for, phrase by phrase, and whether the model was taught it."""
     for start, end in protected_spans(text, protected):
         text = text[:start] + ",".ljust(end - start) + text[end:]

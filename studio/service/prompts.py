@@ -7,7 +7,7 @@ own tag lists) and keeps the one writer of the process; what a prompt is made of
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.prompting import a1111, dynamic
@@ -18,6 +18,7 @@ from studio.prompting.knowledge import Knowledge, UnknownWord, taught, unknown_w
 from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
+from studio.prompting.traits import character_in, with_character
 from studio.prompting.writers import PromptRequest, PromptResult, Writer, without_contradicted
 from studio.service.knowing import KnowledgeBase
 
@@ -114,6 +115,14 @@ class PromptService:
     def contradicted(self, words: Iterable[str], text: str) -> tuple[str, ...]:
         """`words` of a layer without those that `text` says otherwise; see `writers.without_contradicted`."""
         return without_contradicted(words, text, self._lexicon)
+
+    def character(self, prompt: str, typed: str = "") -> tuple[str, ...]:
+        """Who a drawn prompt shows, word by word, to be kept in others; see `traits.character_in`."""
+        return character_in(prompt, typed, self._lexicon)
+
+    def with_character(self, text: str, character: Sequence[str]) -> str:
+        """What a person typed, with the words of a kept character that it leaves open."""
+        return with_character(text, character, self._lexicon)
 
     def spent(self) -> Spent:
         """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""

@@ -147,7 +147,7 @@ def test_an_animation_draws_its_source_first(studio: Studio) -> None:
 
 def test_an_uploaded_picture_is_changed_in_place(studio: Studio) -> None:
     upload = studio.upload(png((128, 64)), "me", "her.png")
-    job = done(studio, MorphSpec(base=BASE, image=upload.id, frames=3))
+    job = done(studio, MorphSpec(base=BASE, image=upload.id, frames=3, method="prompt"))
     assert any("changed in place" in note for note in job.notes)
     frame = studio.picture(job.result["frames"][2], "me")
     assert frame.recipe.source == upload.id

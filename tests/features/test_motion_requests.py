@@ -22,7 +22,7 @@ from studio.features.animate.spec import SpritesSpec
 from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli import terminal
 from studio.interfaces.cli.main import main
-from studio.interfaces.web import motion
+from studio.interfaces.web import motion_stage
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
 
@@ -68,7 +68,7 @@ def test_sprites_show_the_character_on_the_page_beside_its_morph(page_home: Path
         assert studio().wait(job, "me", 120).state == "done"
         at.run()
         assert not at.exception
-        assert {motion.TEXT["sprites_keep"], motion.TEXT["filmstrip_keep"]} <= set(labels(at))
+        assert {motion_stage.TEXT["sprites_keep"], motion_stage.TEXT["filmstrip_keep"]} <= set(labels(at))
 
 
 def test_sprites_of_another_picture_are_of_that_one(page_home: Path) -> None:

@@ -21,7 +21,7 @@ from studio.engine.motion import animation
 from studio.features.animate.spec import AnimateSpec
 from studio.features.morph.spec import MorphSpec
 from studio.interfaces.cli.main import main
-from studio.interfaces.web import motion, widgets
+from studio.interfaces.web import motion, motion_stage, widgets
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
 
@@ -178,8 +178,8 @@ def test_a_finished_animation_is_one_picture_too(page_home: Path) -> None:
     assert job.state == "done", job.error
     at.run()
     assert not at.exception
-    assert motion.TEXT["filmstrip_keep"] in [button.label for button in at.get("download_button")]
-    with Image.open(BytesIO(motion._filmstrip(tuple(job.result["frames"]), "me"))) as whole:
+    assert motion_stage.TEXT["filmstrip_keep"] in [button.label for button in at.get("download_button")]
+    with Image.open(BytesIO(motion_stage._filmstrip(tuple(job.result["frames"]), "me"))) as whole:
         assert (whole.format, whole.size) == ("PNG", (3 * 128 + 2 * 4, 128))
     alts = [image.alt for group in at.get("image") for image in group.proto.imgs]
     assert any(alt.startswith("Filmstrip of 3 frames: happy") for alt in alts)
@@ -242,7 +242,7 @@ def test_a_cross_fade_can_follow_an_arc(page_home: Path) -> None:
 def test_frames_appear_while_the_job_is_at_work(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are asked for by a fragment of their own, again and again, as the progress is."""
     polled: list[str] = []
-    monkeypatch.setattr(motion, "_frames_so_far", lambda job_id: polled.append(job_id))
+    monkeypatch.setattr(motion_stage, "_at_work", lambda job: polled.append(job.id))
     intervals: list[Any] = []
     original = motion.st.fragment
 
@@ -275,15 +275,14 @@ def test_the_frames_so_far_are_those_of_the_job(page_home: Path) -> None:
     studio().wait(made.id, "me", 120)
 
     def page(job_id: str) -> None:
-        from studio.interfaces.web import motion
+        from studio.interfaces.web import motion_stage
 
-        motion.st.session_state["owner"] = "me"
-        motion._frames_so_far(job_id)
-        motion._frames_so_far("gone")
+        motion_stage.st.session_state["owner"] = "me"
+        motion_stage._at_work(motion_stage.studio().job(job_id, "me"))
 
     at = AppTest.from_function(page, kwargs={"job_id": made.id}, default_timeout=60).run()
     assert not at.exception
-    assert next(image.alt for group in at.get("image") for image in group.proto.imgs) == "Frame 1, happy"
+    assert "Frame 1, happy" in [image.alt for group in at.get("image") for image in group.proto.imgs]
 
 
 @pytest.mark.parametrize("how", ["sprites", "failed"])
@@ -335,7 +334,7 @@ def test_the_help_promises_a_judge_only_where_there_is_one(page_home: Path) -> N
     Image.new("RGB", (64, 64), "pink").save(buffer, "PNG")
     upload = studio().upload(buffer.getvalue(), "me", "her.png")
     at = app("emotion_morph", morph_picture=upload.id)
-    said = at.text_input(key="morph_words").help
+    said = " ".join(part.value for part in at.caption)
     assert "if the model has a judge" in said
     assert "the model's judge reads it" not in said
 

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from studio.core.specs import EMOTIONS
+from studio.core.specs import EMOTIONS, Recipe
 from studio.engine.media import output
 from studio.engine.motion import timing
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
-from studio.features.characters import character, in_place
+from studio.features.characters import character, default_method, in_place
 from studio.features.characters import method as fitting
 from studio.features.frames import (
     TEXT,
@@ -51,12 +52,22 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
             "prompts": {emotion: recipe.prompt for emotion, recipe in recipes.items()},
         } | ({} if spec.consistent else {"frame": index})  # fmt: skip
         frames.append(frame_recipe(recipes[still.mix.emotion].model_copy(update={"strength": still.strength}), plan))
+    # The first frame is the picture itself, unless a keyframe asks for a change of it.
+    given = not any(mark.frame == 0 and mark.strength is not None for mark in spec.keyframes)
+    if given:
+        frames[0] = _as_given(frames[0], job.picture(source).recipe, source)
     missing = missing_frames(job, frames)
     if missing:
         image = job.image(source)
         first = recipes[emotions[0]]
+        from studio.engine.diffusion.pixels import fit
         from studio.engine.motion import animation
 
+        if given and missing[0] == 0:
+            missing = missing[1:]
+            whole = fit(image, first.width, first.height)
+            job.save(whole, frames[0], 0, kind="frame", details={"strength": 0.0})
+    if missing:
         drawing = FrameDrawing(engine, job, first)
         drawing.begin(sum(animation.steps_of(first, stills[index]) for index in missing))
         make = partial(
@@ -77,11 +88,17 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
     )  # fmt: skip
 
 
+def _as_given(frame: Recipe, of: Recipe | None, source: str) -> Recipe:
+    """The recipe of a frame that is the picture itself: it is called by what that shows, as far as that is known."""
+    plan = json.loads(frame.frame) | {"given": source}
+    return frame_recipe(frame.model_copy(update={"labels": of.labels if of is not None else {}}), plan)
+
+
 def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
     """One picture per emotion of one character, and the ZIP with the file names of chat front ends."""
     emotions = spec.emotions
     who = character(engine, job, spec.base, spec.image)
-    method = fitting(job, who, "prompt", note_uploads=False)
+    method = fitting(job, who, spec.method or default_method(spec.image), note_uploads=False)
     base = in_place(engine, job, who.base) if method == "picture" else who.base
     chain = emotions
     if method == "picture":  # it is first inverted with what it shows now

@@ -48,7 +48,12 @@ class AnimateSpec(Request):
     frames: Annotated[int, Field(title="Frames", ge=2, le=64)] = 12
     strength_from: Annotated[
         float,
-        Field(title="Strength, from", description="How much of the picture the first frame may change.", gt=0, le=1),
+        Field(
+            title="Strength, from",
+            description="How much of the picture may change at first. The first frame is the picture itself.",
+            gt=0,
+            le=1,
+        ),
         About(step=0.05),
     ] = 0.3
     strength_to: Annotated[
@@ -120,3 +125,14 @@ class SpritesSpec(Request):
         Field(title="Emotions", description="Which of them, with commas in between.", min_length=1, max_length=5),
         About(parse=listed),
     ] = EMOTIONS
+    method: Annotated[
+        Literal["prompt", "picture"] | None,
+        Field(
+            title="Method",
+            description="picture keeps the picture and draws only the expression anew, prompt redraws the character "
+            "from the same noise.",
+        ),
+        About(
+            names={"prompt": "Redraw", "picture": "Keep my picture"}, blank="picture where one is given, else prompt"
+        ),
+    ] = None

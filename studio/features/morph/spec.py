@@ -30,10 +30,10 @@ class MorphSpec(Request):
     ] = ("happy", "sad")
     frames: Annotated[int, Field(title="Frames", ge=3, le=33)] = 5
     method: Annotated[
-        MorphMethod,
+        MorphMethod | None,
         Field(title="Method", description=f"On the page: {', '.join(f'{k} ({name})' for k, name in METHODS.items())}."),
-        About(names=METHODS),
-    ] = "prompt"
+        About(names=METHODS, blank="picture where one is given, else prompt"),
+    ] = None
     image: Annotated[
         str | None, Field(title="The character", description="Start from this picture."), About(file="picture")
     ] = None  # content id or file; needed by method "picture"

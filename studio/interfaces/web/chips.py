@@ -12,12 +12,13 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.fields import SpecField
+from studio.core.fields import SpecField, describe
 from studio.core.settings import settings
+from studio.core.specs import Spec
 from studio.interfaces.web import parameters, text
 from studio.interfaces.web.resources import studio
 
-TEXT = {"reset": "Reset", "reset_help": "Undo all of these.", "undo": "Click to undo."}
+TEXT = {"reset": "Reset", "reset_help": "Undo all of these.", "undo": "Click to undo.", "on": "on", "off": "off"}
 CLOSE = ":material/close_small:"
 
 
@@ -28,6 +29,7 @@ class Chip:
     name: str  # of its key
     label: str
     undo: Callable[[], None]
+    help: str = TEXT["undo"]
 
 
 def show(prefix: str, others: Sequence[Chip] = (), *, without: Sequence[str] = ()) -> None:
@@ -39,7 +41,7 @@ def show(prefix: str, others: Sequence[Chip] = (), *, without: Sequence[str] = (
         for chip in chips:
             st.button(
                 f"{text.escape(chip.label)} {CLOSE}", key=f"{prefix}_chip_{chip.name}", on_click=chip.undo,
-                help=TEXT["undo"],
+                help=chip.help,
             )  # fmt: skip
         if len(chips) > 1:
             st.button(
@@ -65,7 +67,20 @@ def changed(prefix: str, without: Sequence[str] = ()) -> list[Chip]:
     return chips
 
 
+def of(spec: type[Spec], names: Sequence[str], prefix: str) -> list[Chip]:
+    """Fields of `spec` among `names` that aren't as they are at first; their widgets' keys begin with `prefix`."""
+    found = []
+    for name in names:
+        field, key = describe(spec, name), parameters.key(prefix, name)
+        value = st.session_state.get(key)
+        if value is not None and value != field.default:
+            found.append(Chip(name, f"{field.label}: {_shown(field, value)}", _put(key, field.default)))
+    return found
+
+
 def _shown(field: SpecField, value: Any) -> str:
+    if field.type is bool:
+        return TEXT["on" if value else "off"]
     if field.choices:
         return field.about.names.get(value, str(value))
     if field.type is float:

@@ -6,21 +6,21 @@ page's widgets begin with; `said` are the page's own texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.fields import describe
-from studio.core.specs import EMOTIONS, AnimationFormat, Emotion, GenerateSpec, Keyframe, bounds
-from studio.core.views import JobView, Picture
-from studio.features.animate.spec import AnimateSpec, SpritesSpec
+from studio.core.settings import settings
+from studio.core.specs import EMOTIONS, Emotion, GenerateSpec, Keyframe, bounds
+from studio.core.views import Picture
+from studio.features.animate.spec import AnimateSpec
 from studio.features.morph.spec import MorphSpec
-from studio.interfaces.web import frame, inputs, parameters, text, widgets
+from studio.interfaces.web import character, inputs, parameters, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import parse_spec
@@ -32,27 +32,17 @@ TEXT = {
     "recent": "Or one of your last pictures",
     "without": "Without this picture",
     "words": "Who it is",
-    "words_help": "Hair, eyes, clothes. The emotion is added by itself.",
+    "words_hint": "Who it is: red hair, blue eyes, hoodie…",
+    "words_upload_hint": "What the picture shows: red hair, blue eyes, hoodie…",
+    "words_upload_more": "What the picture shows can be said below. Left empty, it is read from the picture if the "
+    "model has a judge, as the embedded one does; with any other model only the emotion is known.",
     "words_upload": "What the picture shows",
-    "words_upload_help": "Left empty, it is read from the picture if the model has a judge, as the embedded one does; "
-    "with any other model only the emotion is known.",
     "as_drawn": "as in the picture",
     "add": "Add an emotion",
     "clear": "Clear",
     "no_chain": "No emotion yet: add the first one below.",
     "twice": "The same emotion stands twice in a row: put another one between, or take one out.",
     "more": "More settings",
-    "strip": "Frames",
-    "filmstrip": "Filmstrip",
-    "filmstrip_keep": "Download the filmstrip",
-    "singles": "Single frames",
-    "keep": "Download the animation",
-    "empty_more": "Frames appear here one by one.",
-    "sprites": "Emotion sprites",
-    "sprites_more": "One picture of the character on this page for each of the five emotions, named as chat front ends "
-    "look for them (joy.png, anger.png and so on), in one ZIP.",
-    "sprites_draw": "Make the set",
-    "sprites_keep": "Download the set",
     "emotion": "Emotion",
     "frame": "Frame",
     "strength": "Strength",
@@ -60,14 +50,34 @@ TEXT = {
     "marks": "Several keyframes on one frame: only the last of them counts.",
     "note": "Frame 1 is the first. An empty strength follows the slider above.",
 }
-FORMAT_NAMES = describe(MorphSpec, "format").about.names
-MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
-FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
 MotionSpec = MorphSpec | AnimateSpec
 LEFT_OUT = ("guidance", "width", "height", "sampler")  # as the model, or the picture, has them
 
 
 # --- the form -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Places in the bar at the foot, which is always in sight."""
+
+    problem: Any  # what was refused
+    shaping: Any  # the chips
+    words: Any
+    button: Any
+
+
+def bar(page: str) -> Bar:
+    """The bar, with the progress of the page's job while it works."""
+    st.session_state.pop(f"refused:{page}", None)  # of another page
+    with st.bottom:
+        job_id = widgets.current_job(page)
+        with suppress(StudioError):
+            if job_id and studio().job(job_id, owner()).active:
+                widgets.line(job_id)
+        problem, shaping = st.empty(), st.container()
+        with st.container(horizontal=True, vertical_alignment="center", key=f"{page}_bar"):
+            return Bar(problem, shaping, st.container(), st.container(width="content"))
 
 
 def heading(said: dict[str, str]) -> tuple[Any, Any]:
@@ -157,7 +167,7 @@ def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emoti
     elif spec is MorphSpec and any(one == other for one, other in pairwise(chosen)):
         why = TEXT["twice"]
     if why:
-        st.caption(why)
+        st.caption(why, width="content")
     return st.button(
         said["draw"], type="primary", icon=icon, shortcut="Ctrl+Enter", key=f"{prefix}_draw", disabled=bool(why),
         help=why,
@@ -165,11 +175,30 @@ def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emoti
 
 
 def start(spec: type[MotionSpec], page: str, base: dict[str, Any], chosen: tuple[Emotion, ...], **given: Any) -> None:
-    """Submit the form, `base` being the fields of its `GenerateSpec`, and draw the page anew. Raises StudioError."""
+    """Submit the form, `base` being the fields of its `GenerateSpec`, and draw the page anew.
+
+    What is refused is said; see `widgets.refusals`.
+    """
     kind = spec.model_fields["kind"].default
     fields = {"kind": kind, "base": {"emotion": chosen[0]} | base, "emotions": chosen}
-    widgets.start(parse_spec(fields | given), page)
-    st.rerun()
+    with widgets.refusals(page):
+        job = widgets.start(parse_spec(fields | given), page)
+        asked_for(page, job.id, given["image"], base)
+        st.rerun()
+
+
+def asked_for(page: str, job_id: str, image: str | None, base: dict[str, Any]) -> None:
+    """Remember which character the form had when this job was started: see `still_asked_for`."""
+    st.session_state[f"who:{page}"] = (job_id, image, base.get("text", ""), base.get("style", ""))
+
+
+def still_asked_for(page: str, job_id: str | None, image: str | None, base: dict[str, Any]) -> bool:
+    """Whether the form describes the character of this job. After a reload an empty form does."""
+    asked = st.session_state.get(f"who:{page}")
+    who = (image, base.get("text", ""), base.get("style", ""))
+    if asked is not None and asked[0] == job_id:
+        return bool(asked[1:] == who)
+    return image is None and not base.get("text")
 
 
 def source(page: str, prefix: str) -> str | None:
@@ -185,7 +214,7 @@ def source(page: str, prefix: str) -> str | None:
                 st.session_state[chosen] = studio().upload(file.getvalue(), owner(), file.name).id
             except StudioError as error:
                 st.error(str(error), icon=":material/broken_image:")
-        picture = _picture(st.session_state.get(chosen))
+        picture = picture_of(st.session_state.get(chosen))
         if picture is None:
             st.session_state.pop(chosen, None)
             st.caption(TEXT["drawn"])
@@ -195,40 +224,56 @@ def source(page: str, prefix: str) -> str | None:
             st.image(widgets.thumbnail(picture, 192), width=96, alt=picture.title or text.description(picture.recipe))
             for note in picture.details.get("notes", ()):
                 st.caption(text.escape(note))
-            if st.button(TEXT["without"], key=f"{prefix}_without", icon=":material/close:"):
-                del st.session_state[chosen]
-                st.rerun()
+            st.button(
+                TEXT["without"], key=f"{prefix}_without", icon=":material/close:", on_click=_without, args=(prefix,)
+            )
         return picture.id
+
+
+def _without(prefix: str) -> None:
+    """Let go of the picture, and of the model and the LoRAs that were chosen with it."""
+    picture = picture_of(st.session_state.pop(f"{prefix}_picture", None))
+    recipe = picture.recipe if picture is not None else None
+    if recipe is not None and st.session_state.get(f"{prefix}_model") == recipe.model:
+        st.session_state[f"{prefix}_model"] = settings().model
+        st.session_state[f"{prefix}_loras"] = []
 
 
 def why_in_place(image: str | None) -> tuple[str | None, bool]:
     """Why the picture can only be changed in place (None: it can be redrawn), and whether it came from outside."""
-    picture = _picture(image)
+    picture = picture_of(image)
     return (studio().why_in_place(picture.id, owner()), picture.recipe is None) if picture else (None, False)
 
 
-def words(prefix: str, image: str | None) -> dict[str, Any]:
-    """Fields of a `GenerateSpec` that say who it is. Nothing is asked for a picture that was drawn here."""
-    picture = _picture(image)
+def words(prefix: str, image: str | None, place: Any) -> dict[str, Any]:
+    """Fields of a `GenerateSpec` that say who it is. Nothing is asked for a picture that was drawn here.
+
+    `place`: where the line of text stands, in the bar.
+    """
+    picture = picture_of(image)
     if picture is not None and picture.recipe is not None:
         return {}
     uploaded = picture is not None
-    said = st.text_input(
-        TEXT["words_upload" if uploaded else "words"],
-        help=TEXT["words_upload_help" if uploaded else "words_help"],
-        key=f"{prefix}_words",
-        max_chars=1000,
-        persist_state="session",
-    )
-    if uploaded and not said:
-        return {}
+    with place:
+        said = st.text_input(
+            TEXT["words_upload" if uploaded else "words"],
+            placeholder=TEXT["words_upload_hint" if uploaded else "words_hint"],
+            key=f"{prefix}_words",
+            max_chars=1000,
+            icon=":material/edit:",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+    if uploaded:
+        st.caption(TEXT["words_upload_more"])
+        return {"text": said, "style": inputs.buttons(GenerateSpec, "style", f"{prefix}_style")} if said else {}
     style = inputs.buttons(GenerateSpec, "style", f"{prefix}_style")
-    return {"text": said, "style": style}
+    return {"text": character.into(said or ""), "style": style}
 
 
 def model(prefix: str, image: str | None) -> dict[str, Any]:
     """Model, LoRAs, seed and steps. Model and LoRAs of a picture that was drawn here are chosen with it."""
-    picture = _picture(image)
+    picture = picture_of(image)
     recipe = picture.recipe if picture is not None else None
     if recipe is not None and st.session_state.get(f"{prefix}_model_of") != image:
         st.session_state[f"{prefix}_model"] = recipe.model
@@ -294,156 +339,8 @@ def _moved(rows: list[dict[str, Any]], before: int, now: int) -> list[dict[str, 
     return [*moved[:-1], moved[-1] | {"frame": now}] if ends else moved
 
 
-# --- what was made --------------------------------------------------------------------------------------------------
-
-
-def stage(page: str, empty: str) -> None:
-    """The page's job while it works, and its loop, strip and files afterwards."""
-    job_id = widgets.current_job(page)
-    job = widgets.job_panel(job_id, page) if job_id else None
-    if job is not None and not job.active:
-        for note in job.notes:
-            st.caption(text.escape(note))
-    if job is None and not job_id:
-        with st.container(key=f"stage_{page}_empty", horizontal_alignment="center"):
-            st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")
-            st.markdown(f"#### {empty}", text_alignment="center")
-            st.caption(TEXT["empty_more"], text_alignment="center")
-    elif job is not None and job.active:
-        st.fragment(_frames_so_far, run_every=widgets.POLL)(job.id)
-    elif job is not None and job.state != "done":
-        strip(job)
-    elif job is not None and "sprites" in job.result:
-        strip(job)
-        _sprites_of(job)
-        with suppress(StudioError):  # there was no morph before it, or it is gone
-            earlier = studio().job(st.session_state.get(f"before_sprites:{page}", ""), owner())
-            loop(earlier)
-            filmstrip(earlier)
-    elif job is not None:
-        loop(job)
-        filmstrip(job)
-
-
-def _frames_so_far(job_id: str) -> None:
-    """The frames of a job that is still at work; asked for again and again, like its progress."""
-    try:
-        strip(studio().job(job_id, owner()))
-    except StudioError:
-        return
-
-
-def strip(job: JobView) -> None:
-    """The frames so far, side by side in their order."""
-    if shown := _frames(job):
-        st.caption(TEXT["strip"])
-        _side_by_side(job, shown)
-
-
-def filmstrip(job: JobView) -> None:
-    """All frames of a finished animation as one picture, to keep; the single ones behind a click."""
-    shown = _frames(job)
-    if not shown:
-        return
-    st.caption(TEXT["filmstrip"])
-    data = _filmstrip(tuple(picture.id for picture in shown), owner())
-    names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
-    st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
-    st.caption(" \u00b7 ".join(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
-    st.download_button(
-        TEXT["filmstrip_keep"],
-        data=data,
-        file_name=f"filmstrip-{job.id[:8]}.png",
-        mime="image/png",
-        key=f"get_{job.id}_filmstrip",
-        icon=":material/view_column:",
-        on_click="ignore",
-    )
-    with st.expander(TEXT["singles"], icon=":material/grid_view:"):
-        _side_by_side(job, shown)
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _filmstrip(ids: tuple[str, ...], _owner: str) -> bytes:
-    return studio().filmstrip(ids, _owner)
-
-
-def _frames(job: JobView) -> list[Picture]:
-    pictures = map(_picture, job.result.get("frames") or job.pictures)
-    return [picture for picture in pictures if picture is not None and picture.path.suffix == ".png"]
-
-
-def _emotion_in(picture: Picture) -> str:
-    return picture.recipe.labels.get("emotion", "") if picture.recipe else ""
-
-
-def _side_by_side(job: JobView, shown: list[Picture]) -> None:
-    with st.container(horizontal=True, gap="xsmall", key=f"strip_{job.id}"):
-        for number, picture in enumerate(shown, 1):
-            st.image(widgets.thumbnail(picture, 224), width=112, alt=f"Frame {number}, {_emotion_in(picture)}")
-
-
-def loop(job: JobView) -> None:
-    """The finished animation, playing, and a button for each format."""
-    preview = _picture(job.result.get("preview"))
-    if preview is None:
-        return
-    with st.container(key=f"stage_single_{job.id}"):
-        st.image(studio().picture_bytes(preview.id, owner()), width="stretch", alt="The animation, looping")
-    st.caption(TEXT["keep"])
-    with st.container(horizontal=True, gap="xsmall"):
-        for form in FORMATS:
-            st.download_button(
-                FORMAT_NAMES[form],
-                data=partial(studio().animation, preview.id, owner(), form),
-                file_name=f"{job.kind}-{job.id[:8]}{'.png' if form == 'apng' else '.' + form}",
-                mime=MEDIA[form],
-                key=f"get_{job.id}_{form}",
-                icon=":material/download:",
-                on_click="ignore",
-            )
-        widgets.favourite_button(preview, f"loop_{job.id}")
-
-
-def sprites(prefix: str, image: str | None, base: Callable[[], GenerateSpec], page: str) -> None:
-    """The emotion sprite set of the character on the page: as shown, else (or of another picture) as in the form."""
-    with st.expander(TEXT["sprites"], icon=":material/grid_view:"):
-        st.caption(TEXT["sprites_more"])
-        if st.button(TEXT["sprites_draw"], key=f"{prefix}_sprites", icon=":material/grid_view:"):
-            job_id = widgets.current_job(page)
-            shown = _request_of(job_id)
-            if shown is None or image not in (None, shown.image):
-                wanted = SpritesSpec(base=base(), image=image)
-            else:  # its seed and its words stand in its request
-                wanted = SpritesSpec(base=shown.base, image=shown.image)
-            widgets.start(wanted, page)
-            if not isinstance(shown, SpritesSpec):
-                st.session_state[f"before_sprites:{page}"] = job_id if shown else ""
-            st.rerun()
-
-
-def _request_of(job_id: str | None) -> MorphSpec | SpritesSpec | None:
-    with suppress(StudioError):
-        if job_id and studio().job(job_id, owner()).state == "done":
-            spec = studio().job_spec(job_id, owner())
-            return spec if isinstance(spec, MorphSpec | SpritesSpec) else None
-    return None
-
-
-def _sprites_of(job: JobView) -> None:
-    service, mine = studio(), owner()  # the file is asked for later, by a thread that knows no session
-    st.download_button(
-        TEXT["sprites_keep"],
-        data=lambda: service.picture_bytes(job.result["sprites"], mine),
-        file_name=f"sprites-{job.id[:8]}.zip",
-        mime="application/zip",
-        key=f"get_{job.id}_sprites",
-        icon=":material/download:",
-        on_click="ignore",
-    )
-
-
-def _picture(id: str | None) -> Picture | None:
+def picture_of(id: str | None) -> Picture | None:
+    """The picture of this name, if this browser has it."""
     with suppress(StudioError):
         return studio().picture(id, owner()) if id else None
     return None

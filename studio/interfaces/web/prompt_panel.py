@@ -394,10 +394,10 @@ def _repair(fields: Fields, positive: str, repaired: str, negative: str) -> None
         state["gen_own_prompt"] = repaired
         return
     drawn, stay = _parts(positive), _parts(repaired)
-    if set(_parts(fields.text)) <= set(drawn):
-        corrected = _parts(studio().prompts.harden(fields.text, fields.triggers).text)
+    if set(_parts(fields.typed)) <= set(drawn):
+        corrected = _parts(studio().prompts.harden(fields.typed, fields.triggers).text)
         words = ", ".join(part for part in corrected if part in stay)
-        if words != ", ".join(_parts(fields.text)):
+        if words != ", ".join(_parts(fields.typed)):
             state["gen_text"] = words
             return
     _own_from(repaired, negative)

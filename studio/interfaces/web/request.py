@@ -20,7 +20,7 @@ from studio.core.fields import describe
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
 from studio.core.views import ImportedRecipe
-from studio.interfaces.web import inputs, parameters, text, widgets
+from studio.interfaces.web import character, inputs, parameters, text, widgets
 from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -57,10 +57,15 @@ class Fields:
     emotion: str
     style: str
     quality: str
-    text: str
+    typed: str
     count: int
     rest: dict[str, Any]  # the optional fields of GenerateSpec
     loras: tuple[LoraRef, ...]
+
+    @cached_property
+    def text(self) -> str:
+        """What was typed, and what it leaves open of the character that is kept."""
+        return character.into(self.typed)
 
     @cached_property
     def triggers(self) -> tuple[str, ...]:
@@ -143,6 +148,7 @@ def load(imported: ImportedRecipe, said: str = TEXT["loaded"]) -> None:
     state, spec, notes = st.session_state, imported.spec, list(imported.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
     state["gen_text"], state["gen_count"] = spec.text, spec.count
+    character.drop()  # another one is in the recipe
     parameters.fill("gen", spec)
     state["gen_source"], state["gen_strength"] = spec.source, spec.strength
     if spec.source is not None:
@@ -322,8 +328,9 @@ def hidden(edited: bool) -> list[Chip]:
     if state.get("gen_source"):
         chips.append(Chip("source", TEXT["starts_chip"], drop_source))
     if state.get("gen_own"):
-        chips.append(Chip("own", TEXT["own"], write_again))
-    elif edited:
+        return [*chips, Chip("own", TEXT["own"], write_again)]  # drawn as it stands: no character is put into it
+    chips += character.chips()
+    if edited:
         chips.append(Chip("edited", TEXT["edited"], as_written))
     return chips
 

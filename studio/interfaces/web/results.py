@@ -11,7 +11,7 @@ import streamlit as st
 from studio.core.errors import StudioError
 from studio.core.specs import MAX_SEED, GenerateSpec
 from studio.core.views import JobView, Picture
-from studio.interfaces.web import lab, text, widgets
+from studio.interfaces.web import character, lab, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -97,6 +97,7 @@ def actions(picture: Picture, key: str) -> None:
                 _draw(picture, seed=random.randint(0, MAX_SEED), source=picture.id, strength=VARIATION)
         widgets.download(picture, key)
         widgets.send_menu(picture, key)
+    character.offer(picture, key)
     if picture.recipe is not None:
         recipe(picture)
 

@@ -6,6 +6,7 @@ Knows widgets and the service; the canvas itself is `canvas`.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -15,8 +16,9 @@ from studio.core.settings import ASSETS
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec
 from studio.core.views import ControlView, JobView, Picture
 from studio.features.sketch.spec import SketchSpec
-from studio.interfaces.web import canvas, inputs, parameters, request, results, widgets
+from studio.interfaces.web import canvas, character, inputs, parameters, request, results, widgets
 from studio.interfaces.web.canvas import Paper
+from studio.interfaces.web.chips import Chip, of
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import Studio
@@ -37,6 +39,8 @@ TEXT = {
     "span": "From and to",
     "span_help": "The share of the steps in which the drawing steers. Ending early leaves details to the model.",
     "strict": "Following the drawing",
+    "span_chip": "Follows: {} of the steps",
+    "net_chip": "ControlNet: {}",
     "model": "Model and seed",
     "trace": "Trace over this",
     "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
@@ -246,6 +250,16 @@ def strictness() -> dict[str, Any]:
     return {"weight": weight, "start": start, "end": end, "control_mode": mode, "model": net}
 
 
+def chips() -> list[Chip]:
+    """What was changed of how the drawing is followed."""
+    found = of(ControlSpec, ("weight", "control_mode"), "sk")
+    for key, first, label in (("sk_span", (0.0, 1.0), TEXT["span_chip"]), ("sk_net", "", TEXT["net_chip"])):
+        if (value := st.session_state.get(key)) and value != first:
+            said = "–".join(f"{part:.0%}" for part in value) if key == "sk_span" else str(value).rsplit("/", 1)[-1]
+            found.append(Chip(key, label.format(said), partial(st.session_state.update, {key: first})))
+    return found
+
+
 def rest() -> dict[str, Any]:
     """Model, seed, steps, guidance, LoRAs and so on."""
     with st.expander(TEXT["model"], icon=":material/memory:"):
@@ -299,7 +313,7 @@ def start(page: str, drawing: bytes | None, base: dict[str, Any], control: dict[
         return
     try:
         image = studio().upload(drawing, owner(), "sketch.png").id
-        spec = GenerateSpec(text=(st.session_state.get("sk_text") or "").strip(), **base)
+        spec = GenerateSpec(text=character.into((st.session_state.get("sk_text") or "").strip()), **base)
         widgets.start(SketchSpec(base=spec, control=ControlSpec(image=image, **control)), page)
     except StudioError as problem:
         st.session_state["sk_problem"] = str(problem)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import streamlit as st
@@ -124,19 +124,27 @@ def refusals(page: str) -> Iterator[None]:
 
 
 def refusal(page: str, container: Any) -> None:
-    """Show what was refused in this run, in place of what `place` (an `st.empty`) says."""
+    """Show what was refused in this run, in place of what `container` (an `st.empty`) says."""
     problem = st.session_state.pop(f"refused:{page}", None)
     if problem:
         container.error(text.escape(problem), icon=":material/error:")
 
 
-def job_panel(job_id: str, page: str, *, size: int | None = None, container: Any = None) -> JobView | None:
+def job_panel(
+    job_id: str,
+    page: str,
+    *,
+    size: int | None = None,
+    container: Any = None,
+    working: Callable[[JobView], None] | None = None,
+) -> JobView | None:
     """A job while it works: preview, progress, time left, place in the line, cancel. The page goes on at once.
 
     Polls by itself and reruns the page when the job is over. Afterwards it shows how it ended, if there is something
     to say, and returns the job; the caller draws `job.pictures`. None when there is no such job for this browser.
-    `size`: width of the preview in pixels; None: as wide as the place. `place`: where it is said how the job ended
-    (an `st.empty`), if not here.
+    `size`: width of the preview in pixels; None: as wide as the place. `container`: where it is said how the job ended
+    (an `st.empty`), if not here. `working`: shows it instead, while it works (again and again; how far it is, then,
+    is said elsewhere).
     """
     try:
         job = studio().job(job_id, owner())
@@ -145,7 +153,7 @@ def job_panel(job_id: str, page: str, *, size: int | None = None, container: Any
         st.info(TEXT["gone"], icon=":material/search_off:")
         return None
     if job.active:
-        st.fragment(_working, run_every=POLL)(job_id, size)
+        st.fragment(_working, run_every=POLL)(job_id, size, working)
         return job
     if job.state != "done":
         with container.container() if container is not None else st.container():
@@ -168,22 +176,52 @@ def _ended(job: JobView, page: str) -> None:
         st.rerun()
 
 
-def _working(job_id: str, size: int | None) -> None:
+def _working(job_id: str, size: int | None, instead: Callable[[JobView], None] | None) -> None:
     job = studio().job(job_id, owner())
     if not job.active:
         st.rerun()
-    latest = job.preview
-    if latest is None and job.pictures:
-        latest = studio().picture_bytes(job.pictures[-1], owner())
+    if instead is not None:
+        instead(job)
+    else:
+        preview(job, size)
+        _line(job)
+
+
+def preview(job: JobView, size: int | None = None) -> None:
+    """What there is to see of a job at work: its preview, else the last picture that it finished."""
+    latest = job.preview or next(filter(None, map(_seen, reversed(job.pictures))), None)
     with st.container(key="stage_single_live"):
         if latest:
             st.image(latest, width=size or "stretch", alt="Preview of the picture being made")
         else:
             st.html('<div class="studio-waiting"></div>')  # as large as the picture that will take its place
+
+
+def _seen(picture_id: str) -> bytes | None:
+    """A picture's file; None for a ZIP or a film, and for what was deleted since."""
+    with suppress(StudioError):
+        if studio().picture(picture_id, owner()).drawable:
+            return studio().picture_bytes(picture_id, owner())
+    return None
+
+
+def line(job_id: str) -> None:
+    """How far a job is, and the button that cancels it: beside a page's own button, where its place is elsewhere."""
+    st.fragment(_polled_line, run_every=POLL)(job_id)
+
+
+def _polled_line(job_id: str) -> None:
+    job = studio().job(job_id, owner())
+    if not job.active:
+        st.rerun()
+    _line(job)
+
+
+def _line(job: JobView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="job_line"):
         st.progress(job.fraction, text=progress_text(job))
-        if st.button(TEXT["cancel"], key=f"cancel_{job_id}", icon=":material/stop_circle:"):
-            studio().cancel(job_id, owner())
+        if st.button(TEXT["cancel"], key=f"cancel_{job.id}", icon=":material/stop_circle:"):
+            studio().cancel(job.id, owner())
             st.rerun(scope="fragment")
 
 
