@@ -2,8 +2,9 @@
 
 `<lora:name:0.8>` becomes a LoRA. `BREAK` stays: the text encoder begins a new chunk there. What changes in the middle
 of a drawing (`[a:b:0.5]`, `[a|b]`) and prompts that are drawn apart and added (`a AND b`) can't be drawn; the words
-that would stand for most of the steps are. Choices (`{a|b}`, `__wildcard__`) are made before, see `dynamic`. Finds no
-LoRA file and knows no model.
+that would stand for most of the steps are. Choices (`{a|b}`, `__wildcard__`) are made before, see `dynamic`. Weights of
+InvokeAI (`smile++`) and NovelAI (`1.3::smile::`) become A1111's, signs in full width ASCII's. Finds no LoRA file and
+knows no model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 
 # No two repetitions that can share a run of blanks or digits stand side by side: a prompt may be thousands of them.
 LORA = re.compile(r"<\s*(lora|lyco|lycoris|hypernet)\s*:([^<>:\n]{1,200})(?::([^<>\n]{0,60}))?>", re.IGNORECASE)
-EMBEDDING = re.compile(r"(?<![\w:])embedding:([\w.-]+)", re.IGNORECASE)
+EMBEDDING = re.compile(r"(?<![\w:])embedding:([\w.-]*\w)(?::-?[\d.]{1,6})?", re.IGNORECASE)
+TAG = re.compile(r"<\s*[a-z]\w{1,30}(?:\[[^\[\]<>\n]{0,60}\])?\s*:[^<>\n]{0,200}>", re.IGNORECASE)
 STEPS = 20  # of a drawing whose number isn't known: for `[a:b:8]`, which counts steps
 WEIGHTS = (-2.0, 2.0)
 _BLANKS = " \t\r\n,"
@@ -22,6 +24,12 @@ _AND = re.compile(r"\bAND\b")
 _INNERMOST = re.compile(r"(?<!\\)\[([^\[\]]*)(?<!\\)\]")
 _NUMBER = re.compile(r"-?(?:\d*\.)?\d+")
 _WEIGHT = re.compile(rf":\s*{_NUMBER.pattern}$")
+_WIDE = str.maketrans("（）［］｛｝＜＞｜，：", "()[]{}<>|,:")
+_NOVELAI = re.compile(rf"(?<![\w.:])({_NUMBER.pattern})::([^:\n]{{1,400}})::")
+_COMPEL = re.compile(
+    r"(?<![\w(])([^\W\d_][\w']{0,40})(\+{2,4}|-{2,4})(?=[\s,)]|$)|(\([^()\n]{1,400}\))(\+{1,4}|-{1,4})(?=[\s,)]|$)"
+)
+_METHOD = re.compile(r"(?<=\))\.(?:and|blend)\([^()\n]{0,60}\)|\.swap\([^()\n]{0,100}\)")
 _EMPTY = re.compile(rf"\(\s*\x00[\x00\s,]*(?::\s*{_NUMBER.pattern}\s*)?\)")
 
 
@@ -52,11 +60,18 @@ def plain(prompt: str, steps: int = STEPS) -> Plain:
         if match[1].lower() == "hypernet":
             remarks.append(f"The hypernetwork {name!r} can't be used and was left out")
         elif name:
-            loras.append(LoraTag(name, _weight(match[3])))
+            loras.append(LoraTag(name, _weight(name, match[3], remarks)))
         return "\x00"
 
-    text = LORA.sub(lora, prompt.translate(_OWN))
+    def left_out(match: re.Match[str]) -> str:
+        remarks.append(f"{match.group()[:60]!r} can't be used here and was left out")
+        return "\x00"
+
+    text = LORA.sub(lora, ascii_signs(prompt.translate(_OWN)))
+    text = TAG.sub(left_out, text)
     text = EMBEDDING.sub(lambda match: _embedding(match, remarks), text)
+    text = _METHOD.sub(lambda match: left_out(match)[1:], text)
+    text = _NOVELAI.sub(_emphasis, _COMPEL.sub(_emphasis_of_compel, text))
     if "[" in text:
         text = _unscheduled(text, steps, remarks)
     if _AND.search(text):
@@ -68,14 +83,36 @@ def plain(prompt: str, steps: int = STEPS) -> Plain:
     return Plain(tidy(text), tuple(loras), (f"{said}.",) if said else ())
 
 
-def _weight(said: str | None) -> float | None:
+def ascii_signs(prompt: str) -> str:
+    """Brackets, commas, bars and colons in full width, as East Asian keyboards give them, as what they stand for."""
+    return prompt.translate(_WIDE)
+
+
+def _emphasis(match: re.Match[str]) -> str:
+    """NovelAI's `1.3::smile::` in A1111's form."""
+    return f"({match[2].strip()}:{match[1]})"
+
+
+def _emphasis_of_compel(match: re.Match[str]) -> str:
+    """`smile++` and `(red hat)-`: 1.1 or 0.9 times for each sign (compel, docs/syntax)."""
+    words, signs = (match[1], match[2]) if match[1] else (match[3][1:-1], match[4])
+    return f"({words}:{(1.1 if signs[0] == '+' else 0.9) ** len(signs):.3g})"
+
+
+def _weight(name: str, said: str | None, remarks: list[str]) -> float | None:
     """The first number of `0.8`, `0.8:0.5` (UNet, text encoder) or `te=0.5:unet=0.8`, within bounds."""
     if said is None:
         return None
-    named = re.search(rf"unet\s*=\s*({_NUMBER.pattern})", said) or _NUMBER.search(said)
-    if named is None:
+    named = re.search(rf"unet\s*=\s*({_NUMBER.pattern})", said)
+    numbers = [named[1]] if named else _NUMBER.findall(said)
+    if not numbers:
         return None
-    return min(WEIGHTS[1], max(WEIGHTS[0], float(named[1] if named.re is not _NUMBER else named[0])))
+    if len({float(number) for number in numbers[:2]}) > 1 and "=" not in said:
+        remarks.append(f"The LoRA {name!r} has one weight here: the first, {numbers[0]}, counts for all of it")
+    weight = min(WEIGHTS[1], max(WEIGHTS[0], float(numbers[0])))
+    if weight != float(numbers[0]):
+        remarks.append(f"The weight {numbers[0]} of the LoRA {name!r} is more than can be used; {weight:g} is")
+    return weight
 
 
 def _embedding(match: re.Match[str], remarks: list[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studio.core.text_encoding import decode
 from studio.prompting.a1111 import tidy
 
 WILDCARD = re.compile(r"__(?=[^\s,_]*[^\W_])([\w*./\\-][\w*./\\ -]{0,78}?)__")
@@ -30,6 +31,7 @@ class Choices:
 
     text: str
     missing: list[str] = field(default_factory=list)  # names of wildcards that there is no file for
+    unreadable: list[str] = field(default_factory=list)  # wildcards' files whose encoding can't be told
 
 
 def has_choices(text: str) -> bool:
@@ -45,7 +47,7 @@ def choose(text: str, seed: int, folder: Path | None) -> Choices:
     made = choosing.made(text, 0)[:LONGEST]
     if "{" in made or "}" in made:  # one without its partner
         made = made.translate({ord("{"): None, ord("}"): None, ord("|"): ","})
-    return Choices(tidy(made), choosing.missing)
+    return Choices(tidy(made), choosing.missing, choosing.unreadable)
 
 
 class _Choosing:
@@ -54,6 +56,8 @@ class _Choosing:
     def __init__(self, rng: random.Random, folder: Path | None) -> None:
         self.rng = rng
         self.missing: list[str] = []
+        self.unreadable: list[str] = []
+        self._spoilt: set[str] = set()  # wildcards with such a file
         self._folder = folder
         self._files: dict[str, list[str]] = {}
         self._left = MOST
@@ -101,7 +105,7 @@ class _Choosing:
             self._left -= 1
             lines = self._lines(match[1])
             if not lines:
-                if match[1] not in self.missing:
+                if match[1] not in self.missing and match[1] not in self._spoilt:
                     self.missing.append(match[1])
                 return "\x00"
             weights = [float(weight[1]) if (weight := _WEIGHT.match(line)) else 1.0 for line in lines]
@@ -112,7 +116,11 @@ class _Choosing:
 
     def _lines(self, name: str) -> list[str]:
         if name not in self._files:
-            self._files[name] = _lines(name, self._folder)
+            unreadable: list[str] = []
+            self._files[name] = _lines(name, self._folder, unreadable)
+            if unreadable:
+                self._spoilt.add(name)
+                self.unreadable += [file for file in unreadable if file not in self.unreadable]
         return self._files[name]
 
 
@@ -143,19 +151,25 @@ def _split(inside: str) -> list[str]:
     return [*parts, inside[start:]]
 
 
-def _lines(name: str, folder: Path | None) -> list[str]:
-    """The options of a wildcard; `name` may lie in a folder and have a `*` in it, but never leave the wildcards."""
+def _lines(name: str, folder: Path | None, unreadable: list[str]) -> list[str]:
+    """The options of a wildcard; `name` may lie in a folder and have a `*` in it, but never leave the wildcards.
+
+    A file in an encoding that can't be told goes to `unreadable`.
+    """
     pattern = name.replace("\\", "/").strip("/ ")
     if folder is None or ".." in pattern or not folder.is_dir():
         return []
     options: list[str] = []
     try:
-        files = sorted(folder.rglob("*.txt"))
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".txt")
         for file in files:
             said = file.relative_to(folder).with_suffix("").as_posix()
             fits = said == pattern or ("/" not in pattern and file.stem == pattern)
             if (fits or ("*" in pattern and _glob(pattern).fullmatch(said))) and file.stat().st_size <= LARGEST:
-                options += _options(file.read_bytes())
+                text = decode(file.read_bytes())
+                if text is None:
+                    unreadable.append(said)
+                options += _options(text or "")
     except OSError:
         return []
     return options
@@ -165,11 +179,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile("[^/]*".join(re.escape(part) for part in pattern.split("*")))
 
 
-def _options(data: bytes) -> list[str]:
-    """The lines that aren't blank or comments: UTF-8, else as Japanese Windows writes it."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp932", errors="replace")
+def _options(text: str) -> list[str]:
+    """The lines that aren't blank or comments."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]

@@ -141,8 +141,11 @@ class Wording:
         `lora` finds a file by reference. Raises nothing: what isn't here is left out, and said.
         """
         folder = self._settings.home / "wildcards"
-        positive = dynamic.choose(texts[0], seed, folder)
-        negative = dynamic.choose(texts[1], seed, folder)
+        positive, negative = (dynamic.choose(a1111.ascii_signs(text), seed, folder) for text in texts)
+        for name in dict.fromkeys([*positive.unreadable, *negative.unreadable]):
+            once(
+                notes, f"wildcards/{name}.txt is in an encoding that can't be told and was left out; save it as UTF-8."
+            )
         for name in dict.fromkeys([*positive.missing, *negative.missing]):
             once(notes, f"There is no wildcard {name!r} (wildcards/{name}.txt in the studio's home); it was left out.")
         steps = spec.steps or a1111.STEPS

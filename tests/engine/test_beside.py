@@ -41,10 +41,11 @@ def test_what_cannot_be_read_is_passed_over(settings: Settings, data: bytes) -> 
     assert (found.title, found.trigger_words, found.weight) == ("mine", (), 1.0)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp932"])
 def test_the_note_of_a1111_gives_words_and_weight(settings: Settings, encoding: str) -> None:
-    found = lora(settings, json=json.dumps(A1111).encode(encoding))
-    assert (found.trigger_words, found.weight, found.base) == (("inkline",), 0.7, "SD1")
+    note = json.dumps(A1111 | {"activation text": "インク線, 1girl"}, ensure_ascii=False)
+    found = lora(settings, json=note.encode(encoding))
+    assert (found.trigger_words, found.weight, found.base) == (("インク線",), 0.7, "SD1")
 
 
 def test_a_weight_of_zero_in_a_note_of_a1111_was_never_chosen(settings: Settings) -> None:

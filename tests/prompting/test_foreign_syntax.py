@@ -17,9 +17,13 @@ from studio.prompting.dynamic import choose, has_choices
     ("prompt", "text", "loras"),
     [
         ("1girl, <lora:ink:0.8>, smile", "1girl, smile", [LoraTag("ink", 0.8)]),
-        ("<lora:a> <lyco:b:0.5:1>, x", "x", [LoraTag("a", None), LoraTag("b", 0.5)]),
+        ("<lora:a> <lyco:b:0.5:0.5>, x", "x", [LoraTag("a", None), LoraTag("b", 0.5)]),
         ("x, (<lora:q:te=0.3:unet=0.6>:1.2), y", "x, y", [LoraTag("q", 0.6)]),
-        ("x <lora:sub/dir/v1.2_offset:-7>", "x", [LoraTag("sub/dir/v1.2_offset", -2.0)]),
+        ("x <lora:sub/dir/v1.2_offset:-1>", "x", [LoraTag("sub/dir/v1.2_offset", -1.0)]),
+        ("x，＜lora：ink：0.8＞，（y：1.2）", "x,(y:1.2)", [LoraTag("ink", 0.8)]),
+        ("1.3::blue hair::, x, -0.5::hat::", "(blue hair:1.3), x, (hat:-0.5)", []),
+        ("smile++, (red hat)-, twin-tails, 18+, c++", "(smile:1.21), (red hat:0.9), twin-tails, 18+, (c:1.21)", []),
+        ("<3, >_<, <my-token>, :d", "<3, >_<, <my-token>, :d", []),
         ("a BREAK (b:1.2), [c], \\(d\\)", "a BREAK (b:1.2), [c], \\(d\\)", []),
     ],
 )
@@ -41,6 +45,12 @@ def test_loras_are_taken_out_of_a_prompt(prompt: str, text: str, loras: list[Lor
         ("red hair AND blue eyes :1.2 AND hat", "red hair, blue eyes, hat", "AND"),
         ("<hypernet:x:1>, hat", "hat", "hypernetwork 'x'"),
         ("embedding:EasyNegative, lowres", "lowres", "embedding 'EasyNegative'"),
+        ("(embedding:easy.pt:1.2), embedding:easy.pt:0.5, hat", "hat", "embedding 'easy.pt'"),
+        ("<segment:face> smile", "smile", "'<segment:face>' can't be used"),
+        ("<random[2]:red, blue> hat", "hat", "'<random[2]:red, blue>' can't be used"),
+        ("(a hat, a cat).blend(0.5, 0.5)", "(a hat, a cat)", "'.blend(0.5, 0.5)' can't be used"),
+        ("x, <lora:ink:0.8:0.6>", "x", "the first, 0.8, counts for all of it"),
+        ("x, <lora:ink:-7>", "x", "The weight -7 of the LoRA 'ink' is more than can be used; -2 is"),
     ],
 )
 def test_what_cant_be_drawn_is_left_out_with_one_remark(prompt: str, text: str, said: str) -> None:
@@ -64,6 +74,9 @@ def wildcards(tmp_path: Path) -> Path:
     (folder / "color.txt").write_text("# colours\nred\n\nblue\n", encoding="utf-8-sig")
     (folder / "clothes" / "dress.txt").write_text("__color__ dress\n{long|short} skirt\n")
     (folder / "髪.txt").write_bytes("黒髪\n".encode("cp932"))
+    (folder / "mantel.TXT").write_bytes("grüner Mantel\n".encode("cp1252"))
+    (folder / "notepad.txt").write_bytes("黒髪\n".encode("utf-16"))
+    (folder / "spoilt.txt").write_bytes("синие волосы\n".encode("koi8-r"))
     (folder / "loop.txt").write_text("__loop__, a\n")
     (tmp_path / "secret.txt").write_text("secret\n")
     return folder
@@ -83,7 +96,8 @@ def test_choices_are_made_by_the_seed(wildcards: Path) -> None:
     drawn = {choose("__clothes/dress__", seed, wildcards).text for seed in range(40)}
     assert drawn == {"red dress", "blue dress", "long skirt", "short skirt"}
     assert {choose("__dress__", seed, wildcards).text for seed in range(40)} == drawn
-    assert choose("__髪__", 1, wildcards).text == "黒髪"
+    assert choose("__髪__", 1, wildcards).text == choose("__notepad__", 1, wildcards).text == "黒髪"
+    assert choose("__mantel__", 1, wildcards).text == "grüner Mantel"
     assert {choose("__col*__", seed, wildcards).text for seed in range(20)} == {"red", "blue"}
 
 
@@ -92,6 +106,8 @@ def test_what_cant_be_chosen_is_named_and_never_drawn(wildcards: Path) -> None:
     assert found.text == "hat, smile"
     assert found.missing == ["missing", "../secret"]
     assert choose("__color__, x", 1, None).text == "x"
+    spoilt = choose("hat, __spoilt__", 1, wildcards)
+    assert (spoilt.text, spoilt.missing, spoilt.unreadable) == ("hat", [], ["spoilt"])
     assert len(choose("__loop__", 1, wildcards).text) < 200
     (wildcards / "wide.txt").write_text("x __wide__ __wide__ __wide__\n")
     begun = time.process_time()

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.files import read_regular
+from studio.core.text_encoding import decode
 
 _LARGEST = 10_000_000  # bytes; longer ones are no notes
-_ENCODINGS = ("utf-8-sig", "utf-16")  # with a byte order mark, as Windows PowerShell writes both
 _MANAGERS = (".civitai.info", ".metadata.json", ".cm-info.json", ".rgthree-info.json")
 # what everybody's activation text has and no LoRA was taught: the number of people
 _PEOPLE = re.compile(r"(?:\d+\+?(?:girl|boy|other)s?|solo)", re.IGNORECASE)
@@ -65,13 +65,12 @@ def _object(path: Path) -> dict[str, Any] | None:
         data = read_regular(path, _LARGEST)
     except (OSError, ValueError):
         return None
-    for encoding in _ENCODINGS:
-        try:
-            value = json.loads(data.decode(encoding))
-        except (ValueError, RecursionError):
-            continue
-        return value if isinstance(value, dict) else None
-    return None
+    text = decode(data, lambda text: text.lstrip()[:1] == "{")
+    try:
+        found = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _text(value: object) -> str:
