@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from studio.core.errors import StudioError
-from studio.core.specs import GenerateSpec, LoraRef
+from studio.core.specs import RUN_KINDS, GenerateSpec, LoraRef
 from studio.core.views import RunView
 from studio.features.sheets.spec import Axis, GridSpec
 from studio.interfaces.web import captions, control_form, download, inputs, results, runs, text, train_form, widgets
 from studio.interfaces.web.resources import studio
 
 PAGE = "train_lora"
-WHAT = {"lora": "A style or a character (LoRA)", "control": "How to follow lines (ControlNet)"}
+FORMS: dict[str, Any] = {"lora": train_form, "control": control_form}
 WEIGHTS = ("0", "0.4", "0.7", "1", "1.2")
 TEXT = {
     "title": "Train a LoRA",
@@ -107,16 +108,16 @@ def import_lora() -> None:
 
 st.title(TEXT["title"], anchor=False)
 st.caption(TEXT["lead"])
-if run_id := runs.choose(("lora", "control"), PAGE):
+if run_id := runs.choose(tuple(FORMS), PAGE):
     shown = runs.panel(run_id, PAGE)
     if shown.adapter is not None and not shown.active:
         (control_form.after if shown.kind == "control" else after)(shown)
 else:
     what = st.segmented_control(
-        TEXT["what"], list(WHAT), default="lora", required=True, format_func=WHAT.__getitem__, key="lora_what",
-        persist_state="session",
+        TEXT["what"], list(FORMS), default="lora", required=True, format_func=lambda kind: RUN_KINDS[kind].learns,
+        key="lora_what", persist_state="session",
     )  # fmt: skip
-    form_of = control_form if what == "control" else train_form
+    form_of = FORMS[what]
     pictures, form = st.columns([1, 1], gap="large")
     with form:
         fields = form_of.settings()

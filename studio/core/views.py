@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from studio.core.specs import GenerateSpec, Recipe
+from studio.core.specs import GenerateSpec, Recipe, RunKindName
 
 # Whose words a recipe is in: A1111's text is written by its whole family.
 Origin = Literal[
@@ -176,7 +176,7 @@ class RunView(View):
     """
 
     id: str
-    kind: Literal["lora", "lcm", "control"]
+    kind: RunKindName
     name: str
     model: str
     state: str

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from studio.core.samplers import FEW_STEP_SAMPLERS
 from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Parameters, Recipe, Request
 from studio.engine.models.catalogue import find_lora, resolve
 from studio.features.feature import Planned, Planning
@@ -37,7 +38,7 @@ DRAWN_BY = (
     "prompt", "negative", "model", "seed", "loras", "steps", "guidance", "sampler", "width", "height",
     *Parameters.model_fields,
 )  # fmt: skip
-FEW_STEPS = ("steps", "guidance", "loras")
+FEW_STEP_FIELDS = ("steps", "guidance", "loras")
 # A judge that is less sure of every emotion may have no face before it. It only hints: of 32 example faces one or two
 # are below, of 7 pictures of noise two (it knows no answer "none of these").
 FACE = 0.5
@@ -122,8 +123,8 @@ def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> Gen
             own.append(f"model ({known.model.rstrip('/').rsplit('/', 1)[-1]})")
         elif resolve(base.model, settings).hash != recipe.model_hash:  # another one has settings of its own
             changes |= sampling | {"model": base.model, "width": base.width, "height": base.height}
-    few = known.sampler in ("lcm", "tcd")
-    if few and any(changes.get(name, getattr(known, name)) != getattr(known, name) for name in FEW_STEPS):
+    few = known.sampler in FEW_STEP_SAMPLERS
+    if few and any(changes.get(name, getattr(known, name)) != getattr(known, name) for name in FEW_STEP_FIELDS):
         changes |= sampling  # few steps, low guidance and their adapter belong together
     changes |= {"count": 1, "control": None, "source": None, "on_low_confidence": base.on_low_confidence}
     if base.prompt is not None:

@@ -22,16 +22,11 @@ from pydantic import ValidationError
 
 from studio.core import locks
 from studio.core.errors import BadInput, Busy, DiskFull, NotFound, StudioError, explain
-from studio.core.specs import RUNS as SPECS
-from studio.core.specs import RunSpec
+from studio.core.specs import RUN_KINDS, RunSpec
 
 RunState = Literal["queued", "starting", "running", "done", "stopped", "failed", "crashed"]
 ACTIVE: tuple[RunState, ...] = ("queued", "starting", "running")
-# the module of each kind's trainer, run as `python -m MODULE DIR`
-TRAINERS = {
-    kind: f"studio.training.{room}.train"
-    for kind, room in (("lora", "lora"), ("lcm", "distill"), ("control", "controlnet"))
-}
+TRAINERS = {name: kind.trainer for name, kind in RUN_KINDS.items()}
 
 # Set by `runs.launch` for the process that it turns into: the lock on this folder came with it.
 LOCK_INHERITED = "STUDIO_RUN_LOCKED"
@@ -127,7 +122,7 @@ class RunDir:
         """The request. Raises NotFound where there is no run, BadInput where the file isn't a request we know."""
         try:
             data = json.loads(self.spec_file.read_text(encoding="utf-8"))
-            return SPECS[data["kind"]].model_validate(data)
+            return RUN_KINDS[data["kind"]].spec.model_validate(data)
         except FileNotFoundError:
             raise NotFound(f"There is no training run {self.id!r}; `runs list` shows those that are there.") from None
         except ValidationError as error:

@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from studio.core import locks
 from studio.core.errors import BadInput, Busy, NotFound, explain
 from studio.core.settings import REPOSITORY, Settings
-from studio.core.specs import ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
+from studio.core.specs import RUN_KINDS, ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec, makes_lora
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
 from studio.runs.trash import Trash
 
@@ -31,14 +31,23 @@ LONGEST_ID = 200  # characters: a folder's name has at most 255 bytes
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-def _folder(data: str) -> str:
-    return str(Path(data).expanduser().resolve())
-
-
 def _absolute(reference: str) -> str:
     """A file or folder that is there, by its full path; anything else (a name, a hub id) as it is."""
     path = Path(reference).expanduser() if os.sep in reference else None
     return str(path.resolve()) if path is not None and path.exists() else reference
+
+
+def _absolute_paths(spec: RunSpec) -> dict[str, Any]:
+    """Every field of a request that names files, as the trainer finds it from its own working directory."""
+    changes: dict[str, Any] = {"model": _absolute(spec.model)}
+    if spec.data is not None:
+        changes["data"] = str(Path(spec.data).expanduser().resolve())
+    if isinstance(spec, ControlRunSpec) and spec.init not in (None, "lines", "canny", "scribble"):
+        path = Path(spec.init).expanduser()  # `init` is a path first, also without a separator
+        changes["init"] = str(path.resolve()) if path.exists() else spec.init
+    if isinstance(spec, LcmSpec):
+        changes["loras"] = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
+    return changes
 
 
 class Supervisor:
@@ -55,15 +64,7 @@ class Supervisor:
 
         Raises DiskFull when not even the request can be written.
         """
-        if isinstance(spec, LoraSpec | ControlRunSpec):
-            spec = spec.model_copy(update={"data": _folder(spec.data), "model": _absolute(spec.model)})
-            if isinstance(spec, ControlRunSpec) and spec.init not in (None, "lines", "canny", "scribble"):
-                path = Path(spec.init).expanduser()  # `init` is a path first, also without a separator
-                spec = spec.model_copy(update={"init": str(path.resolve()) if path.exists() else spec.init})
-        else:
-            loras = tuple(LoraRef(path=_absolute(ref.path), weight=ref.weight) for ref in spec.loras)
-            data = _folder(spec.data) if spec.data else None
-            spec = spec.model_copy(update={"data": data, "model": _absolute(spec.model), "loras": loras})
+        spec = spec.model_copy(update=_absolute_paths(spec))
         name = re.sub(r"[^a-z0-9]+", "-", spec.name.lower()).strip("-") or spec.kind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -170,13 +171,12 @@ class Supervisor:
         Of a distillation: bytes of memory, and bytes that are free, from the sizes of its parts.
         Takes as long as loading the model. Raises BadInput with the reason when it can't be measured.
         """
-        module = "distill.memory" if isinstance(spec, LcmSpec) else "lora.estimate"
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "spec.json"
             file.write_text(spec.model_dump_json(), encoding="utf-8")
             try:
                 done = subprocess.run(
-                    [sys.executable, "-m", f"studio.training.{module}", str(file)],
+                    [sys.executable, "-m", RUN_KINDS[spec.kind].estimate, str(file)],
                     env=os.environ | self._environment(),
                     capture_output=True,
                     text=True,
@@ -201,7 +201,8 @@ class Supervisor:
         self._let_it_end(run)
         if run.alive():
             raise Busy(f"Run {run_id} is training: it makes its result itself when it ends.")
-        if getattr(run.spec(), "form", "lora") != "lora" or run.spec().kind == "control":
+        spec = run.spec()
+        if not makes_lora(spec.kind, spec.model_dump()):
             raise BadInput(
                 f"Run {run_id} makes a whole network and not a LoRA: resume it, and stop it to have its result."
             )

@@ -1,6 +1,6 @@
 """The only door: pages, command line and HTTP call `Studio`, and nothing behind it."""
 
-from studio.core.specs.training import parse_run
+from studio.core.specs.runs import parse_run
 from studio.engine.models.catalogue import LoraInfo, ModelInfo
 from studio.features.registry import FEATURES, AnyRequest, parse_spec
 from studio.prompting.knowledge import UnknownWord

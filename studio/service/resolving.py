@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, NotFound, StudioError, explain
+from studio.core.samplers import FEW_STEP_SAMPLERS
 from studio.core.settings import Settings
 from studio.core.specs import (
     MAX_SEED,
@@ -41,7 +42,6 @@ from studio.service.wording import Wording, once
 from studio.store.metadata import Read, known_loras
 
 MAX_PICTURES = 4000  # of one job
-CONSISTENCY = ("lcm", "tcd")  # samplers that draw with a few-step adapter only
 ROOM = 1.5  # how much longer than a model's own a side may be, and how many times its own pixels it draws well
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
 TOO_FEW_LAYERS = "This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
@@ -400,10 +400,10 @@ def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()
         few = few and (spec.quality != "high" or spec.steps is not None or chosen is not None)
         few = few and (spec.guidance is None or spec.guidance <= FAST_GUIDANCE)
     else:
-        few = few and spec.sampler in CONSISTENCY
+        few = few and spec.sampler in FEW_STEP_SAMPLERS
     if fast is not None and few:
         # The solver's few steps begin at fixed noise levels: img2img needs more of them to find one near its strength.
-        finer = FAST_STEPS if spec.source is not None and fast.sampler not in CONSISTENCY else 1
+        finer = FAST_STEPS if spec.source is not None and fast.sampler not in FEW_STEP_SAMPLERS else 1
         default: tuple[int, float, str] = (finer * fast.steps, fast.guidance, fast.sampler)
     else:
         steps = -(-info.steps // 2) if spec.quality == "draft" else info.steps

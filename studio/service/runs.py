@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from studio.core.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory, explain
 from studio.core.settings import Settings
-from studio.core.specs import RUNS, ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
+from studio.core.specs import RUN_KINDS, ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.core.views import RunView
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import ModelInfo, component_weights, find_lora, resolve
@@ -142,9 +142,8 @@ class TrainingRuns:
         # Of all memory, not of what is free now: the run may wait in line, and by then others have ended.
         total, wanted = psutil.virtual_memory().total, requirements.memory(spec, sizes, card)
         if total < wanted:
-            less = {"lora": " or a lower rank.", "lcm": " or a lower rank.", "full": ", or a LoRA as the result."}.get(
-                "full" if getattr(spec, "form", "") == "full" else spec.kind, "."
-            )
+            less = ", or a LoRA as the result." if getattr(spec, "form", "") == "full" else "."
+            less = " or a lower rank." if less == "." and hasattr(spec, "rank") else less
             raise OutOfMemory(
                 f"This run needs at least {_gb(wanted)} of memory and this machine has {_gb(total)}; choose a smaller "
                 "model" + less
@@ -276,7 +275,7 @@ def _unreadable(run: RunDir, sentence: str) -> RunView:
     said, state = run.raw_spec(), run.status().get("state")
     return RunView(
         id=run.id,
-        kind=next((kind for kind in RUNS if kind == said.get("kind")), "lora"),
+        kind=next((kind for kind in RUN_KINDS if kind == said.get("kind")), "lora"),
         name=str(said.get("name") or run.id),
         model=str(said.get("model") or ""),
         state=state if state in ACTIVE else UNREADABLE,

@@ -10,9 +10,10 @@ import shlex
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
+from studio.core.samplers import sampler_of
 from studio.core.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
 from studio.core.text_encoding import decode
-from studio.store.metadata.facts import USUAL_SCHEDULES, sampler_of
+from studio.store.metadata.facts import USUAL_SCHEDULES
 
 MAX_ROWS = 1000
 COLUMNS = ("prompt", "seed", "emotion")

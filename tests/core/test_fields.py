@@ -10,7 +10,7 @@ from pydantic import Field
 
 from studio.core.errors import BadInput
 from studio.core.fields import About, Infotext, bounds, describe, fields, infotext, key_data
-from studio.core.specs import RUNS, ControlSpec, GenerateSpec, LoraRef, Recipe, Spec
+from studio.core.specs import RUN_KINDS, ControlSpec, GenerateSpec, LoraRef, Recipe, Spec
 from studio.features.morph.spec import MorphSpec
 from studio.features.registry import FEATURES
 from studio.features.sheets.spec import AXES
@@ -94,14 +94,14 @@ def test_a_field_is_described_whole() -> None:
         describe(Sample, "nothing")
 
 
-@pytest.mark.parametrize("spec", [*SPECS, *RUNS.values()])
+@pytest.mark.parametrize("spec", [*SPECS, *(kind.spec for kind in RUN_KINDS.values())])
 def test_every_field_that_a_person_sets_has_a_label(spec: type[Spec]) -> None:
     untold = {"kind", "base", "rows", "control"}  # what isn't one field of a form
     assert [name for name in fields(spec) if name not in untold and spec.model_fields[name].title is None] == []
 
 
 def test_choices_have_names() -> None:
-    for spec in [*SPECS, *RUNS.values()]:
+    for spec in [*SPECS, *(kind.spec for kind in RUN_KINDS.values())]:
         for field in fields(spec).values():
             assert set(field.about.names) <= set(field.choices)
             assert not field.about.names or set(field.about.names) == set(field.choices)

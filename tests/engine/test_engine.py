@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from support.checkpoints import SD15_UNET_PARAMETERS, full_sd15, tiny_sd, to_single_file
 
 from studio.core.errors import BadInput, Cancelled, NotFound, OutOfMemory
+from studio.core.samplers import SAMPLERS
 from studio.core.settings import Settings
-from studio.core.specs import SAMPLERS, ControlSpec, LoraRef, Recipe
+from studio.core.specs import ControlSpec, LoraRef, Recipe
 from studio.engine import memory, optimizations
 from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.pixels import fit, to_tensor
@@ -68,7 +69,7 @@ def one(engine: Engine, on_step: Callable[[Step], None] | None = None, files=Pat
     return pixels(dict(engine.draw([recipe(**changes)], on_step, files))[0])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["auto", *SAMPLERS])
 def test_a_picture_can_be_made_again_alone_with_the_same_pixels(engine: Engine, sampler: str) -> None:
     many = dict(engine.draw([recipe(sampler=sampler, seed=5 + k) for k in range(3)]))
     assert sorted(many) == [0, 1, 2]

@@ -25,8 +25,8 @@ from support.checkpoints import tiny_sd
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from studio.core.errors import BadInput
+from studio.core.samplers import FEW_STEP_SAMPLERS, SAMPLERS
 from studio.core.settings import Settings
-from studio.core.specs import SAMPLERS
 from studio.engine.diffusion import frames, sampling, schedulers, text
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import embed_guidance
@@ -34,7 +34,7 @@ from studio.engine.engine import Engine
 from studio.engine.models.components import Components
 
 PROMPTS, NEGATIVE = ["1girl, red hair", "1boy, sad"], "long dress"
-NAMED = [name for name in SAMPLERS if name != "auto"]
+NAMED = list(SAMPLERS)
 
 
 @pytest.fixture(scope="module", params=["v_prediction", "epsilon"])
@@ -152,7 +152,7 @@ def test_lcm_image_to_image_stays_on_the_distillation_grid(name: str) -> None:
     assert schedulers.set_timesteps(scheduler, 4, strength=0.001).tolist() == [19]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name not in ("lcm", "tcd")])
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in FEW_STEP_SAMPLERS])
 def test_a_weak_image_to_image_still_does_one_step(name: str) -> None:
     assert len(schedulers.set_timesteps(schedulers.make_scheduler(name, {}), 4, strength=0.01)) == 1
 

@@ -14,7 +14,6 @@ from studio.core.specs.base import (
     MAX_PROMPT,
     MAX_SEED,
     QUALITIES,
-    SAMPLERS,
     STYLES,
     AnimationFormat,
     BatchRow,
@@ -37,7 +36,8 @@ from studio.core.specs.base import (
     by_kind,
 )
 from studio.core.specs.picture import MAX_FRAME, ControlSpec, GenerateSpec, LoraRef, Parameters, Recipe
-from studio.core.specs.training import RUNS, AnyRun, ControlRunSpec, LcmSpec, LoraSpec, RunSpec
+from studio.core.specs.runs import RUN_KINDS, AnyRun, RunKindName, makes_lora
+from studio.core.specs.training import ControlRunSpec, LcmSpec, LoraSpec, RunSpec
 
 __all__ = [
     "EMOTIONS",
@@ -47,8 +47,7 @@ __all__ = [
     "MAX_PROMPT",
     "MAX_SEED",
     "QUALITIES",
-    "RUNS",
-    "SAMPLERS",
+    "RUN_KINDS",
     "STYLES",
     "AnimationFormat",
     "AnyRun",
@@ -70,6 +69,7 @@ __all__ = [
     "Quality",
     "Recipe",
     "Request",
+    "RunKindName",
     "RunName",
     "RunSpec",
     "Sampler",
@@ -80,4 +80,5 @@ __all__ = [
     "Text",
     "bounds",
     "by_kind",
+    "makes_lora",
 ]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from studio.core.fields import About
+from studio.core.samplers import SAMPLERS
 
 Emotion = Literal["happy", "angry", "sad", "surprised", "calm"]
 Style = Literal["casual", "formal", "artistic", "realistic"]
 Quality = Literal["draft", "standard", "high"]
-Sampler = Literal["auto", "dpmpp_2m", "dpmpp_2m_karras", "euler_a", "ddim", "unipc", "lcm", "tcd"]
+if TYPE_CHECKING:
+    Sampler: TypeAlias = str
+else:
+    Sampler = Literal[("auto", *SAMPLERS)]
 ControlKind = Literal["canny", "lines"]
 ControlMode = Literal["both", "sketch", "prompt"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
@@ -26,7 +30,6 @@ LowConfidence = Literal["retry", "fixed", "run", "fail"]
 EMOTIONS: tuple[Emotion, ...] = get_args(Emotion)
 STYLES: tuple[Style, ...] = get_args(Style)
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 4000  # characters: about ten times the longest prompt in common use

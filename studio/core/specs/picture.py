@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, model_validator
 
 from studio.core.fields import About, Infotext, key_data
+from studio.core.samplers import SAMPLERS
 from studio.core.specs.base import (
     MAX_LORAS,
-    SAMPLERS,
     ControlKind,
     ControlMode,
     Emotion,
@@ -33,16 +33,7 @@ MAX_FRAME = 20_000  # characters of a frame's plan; the prompts in a longer one 
 EMOTION_NAMES = {"happy": "Happy", "angry": "Angry", "sad": "Sad", "surprised": "Surprised", "calm": "Calm"}
 STYLE_NAMES = {"casual": "Casual", "formal": "Formal", "artistic": "Artistic", "realistic": "Realistic"}
 QUALITY_NAMES = {"draft": "Draft", "standard": "Standard", "high": "High"}
-SAMPLER_NAMES = {
-    "auto": "Automatic",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_karras": "DPM++ 2M Karras",
-    "euler_a": "Euler a",
-    "ddim": "DDIM",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "tcd": "TCD",
-}
+SAMPLER_NAMES = {"auto": "Automatic"} | {name: sampler.title for name, sampler in SAMPLERS.items()}
 
 
 class LoraRef(Spec):
@@ -270,7 +261,7 @@ class GenerateSpec(Parameters, Request):
     sampler: Annotated[
         Sampler,
         Field(title="Sampler"),
-        About(names=SAMPLER_NAMES, axis=", ".join(SAMPLERS[1:4]), advanced=True),
+        About(names=SAMPLER_NAMES, axis=", ".join(list(SAMPLERS)[:3]), advanced=True),
     ] = "auto"
     seed: Annotated[
         Seed | None,

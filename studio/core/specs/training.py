@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import AfterValidator, AliasChoices, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from studio.core.errors import BadInput, explain
 from studio.core.fields import About
-from studio.core.specs.base import RunName, Seed, Spec, Text, by_kind
+from studio.core.specs.base import RunName, Seed, Spec, Text
 from studio.core.specs.picture import LoraRef
 
 PRECISIONS = {"auto": "Automatic", "fp32": "32 bits", "fp16": "16 bits (fp16)", "bf16": "16 bits (bf16)"}
@@ -405,20 +404,3 @@ class ControlRunSpec(Spec):
 
 
 RunSpec = LoraSpec | LcmSpec | ControlRunSpec
-RUNS: dict[str, type[RunSpec]] = {"lora": LoraSpec, "lcm": LcmSpec, "control": ControlRunSpec}
-if TYPE_CHECKING:
-    AnyRun: TypeAlias = RunSpec
-else:
-    AnyRun = by_kind("training run", tuple(RUNS.values()))
-_RUN: TypeAdapter[RunSpec] = TypeAdapter(AnyRun)
-
-
-def parse_run(fields: dict[str, Any]) -> RunSpec:
-    """A training request from JSON; `kind` says which, default "lora".
-
-    Raises `BadInput` with one sentence about the first mistake.
-    """
-    try:
-        return _RUN.validate_python(fields)
-    except ValidationError as error:
-        raise BadInput(explain(error)) from error

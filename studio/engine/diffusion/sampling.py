@@ -81,7 +81,7 @@ def sample_denoiser(
 ) -> torch.Tensor:
     """Clean latents of one picture per seed (or generator on the CPU), by whatever `denoiser` was told.
 
-    `sampler`: a name of `schedulers.SAMPLERS`. `source`: begin with this picture (RGB, of `size`) and
+    `sampler`: a name of `core.samplers.SAMPLERS`. `source`: begin with this picture (RGB, of `size`) and
     `strength` (0..1] of the noise, instead of noise alone. `on_step` may raise. Raises BadInput for another sampler.
     """
     each = generators(seeds)

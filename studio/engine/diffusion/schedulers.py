@@ -8,50 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    LCMScheduler,
-    TCDScheduler,
-    UniPCMultistepScheduler,
-)
+from diffusers import EulerAncestralDiscreteScheduler, LCMScheduler, TCDScheduler
 
 from studio.core.errors import BadInput
+from studio.core.samplers import FEW_STEP_SAMPLERS, SAMPLERS
 from studio.engine.diffusion import parameterization
 
 # What every scheduler takes over from the model: the noise schedule and what its UNet predicts.
 FROM_MODEL = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "dpmpp_2m_karras": (
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    # "trailing" begins at pure noise, as sampling does (2305.08891, table 2)
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}),
-    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
-    "lcm": (LCMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "original_inference_steps": 50}),
-    "tcd": (TCDScheduler, {"clip_sample": False, "set_alpha_to_one": False, "original_inference_steps": 50}),
-}
 TCD_ETA = 0.3  # "gamma" in 2402.19159: how much noise a step puts back
 STOCHASTIC = (EulerAncestralDiscreteScheduler, LCMScheduler, TCDScheduler)
 # schedules on the distillation grid; `strength` has to be part of `set_timesteps` there
-CONSISTENCY = (LCMScheduler, TCDScheduler)
+CONSISTENCY = tuple(getattr(diffusers, SAMPLERS[name].scheduler) for name in FEW_STEP_SAMPLERS)
 
 
 def make_scheduler(name: str, scheduler_config: Mapping[str, Any]) -> Any:
     """A fresh scheduler for one picture or batch: they hold state. Raises BadInput for a name not in `SAMPLERS`."""
     if name not in SAMPLERS:
         raise BadInput(f"There is no sampler {name!r}; choose one of {', '.join(SAMPLERS)}.")
-    cls, own = SAMPLERS[name]
+    sampler = SAMPLERS[name]
     model = {key: scheduler_config[key] for key in FROM_MODEL if scheduler_config.get(key) is not None}
     if scheduler_config.get("rescale_betas_zero_snr"):
         # without noise left at the last timestep a schedule has to begin there (2305.08891, section 3.3)
         model |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return cls(**{**own, **model})
+    return getattr(diffusers, sampler.scheduler)(**{**sampler.options, **model})
 
 
 def set_timesteps(

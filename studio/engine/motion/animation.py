@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from studio.core.samplers import FEW_STEP_SAMPLERS
 from studio.core.specs import MAX_SEED, Emotion, Recipe
 from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.attention import anchored
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def steps_of(recipe: Recipe, still: Still) -> int:
     """How many steps a frame of this strength takes, about; for progress."""
-    return recipe.steps if recipe.sampler in ("lcm", "tcd") else max(1, int(recipe.steps * still.strength))
+    return recipe.steps if recipe.sampler in FEW_STEP_SAMPLERS else max(1, int(recipe.steps * still.strength))
 
 
 class Animation(ModelLease):

@@ -10,14 +10,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from studio.core import presets
-from studio.core.specs import RUNS, RunSpec
+from studio.core.specs import RUN_KINDS, RunSpec, makes_lora
+from studio.core.specs.runs import RunKind
 from studio.core.views import RunView
 from studio.interfaces.cli import files, terminal
 from studio.interfaces.cli.options import JSON, LORA, command, option, options, typed
@@ -45,8 +44,8 @@ _CHANGEABLE = ("epochs", "learning_rate", "time_limit_minutes", "checkpoint_minu
 
 def add_verbs(app: typer.Typer) -> None:
     """Give `app` a command for each kind of run."""
-    for kind, run in RUN_VERBS.items():
-        app.command(run.name)(_verb(kind, run))
+    for name, kind in RUN_KINDS.items():
+        app.command(kind.verb)(_verb(name, kind))
 
 
 def _lora(run: RunView, adapter: str | None) -> dict[str, Any]:
@@ -64,36 +63,12 @@ def _control(run: RunView, adapter: str | None) -> dict[str, Any]:
     return keys | followed
 
 
-@dataclass(frozen=True)
-class RunVerb:
-    """A kind of run on the command line: what it begins with on a model, and its JSON."""
-
-    name: str
-    help: str
-    defaults: Callable[[str, dict[str, Any]], dict[str, Any]]
-    answer: Callable[[RunView, str | None], dict[str, Any]]
-
-
-RUN_VERBS = {
-    "lora": RunVerb("train-lora", "Teach a model a style.", lambda model, given: presets.lora_defaults(model), _lora),
-    "lcm": RunVerb(
-        "distill",
-        "Make a model fast: latent consistency distillation to four steps.",
-        lambda model, given: presets.distill_defaults(model, given.get("form", "lora")),
-        _distilled,
-    ),
-    "control": RunVerb(
-        "train-control",
-        "Teach a model to follow your kind of lines: a ControlNet.",
-        lambda model, given: {"model": model},
-        _control,
-    ),
-}
+ANSWERS: dict[str, Callable[[RunView, str | None], dict[str, Any]]] = {"lcm": _distilled, "control": _control}
 RESUME = "Go on with your last run that all options agree with, if any; a finished one gives its result again."
 
 
-def _verb(kind: str, own: RunVerb) -> Callable[..., None]:
-    spec = RUNS[kind]
+def _verb(name: str, kind: RunKind) -> Callable[..., None]:
+    spec = kind.spec
     parameters = options(spec)
     if "loras" in spec.model_fields:
         parameters.append(LORA)
@@ -112,15 +87,15 @@ def _verb(kind: str, own: RunVerb) -> Callable[..., None]:
         fields |= only_said(loras=lora_refs(given.get("lora")))
         if out is not None:
             fields.setdefault("name", out.resolve().name)
-        defaults = own.defaults(fields.get("model", studio.settings.model), fields)
+        defaults = kind.defaults(fields.get("model", studio.settings.model), fields)
         data_said: dict[str, Any] = {}
         done = carry_out(studio, spec, defaults, fields, given["resume"], given["detach"], data_said)
         adapter = copied(done, out)
-        keys = own.answer(done, adapter) | ({"data": data_said} if data_said else {})
+        keys = ANSWERS.get(name, _lora)(done, adapter) | ({"data": data_said} if data_said else {})
         answer(given["json"], keys, [f"{done.id}: {done.state}", *([adapter] if adapter else [])])
         _fail_for(done)
 
-    return command(run, parameters, own.help)
+    return command(run, parameters, kind.help)
 
 
 def carry_out(
@@ -208,7 +183,7 @@ def _fail_for(run: RunView) -> None:
         if not run.checkpoints:
             raise Failed(f"{sentence} `runs resume {run.id}` starts it again.")
         ways = f" `runs resume {run.id}` goes on from the last checkpoint"
-        ways += f", `runs export {run.id}` makes its result of it." if run.kind != "control" else "."
+        ways += f", `runs export {run.id}` makes its result of it." if makes_lora(run.kind, run.spec) else "."
         raise Failed(sentence + ways)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.specs import makes_lora
 from studio.core.views import RunView
 from studio.interfaces.web import text
 from studio.interfaces.web.resources import studio
@@ -82,7 +83,7 @@ def _state(run: RunView) -> str:
     return TEXT["stopped_unsaved" if run.state == "stopped" and not run.checkpoints else run.state]
 
 
-def choose(kinds: Sequence[Literal["lora", "lcm", "control"]], page: str) -> str | None:
+def choose(kinds: Sequence[str], page: str) -> str | None:
     """Which run of these kinds the page shows; None for a new one.
 
     It is in the address, so that a reload or a link finds it again.
@@ -240,7 +241,7 @@ def _resume(run: RunView, page: str) -> None:
 def _export(run: RunView, page: str) -> None:
     # A run that ended as it should has made its LoRA itself; a whole model can't be made from a checkpoint.
     ended_well = run.state in ("done", "stopped") and run.adapter is not None
-    if ended_well or not run.checkpoints or run.kind == "control" or run.spec.get("form") == "full":
+    if ended_well or not run.checkpoints or not makes_lora(run.kind, run.spec):
         return
     if st.button(TEXT["export"], key=f"{page}_export", icon=":material/save:", help=TEXT["export_help"]):
         with st.spinner(TEXT["exporting"]):

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from studio.core.specs import RUN_KINDS
 from studio.core.views import SystemStatus
 from studio.interfaces.web import text
 from studio.interfaces.web.resources import studio
@@ -48,7 +49,6 @@ TEXT = {
     "on": "On",
     "off": "Off",
 }
-RUN_KINDS = {"lora": "LoRA", "lcm": "Distillation", "control": "ControlNet"}
 STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
 BAD_LINES = 20  # that are named
 
@@ -156,7 +156,7 @@ def runs() -> None:
     rows = [
         {
             "Run": run.name,
-            "Kind": RUN_KINDS[run.kind],
+            "Kind": RUN_KINDS[run.kind].title,
             "State": run.state,
             "Done": run.step / run.steps if run.steps else 0.0,
             "Model": run.model,

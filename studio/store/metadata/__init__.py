@@ -2,10 +2,9 @@
 
 from studio.store.metadata.facts import Read
 from studio.store.metadata.reading import FRAME, Named, known_loras, left_out, own, read, request_of
-from studio.store.metadata.writing import A1111_SAMPLERS, CHUNK, parameters, png, portable
+from studio.store.metadata.writing import CHUNK, parameters, png, portable
 
 __all__ = [
-    "A1111_SAMPLERS",
     "CHUNK",
     "FRAME",
     "Named",

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from studio.core.fields import fields as described
+from studio.core.samplers import sampler_of
 from studio.core.specs import MAX_LORAS, MAX_PROMPT, GenerateSpec, LoraRef, Recipe, Sampler
 from studio.core.views import ImportedRecipe, Origin
 from studio.store.metadata.writing import plain_name
@@ -28,11 +29,6 @@ INFOTEXT = {
     for name, known in described(GenerateSpec).items()
     if known.about.infotext is not None
 }
-# Letters and digits of a name, without `k_`, to ours; the schedule is said apart, or at its end.
-_SAMPLERS: dict[str, Sampler] = {
-    "dpmpp2m": "dpmpp_2m", "dpm2m": "dpmpp_2m", "eulera": "euler_a", "eulerancestral": "euler_a", "ddim": "ddim",
-    "ddimv3": "ddim", "unipc": "unipc", "lcm": "lcm", "tcd": "tcd",
-}  # fmt: skip
 USUAL_SCHEDULES = {"", "automatic", "uniform", "normal", "simple", "native", "default", "none", "karras"}
 # Every repetition is bounded or ends at the next start: a text may be a megabyte that somebody made up.
 _LORA = re.compile(r"<(?:lora|lyco|lycoris):([^:<>]+)((?::[^<>]*)?)>", re.IGNORECASE)
@@ -209,17 +205,6 @@ def _reference(lora: Lora, notes: list[str]) -> LoraRef | None:
 
 def _same(left: str, right: str) -> bool:
     return weights_name(left).casefold() == weights_name(right).casefold()
-
-
-def sampler_of(name: str, schedule: str = "") -> Sampler | None:
-    """Ours of that name and schedule, as any program calls it; None where there is none."""
-    for ending in (" Karras", "_karras", " karras", "_k"):
-        if name.endswith(ending):
-            name, schedule = name.removesuffix(ending), "karras"
-    ours = _SAMPLERS.get(re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp").removeprefix("k_")))
-    if schedule.lower() == "karras":
-        return "dpmpp_2m_karras" if ours == "dpmpp_2m" else None
-    return ours
 
 
 def _sampler(facts: Facts, notes: list[str]) -> Sampler:

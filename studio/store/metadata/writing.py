@@ -16,20 +16,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from studio.core.fields import infotext
+from studio.core.samplers import SAMPLERS
 from studio.core.specs import GenerateSpec, LoraRef, Recipe
 
 CHUNK = "studio"  # PNG text chunk (and key) of our own JSON
 
-# Sampler and schedule type as A1111 has named them since 1.9; before, the schedule was the end of the sampler's name.
-A1111_SAMPLERS: dict[str, tuple[str, str]] = {
-    "dpmpp_2m": ("DPM++ 2M", "Uniform"),
-    "dpmpp_2m_karras": ("DPM++ 2M", "Karras"),
-    "euler_a": ("Euler a", "Uniform"),
-    "ddim": ("DDIM", "Uniform"),
-    "unipc": ("UniPC", "Uniform"),
-    "lcm": ("LCM", "Uniform"),
-    "tcd": ("TCD", "Uniform"),
-}
 _FIRST = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model hash", "Model")  # in A1111's order
 _PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
 
@@ -37,11 +28,11 @@ _PATH = re.compile(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|.*[/\\].*[/\\]")
 def parameters(recipe: Recipe, model_title: str = "") -> str:
     """The recipe as A1111's text. `model_title`: a name for people; the reference where there is none."""
     tags = "".join(f" <lora:{_stem(lora.path)}:{lora.weight:g}>" for lora in recipe.loras)
-    sampler, schedule = A1111_SAMPLERS.get(recipe.sampler, (recipe.sampler, "Automatic"))
+    sampler = SAMPLERS.get(recipe.sampler)
     pairs = dict.fromkeys(_FIRST, "")
     pairs |= infotext(GenerateSpec, recipe) | {
-        "Sampler": sampler,
-        "Schedule type": schedule,
+        "Sampler": sampler.infotext if sampler else recipe.sampler,
+        "Schedule type": sampler.schedule if sampler else "Automatic",
         "Size": f"{recipe.width}x{recipe.height}",
         "Model hash": recipe.model_hash[:10],
         "Model": model_title or _stem(recipe.model),

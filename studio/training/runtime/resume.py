@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput
-from studio.core.specs import RUNS, RunSpec
+from studio.core.specs import RUN_KINDS, RunSpec
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "pillow", "safetensors")
 # Fields that only say when to save, what to show or where things lie: changing them changes no byte of the result.
@@ -90,7 +90,7 @@ def diff(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _spec_of(fingerprint: dict[str, Any]) -> dict[str, Any]:
     """The request in it, in today's names; what an older version's didn't have was as its default is."""
     try:
-        return RUNS[fingerprint["spec"]["kind"]].model_validate(fingerprint["spec"]).model_dump(mode="json")
+        return RUN_KINDS[fingerprint["spec"]["kind"]].spec.model_validate(fingerprint["spec"]).model_dump(mode="json")
     except (ValidationError, KeyError) as error:
         raise BadInput(
             "The last checkpoint was made by another version of the studio, whose request can't be read: start a new "

@@ -21,19 +21,10 @@ from statistics import median
 from typing import Any, Literal
 
 from studio.core.errors import BadInput, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError, is_out_of_memory
-from studio.core.specs import Spec
+from studio.core.specs import RUN_KINDS, Spec
 from studio.engine import packages
 from studio.runs.rundir import RunDir
 
-# What there is to choose less of, by kind of run
-_TOO_LARGE = {
-    "lora": "The device has not enough memory even for single pictures: choose a lower resolution or turn on gradient "
-    "checkpointing, then resume.",
-    "lcm": "The device has not enough memory even for single pictures: start a new run with gradient "
-    "checkpointing, that makes a LoRA and not a whole model, or on a smaller model.",
-    "control": "The device has not enough memory even for single pictures: start a new run with gradient "
-    "checkpointing, or on a smaller model.",
-}
 SMOOTHING = 0.95  # of the shown loss; single steps differ mostly by their timestep
 
 
@@ -231,7 +222,7 @@ def run_trainer(path: Path, kind: type[Spec], train: Callable[[Session, Any], No
         spec = session.run.spec()
         if not isinstance(spec, kind):
             raise NotFound(f"Run {session.run.id} is of another kind ({spec.kind}): this trainer can't carry it out.")
-        if spec.kind != "control" and (trouble := packages.torchao()):
+        if RUN_KINDS[spec.kind].makes_lora and (trouble := packages.torchao()):
             raise StudioError(str(trouble))
         session.limit_minutes, session.checkpoint_minutes = spec.time_limit_minutes, spec.checkpoint_minutes
         try:
@@ -249,5 +240,5 @@ def explain(error: Exception, run: RunDir) -> str:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
         return str(DiskFull("The disk is full. The last good checkpoint is intact: make room and resume the run."))
     if is_out_of_memory(error):
-        return str(OutOfMemory(_TOO_LARGE.get(run.raw_spec().get("kind", ""), _TOO_LARGE["lora"])))
+        return str(OutOfMemory(RUN_KINDS.get(run.raw_spec().get("kind", ""), RUN_KINDS["lora"]).too_large))
     return f"Something went wrong inside the studio ({type(error).__name__}); the log has the details."
