@@ -69,7 +69,12 @@ def explain(error: ValidationError) -> str:
 
 
 def sentence(error: Any, loc: Sequence[str | int] | None = None) -> str:
-    """One of pydantic's errors as a sentence. `place`: where it is, if not where pydantic says."""
+    """One of pydantic's errors as a sentence, on one line. `loc`: where it is, if not where pydantic says."""
+    # It quotes what was given: a line break in there would begin a line of its own in a log or a terminal.
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in _sentence(error, loc))
+
+
+def _sentence(error: Any, loc: Sequence[str | int] | None) -> str:
     if error["type"] == "union_tag_invalid":  # see `specs.base.by_kind`
         _, what, kind = error["ctx"]["tag"].split(":", 2)
         known = [tag.strip("'").split(":", 2)[2] for tag in error["ctx"]["expected_tags"].split(", ")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -325,6 +325,8 @@ JSON = st.recursive(
 FIELDS = sorted(GenerateSpec.model_fields)
 
 
+@example({"clip_skip": "\n\x1b[31m"})
+@example({"\n": 1})
 @hypothesis_settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from([*FIELDS, "rows", "x", "y", "base", "frames", "nonsense"]), JSON, max_size=5))
 def test_any_json_is_a_request_or_one_sentence(fields: dict[str, Any]) -> None:
