@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from studio.core.errors import BadInput, Busy, Cancelled, NotFound, OutOfMemory, StudioError
+from studio.core.errors import BadInput, Busy, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError
 from studio.core.views import JobState, JobView
 from studio.jobs.job import Job
 from studio.jobs.log import INTERRUPTED, JobLog, Orphan
@@ -351,7 +351,10 @@ class Jobs:
                 self._end(job, "cancelled")
         except BaseException as error:  # a library that calls sys.exit ends its job, not the worker
             self._drop(job)
-            self._end(job, "failed", sentence_for(error), isinstance(error, BadInput))
+            said = sentence_for(error)
+            if isinstance(error, DiskFull) and job.ids:
+                said += f" {len(job.ids)} of this job's pictures are kept; the same request draws the others."
+            self._end(job, "failed", said, isinstance(error, BadInput))
         return True
 
     def _drop(self, job: Job) -> None:

@@ -7,6 +7,7 @@ Windows knows no exec, and its locks can't be handed over: there the trainer run
 
 from __future__ import annotations
 
+import errno
 import os
 import runpy
 import subprocess
@@ -89,6 +90,18 @@ def main(path: Path) -> None:
         _pass_on(held)
         os.environ[LOCK_INHERITED] = str(run.path)
     _step_back()
+    try:
+        _wait_in_line(run)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        run.release_reserve()  # room for the last word
+        run.update(state="failed", error="The disk is full: the run couldn't begin; make room and resume it.")
+        raise SystemExit(1) from None
+
+
+def _wait_in_line(run: RunDir) -> None:
+    """Until it is this run's turn; then become its trainer."""
     since = time.time()
     lock = _device_lock(run)
     run.update(state="queued", queued=since, device_lock=lock.name, pid=os.getpid(), error=None)

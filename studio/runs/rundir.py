@@ -205,9 +205,16 @@ class RunDir:
         status = self._read_status()
         if alive and status.get("updated", 0.0) < since:
             status["state"] = "starting"  # the status is an earlier process's
+            self._forget_moment(status)
         elif not alive and status.get("state", "starting") in ACTIVE:
             status["state"] = "crashed"
+            self._forget_moment(status)
         return status
+
+    def _forget_moment(self, status: dict[str, Any]) -> None:
+        """What an earlier process was about to do isn't done any more."""
+        for name in ("stage", "seconds_left"):
+            status.pop(name, None)
 
     def append_metric(self, metric: dict[str, Any]) -> None:
         """One line of JSON with at least `step`. Raises FileNotFoundError when the run's folder is gone."""

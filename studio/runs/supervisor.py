@@ -25,6 +25,7 @@ from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_
 from studio.runs.trash import Trash
 
 _ENDING = 30.0  # seconds
+_DYING = 3.0  # seconds in which a process that was killed is really gone, with its lock: it has memory to give back
 # Windows: what is pressed in the server's console isn't meant for its runs, which need no window
 _APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 LONGEST_ID = 200  # characters: a folder's name has at most 255 bytes
@@ -71,6 +72,7 @@ class Supervisor:
             run = self._new_folder(f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
             run.write_owner(owner)
             run.write_spec(spec)
+            run.set_reserve()  # here already: a trainer that finds the disk full has to be able to say so
         except OSError as error:
             raise write_failure("The run can't be written", self.folder, error) from error
         self._spawn(run)
@@ -154,6 +156,9 @@ class Supervisor:
         """
         run = self.get(run_id)
         self._let_it_end(run)
+        deadline = time.monotonic() + _DYING
+        while run.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
         if run.alive():
             raise Busy(f"Run {run_id} is training already: stop it first.")
         spec = run.spec()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import DiskFull, StudioError
+from studio.store.identity import Identity
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,11 @@ CREATE TABLE leases (
 """,
 )
 VERSION = 1 + len(CHANGES)
-FULL = "The disk is full: nothing was written and nothing is lost; free some space and try again."
+FULL = "The disk is full: this couldn't be written, and nothing that was there is lost; free some space and try again."
+REPLACED = (
+    "{path} was replaced or removed while the studio was running, so nothing is read from it or written to it; start "
+    "the studio again."
+)
 
 
 class Database:
@@ -79,6 +85,7 @@ class Database:
         self.path = path
         self._reserve = path.with_name(path.name + ".reserve")
         self._lock = threading.RLock()
+        self._gone = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, check_same_thread=False, timeout=WAIT, isolation_level=None)
@@ -87,6 +94,7 @@ class Database:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 250")  # pages: about a megabyte of log
             self._create()
+            self._identity = Identity(path, self._connection.execute("PRAGMA application_id").fetchone()[0])
             self.set_reserve()
         except sqlite3.DatabaseError as error:
             raise _translated(error, path) from error
@@ -119,6 +127,8 @@ class Database:
                     for statement in script.split(";\n"):
                         self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {VERSION}")
+                if not self._connection.execute("PRAGMA application_id").fetchone()[0]:
+                    self._connection.execute(f"PRAGMA application_id = {secrets.randbelow(2**31 - 1) + 1}")
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
@@ -128,6 +138,7 @@ class Database:
         """All rows of a SELECT. Raises `StudioError`."""
         try:
             with self._lock:
+                self._check()
                 return self._connection.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise _translated(error, self.path) from error
@@ -139,6 +150,7 @@ class Database:
         Raises `DiskFull`, or another `StudioError`, with everything rolled back.
         """
         with self._lock:
+            self._check()
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
@@ -150,6 +162,11 @@ class Database:
                     raise
             except sqlite3.DatabaseError as error:
                 raise _translated(error, self.path) from error
+
+    def _check(self) -> None:
+        if self._gone or self._identity.replaced():
+            self._gone = True
+            raise StudioError(REPLACED.format(path=self.path))
 
     def set_reserve(self) -> None:
         """Set some disk aside, without which nothing could be deleted from a full one. No room for it: no error."""
@@ -166,6 +183,7 @@ class Database:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+            self._identity.close()  # after SQLite: see there
 
 
 def _translated(error: sqlite3.DatabaseError, path: Path) -> StudioError:

@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from support.checkpoints import tiny_sd
 from support.job_queues import WAIT, House, steps
 
+from studio.core.errors import DiskFull
 from studio.core.specs import GenerateSpec
 from studio.features.registry import parse_spec
 from studio.jobs.job import Job
@@ -162,6 +164,18 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     assert (row["id"], row["kept"], row["deaths"]) == ("1", 0, 0)
     assert database.rows("PRAGMA user_version")[0][0] == VERSION
     database.close()
+
+
+def test_a_full_disk_says_what_of_a_job_is_kept(house: Callable[..., House]) -> None:
+    def work(engine: object, job: Job, spec: GenerateSpec) -> None:
+        for number in range(2):
+            job.save(Image.new("RGB", (8, 8), (number, 0, 0)), None)
+        raise DiskFull("The disk is full.")
+
+    one = house(work)
+    view = one.wait(one.submit())
+    assert view.error == "The disk is full. 2 of this job's pictures are kept; the same request draws the others."
+    assert len(view.pictures) == 2
 
 
 # --- the real server --------------------------------------------------------------------------------------------------

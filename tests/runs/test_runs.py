@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,50 @@ def test_a_run_that_has_ended_can_be_resumed_before_its_process_is_gone(
     threading.Timer(0.5, held.close).start()
     supervisor.delete("a")
     assert not run.path.exists()
+
+
+def test_a_run_that_was_just_killed_can_be_resumed_at_once(
+    supervisor: Supervisor, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = take_lock(run.lock_file)  # of a process that is on its way out
+    assert held is not None
+    run.update(state="running", stage="epoch 3", seconds_left=40)
+    assert run.status()["stage"] == "epoch 3"
+    threading.Timer(0.5, held.close).start()
+    monkeypatch.setattr(supervisor, "_spawn", lambda run: None)
+    supervisor.resume("a")
+    assert held.closed
+    status = run.status()
+    assert status["state"] == "crashed"
+    assert not {"stage", "seconds_left"} & set(status)  # it does nothing any more
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_disk_that_is_full_before_the_trainer_starts_is_said(tmp_path: Path) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    try:
+        supervisor = Supervisor(Settings(home=place, device="cpu"))
+        (place / "runs").mkdir()
+        with take_lock(place / "runs" / ".device-cpu.lock") as held:  # type: ignore[union-attr]
+            id = supervisor.start(LcmSpec(name="late"))
+            supervisor.stop(id)
+            assert supervisor.wait(id, 60)["state"] == "stopped"
+            with open(place / "filler", "wb", buffering=0) as filler, suppress(OSError):
+                while filler.write(b"x" * 512):
+                    pass
+            assert not held.closed
+        run = supervisor.get(id)
+        run.clear_stop()
+        supervisor._spawn(run)
+        status = supervisor.wait(id, 60)
+        assert (status["state"], status["error"]) == (
+            "failed", "The disk is full: the run couldn't begin; make room and resume it."
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_the_child_gets_the_settings(supervisor: Supervisor, tmp_path: Path) -> None:

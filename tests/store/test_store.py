@@ -250,7 +250,7 @@ def test_a_real_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         count, _, sentence = done.stdout.partition(" ")
         assert 20 < int(count) < 100
-        assert sentence.startswith("The disk is full: nothing was written and nothing is lost")
+        assert sentence.startswith("The disk is full: this couldn't be written, and nothing that was there is lost")
     finally:
         subprocess.run(["umount", "-l", str(home)], check=True)
 
