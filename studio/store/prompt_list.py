@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shlex
+import tomllib
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,12 +20,20 @@ from studio.store.metadata.facts import USUAL_SCHEDULES
 
 MAX_ROWS = 1000
 COLUMNS = ("prompt", "seed", "emotion")
-# Options of A1111's script, and what they are here.
+# Options of A1111's script, and what they are here; those of kohya's sd-scripts.
 _FIELDS = {
     "prompt": "prompt", "negative_prompt": "negative", "seed": "seed", "steps": "steps", "cfg_scale": "guidance",
     "sampler_name": "sampler", "scheduler": "schedule", "width": "width", "height": "height",
 }  # fmt: skip
-_OPTION = re.compile(rf"^\s*--\w|\s--({'|'.join(_FIELDS)})\s")
+_KOHYA = {
+    "n": "negative", "w": "width", "h": "height", "d": "seed", "s": "steps", "l": "guidance", "ss": "sampler",
+}  # fmt: skip
+# More names that JSON and TOML have for them.
+_NAMES = _FIELDS | {
+    "negative": "negative", "guidance": "guidance", "guidance_scale": "guidance", "scale": "guidance",
+    "sampler": "sampler", "sample_sampler": "sampler", "sample_steps": "steps", "emotion": "emotion", "text": "prompt",
+}  # fmt: skip
+_OPTION = re.compile(r"(?:^|\s)--([A-Za-z]\w*)(?=[\s=]|$)")
 SHOWN = 5  # bad lines that the sentence names
 
 
@@ -40,23 +51,31 @@ def decoded(data: bytes) -> str:
 def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
 
-    A line may have the options of A1111's "Prompts from file": --prompt "a cat" --negative_prompt "lowres" --seed 5.
+    A line may have the options of A1111's "Prompts from file" (--prompt "a cat" --negative_prompt "lowres" --seed 5) or
+    of kohya's sample prompts (a cat --n lowres --d 5). JSON, a line or all of it, and kohya's TOML are read as well.
     CSV is recognised by a header that names the column `prompt` (with `seed`, `emotion`, in any order); everything else
     is one prompt a line, commas and all, unless it is said to be a `table` (a .csv file): then more than one column
     needs that header. Raises `BadInput` that names the first bad lines and what is wrong with them.
     """
     text = text.removeprefix("\ufeff")
+    listed = _listed(text)
     lines = text.splitlines()
     head = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
     delimiter = max(",;\t", key=head.count)
     names = [name.strip().strip('"').lower() for name in head.split(delimiter)]
     several = len(names) > 1 and not (head.startswith('"') and head.endswith('"') and head.count('"') == 2)
-    if several and (table or "prompt" in names or set(names) <= set(COLUMNS)):
+    if listed is None and several and (table or "prompt" in names or set(names) <= set(COLUMNS)):
         _check_header(names)
-    if "prompt" in names and set(names) <= set(COLUMNS):
+    rows: list[BatchRow] = []
+    wrong: list[str] = []
+    if listed is not None:
+        for number, given in enumerate(listed, 1):
+            row = _named(number, given, wrong)
+            if row is not None:
+                _add(number, row, rows, wrong)
+    elif "prompt" in names and set(names) <= set(COLUMNS):
         rows, wrong = _table(text, delimiter)
     else:
-        rows, wrong = [], []
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 row = _options(number, line.strip(), wrong) if _OPTION.search(line) else {"prompt": line.strip()}
@@ -75,23 +94,90 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
 def _options(number: int, line: str, wrong: list[str]) -> dict[str, str] | None:
     """The fields that a line's options say; a name's words go on to the next option. None where one can't be."""
     try:
-        words = shlex.split(line)
+        row = _quoted(line) if line.startswith("--") else _plain(line)
     except ValueError:
         wrong.append(f"line {number}: a quote is opened and not closed")
         return None
+    known = _FIELDS | _KOHYA
+    for name in row:
+        if name not in known:
+            names = ", ".join(f"--{option}" for option in _FIELDS)
+            wrong.append(
+                f"line {number}: there is no option --{name[:30]} here, only {names}, and kohya's --n, --w and so on"
+            )
+            return None
+    return _settled(number, {known[name]: said for name, said in row.items()}, wrong)
+
+
+def _quoted(line: str) -> dict[str, str]:
+    """Options as on a command line, as A1111 reads them. Raises ValueError for a quote that isn't closed."""
     row: dict[str, list[str]] = {}
     name = "prompt"
-    for word in words:
+    for word in shlex.split(line):
         if word.startswith("--"):
             name = word[2:]
-            if name not in _FIELDS:
-                known = ", ".join(f"--{option}" for option in _FIELDS)
-                wrong.append(f"line {number}: there is no option --{name[:30]} here, only {known}")
-                return None
             row[name] = []
         else:
             row.setdefault(name, []).append(word)
-    fields = {_FIELDS[name]: " ".join(said) for name, said in row.items()}
+    return {name: " ".join(said) for name, said in row.items()}
+
+
+def _plain(line: str) -> dict[str, str]:
+    """Words first, then options; quotes and backslashes in them are the prompt's own."""
+    words, *rest = _OPTION.split(line)
+    said = [part.strip(" \t=") for part in rest[1::2]]
+    values = [part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part for part in said]
+    return {"prompt": words.strip()} | dict(zip(rest[::2], values, strict=True))
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The prompts of a JSON list, of an object with one, of JSON on each line, or of kohya's TOML; None for no such."""
+    start = text.lstrip()[:1]
+    if start not in ("[", "{"):
+        return None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            data = [json.loads(line) for line in text.splitlines() if line.strip()]
+            if not all(isinstance(item, dict) for item in data):
+                return None
+        except (ValueError, RecursionError):
+            return _of_toml(text)
+    if isinstance(data, dict):
+        data = data.get("prompts", [data])
+    return data if isinstance(data, list) else None
+
+
+def _of_toml(text: str) -> list[Any] | None:
+    try:
+        shared = tomllib.loads(text).get("prompt")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(shared, dict):
+        return None
+    own = shared.pop("subset", [{}])
+    return [shared | item for item in own if isinstance(item, dict)] if isinstance(own, list) else None
+
+
+def _named(number: int, given: Any, wrong: list[str]) -> dict[str, str] | None:
+    """The fields of one prompt in JSON or TOML: a string, or an object."""
+    if isinstance(given, str):
+        return {"prompt": given.strip()}
+    if not isinstance(given, dict):
+        wrong.append(f"line {number}: a prompt is a text or an object with one")
+        return None
+    for name, value in given.items():
+        if name.lower() not in _NAMES or isinstance(value, dict | list):
+            wrong.append(f"line {number}: there is no {name[:30]!r} in a list of prompts, only {', '.join(_NAMES)}")
+            return None
+    return _settled(
+        number, {_NAMES[name.lower()]: str(value) for name, value in given.items() if value is not None}, wrong
+    )
+
+
+def _settled(number: int, fields: dict[str, str], wrong: list[str]) -> dict[str, str] | None:
+    """The same with the sampler by our name."""
     if fields.get("seed") == "-1":  # A1111's for a random one
         del fields["seed"]
     schedule = fields.pop("schedule", "")

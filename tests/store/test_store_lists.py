@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,9 +83,10 @@ def test_options_of_a1111_s_prompts_from_file() -> None:
     assert (row.prompt, row.guidance, row.sampler, row.width, row.height) == ("a cat", 6.5, "dpmpp_2m_karras", 256, 320)
     (row,) = prompt_list.parse("--prompt x --scheduler Simple")  # what a sampler has anyway needs none
     assert row == BatchRow(prompt="x")
-    assert prompt_list.parse("a cat --v 5 --ar 3:2")[0].prompt == "a cat --v 5 --ar 3:2"
+    assert prompt_list.parse("a cat -- no, -5, twin--tails, a++")[0].prompt == "a cat -- no, -5, twin--tails, a++"
     for line, said in (
         ("--tiling --prompt x", "no option --tiling here, only --prompt"),
+        ("a cat --v 5 --ar 3:2", "no option --v here"),
         ('--prompt "x', "a quote is opened"),
         ("--prompt x --steps 900", "the steps '900' isn't one"),
         ("--prompt x --sampler_name Heun", "the sampler 'Heun' isn't in this studio"),
@@ -92,6 +95,45 @@ def test_options_of_a1111_s_prompts_from_file() -> None:
     ):
         with pytest.raises(BadInput, match=said):
             prompt_list.parse(line)
+
+
+def test_sample_prompts_of_kohya() -> None:
+    said = r"1girl, the girl's (hat:1.2), \(x\) --n lowres, bad hands --w 256 --h 320 --d 5 --l 6.5 --s 24 --ss ddim"
+    (row,) = prompt_list.parse(said)
+    assert row == BatchRow(
+        prompt=r"1girl, the girl's (hat:1.2), \(x\)", negative="lowres, bad hands", width=256, height=320, seed=5,
+        guidance=6.5, steps=24, sampler="ddim",
+    )  # fmt: skip
+    toml = (
+        '[prompt]\nwidth = 256\nseed = 5\n[[prompt.subset]]\nprompt = "a"\n[[prompt.subset]]\nprompt = "b"\nseed = 6\n'
+    )
+    assert prompt_list.parse(toml) == (
+        BatchRow(prompt="a", width=256, seed=5), BatchRow(prompt="b", width=256, seed=6),
+    )  # fmt: skip
+
+
+def test_lists_in_json() -> None:
+    row = {"prompt": "1girl, hat", "negative_prompt": "lowres", "seed": 5, "sample_steps": 24, "scale": 6.5}
+    ours = BatchRow(prompt="1girl, hat", negative="lowres", seed=5, steps=24, guidance=6.5)
+    for text in (
+        json.dumps([row]),
+        json.dumps({"prompts": [row]}, indent=1),
+        json.dumps(row),
+        json.dumps(row) + "\n\n",
+    ):
+        assert prompt_list.parse(text) == (ours,)
+    assert prompt_list.parse(f"{json.dumps(row)}\n{json.dumps({'text': 'a cat'})}")[1] == BatchRow(prompt="a cat")
+    assert prompt_list.parse('["a, b", "c"]') == (BatchRow(prompt="a, b"), BatchRow(prompt="c"))
+    assert prompt_list.parse("[hat:0.5], x")[0].prompt == "[hat:0.5], x"
+    assert prompt_list.parse("{red|blue} hair")[0].prompt == "{red|blue} hair"
+    for text, said in (
+        ('[{"prompt": "a", "controlnet": 1}]', "line 1: there is no 'controlnet'"),
+        ("[1, 2]", "line 1: a prompt is a text"),
+        ('[{"seed": 1}]', "line 1: no prompt"),
+        ("[]", "no prompts"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            prompt_list.parse(text)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp932"])

@@ -157,7 +157,9 @@ _ANY = (
 VERBS: dict[str, Verb] = {
     "generate": Verb(
         more=(
-            option("prompts", Path | None, "A file: one prompt a line, or CSV with prompt,seed,emotion.", "--prompts"),
+            option(
+                "prompts", Path | None, "A file: one prompt a line, CSV with prompt,seed,emotion, or JSON.", "--prompts"
+            ),
             OFFLINE,
         ),
         request=drawing_request,
