@@ -9,15 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from studio.core.errors import NotFound
+from studio.core.owners import private
 from studio.core.settings import Settings
 from studio.runs.rundir import RunDir
-
-KEY = "api-"  # how owners begin that are keys of the API
-
-
-def private(owner: str) -> bool:
-    """Whether this owner shares nothing with others: a key of the API."""
-    return owner.startswith(KEY)
 
 
 def theirs(path: Path | None, owner: str, settings: Settings) -> bool:

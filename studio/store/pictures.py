@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
+from studio.core.owners import KEY, private
 from studio.core.specs import Recipe
 from studio.core.views import GALLERY_KINDS, PARTS, Picture, PictureKind
 from studio.store import metadata
@@ -97,7 +98,7 @@ class Pictures:
         id = id or hashlib.sha256(data).hexdigest()[:32]
         details = details or {}
         with self._database.transaction() as connection:
-            write_file(self._path(id, suffix), data)
+            write_file(self._own_path(id, suffix, owner), data)
             number = self._put(
                 connection, id, owner, recipe, kind, title, job, details, suffix, size, len(data), time.time()
             )
@@ -106,20 +107,26 @@ class Pictures:
     def claim_cached(self, recipe: Recipe, owner: str, *, title: str = "") -> Picture | None:
         """The image cache: the picture of this recipe if anybody has it, now also `owner`'s; else None.
 
+        A key of the API has a cache of its own, and nobody else finds what is in it: that a picture is there already
+        would say that another one had asked for it.
+
         The newest place in the gallery is its own again, and a deleted one comes back. A frame stays a frame, whoever
         had it drawn; title and job of another owner stay theirs.
         """
         rows = self._database.rows(
-            "SELECT * FROM pictures WHERE id = ? ORDER BY owner = ? DESC, deleted IS NULL DESC LIMIT 1",
+            "SELECT * FROM pictures WHERE id = ?1 AND (owner = ?2 OR NOT ?3 AND owner NOT LIKE ?4) "
+            "ORDER BY owner = ?2 DESC, deleted IS NULL DESC LIMIT 1",
             recipe.key,
             owner,
+            private(owner),
+            f"{KEY}%",
         )
-        if not rows or not self._path(rows[0]["id"], rows[0]["suffix"]).is_file():
+        if not rows or not self._path(rows[0]).is_file():
             return None
         known = rows[0]
         with self._database.transaction() as connection:
             # The file may have been purged by another process since; inside the transaction it can't be.
-            if not self._path(known["id"], known["suffix"]).is_file():
+            if not self._path(known).is_file():
                 return None
             own = known["owner"] == owner
             number = self._put(
@@ -251,8 +258,10 @@ class Pictures:
                 connection.execute("DELETE FROM words WHERE rowid = ?", (row["number"],))
                 connection.execute("DELETE FROM pictures WHERE number = ?", (row["number"],))
             for row in doomed:
+                if private(row["owner"]):
+                    self._own_path(row["id"], row["suffix"], row["owner"]).unlink(missing_ok=True)
                 if connection.execute("SELECT 1 FROM pictures WHERE id = ?", (row["id"],)).fetchone() is None:
-                    self._path(row["id"], row["suffix"]).unlink(missing_ok=True)
+                    self._own_path(row["id"], row["suffix"], "").unlink(missing_ok=True)
                     removed += 1
         return removed
 
@@ -274,8 +283,15 @@ class Pictures:
         )[0]
         return int(row["n"]), int(row["bytes"])
 
-    def _path(self, id: str, suffix: str) -> Path:
-        return self._folder / id[:2] / f"{id}{suffix}"
+    def _own_path(self, id: str, suffix: str, owner: str) -> Path:
+        """Where a picture of this owner is written: all people share a file, a key of the API has files of its own."""
+        place = self._folder / owner if private(owner) else self._folder
+        return place / id[:2] / f"{id}{suffix}"
+
+    def _path(self, row: sqlite3.Row) -> Path:
+        """Where a picture is: those of keys were among the others before they had files of their own."""
+        path = self._own_path(row["id"], row["suffix"], row["owner"])
+        return path if not private(row["owner"]) or path.is_file() else self._own_path(row["id"], row["suffix"], "")
 
     def _put(
         self,
@@ -322,7 +338,7 @@ class Pictures:
             id=row["id"],
             owner=row["owner"],
             recipe=Recipe.model_validate_json(row["recipe"]) if row["recipe"] else None,
-            path=self._path(row["id"], row["suffix"]),
+            path=self._path(row),
             kind=row["kind"],
             title=row["title"],
             created=row["created"],

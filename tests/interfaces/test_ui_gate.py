@@ -172,7 +172,12 @@ def test_the_right_password_opens_and_leads_on(closed: TestClient) -> None:
     assert closed.get("/gallery", headers=HTML).text == "inside"
     with stream(closed) as socket:
         assert socket.receive_text() == "inside"
+    cookie = dict(closed.cookies)
     assert closed.get(gate.LOGOUT, headers=HTML).status_code == 303
+    for name, value in cookie.items():  # as somebody has it who copied it before
+        closed.cookies.set(name, value)
+    assert closed.get("/_stcore/host-config").status_code == 401
+    closed.cookies.clear()
     assert closed.get("/gallery", headers=HTML).status_code == 303
 
 

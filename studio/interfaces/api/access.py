@@ -13,11 +13,10 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from studio.core.errors import BadInput
+from studio.core.owners import KEY, LOCAL
 from studio.core.settings import Settings
 from studio.service import Studio
 
-LOCAL = "local"  # who asks where there is no key: this machine
-PREFIX = "api-"  # of owners that are keys
 bearer = HTTPBearer(auto_error=False)
 
 
@@ -54,7 +53,7 @@ class Access:
             return None
         given = offered.strip().encode(errors="surrogateescape")
         found = [key for key in self._keys if hmac.compare_digest(key.encode(), given)]
-        return Caller(PREFIX + hashlib.sha256(found[0].encode()).hexdigest()[:24], True) if found else None
+        return Caller(KEY + hashlib.sha256(found[0].encode()).hexdigest()[:24], True) if found else None
 
 
 def _password(encoded: str) -> str:

@@ -49,7 +49,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
         default_response_class=PortableJSON,
         description=DESCRIPTION,
         redirect_slashes=False,  # a redirect would repeat whatever host was asked for
-        responses={"4XX": {"model": problems.Problem, "description": "What is wrong with the request."}},
+        responses={"4XX": problems.DOCUMENTED},
     )
     studio.take_over()
     app.state.studio = studio

@@ -39,6 +39,12 @@ class Problem(BaseModel):
     error: str
 
 
+DOCUMENTED: dict[str, Any] = {
+    "description": "What is wrong with the request.",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
 class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
@@ -52,6 +58,14 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 def handle(app: FastAPI) -> None:
     """Answer every error of this app as a problem."""
+    document = app.openapi
+
+    def documented() -> dict[str, Any]:
+        schema = document()
+        schema["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return schema
+
+    app.openapi = documented  # type: ignore[method-assign]
     for error_class, status in STATUS:
         app.add_exception_handler(error_class, _sentence(status))
     app.add_exception_handler(RequestValidationError, _invalid)

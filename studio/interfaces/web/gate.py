@@ -41,6 +41,7 @@ from studio.interfaces.web.identity import (
     signer,
     signing_key,
 )
+from studio.interfaces.web.logins import EndedLogins
 
 LOGIN, LOGOUT = "/studio-login", "/studio-logout"
 HEALTH = "/_stcore/health"
@@ -83,7 +84,8 @@ def front_door() -> Middleware:
         raise _refuse(TEXT["home"].format(home=current.home, problem=error.strerror)) from None
     except ValueError as error:
         raise _refuse(str(error)) from None
-    return Middleware(Gate, key=key, password=current.password.get_secret_value() if current.password else None)
+    password = current.password.get_secret_value() if current.password else None
+    return Middleware(Gate, key=key, password=password, home=current.home)
 
 
 def check(current: Settings, address: str | None) -> None:
@@ -126,7 +128,8 @@ class Line:
 class Gate:
     """Lets through who may come in, and hands each browser its owner cookie."""
 
-    def __init__(self, app: ASGIApp, key: bytes, password: str | None) -> None:
+    def __init__(self, app: ASGIApp, key: bytes, password: str | None, home: Path | None = None) -> None:
+        """`home`: where it is written down that somebody logged out."""
         self.app = app
         self.key = key
         self.password = password
@@ -138,6 +141,7 @@ class Gate:
         context = hashlib.sha256((password or "").encode()).hexdigest()
         self.login_signer = signer("login", key, context)
         self.known_signer = signer("known", key, context)
+        self.ended = EndedLogins(None if home is None else home / "ended_logins.json")
         self.page = (Path(__file__).parent / "login.html").read_text(encoding="utf-8")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,6 +158,7 @@ class Gate:
             await (await self._login(Request(scope, receive)))(scope, receive, send)
             return
         elif path == LOGOUT and scope["type"] == "http":
+            self.ended.end(connection.cookies.get(self.login_cookie, ""), LOGIN_DAYS)
             response = RedirectResponse(LOGIN, 303)
             response.delete_cookie(self.login_cookie)
             await response(scope, receive, send)
@@ -190,11 +195,12 @@ class Gate:
         return is_loopback(connection.url.hostname)
 
     def _logged_in(self, connection: HTTPConnection) -> bool:
+        cookie = connection.cookies.get(self.login_cookie, "")
         try:
-            self.login_signer.unsign(connection.cookies.get(self.login_cookie, ""), max_age=LOGIN_DAYS * 86400)
+            self.login_signer.unsign(cookie, max_age=LOGIN_DAYS * 86400)
         except BadSignature:
             return False
-        return True
+        return cookie not in self.ended
 
     async def _login(self, request: Request) -> Response:
         target = _local_target(request.query_params.get("next", "/"))
@@ -219,7 +225,7 @@ class Gate:
             return self._form(target, TEXT["wrong"], 401)
         response = RedirectResponse(target, 303)
         for name, value, days in (
-            (self.login_cookie, self.login_signer.sign("in"), LOGIN_DAYS),
+            (self.login_cookie, self.login_signer.sign(secrets.token_hex(8)), LOGIN_DAYS),
             (self.known_cookie, self.known_signer.sign(known or secrets.token_hex(8)), KNOWN_DAYS),
         ):
             response.set_cookie(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, UploadFile
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Query, Request, UploadFile
+from fastapi.responses import FileResponse, Response
 
 from studio.core.views import ImportedRecipe, Picture, PictureKind
 from studio.interfaces.api.access import Owner, TheStudio
@@ -36,11 +36,28 @@ def images(
     return studio.gallery(owner, query, favourites, kind, offset, limit)
 
 
-@router.get("/images/{id}", responses={200: {"content": {"image/png": {}}}})
-def image(id: str, owner: Owner, studio: TheStudio) -> FileResponse:
-    """The file: a PNG with its recipe inside, or an animation."""
+_ANY = {media: {"schema": {"type": "string", "format": "binary"}} for media in MEDIA.values()}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": _ANY, "description": "The file."},
+    206: {"content": _ANY, "description": "The bytes that `Range` asked for."},
+    304: {"description": "It is what `If-None-Match` says."},
+}
+
+
+@router.get("/images/{id}", responses=FILE, response_class=FileResponse)
+def image(id: str, owner: Owner, studio: TheStudio, request: Request) -> Response:
+    """The file: a PNG with its recipe inside, or an animation. Knows `If-None-Match` and `Range`."""
     path = studio.picture_path(id, owner)
-    return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=PRIVATE)
+    there = path.stat()
+    headers = PRIVATE | {"ETag": f'"{id[:40]}-{there.st_mtime_ns:x}-{there.st_size:x}"'}
+    if _known(request.headers.get("if-none-match", ""), headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, media_type=MEDIA.get(path.suffix, "application/octet-stream"), headers=headers)
+
+
+def _known(said: str, tag: str) -> bool:
+    """Whether one of the tags that a client has is this one (RFC 9110, 13.1.2: compared weakly)."""
+    return said.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in said.split(",")]
 
 
 @router.get("/images/{id}/info")

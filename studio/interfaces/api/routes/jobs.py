@@ -41,7 +41,16 @@ def job(id: str, owner: Owner, studio: TheStudio) -> JobView:
     return studio.job(id, owner)
 
 
-@router.get("/jobs/{id}/events")
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "One event a change."}
+}
+PREVIEW: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+    204: {"description": "There is none just now."},
+}
+
+
+@router.get("/jobs/{id}/events", response_class=StreamingResponse, responses=STREAM)
 def events(id: str, owner: Owner, studio: TheStudio, request: Request) -> StreamingResponse:
     """Server-sent events: a `job` event at every change, the last one when it is over."""
     studio.job(id, owner)
@@ -50,7 +59,7 @@ def events(id: str, owner: Owner, studio: TheStudio, request: Request) -> Stream
     )
 
 
-@router.get("/jobs/{id}/preview", responses={200: {"content": {"image/jpeg": {}}}})
+@router.get("/jobs/{id}/preview", response_class=Response, responses=PREVIEW)
 def preview(id: str, owner: Owner, studio: TheStudio) -> Response:
     """The picture that is being made, as JPEG; 204 when there is none."""
     data = studio.job(id, owner).preview

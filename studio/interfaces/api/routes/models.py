@@ -5,20 +5,65 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
 
 from studio.interfaces.api.access import Owner, TheStudio
-from studio.service import PromptRequest, PromptResult
+from studio.service import LoraInfo, ModelInfo, PromptRequest, PromptResult
 
 router = APIRouter(tags=["models"])
 
 
+class Fast(BaseModel):
+    """The settings of a model's few-step path."""
+
+    steps: int
+    guidance: float
+    sampler: str
+
+
+class Model(BaseModel):
+    """A model: `reference` is what a request names it by. Sizes in pixels and bytes."""
+
+    reference: str
+    title: str
+    kind: str
+    size_bytes: int
+    state: str  # ready, download or missing
+    note: str
+    native_size: int
+    steps: int
+    guidance: float
+    sampler: str
+    family: str
+    fast: Fast | None
+    controls: list[str]
+    license: str
+    hash: str
+
+
+class Lora(BaseModel):
+    """A LoRA: a request names it by `name` or `title`."""
+
+    name: str
+    title: str
+    hash: str
+    trigger_words: list[str]
+    weight: float
+    base: str
+
+
+class Models(BaseModel):
+    models: list[Model]
+    loras: list[Lora]
+
+
 @router.get("/models")
-def models(owner: Owner, studio: TheStudio) -> dict[str, list[dict[str, Any]]]:
+def models(owner: Owner, studio: TheStudio) -> Models:
     """What can be loaded."""
-    return {
-        "models": [_model(info) for info in studio.models.list()],
-        "loras": [_lora(info) for info in studio.models.loras_of(owner)],
-    }
+    return Models(
+        models=[_model(info) for info in studio.models.list()],
+        loras=[_lora(info) for info in studio.models.loras_of(owner)],
+    )
 
 
 @router.post("/prompt")
@@ -41,27 +86,19 @@ def words(
     return found
 
 
-def _model(info: Any) -> dict[str, Any]:
+def _model(info: ModelInfo) -> Model:
     # Where files lie on the server is nobody's business.
-    names = ("reference", "title", "kind", "size_bytes", "state", "note", "native_size", "steps", "guidance", "sampler")
-    fast = (
-        {"steps": info.fast.steps, "guidance": info.fast.guidance, "sampler": info.fast.sampler} if info.fast else None
+    plain = {name: getattr(info, name) for name in Model.model_fields if name not in ("family", "fast", "controls")}
+    fast = Fast(steps=info.fast.steps, guidance=info.fast.guidance, sampler=info.fast.sampler) if info.fast else None
+    return Model(family=info.family.name, fast=fast, controls=list(info.controlnets), **plain)
+
+
+def _lora(info: LoraInfo) -> Lora:
+    return Lora(
+        name=info.path.stem,
+        title=info.title,
+        hash=info.hash,
+        trigger_words=list(info.trigger_words),
+        weight=info.weight,
+        base=info.base,
     )
-    return {name: getattr(info, name) for name in names} | {
-        "family": info.family.name,
-        "fast": fast,
-        "controls": list(info.controlnets),
-        "license": info.license,
-        "hash": info.hash,
-    }
-
-
-def _lora(info: Any) -> dict[str, Any]:
-    return {
-        "name": info.path.stem,
-        "title": info.title,
-        "hash": info.hash,
-        "trigger_words": info.trigger_words,
-        "weight": info.weight,
-        "base": info.base,
-    }
