@@ -99,6 +99,8 @@ def plain(error: Any) -> str:
     """What one of pydantic's errors says, without its idiom."""
     if error["type"] in ("too_long", "string_too_long") and isinstance(error.get("input"), str):
         return f"this is too long, at most {error['ctx']['max_length']} characters are taken"
+    if error["type"] == "string_unicode":
+        return "this isn't text in UTF-8; if it is a path, give the file or folder another name"
     if error["type"] == "json_invalid":
         return f"this isn't valid JSON ({error['ctx']['error']})"
     return str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")

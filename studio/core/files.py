@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Collection
 from io import BufferedReader
 from pathlib import Path
 
@@ -41,6 +42,32 @@ def _regular(mode: int, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files of these suffixes (in lower case, with the point) below `folder`, in order; letter case doesn't matter.
+
+    Linked folders are followed, each once: a circle of links ends.
+    """
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [Path(place) / name for name in names if os.path.splitext(name)[1].lower() in suffixes]
+    return sorted(found)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text in UTF-8; file systems keep bytes, and nothing can be written about other ones."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def lexically_below(path: Path, folder: Path) -> bool:

@@ -36,9 +36,8 @@ class ModelLibrary:
 
     def loras(self) -> Sequence[LoraInfo]:
         """Every LoRA that can be used. Files are read again only when one of them has changed: pages ask often."""
-        folders = self._settings.models_dir.glob("loras/**/*"), self._settings.runs_dir.glob("*/adapter/*")
         stamps = []
-        for file in (file for files in folders for file in files if file.suffix in (".safetensors", ".json")):
+        for file in catalogue.lora_files(self._settings, (".safetensors", ".json", ".info")):
             with suppress(OSError):  # deleted since it was listed
                 stat = file.stat()
                 stamps.append((str(file), stat.st_mtime_ns, stat.st_size))

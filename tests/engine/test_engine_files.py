@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -148,6 +149,32 @@ def test_adapters_that_are_no_loras_are_named_and_listed(settings: Settings, key
             f"other.safetensors is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.",
         )
     ]
+
+
+def test_loras_in_capitals_behind_links_and_with_names_in_bytes(settings: Settings, tmp_path: Path) -> None:
+    loras, half = settings.models_dir / "loras", np.zeros((1, 1), np.float32)
+    (tmp_path / "elsewhere" / "style").mkdir(parents=True)
+    loras.mkdir(parents=True)
+    (loras / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(loras)
+    places = {"Ink": loras / "Ink.SafeTensors", "soft": loras / "linked" / "style" / "soft.safetensors"}
+    for number, place in enumerate(places.values()):
+        save_file({"lora_unet_x.lora_down.weight": half + number}, place)
+    os.link(places["Ink"], os.fsencode(loras) + b"/\x90\xc2.safetensors")  # as Japanese Windows wrote it
+    assert {info.title: info.path for info in catalogue.loras(settings)} == places
+    for title, place in places.items():
+        assert catalogue.find_lora(title, settings).path == place
+    [(name, reason)] = catalogue.refused_loras(settings)
+    assert name.isascii()
+    assert "isn't UTF-8" in reason
+
+
+def test_a_model_in_capitals_is_found_by_its_name(settings: Settings) -> None:
+    one = np.zeros((1, 4, 1, 1), np.float16)
+    settings.models_dir.mkdir(parents=True)
+    tensors = {SD15.single_file_key: one, "cond_stage_model.transformer.x": one, "first_stage_model.x": one}
+    save_file(tensors, settings.models_dir / "Mix.SAFETENSORS")
+    assert catalogue.resolve("Mix", settings).path == settings.models_dir / "Mix.SAFETENSORS"
 
 
 # --- hashes ----------------------------------------------------------------------------------------------------------

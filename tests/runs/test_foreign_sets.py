@@ -98,6 +98,31 @@ def test_names_that_are_not_utf8_are_named_and_left_out(tmp_path: Path) -> None:
         dataset.check(tmp_path, 64)
 
 
+def test_a_set_whose_own_path_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "set" / "a.png", 1, b"1girl")
+    folder = os.fsencode(tmp_path) + b"/\x90\xc2"
+    os.rename(tmp_path / "set", folder)
+    with pytest.raises(BadInput, match="isn't UTF-8"):
+        dataset.folder_of(Path(os.fsdecode(folder)), tmp_path / "datasets")
+
+
+def test_what_systems_leave_beside_files_is_no_picture(tmp_path: Path) -> None:
+    names = ("__MACOSX/set/._a.png", "._a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.png", "$RECYCLE.BIN/x.png",
+             "System Volume Information/y.png", ".thumbnails/z.png", "#recycle/v.png")  # fmt: skip
+    put(tmp_path / "set" / "a.png", 1, b"1girl")
+    for seed, name in enumerate(names, 2):
+        put(tmp_path / "set" / name, seed)
+    for name in ("thumbs.db", "Thumbs.db", "DESKTOP.INI", ".DS_Store"):
+        (tmp_path / "set" / name).write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as bundle:
+        for path in (tmp_path / "set").rglob("*"):
+            if path.is_file():
+                bundle.write(path, path.relative_to(tmp_path / "set"))
+    for data in (tmp_path / "set", tmp_path / "set.zip"):
+        report = dataset.check(dataset.folder_of(data, tmp_path / "datasets"), 64)
+        assert (captions(report), report.problems) == ({"a.png": "1girl"}, ())
+
+
 def test_capitals_and_accents_of_macos_are_the_same_name(tmp_path: Path) -> None:
     put(tmp_path / "A.PNG", 1)
     (tmp_path / "A.TXT").write_text("1girl, hat")

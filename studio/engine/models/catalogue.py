@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from studio.core.errors import BadInput, NotFound
-from studio.core.files import read_regular
+from studio.core.files import files_below, is_text, read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
@@ -156,7 +156,12 @@ def _local(reference: str, settings: Settings) -> Path | None:
             if path.exists():
                 return path
         named = candidates(f"{reference}.safetensors", settings, settings.models_dir)
-        return next((path for path in named if path.parent == settings.models_dir and path.is_file()), None)
+        for path in named:
+            if path.parent == settings.models_dir:
+                same = [file for file in settings.models_dir.glob("*") if file.stem == path.stem]
+                files = [path, *(file for file in same if file.suffix.lower() == ".safetensors")]
+                return next((file for file in files if file.is_file()), None)
+        return None
     except (OSError, RuntimeError, ValueError):  # too long for the file system, no home folder for `~`, a NUL in it
         return None
 
@@ -340,7 +345,7 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
     if settings.models_dir.is_dir():
         for entry in sorted(settings.models_dir.iterdir()):
             single = entry.suffix.lower() == ".safetensors" and not entry.name.lower().endswith(VAE_ENDING)
-            if single or (entry / "model_index.json").is_file():
+            if is_text(entry) and (single or (entry / "model_index.json").is_file()):
                 references.append(entry.name)
     references += hub.cached_models()
     if SD15.default_model not in references:
@@ -377,6 +382,8 @@ def lora_header(path: Path) -> Header:
 
 
 def _lora(path: Path) -> LoraInfo:
+    if not is_text(path):
+        raise BadInput(f"The LoRA {path.name!a} has a name that isn't UTF-8; give the file another name.")
     header = lora_header(path)
     said = notes_beside(path)
     metadata = header.metadata
@@ -423,7 +430,7 @@ def find_lora(reference: str, settings: Settings) -> LoraInfo:
     try:
         for path in candidates(reference, settings, settings.models_dir / "loras"):
             if path.is_dir():
-                files = sorted(path.glob("*.safetensors"))
+                files = sorted(file for file in path.glob("*") if file.suffix.lower() == ".safetensors")
                 if files:
                     return _lora(files[0])
             if path.is_file():
@@ -448,13 +455,18 @@ def refused_loras(settings: Settings) -> list[tuple[str, str]]:
     return sorted(_read_loras(settings)[1])
 
 
+def lora_files(settings: Settings, suffixes: Collection[str] = (".safetensors",)) -> list[Path]:
+    """Every file of these suffixes where LoRAs lie: in `models/loras/`, links followed, and in finished runs."""
+    trained = (path for path in settings.runs_dir.glob("*/adapter/*") if path.suffix.lower() in suffixes)
+    return [*files_below(settings.models_dir / "loras", suffixes), *trained]
+
+
 def _read_loras(settings: Settings) -> tuple[list[LoraInfo], list[tuple[str, str]]]:
     keep_in(settings.hashes)
     loras, refused = [], []
-    own, trained = settings.models_dir.glob("loras/**/*.safetensors"), settings.runs_dir.glob("*/adapter/*.safetensors")
-    for path in (*own, *trained):
+    for path in lora_files(settings):
         try:
             loras.append(_lora(path))
         except BadInput as error:
-            refused.append((path.name, str(error)))
+            refused.append((ascii(path.name)[1:-1] if not is_text(path) else path.name, str(error)))
     return loras, refused

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from studio.core.errors import BadInput, NotFound
-from studio.core.files import open_regular
+from studio.core.files import is_text, open_regular
 from studio.core.text_encoding import decode_together
 from studio.runs.dataset.views import CAPTIONS, IGNORED, MAX_BYTES, MAX_FILES, PICTURES
 from studio.runs.rundir import write_failure
@@ -30,6 +30,8 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
 
     Raises NotFound, BadInput for a ZIP that can't be trusted (nothing of it is kept), DiskFull.
     """
+    if not is_text(data):
+        raise BadInput(f"The path {str(data)!a} isn't UTF-8, so nothing can be kept about it; give it another name.")
     try:
         if data.is_dir():
             return data.resolve()

@@ -20,7 +20,12 @@ MAX_BYTES = 4 * 2**30  # unpacked
 MAX_PIXELS = 100_000_000
 TINY = 0.5  # of the training resolution; below it there is too little in a picture to learn from
 EPOCH_LOW, EPOCH_HIGH = 200, 400  # pictures x repeats of an epoch (hollowstrawberry/kohya-colab)
-IGNORED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)")
+# What systems leave beside files: macOS, Windows, and the thumbnails and bins of network storage.
+IGNORED = re.compile(
+    r"(^|/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$|Icon\r$"
+    r"|(@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information)(/|$))",
+    re.IGNORECASE,
+)
 
 ProblemKind = Literal["unreadable", "tiny", "duplicate", "name", "caption", "folder"]
 
