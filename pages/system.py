@@ -23,6 +23,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
 
 status = studio().system()
 system.tiles(status)
+system.troubles(status)
 
 st.subheader(TEXT["choices"], anchor=False)
 system.choices(status)

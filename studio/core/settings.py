@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path("data"), description="Everything the studio writes: images, runs, data sets, models.")
     model: str = Field("embedded", description="The model that pages start with.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where models run.")
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = Field("auto", description="What models compute in.")
     compile: bool = Field(False, description="torch.compile the UNet: minutes of warm-up, a few percent faster.")
     named_only: bool = Field(
         False, description="Models, LoRAs and ControlNets are named, not given as paths. The API always does so."

@@ -146,6 +146,22 @@ class Trouble(View):
         return f"{self.what} This mends it: {self.command}" if self.command else self.what
 
 
+class Finding(View):
+    """One thing that is known of a machine."""
+
+    name: str
+    value: str
+    reason: str = ""  # one sentence, where there is something to say about it
+
+
+class Diagnosis(View):
+    """What a machine has and what was chosen for it, what will not work, and what mends that."""
+
+    findings: tuple[Finding, ...]
+    choices: tuple[Choice, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+
+
 class SystemStatus(View):
     """The machine and the studio on it, for the System page and `GET /status`."""
 
@@ -166,6 +182,7 @@ class SystemStatus(View):
     pictures: int = 0
     home: Path
     versions: dict[str, str] = Field(default_factory=dict)
+    troubles: tuple[Trouble, ...] = ()
 
 
 class RunView(View):

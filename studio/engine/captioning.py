@@ -67,7 +67,8 @@ def load(
         )
         info = captioners.find(info.reference, settings)
     note(f"loading {info.title}")
-    decided = optimizations.plan(settings, info.size_bytes)
+    exact = settings.model_copy(update={"precision": "fp32"})  # as these networks are loaded
+    decided = optimizations.plan(exact, info.size_bytes)
     device = torch.device("cpu") if decided.offload else decided.device  # the card may be full of the model that draws
     if info.size_bytes > memory.SHARE * memory.free(torch.device("cpu")):
         size = f"{info.size_bytes / 1e9:.1f} GB"

@@ -14,7 +14,7 @@ from studio.core.errors import BadInput, OutOfMemory, is_out_of_memory
 from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
-from studio.engine import gate, memory, optimizations
+from studio.engine import allocator, gate, memory, optimizations
 from studio.engine.diffusion import latents, sampling
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
@@ -22,7 +22,7 @@ from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor
 from studio.engine.models import controlnets
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
-from studio.engine.recipe import attached, encode, latent_size, sampler_of
+from studio.engine.recipe import attached, encode, free, latent_size, sampler_of
 
 ATTEMPTS = "attempts"  # in a picture's `info`, as in its labels: in how many drawings it was come by, from 2 on
 
@@ -40,15 +40,18 @@ def noter(on_step: Progress | None, recipes: Sequence[Recipe]) -> Callable[[str]
     return lambda note: on_step(Step(0, total, note))
 
 
-def make_room(components: Components, recipe: Recipe, wanted: int) -> None:
+def make_room(components: Components, recipe: Recipe, wanted: int, settings: Settings) -> int:
     """Free the ControlNet of an earlier sketch before `wanted` plain pictures that would be short of memory beside it.
 
-    While there is enough of it the next sketch finds its ControlNet loaded.
+    While there is enough of it the next sketch finds its ControlNet loaded. Returns the bytes that are left for them.
     """
-    if recipe.control is not None and recipe.control.weight != 0:
-        return
-    if components.controls and memory.short(components, *latent_size(components, recipe), recipe.guidance > 1, wanted):
-        controlnets.drop(components)
+    left = free(components, recipe, settings)
+    if components.controls and (recipe.control is None or recipe.control.weight == 0):
+        size = latent_size(components, recipe)
+        if memory.short(components, *size, recipe.guidance > 1, wanted, left):
+            controlnets.drop(components)
+            left = free(components, recipe, settings)
+    return left
 
 
 def draw(
@@ -62,9 +65,10 @@ def draw(
     recipe = recipes[0]
     width, height = latent_size(components, recipe)
     guided = recipe.guidance > 1
-    make_room(components, recipe, len(recipes))
+    make_room(components, recipe, len(recipes), settings)
     control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
-    size = memory.batch_size(components, width, height, guided, len(recipes))  # the control network counts
+    left = free(components, recipe, settings)  # beside the control network
+    size = memory.batch_size(components, width, height, guided, len(recipes), left)
     optimizations.tiling(components, width, height)
     source = None if recipe.source is None else fit(open_picture(files(recipe.source)), width, height)
     start = 0
@@ -93,8 +97,9 @@ def draw(
             if not is_out_of_memory(error):
                 raise
             error.__traceback__ = None  # its frames hold the tensors that are in the way
-            if components.device.type == "cuda":
-                torch.cuda.empty_cache()
+            components.merged = None
+            if components.device.type != "cpu":
+                allocator.release()
             if count == 1:
                 native = components.info.native_size
                 raise OutOfMemory(
@@ -128,6 +133,7 @@ def in_full_precision(components: Components) -> Iterator[None]:
     finally:
         for part in parts:
             part.to(before)  # exact: these numbers came from 16 bits
+        components.merged = None  # it is twice as large in 32
         components.dtype, components.text_key = before, text_key
 
 

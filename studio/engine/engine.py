@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,11 +17,11 @@ from PIL import Image
 from studio.core.errors import BadInput, Cancelled, StudioError
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
-from studio.engine import drawing, memory, optimizations
+from studio.engine import allocator, drawing, memory, optimizations
 from studio.engine.models import controlnets, hub
 from studio.engine.models.catalogue import ModelInfo, component_weights, resolve
 from studio.engine.models.components import Components
-from studio.engine.models.families import accept
+from studio.engine.models.families import SD15, accept
 from studio.engine.models.loading import load_parts
 from studio.engine.models.weights import read_header
 from studio.engine.progress import Progress
@@ -56,7 +55,8 @@ def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | N
 
 
 def _half(settings: Settings) -> bool:
-    return optimizations.plan(settings, 0).dtype == torch.float16
+    """Whether a model of the usual size will be drawn with in 16 bits."""
+    return optimizations.plan(settings, SD15.download_bytes).dtype.itemsize == 2
 
 
 def _in_turns(download: Callable[[Callable[[str], None]], object], on_note: Callable[[str], None]) -> Iterator[None]:
@@ -140,9 +140,7 @@ class Engine:
         if self._components is None:
             return
         self._components = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        allocator.release()
 
     def at_once(self, recipes: Sequence[Recipe], on_note: Callable[[str], None] | None = None) -> int:
         """How many of `recipes` (alike, as for `draw`) one batch takes, 1 at least, by the memory that is free now.
@@ -151,9 +149,9 @@ class Engine:
         """
         recipe = recipes[0]
         components = self.components(recipe.model, on_note)
-        drawing.make_room(components, recipe, len(recipes))
+        left = drawing.make_room(components, recipe, len(recipes), self.settings)
         width, height = latent_size(components, recipe)
-        return memory.batch_size(components, width, height, recipe.guidance > 1, len(recipes))
+        return memory.batch_size(components, width, height, recipe.guidance > 1, len(recipes), left)
 
     def draw(
         self,

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from studio.core.errors import OutOfMemory
+from studio.engine import allocator
 from studio.engine.diffusion.conditioning import blank
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
@@ -20,9 +21,9 @@ SHARE = 0.8  # of the free memory is planned with; allocators waste some, and ot
 
 
 def free(device: torch.device) -> int:
-    """Bytes that can still be taken on `device`."""
+    """Bytes that can still be taken on `device`: also those that torch keeps for itself and nothing lies in."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info(device)[0]) + allocator.kept(device)
     return int(psutil.virtual_memory().available)
 
 
@@ -108,11 +109,12 @@ def waiting_bytes(components: Components) -> int:
     )
 
 
-def surely_fits(components: Components, width: int, height: int) -> bool:
+def surely_fits(components: Components, width: int, height: int, left: int | None = None) -> bool:
     """Whether one picture fits by a coarse bound several times the exact one, which takes no rehearsal to know.
 
-    Half a second less before the first picture of a small model.
+    Half a second less before the first picture of a small model. `left`: bytes that are free; None: asks the device.
     """
+    left = free(components.device) if left is None else left
     cells = (width // components.factor) * (height // components.factor)
     step = 16 * cells * sum(components.unet.config.block_out_channels) * components.unet.dtype.itemsize
     for net in components.controls.values():  # half a UNet more, and the drawing in full size
@@ -120,21 +122,31 @@ def surely_fits(components: Components, width: int, height: int) -> bool:
         step += 8 * width * height * net.config.conditioning_embedding_out_channels[0] * net.dtype.itemsize
     widest = max(components.vae.config.block_out_channels[:2])
     decode = 10 * width * height * widest * components.vae.dtype.itemsize
-    return max(step, decode) < free(components.device) * SHARE
+    return max(step, decode) < left * SHARE
 
 
-def batch_size(components: Components, width: int, height: int, guided: bool, wanted: int) -> int:
+def needs_tiles(components: Components, width: int, height: int, left: int | None = None) -> bool:
+    """Whether a whole picture of this size can't be decoded at once; tiles can show faint seams, so only then."""
+    left = free(components.device) if left is None else left
+    return not surely_fits(components, width, height, left) and (decode_bytes(components, width, height) > SHARE * left)
+
+
+def batch_size(
+    components: Components, width: int, height: int, guided: bool, wanted: int, left: int | None = None
+) -> int:
     """How many pictures to draw at once, 1 to `MAX_BATCH`.
 
     On the CPU always one: larger batches gain a quarter at best, and their convolutions round differently, so that a
     picture could not be made again alone with the same pixels. Raises OutOfMemory when not even one fits.
-    Counts the ControlNet that is loaded beside the model: load it first.
+    Counts the ControlNet that is loaded beside the model: load it first. `left`: bytes that are free; None: asks the
+    device.
     """
+    left = free(components.device) if left is None else left
     alone = components.device.type == "cpu"
-    if alone and surely_fits(components, width, height):
+    if alone and surely_fits(components, width, height, left):
         return 1
     step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
-    room = int(free(components.device) * SHARE)
+    room = int(left * SHARE)
     weights = waiting_bytes(components)
     # decoding can fall back to tiles of the native size
     tile = decode_bytes(components, *(min(side, components.info.native_size) for side in (width, height)))
@@ -150,11 +162,11 @@ def batch_size(components: Components, width: int, height: int, guided: bool, wa
     return max(1, min(MAX_BATCH, wanted, (room - weights) // max(1, step)))
 
 
-def short(components: Components, width: int, height: int, guided: bool, wanted: int) -> bool:
-    """Whether `wanted` pictures at once (on a CPU one at a time) may be short of memory beside all that is loaded."""
+def short(components: Components, width: int, height: int, guided: bool, wanted: int, left: int) -> bool:
+    """Whether `wanted` pictures at once (on a CPU one at a time) may be short of the `left` bytes that are free."""
     if components.device.type == "cpu":
-        return not surely_fits(components, width, height)
-    room = int(free(components.device) * SHARE) - waiting_bytes(components)
+        return not surely_fits(components, width, height, left)
+    room = int(left * SHARE) - waiting_bytes(components)
     step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
     return max(step * min(wanted, MAX_BATCH), decode) > room
 

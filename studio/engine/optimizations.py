@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from packaging.version import Version
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.core.views import Choice
-from studio.engine import memory
+from studio.engine import devices, memory
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
 
 # Held back for activations and the system when weights are to stay on a card.
 RESERVE = 1_500_000_000  # bytes
+_FLASH = (8, 0)  # cards from this compute capability on have flash attention in torch itself
+_SDPA = "torch's fused attention: fast, and little memory."
+_AGAIN = "a picture that overflows is made again in full precision."
 
 
 def _xformers_problem() -> str | None:
@@ -45,9 +50,28 @@ def _first_line(error: Exception) -> str:
 XFORMERS_PROBLEM = _xformers_problem()
 
 
+# Cards whose half precision is slow or gives NaN, though their generation has it: no tensor cores (TU116, TU117)
+_NO_TENSOR_CORES = re.compile(
+    r"GTX 16\d0|MX450|MX550|\bT(400|500|550|600|1000|1200)\b|Quadro T\d|CMP 30HX", re.IGNORECASE
+)
+_HALF_ON_MPS = (2, 6)  # torch's version from which Apple GPUs draw Stable Diffusion 1.5 in fp16 without black pictures
+_NAMES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is computed with: `cuda`, `mps` or `cpu`, and its figures, in bytes."""
+
+    kind: str
+    free: int
+    total: int
+    name: str = ""
+    capability: tuple[int, int] = (0, 0)  # of a CUDA card
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What was decided before a model is loaded."""
+    """What was decided before a model is loaded. `benchmark`: cuDNN tries its kernels for each size."""
 
     device: torch.device
     dtype: torch.dtype
@@ -55,6 +79,7 @@ class Plan:
     channels_last: bool
     offload: bool
     compile: bool
+    benchmark: bool
     choices: tuple[Choice, ...]
 
 
@@ -65,75 +90,91 @@ def kind_of(settings: Settings) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0) -> Plan:
-    """Decide for this machine and a model whose weights would be `weight_bytes` bytes in 32 bits.
-
-    `control_bytes`: likewise of the ControlNet that sketches may need beside it. Raises BadInput when the settings ask
-    for a device that isn't there.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    requested = settings.device
-    if requested == "cuda" and not cuda:
-        raise BadInput("STUDIO_DEVICE is cuda, but torch finds no CUDA device; set it to auto or cpu.")
-    if requested == "mps" and not mps:
+def machine(settings: Settings) -> Machine:
+    """The device that `settings` ask for. Raises BadInput when it isn't there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        mended = next((str(trouble) for trouble in devices.card_troubles(settings)), "set it to auto or cpu.")
+        raise BadInput(f"STUDIO_DEVICE is cuda, but torch finds no CUDA device; {mended}")
+    if settings.device == "mps" and not torch.backends.mps.is_available():
         raise BadInput("STUDIO_DEVICE is mps, but torch finds no Apple GPU; set it to auto or cpu.")
-    kind = kind_of(settings)
-    device = torch.device(kind)
-    detected = {"cuda": "a CUDA device was found", "mps": "an Apple GPU was found", "cpu": "no GPU was found"}
-    why = f"STUDIO_DEVICE is {requested}" if requested != "auto" else detected[kind]
-    dtype = torch.float16 if kind == "cuda" else torch.float32
-    half = dtype == torch.float16
-    choices = [
-        Choice(name="GPU", on=kind != "cpu", reason=f"{why}."),
-        Choice(
-            name="Half precision",
-            on=half,
-            reason="Half the memory and faster on CUDA; a picture that overflows is decoded again in full precision."
-            if half
-            else "Only CUDA is faster with it; here it would be slower or less exact.",
-        ),
-    ]
-    xformers = XFORMERS_PROBLEM is None and kind == "cuda"
-    choices.append(
-        Choice(
-            name="xformers",
-            on=xformers,
-            reason=XFORMERS_PROBLEM or ("It is installed and CUDA is there." if xformers else "It needs CUDA."),
-        )
-    )
-    choices.append(
-        Choice(
-            name="SDPA attention",
-            on=not xformers,
-            reason="xformers does the same work." if xformers else "torch's fused attention: fast, and little memory.",
-        )
-    )
-    choices.append(Choice(name="channels_last", on=True, reason="Convolutions are faster in this memory layout."))
+    device = torch.device(kind_of(settings))
+    free, total = memory.free(device), memory.total(device)
+    if device.type != "cuda":
+        return Machine(device.type, free, total)
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    return Machine("cuda", free, total, name, capability)
+
+
+def precision(settings: Settings, machine: Machine, need: int) -> tuple[torch.dtype, str]:
+    """What to draw in and why. `need`: bytes of the weights in 32 bits."""
+    if settings.precision != "auto":
+        return _NAMES[settings.precision], f"STUDIO_PRECISION is {settings.precision}."
+    if machine.kind == "cpu":
+        return torch.float32, "A processor is slower with it."
+    if machine.kind == "mps":
+        if Version(torch.__version__).release[:2] >= _HALF_ON_MPS:
+            return torch.float16, f"Half the memory, and faster; {_AGAIN}"
+        return torch.float32, "Apple GPUs need torch 2.6 or newer for it."
+    poor = _NO_TENSOR_CORES.search(machine.name)
+    if poor or machine.capability < (7, 0):
+        why = "This card is not faster with it" + (", and gives black pictures with some models" if poor else "")
+        if need + RESERVE <= machine.total:
+            return torch.float32, f"{why}."
+        return torch.float16, f"{why}; but in full precision the model wouldn't fit on it."
+    return torch.float16, f"Half the memory, and faster; {_AGAIN}"
+
+
+def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Machine | None = None) -> Plan:
+    """Decide for a machine and a model whose weights would be `weight_bytes` bytes in 32 bits.
+
+    `control_bytes`: likewise of the ControlNet that sketches may need beside it. `on`: another machine than this one.
+    Raises BadInput when the settings ask for a device that isn't there.
+    """
+    there = machine(settings) if on is None else on
+    cuda = there.kind == "cuda"
+    dtype, why_dtype = precision(settings, there, weight_bytes + control_bytes)
+    half = dtype.itemsize == 2
     need = (weight_bytes + control_bytes) // (2 if half else 1)
-    free = memory.free(device)
-    offload = kind == "cuda" and free < need + RESERVE
+    offload = cuda and there.free < need + RESERVE
+    xformers = XFORMERS_PROBLEM is None and cuda and there.capability < _FLASH
+    detected = {"cuda": "A CUDA device was found", "mps": "An Apple GPU was found", "cpu": "No GPU was found"}
     what = "the model and its ControlNet need" if control_bytes else "the model needs"
-    choices.append(
+    choices = (
         Choice(
-            name="CPU offload",
-            on=offload,
-            reason=f"The card has {free / 1e9:.1f} GB free and {what} {need / 1e9:.1f} GB and room to work."
+            name="GPU", on=there.kind != "cpu",
+            reason=f"{detected[there.kind] if settings.device == 'auto' else f'STUDIO_DEVICE is {settings.device}'}.",
+        ),
+        Choice(name="Half precision", on=half, reason=why_dtype),
+        Choice(name="xformers", on=xformers, reason=_about_xformers(cuda, xformers)),
+        Choice(name="SDPA attention", on=not xformers, reason="xformers does the same work." if xformers else _SDPA),
+        Choice(name="channels_last", on=True, reason="Convolutions are faster in this memory layout."),
+        Choice(
+            name="CPU offload", on=offload,
+            reason=f"The card has {there.free / 1e9:.1f} GB free and {what} {need / 1e9:.1f} GB and room to work."
             if offload
-            else "There is no card to spare."
-            if kind != "cuda"
-            else "The whole model fits on the card.",
-        )
-    )
-    choices.append(
+            else "The whole model fits on the card."
+            if cuda
+            else "There is no card to spare.",
+        ),
         Choice(
-            name="torch.compile",
-            on=settings.compile,
+            name="torch.compile", on=settings.compile,
             reason="STUDIO_COMPILE is on."
             if settings.compile
             else "Minutes of warm-up for a few percent; STUDIO_COMPILE turns it on.",
-        )
-    )
-    return Plan(device, dtype, xformers, True, offload, settings.compile, tuple(choices))
+        ),
+    )  # fmt: skip
+    # With cuDNN's usual choice of kernels, cards without tensor cores make NaN of fp16
+    benchmark = cuda and half and there.capability == (7, 5)
+    device = torch.device(there.kind)
+    return Plan(device, dtype, xformers, True, offload, settings.compile, benchmark, choices)
+
+
+def _about_xformers(cuda: bool, on: bool) -> str:
+    if XFORMERS_PROBLEM is not None:
+        return XFORMERS_PROBLEM
+    if on:
+        return "It is installed, and this card has no flash attention of torch's own."
+    return "torch's own attention is as fast on this card." if cuda else "It needs CUDA."
 
 
 def apply(components: Components, plan: Plan) -> None:
@@ -143,6 +184,8 @@ def apply(components: Components, plan: Plan) -> None:
         part.eval().requires_grad_(False)
         if plan.channels_last and part is not components.text_encoder:
             part.to(memory_format=torch.channels_last)
+    if plan.benchmark:
+        torch.backends.cudnn.benchmark = True
     if plan.offload:
         from accelerate import cpu_offload_with_hook
 
@@ -156,29 +199,48 @@ def apply(components: Components, plan: Plan) -> None:
     components.choices = plan.choices
     if plan.xformers:
         try:
-            components.unet.enable_xformers_memory_efficient_attention()  # tries it once on the card
+            _try_xformers(plan.device, plan.dtype)
+            components.unet.enable_xformers_memory_efficient_attention()
         except Exception as error:
-            _fall_back(components, f"It is installed but doesn't work on this card ({_first_line(error)}).")
+            reason = f"It is installed but doesn't work on this card ({_first_line(error)})."
+            _say(components, xformers=(False, reason), **{"SDPA attention": (True, _SDPA)})
     if plan.compile:
-        components.unet.compile()
+        try:
+            _try_compile(plan.device, plan.dtype)
+        except Exception as error:  # no compiler, no Triton, a card that is too old for it
+            reason = f"STUDIO_COMPILE is on, but it doesn't work on this machine ({_first_line(error)})."
+            _say(components, **{"torch.compile": (False, reason)})
+        else:
+            components.unet.compile(dynamic=True)  # or it would compile anew for every other size
 
 
-def _fall_back(components: Components, reason: str) -> None:
-    """Say that torch's own attention does what xformers should have done."""
-    new = {
-        "xformers": {"on": False, "reason": reason},
-        "SDPA attention": {"on": True, "reason": "torch's fused attention: fast, and little memory."},
-    }
-    components.choices = tuple(each.model_copy(update=new.get(each.name, {})) for each in components.choices)
+def _try_xformers(device: torch.device, dtype: torch.dtype) -> None:
+    """Attention as it will be asked for: in this precision, with heads as wide as Stable Diffusion's; may raise."""
+    ops = importlib.import_module("xformers.ops")
+    for width in (40, 80, 160):
+        heads = torch.zeros(1, 64, 8, width, device=device, dtype=dtype)
+        ops.memory_efficient_attention(heads, heads, heads)
+
+
+def _try_compile(device: torch.device, dtype: torch.dtype) -> None:
+    """Compile a small function as the UNet will be, and run it; may raise."""
+    x = torch.ones(8, device=device, dtype=dtype)
+    torch.compile(lambda y: torch.nn.functional.silu(y) * 2, dynamic=True)(x)
+
+
+def _say(components: Components, **found: tuple[bool, str]) -> None:
+    """What has turned out otherwise than planned, by name: whether it is on, and why."""
+    components.choices = tuple(
+        each.model_copy(update=dict(zip(("on", "reason"), found.get(each.name, (each.on, each.reason)), strict=True)))
+        for each in components.choices
+    )
 
 
 def tiling(components: Components, width: int, height: int) -> None:
     """Decode in tiles when a whole picture wouldn't fit into free memory; tiles can show faint seams, so only then."""
-    on = False
-    if not memory.surely_fits(components, width, height):
-        need, left = memory.decode_bytes(components, width, height), memory.free(components.device)
-        on = need > memory.SHARE * left
+    on = memory.needs_tiles(components, width, height)
     if on:
+        need, left = memory.decode_bytes(components, width, height), memory.free(components.device)
         components.vae.enable_tiling()
         reason = f"Decoding {width} x {height} needs {need / 1e9:.1f} GB and {left / 1e9:.1f} GB are free."
     else:

@@ -6,12 +6,13 @@ A recipe's field that pictures, morphs and animations all have to heed is read h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from studio.core.errors import BadInput
+from studio.core.errors import BadInput, StudioError
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
+from studio.engine import memory
 from studio.engine.diffusion import text
 from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.models import adapters
@@ -49,13 +50,32 @@ def encode(
     return text.encode_pair(components, prompts, negatives, latent_size(components, recipe), recipe.clip_skip)
 
 
+def _files(components: Components, recipe: Recipe, settings: Settings) -> tuple[list[tuple[Path, float]], Path | None]:
+    """The recipe's LoRAs with their weights, and its few-step adapter."""
+    fast = fast_path(components.info, recipe)
+    loras = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
+    return loras, fast.adapter if fast else None
+
+
+def free(components: Components, recipe: Recipe, settings: Settings) -> int:
+    """Bytes of the device that are left for drawing once the recipe's LoRAs are attached."""
+    left = memory.free(components.device)
+    with suppress(StudioError):  # `attached` says what is wrong
+        left -= adapters.merging_bytes(components, *_files(components, recipe, settings))
+    return left
+
+
 @contextmanager
 def attached(components: Components, recipe: Recipe, settings: Settings) -> Iterator[None]:
     """The recipe's LoRAs and its few-step adapter on the model inside the block; see `adapters.attached`.
 
-    Raises BadInput, also when the recipe asks for a fast path that the model doesn't have.
+    What they were added up to is kept for the next pictures like these, while there is room for it. Raises BadInput,
+    also when the recipe asks for a fast path that the model doesn't have.
     """
-    fast = fast_path(components.info, recipe)
-    loras: list[tuple[Path, float]] = [(find_lora(lora.path, settings).path, lora.weight) for lora in recipe.loras]
-    with adapters.attached(components, loras, fast.adapter if fast else None):
-        yield
+    try:
+        with adapters.attached(components, *_files(components, recipe, settings), keep=True):
+            yield
+    finally:
+        merged = components.merged
+        if merged is not None and merged.bytes > memory.free(components.device):
+            components.merged = None

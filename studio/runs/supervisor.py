@@ -24,6 +24,8 @@ from studio.core.specs import RUN_KINDS, ControlRunSpec, LcmSpec, LoraRef, LoraS
 from studio.runs.rundir import ACTIVE, LOCK_INHERITED, RunDir, take_lock, write_failure
 from studio.runs.trash import Trash
 
+Tables = dict[str, list[dict[str, str]]]  # rows by the name of the table
+
 _ENDING = 30.0  # seconds
 _DYING = 3.0  # seconds in which a process that was killed is really gone, with its lock: it has memory to give back
 # Windows: what is pressed in the server's console isn't meant for its runs, which need no window
@@ -195,6 +197,16 @@ class Supervisor:
                 last = "there is probably not enough memory for it"
             said = re.sub(r"^[\w.]+: ", "", last).rstrip(".")[:200]  # without the name of the exception
             raise BadInput(f"The run can't be measured: {said}.")
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def card_classes(self) -> Tables:
+        """What is chosen for cards of each size and of each generation; see `training.classes`. Takes a minute."""
+        done = subprocess.run(
+            [sys.executable, "-m", "studio.training.classes"],
+            env=os.environ | self._environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise BadInput((done.stderr.strip() or "no reason given").splitlines()[-1])
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def export(self, run_id: str) -> None:

@@ -26,7 +26,7 @@ from studio.runs import dataset, requirements
 from studio.runs.launch import has_driver
 from studio.runs.publish import publish
 from studio.runs.rundir import ACTIVE, RunDir, write_failure
-from studio.runs.supervisor import Supervisor
+from studio.runs.supervisor import Supervisor, Tables
 from studio.service import ownership
 from studio.service.datasets import DataSets
 from studio.service.resolving import weighted
@@ -159,6 +159,13 @@ class TrainingRuns:
         if info.path is None:
             raise NotFound(f"{info.reference} is not on this machine yet: it can be measured once a run has got it.")
         return self._supervisor.measure(spec)
+
+    def card_classes(self) -> Tables:
+        """Tables of what is chosen for cards by size ("sizes") and by generation ("kinds"), by the code that chooses.
+
+        A process of its own finds out, in a minute.
+        """
+        return self._supervisor.card_classes()
 
     def list(self, owner: str | None = None) -> list[RunView]:
         """Newest first, without metrics and log. One that can't be read is among them, and hides no other."""

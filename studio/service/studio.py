@@ -29,8 +29,8 @@ from studio.core.specs import (
     GenerateSpec,
     Request,
 )
-from studio.core.views import ControlView, ImportedRecipe, JobView, Picture, PictureKind, SystemStatus
-from studio.engine.devices import expected
+from studio.core.views import ControlView, Diagnosis, ImportedRecipe, JobView, Picture, PictureKind, SystemStatus
+from studio.engine import devices
 from studio.engine.models.catalogue import resolve
 from studio.features import characters, frames
 from studio.features.experiment.job import report_of
@@ -360,7 +360,7 @@ class Studio:
         engine = self._jobs.engine
         status: dict[str, Any] = engine.status() if engine is not None else {}
         count, size = self._pictures.usage()
-        device = status.get("device") or expected(self.settings)
+        device = status.get("device") or devices.expected(self.settings)
         processor = platform.processor() or platform.machine() if device == "cpu" else ""
         return SystemStatus(
             loaded=bool(status.get("loaded")),
@@ -380,7 +380,17 @@ class Studio:
             pictures=count,
             home=self.settings.home.resolve(),
             versions=_versions(),
+            troubles=tuple(devices.troubles(self.settings)),
         )
+
+    def doctor(self) -> Diagnosis:
+        """The machine examined: card, driver, torch, what is chosen and why, room, the hub, and what will not work.
+
+        Takes seconds: torch is loaded in the calling thread, and the hub is asked.
+        """
+        from studio.engine import doctor
+
+        return doctor.examine(self.settings)
 
 
 def _versions() -> dict[str, str]:

@@ -390,6 +390,21 @@ def test_a_decoder_that_overflows_in_half_precision_is_run_again(tmp_path: Path)
     assert np.abs(pixels(mended).astype(int) - pixels(exact).astype(int)).max() <= 4
 
 
+def test_an_encoder_that_overflows_in_half_precision_is_run_again(tmp_path: Path) -> None:
+    tiny_sd(tmp_path / "models" / "half")
+    parts = Engine(Settings(home=tmp_path, device="cpu")).components("half")
+    with torch.no_grad():
+        parts.vae.encoder.conv_in.weight *= 1e5
+        parts.vae.encoder.conv_in.bias *= 1e5
+    picture = Image.effect_noise((64, 64), 60).convert("RGB")
+    exact = latents.encode(parts, [picture])
+    parts.vae.to(torch.float16)
+    with torch.no_grad():
+        assert not torch.isfinite(parts.vae.encode(to_tensor([picture]).half()).latent_dist.mean).all()
+    assert torch.allclose(latents.encode(parts, [picture]), exact, atol=0.02)
+    assert parts.vae.dtype == torch.float16
+
+
 # --- what was chosen -------------------------------------------------------------------------------------------------
 
 

@@ -108,6 +108,33 @@ def test_a_block_that_is_cancelled_leaves_nothing_behind(components: Components,
     assert torch.equal(output(components.unet), plain)
 
 
+def test_what_was_added_up_serves_the_next_pictures_like_these(
+    components: Components, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are read and added once for a whole batch job, also where the weights wait in main memory."""
+    reads: list[Path] = []
+    real = adapters.read
+    monkeypatch.setattr(adapters, "read", lambda path, parts: reads.append(path) or real(path, parts))
+    plain = output(components.unet)
+    wanted = [(files["kohya"], 0.5)]
+    whole = adapters.merging_bytes(components, wanted, None)
+    with adapters.attached(components, wanted, keep=True):
+        first = output(components.unet)
+    assert components.merged is not None
+    assert components.merged.bytes == whole > 1e5
+    assert adapters.merging_bytes(components, wanted, None) == 0
+    assert torch.equal(output(components.unet), plain), "between two batches the model is itself"
+    with adapters.attached(components, wanted, keep=True):
+        assert torch.equal(output(components.unet), first)
+    assert len(reads) == 1
+    with adapters.attached(components, [(files["kohya"], 0.25)], keep=True):
+        assert not torch.equal(output(components.unet), first)
+    assert len(reads) == 2
+    with adapters.attached(components):
+        assert torch.equal(output(components.unet), plain)
+    assert components.merged is None, "a plain picture has no use for it"
+
+
 def test_weights_add_up_and_scale(components: Components, files: dict[str, Path]) -> None:
     parameter = next(iter(adapters.read(files["kohya"], components).unet)) + ".weight"
     before = components.unet.get_parameter(parameter).clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,10 +33,13 @@ def found(plan: optimizations.Plan | tuple[Choice, ...]) -> dict[str, Choice]:
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A CUDA card of 8 GB that is only asked for its figures; 4 GB of it are free."""
-    card = SimpleNamespace(free=4 * GB, total=8 * GB)
+    card = SimpleNamespace(free=4 * GB, total=8 * GB, name="Some Card", capability=(8, 6), reserved=0, allocated=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (card.free, card.total))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some Card")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: card.name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: card.capability)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device=None: card.reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device=None: card.allocated)
     return card
 
 
@@ -62,6 +66,54 @@ def test_weights_wait_in_main_memory_where_the_card_is_small(card, weights: int,
 def test_a_larger_card_needs_no_offload(card) -> None:
     card.free = 7 * GB
     assert not optimizations.plan(Settings(), 6 * GB, 2 * GB).offload
+
+
+def test_what_torch_keeps_for_itself_is_free(card) -> None:
+    """After a first picture torch holds gigabytes in which nothing lies: they are no reason for tiles."""
+    card.free, card.reserved, card.allocated = 1 * GB, 6 * GB, 2 * GB
+    assert memory.free(torch.device("cuda")) == 5 * GB
+    card.reserved = 1 * GB  # other allocators of torch count otherwise
+    assert memory.free(torch.device("cuda")) == 1 * GB
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "total", "dtype"),
+    [
+        ("NVIDIA GeForce RTX 3060", (8, 6), 12, torch.float16),
+        ("Tesla T4", (7, 5), 16, torch.float16),
+        ("NVIDIA GeForce RTX 2060", (7, 5), 6, torch.float16),
+        ("NVIDIA GeForce RTX 5070", (12, 0), 12, torch.float16),
+        ("NVIDIA GeForce GTX 1660 SUPER", (7, 5), 6, torch.float32),
+        ("NVIDIA GeForce GTX 1650", (7, 5), 4, torch.float16),  # in full precision the model isn't on it at all
+        ("NVIDIA T600 Laptop GPU", (7, 5), 4, torch.float16),
+        ("NVIDIA GeForce GTX 1080", (6, 1), 8, torch.float32),
+        ("NVIDIA GeForce GTX 1050", (6, 1), 4, torch.float16),
+    ],
+)
+def test_the_precision_is_the_cards(card, name: str, capability: tuple[int, int], total: int, dtype) -> None:
+    card.name, card.capability, card.total, card.free = name, capability, total * GB, (total - 1) * GB
+    plan = optimizations.plan(Settings(), int(4.27 * GB))
+    assert plan.dtype == dtype, found(plan)["Half precision"].reason
+    assert plan.benchmark == (capability == (7, 5) and dtype == torch.float16)
+    for asked, wanted in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        chosen = optimizations.plan(Settings(precision=asked), int(4.27 * GB))
+        assert chosen.dtype == wanted
+        assert asked in found(chosen)["Half precision"].reason
+
+
+def test_half_the_memory_for_an_apple_gpu_of_a_new_torch(monkeypatch) -> None:
+    there = optimizations.Machine("mps", 12 * GB, 16 * GB)
+    for version, dtype in (("2.5.1", torch.float32), ("2.6.0", torch.float16), ("2.13.0", torch.float16)):
+        monkeypatch.setattr(torch, "__version__", version)
+        assert optimizations.plan(Settings(), 4 * GB, on=there).dtype == dtype
+
+
+@pytest.mark.parametrize(("capability", "taken"), [((7, 5), True), ((8, 6), False), ((12, 0), False)])
+def test_xformers_only_where_torch_has_no_flash_attention(card, monkeypatch, capability, taken: bool) -> None:
+    monkeypatch.setattr(optimizations, "XFORMERS_PROBLEM", None)
+    card.capability = capability
+    said = found(optimizations.plan(Settings(), 4 * GB))
+    assert (said["xformers"].on, said["SDPA attention"].on) == (taken, not taken)
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
@@ -117,21 +169,43 @@ def test_an_xformers_that_cannot_be_imported_breaks_nothing(tmp_path: Path) -> N
     assert "It is installed but can't be imported (libcudart.so.11: cannot open)" in done.stdout
 
 
-def test_an_xformers_that_does_not_work_on_the_card_is_left(tmp_path: Path, monkeypatch) -> None:
+def carried_out(tmp_path: Path, **changes) -> dict[str, Choice]:
     tiny_sd(tmp_path / "models" / "tiny")
     settings = Settings(home=tmp_path, device="cpu")
     parts = load(resolve("tiny", settings), settings)
+    optimizations.apply(parts, replace(optimizations.plan(settings, 0), **changes))
+    parts.unet(torch.zeros(1, 16, 4, 4), torch.tensor(5), torch.zeros(1, 77, 32))  # whatever was left draws
+    return found(parts.choices)
 
-    def refuse() -> None:
-        raise NotImplementedError("no kernel image is available\nfor this device")
 
-    monkeypatch.setattr(parts.unet, "enable_xformers_memory_efficient_attention", refuse)
-    plan = optimizations.plan(settings, 0)
-    optimizations.apply(parts, type(plan)(**(vars(plan) | {"xformers": True})))
-    said = found(parts.choices)
+def test_an_xformers_that_does_not_work_on_the_card_is_left(tmp_path: Path, monkeypatch) -> None:
+    """It is asked for what drawing will ask: on an RTX 50 its kernels work in 32 bits and fail in 16."""
+
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        if query.dtype == torch.float16:
+            raise NotImplementedError("no kernel image is available\nfor this device")
+        return query
+
+    monkeypatch.setitem(sys.modules, "xformers", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "xformers.ops", SimpleNamespace(memory_efficient_attention=attention))
+    optimizations._try_xformers(torch.device("cpu"), torch.float32)
+    with pytest.raises(NotImplementedError):
+        optimizations._try_xformers(torch.device("cpu"), torch.float16)
+    monkeypatch.setattr(optimizations, "_try_xformers", lambda device, dtype: attention(*[torch.zeros(1).half()] * 3))
+    said = carried_out(tmp_path, xformers=True)
     assert said["SDPA attention"].on
     assert not said["xformers"].on
     assert "no kernel image is available)" in said["xformers"].reason
+
+
+def test_a_compiler_that_does_not_work_is_left(tmp_path: Path, monkeypatch) -> None:
+    def no_compiler(*arguments: object, **named: object) -> None:
+        raise RuntimeError("Cannot find a working triton installation.\nMore information")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    said = carried_out(tmp_path, compile=True)
+    assert not said["torch.compile"].on
+    assert "Cannot find a working triton installation.)" in said["torch.compile"].reason
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------

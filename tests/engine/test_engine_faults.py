@@ -136,5 +136,5 @@ def test_a_card_draws_as_many_at_once_as_before_the_sketch(sketched: Engine, mon
     parts.controls = kept
     monkeypatch.setattr(memory, "free", lambda device: int(8.5 * alone / memory.SHARE))
     assert memory.batch_size(parts, 64, 64, True, 8) < 8
-    drawing.make_room(parts, recipe(), 8)
+    drawing.make_room(parts, recipe(), 8, sketched.settings)
     assert memory.batch_size(parts, 64, 64, True, 8) == 8

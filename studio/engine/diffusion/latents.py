@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,8 @@ from studio.engine.diffusion.pixels import to_images, to_tensor
 from studio.engine.diffusion.preview import Previewer
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
     from studio.engine.models.components import Components
 
 
@@ -23,10 +26,13 @@ def encode(
 
     Sides must be multiples of `components.factor` (`fit` makes them so). Without `generators` the mean of the VAE's
     posterior is taken: the same picture always gives the same latents. With them it is sampled, once per generator;
-    one picture can be sampled by several.
+    one picture can be sampled by several. A half-precision VAE that overflows is run again in fp32.
     """
-    pixels = to_tensor(images).to(components.device, components.vae.dtype)
-    posterior = components.vae.encode(pixels).latent_dist
+    pixels = to_tensor(images)
+    posterior = components.vae.encode(pixels.to(components.device, components.vae.dtype)).latent_dist
+    if components.vae.dtype != torch.float32 and not torch.isfinite(posterior.mean).all():
+        with _full_precision(components.vae) as vae:
+            posterior = vae.encode(pixels.to(components.device)).latent_dist
     if generators is None:
         drawn = posterior.mode()
     else:
@@ -42,13 +48,19 @@ def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor
     scaled = latents / vae.config.scaling_factor
     pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
     if vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
-        # SD 1.5's decoder can pass fp16's 65504 on bright pictures
-        before = vae.dtype
-        try:
-            pixels = vae.to(torch.float32).decode(scaled.float(), return_dict=False)[0]
-        finally:
-            vae.to(before)
+        with _full_precision(vae):
+            pixels = vae.decode(scaled.float(), return_dict=False)[0]
     return pixels
+
+
+@contextmanager
+def _full_precision(vae: AutoencoderKL) -> Iterator[AutoencoderKL]:
+    """The VAE in 32 bits: both halves of SD 1.5's can pass fp16's 65504 on bright pictures. Afterwards as before."""
+    before = vae.dtype
+    try:
+        yield vae.to(torch.float32)
+    finally:
+        vae.to(before)  # exact: these numbers came from 16 bits
 
 
 def previewer(components: Components) -> Previewer:

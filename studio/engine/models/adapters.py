@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from studio.core.errors import BadInput
+from studio.core.errors import BadInput, StudioError
 from studio.engine.models.catalogue import lora_header
 from studio.engine.models.lora_keys import complete, split_key
 from studio.engine.models.lora_layers import Change, find_layer, fits, layer_names, rank
@@ -90,48 +90,99 @@ def read(path: Path, components: Components) -> Adapter:
     return Adapter(path.stem, changes["unet"], changes["text_encoder"])
 
 
+@dataclass(frozen=True)
+class Merged:
+    """Weights of a model with adapters added, to be put in the place of its own ones as often as they are wanted."""
+
+    key: tuple[Any, ...]
+    weights: list[tuple[torch.nn.Parameter, torch.Tensor]]
+    text_key: tuple[Any, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.weights)
+
+
 @contextmanager
 def attached(
-    components: Components, loras: Sequence[tuple[Path, float]] = (), fast: Path | None = None
+    components: Components, loras: Sequence[tuple[Path, float]] = (), fast: Path | None = None, keep: bool = False
 ) -> Iterator[None]:
     """Apply LoRA files with their weights, and the few-step adapter `fast` at 1, to the model inside the block.
 
     Several add up. Undone exactly, also when the block raises; nothing is changed when a file can't be read. While it
-    is attached, don't load or move the model. Raises BadInput (see `read`).
+    is attached, don't load or move the model. `keep`: what was added up stays in memory beside the model, for the next
+    block with the same files. Raises BadInput (see `read`).
     """
-    wanted = [(path, weight) for path, weight in loras if weight != 0]
-    if fast is not None:
-        wanted.append((fast, 1.0))
-    adapters = [(read(path, components), weight) for path, weight in wanted]
-    changed: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    wanted = _wanted(loras, fast)
+    merged = components.merged
+    if merged is None or merged.key != _key(components, wanted):
+        components.merged = None  # two would be one too many
+        merged = _merge(components, wanted)
     text_key = components.text_key
+    own = [(parameter, parameter.data) for parameter, _ in merged.weights]
     try:
-        for part in ("unet", "text_encoder"):
-            layers: dict[str, list[tuple[Change, float]]] = {}
-            for adapter, weight in adapters:
-                for layer, change in getattr(adapter, part).items():
-                    layers.setdefault(layer, []).append((change, weight))
-            for layer, several in layers.items():
-                module = getattr(components, part).get_submodule(layer)
-                changed.append((module.weight, module.weight.data))
-                module.weight.data = _changed_weight(module.weight.data, several)
-                biases = [(added, strength) for change, strength in several if (added := change.bias()) is not None]
-                if biases:
-                    changed.append((module.bias, module.bias.data))
-                    module.bias.data = _changed_bias(module.bias.data, biases)
-        components.text_key = text_key + tuple(
-            (fingerprint(path), weight)
-            for (path, weight), (adapter, _) in zip(wanted, adapters, strict=True)
-            if adapter.text_encoder
-        )
+        for parameter, tensor in merged.weights:
+            parameter.data = tensor
+        components.text_key = text_key + merged.text_key
         yield
     finally:
         components.text_key = text_key
-        for parameter, before in reversed(changed):
+        for parameter, before in own:
             parameter.data = before
+        components.merged = merged if keep and merged.weights else None
+
+
+def merging_bytes(components: Components, loras: Sequence[tuple[Path, float]], fast: Path | None) -> int:
+    """Bytes that `attached` will take on the device for these files: nothing where what it added up was kept.
+
+    A file that can't be used counts as nothing: `attached` says what is wrong with it.
+    """
+    wanted, merged = _wanted(loras, fast), components.merged
+    if components.offload_hook is not None or (merged is not None and merged.key == _key(components, wanted)):
+        return 0  # offloaded weights are added up in main memory
+    names, changed = (layer_names(components.unet), layer_names(components.text_encoder)), set()
+    for path, _ in wanted:
+        try:
+            stems = {known[0] for key in lora_header(path).tensors if (known := split_key(key)) is not None}
+        except StudioError:
+            continue
+        changed |= {find_layer(stem, *names) for stem in stems}
+    layers = [getattr(components, part).get_submodule(layer) for part, layer in changed if layer is not None]
+    return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
+
+
+def _wanted(loras: Sequence[tuple[Path, float]], fast: Path | None) -> list[tuple[Path, float]]:
+    return [(path, weight) for path, weight in loras if weight != 0] + ([(fast, 1.0)] if fast is not None else [])
+
+
+def _key(components: Components, wanted: Sequence[tuple[Path, float]]) -> tuple[Any, ...]:
+    return (components.dtype, *((fingerprint(path), weight) for path, weight in wanted if path.is_file()))
 
 
 @torch.no_grad()
+def _merge(components: Components, wanted: Sequence[tuple[Path, float]]) -> Merged:
+    """The weights that these files change, changed; the model stays as it is."""
+    adapters = [(read(path, components), weight) for path, weight in wanted]
+    weights: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    for part in ("unet", "text_encoder"):
+        layers: dict[str, list[tuple[Change, float]]] = {}
+        for adapter, weight in adapters:
+            for layer, change in getattr(adapter, part).items():
+                layers.setdefault(layer, []).append((change, weight))
+        for layer, several in layers.items():
+            module = getattr(components, part).get_submodule(layer)
+            weights.append((module.weight, _changed_weight(module.weight.data, several)))
+            biases = [(added, strength) for change, strength in several if (added := change.bias()) is not None]
+            if biases:
+                weights.append((module.bias, _changed_bias(module.bias.data, biases)))
+    text_key = tuple(
+        (fingerprint(path), weight)
+        for (path, weight), (adapter, _) in zip(wanted, adapters, strict=True)
+        if adapter.text_encoder
+    )
+    return Merged(_key(components, wanted), weights, text_key)
+
+
 def _changed_weight(weight: torch.Tensor, changes: Sequence[tuple[Change, float]]) -> torch.Tensor:
     """weight + the sum of all changes, in fp32 before it is rounded; same layout in memory."""
     before = weight.float()
@@ -143,7 +194,6 @@ def _changed_weight(weight: torch.Tensor, changes: Sequence[tuple[Change, float]
     return total.to(weight.dtype)
 
 
-@torch.no_grad()
 def _changed_bias(bias: torch.Tensor, added: Sequence[tuple[torch.Tensor, float]]) -> torch.Tensor:
     total = bias.float().clone()
     for value, strength in added:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from studio.engine.diffusion.conditioning import Conditioning
     from studio.engine.diffusion.preview import Previewer
+    from studio.engine.models.adapters import Merged
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Components:
     choices: tuple[Choice, ...] = ()
     controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by fingerprint; one at a time
     offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
+    merged: Merged | None = None  # weights with the adapters of the last pictures added; see `adapters.attached`
     sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
     text_key: tuple[Any, ...] = ()
     text_cache: OrderedDict[tuple[Any, ...], Conditioning] = field(default_factory=OrderedDict, repr=False)

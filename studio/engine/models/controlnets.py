@@ -5,7 +5,6 @@ Which one a request means, and its fingerprint, can be asked without torch; one 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -101,7 +100,7 @@ def controlnet(
     reference = components.info.controlnets.get(wanted, wanted)
     if reference in KINDS:
         raise BadInput(f"{components.info.title} has no ControlNet for {wanted}; choose another model.")
-    path = find(reference, settings) or fetch(reference, settings, on_note, str(components.dtype) == "torch.float16")
+    path = find(reference, settings) or fetch(reference, settings, on_note, components.dtype.itemsize == 2)
     key = digest(path)
     if key in components.controls:
         return components.controls[key]
@@ -165,8 +164,6 @@ def drop(components: Components) -> None:
         together = components.offload_hook.hook.prev_module_hook.hook
         if isinstance(together, _Together):
             together.net = None
-    gc.collect()  # a hook and its network point at each other
-    import torch
+    from studio.engine import allocator  # torch
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    allocator.release()  # a hook and its network point at each other

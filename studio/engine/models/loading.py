@@ -38,7 +38,7 @@ def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
         "unet": _part(info, "unet", lambda: _pretrained(UNet2DConditionModel, folder, "unet", dtype)),
         "vae": _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype)),
         "text_encoder": _part(info, "text_encoder", lambda: _text_encoder(folder, dtype)),
-        "tokenizer": _part(info, "tokenizer", lambda: _tokenizer(folder / "tokenizer")),
+        "tokenizer": _part(info, "tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
         "scheduler_config": _part(info, "scheduler", lambda: _scheduler_config(folder)),
     }
 
@@ -154,7 +154,7 @@ def _complete(report: dict[str, Any]) -> None:
         raise ValueError(f"{len(missing) or 'some'} layers are missing or of another shape")
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.model_max_length > 10_000:  # what transformers says when the folder doesn't
         tokenizer.model_max_length = 77
@@ -204,6 +204,6 @@ def _from_file(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, Any
             "unet": unet,
             "vae": vae,
             "text_encoder": text_encoder,
-            "tokenizer": _tokenizer(config / "tokenizer"),
+            "tokenizer": load_tokenizer(config / "tokenizer"),
             "scheduler_config": _scheduler_config(config) | scheduler_changes(path, header),
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from studio.core.errors import OutOfMemory, is_out_of_memory
-from studio.engine import memory
+from studio.engine import allocator, memory
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -61,8 +61,8 @@ class ModelLease:
                 if not is_out_of_memory(error):
                     raise
                 error.__traceback__ = None  # its frames hold the tensors that are in the way
-            if self.components.device.type == "cuda":
-                torch.cuda.empty_cache()
+            if self.components.device.type != "cpu":
+                allocator.release()
             if count == 1:
                 native, (width, height) = self.components.info.native_size, self.size
                 raise OutOfMemory(

@@ -14,7 +14,7 @@ import typer
 
 from studio.core.settings import settings
 from studio.core.specs import GenerateSpec
-from studio.interfaces.cli import files, terminal, training
+from studio.interfaces.cli import doctor, files, terminal, training
 from studio.interfaces.cli.options import JSON, OFFLINE, command, options
 from studio.interfaces.cli.terminal import Json, answer, only_said, open_studio
 from studio.interfaces.cli.verbs import WRITTEN_FROM, add_verbs
@@ -33,6 +33,7 @@ add_verbs(app)
 training.add_verbs(app)
 app.command()(files.recipe)
 app.command()(files.dataset)
+app.command()(doctor.doctor)
 
 
 def write_prompt(json: bool, offline: bool, **given: Any) -> None:

@@ -23,8 +23,8 @@ TEXT = {
     "queue_busy": "{running} running, {waiting} waiting",
     "not_loaded": "The model is loaded for the first picture; what was chosen then, and why, is said here. {expected}",
     "expected": "The studio expects to draw on {device}.",
-    "cuda": "the CUDA card: in half precision, with CPU offload if the model doesn't fit on it",
-    "mps": "the Apple GPU: in full precision, because half precision is less exact there",
+    "cuda": "the CUDA card: in the precision that suits it, with CPU offload if the model doesn't fit on it",
+    "mps": "the Apple GPU: in half precision, which torch 2.6 and newer draw without faults",
     "cpu": "the CPU: in full precision, because half precision is slower there",
     "model": "Loaded: {model}, {dtype}",
     "models": "Models",
@@ -71,6 +71,15 @@ def tiles(status: SystemStatus) -> None:
         tile(TEXT["device_memory"], used, of_all(total=text.size(status.device_memory_total)))
     tile(TEXT["disk"], text.size(status.disk_free), kept)
     tile(TEXT["queue"], str(busy), waiting if busy else TEXT["queue_idle"])
+
+
+def troubles(status: SystemStatus) -> None:
+    """What will not work on this machine, each with the command that mends it."""
+    for trouble in status.troubles:
+        with st.container(border=True):
+            st.warning(text.escape(trouble.what), icon=":material/build:")
+            if trouble.command:
+                st.code(trouble.command, language="bash", wrap_lines=True)
 
 
 def choices(status: SystemStatus) -> None:

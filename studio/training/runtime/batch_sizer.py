@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from studio.core.errors import is_out_of_memory
+from studio.engine import allocator
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -33,12 +34,11 @@ def map_large_blocks() -> None:
 
 def release() -> None:
     """Give back what nobody holds any more, also the card's, and on Linux what the allocator keeps for later."""
-    gc.collect()
+    gc.collect()  # before the C library is asked, which can only give back what is free
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such function
             ctypes.CDLL(None).malloc_trim(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    allocator.release()
 
 
 class OomBatchSizer:

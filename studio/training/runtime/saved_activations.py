@@ -57,8 +57,9 @@ def _convolve(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         weight, bias = layer.weight, layer.bias
-        if torch.is_autocast_enabled(x.device.type):  # which looks into no function of one's own
-            dtype = torch.get_autocast_dtype(x.device.type)
+        device = x.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):  # which looks into no function of one's own
+            dtype = torch.get_autocast_dtype(device)
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         return _Convolution.apply(x, weight, bias, options)
 

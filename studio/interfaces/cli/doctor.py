@@ -1,0 +1,46 @@
+"""The verb `doctor`: what the studio found out about this machine. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from studio.core.views import Diagnosis
+from studio.interfaces.cli.terminal import Json, answer, open_studio
+
+
+def doctor(
+    classes: Annotated[
+        bool, typer.Option("--classes", help="What is chosen for cards of 4 to 24 GB instead, as docs/gpu.md has it.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Examine this machine: what it has, what is chosen for it, what will not work, and what mends that."""
+    studio = open_studio()
+    if classes:
+        tables = studio.runs.card_classes()
+        answer(json, tables, [*markdown(tables["sizes"]), "", *markdown(tables["kinds"])])
+        return
+    found = studio.doctor()
+    answer(json, found.model_dump(mode="json"), lines(found))
+
+
+def lines(found: Diagnosis) -> list[str]:
+    """A line for each finding and choice, then what will not work."""
+    said = [f"{one.name}: {one.value}{f'  ({one.reason})' if one.reason else ''}" for one in found.findings]
+    said += [f"{one.name}: {'on' if one.on else 'off'}  ({one.reason})" for one in found.choices]
+    if not found.troubles:
+        return [*said, "", "Nothing is in the way."]
+    said += ["", "What will not work:"]
+    for trouble in found.troubles:
+        said.append(f"- {trouble.what}")
+        said += [f"    {trouble.command}"] if trouble.command else []
+    return said
+
+
+def markdown(rows: list[dict[str, str]]) -> list[str]:
+    """Rows that have the same keys, as a table."""
+    heads = list(rows[0])
+    cells = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
