@@ -58,16 +58,16 @@ def cards() -> tuple[Card, ...]:
     if shutil.which(_SMI[0]) is None:
         return ()
     try:
-        said = subprocess.run(_SMI, capture_output=True, text=True, timeout=10, check=True).stdout
+        listing = subprocess.run(_SMI, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    found = []
-    for line in said.splitlines():
+    cards_there = []
+    for line in listing.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 4 and re.fullmatch(r"\d+\.\d+", parts[2]) and parts[3].isdigit():
             major, minor = map(int, parts[2].split("."))
-            found.append(Card(parts[0], parts[1], (major, minor), int(parts[3]) * 2**20))
-    return tuple(found)
+            cards_there.append(Card(parts[0], parts[1], (major, minor), int(parts[3]) * 2**20))
+    return tuple(cards_there)
 
 
 @lru_cache
@@ -84,8 +84,8 @@ def wheel() -> Wheel | None:
         return Wheel(there, "")  # "cpu", "xpu", "rocm7.0"
     # PyPI's names don't say; the package does, in a file that can be read without loading it
     spec = importlib.util.find_spec("torch")
-    said = Path(str(spec and spec.origin)).with_name("version.py")
-    text = said.read_text(encoding="utf-8") if said.is_file() else ""
+    source = Path(str(spec and spec.origin)).with_name("version.py")
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
     cuda = re.search(r"^cuda\b[^=]*= '([\d.]+)'", text, re.MULTILINE)
     return Wheel(there, cuda[1] if cuda else "")
 
@@ -123,8 +123,8 @@ def card_troubles(settings: Settings, architectures: Collection[str] = ()) -> li
     there = wheel()
     if settings.device in ("cpu", "mps") or there is None:
         return []
-    said = (_trouble(card, there, architectures) for card in cards())
-    return list(dict.fromkeys(trouble for trouble in said if trouble is not None))
+    each = (_trouble(card, there, architectures) for card in cards())
+    return list(dict.fromkeys(trouble for trouble in each if trouble is not None))
 
 
 def _trouble(card: Card, there: Wheel, architectures: Collection[str]) -> Trouble | None:

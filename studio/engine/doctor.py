@@ -44,16 +44,16 @@ def examine(settings: Settings) -> Diagnosis:
             troubles.append(Trouble(what=str(error)))
     else:
         choices = plan.choices
-        said = {choice.name: choice for choice in choices}
+        by_name = {choice.name: choice for choice in choices}
         precision = str(plan.dtype).removeprefix("torch.")
         attention = "xformers" if plan.xformers else "SDPA attention"
         findings += [
-            Finding(name="Precision", value=f"{precision} ({name})", reason=said["Half precision"].reason),
-            Finding(name="Attention", value=attention.split()[0], reason=said[attention].reason),
+            Finding(name="Precision", value=f"{precision} ({name})", reason=by_name["Half precision"].reason),
+            Finding(name="Attention", value=attention.split()[0], reason=by_name[attention].reason),
         ]
         if there.kind == "cuda":
             value = f"{there.free / 1e9:.1f} of {there.total / 1e9:.1f} GB free"
-            findings.append(Finding(name="Card's memory", value=value, reason=said["CPU offload"].reason))
+            findings.append(Finding(name="Card's memory", value=value, reason=by_name["CPU offload"].reason))
             if (broken := _broken()) is not None and not troubles:
                 troubles.append(broken)
     processor = torch.device("cpu")
@@ -108,18 +108,20 @@ def _broken() -> Trouble | None:
 
 
 def _disk(settings: Settings, troubles: list[Trouble]) -> list[Finding]:
-    found = []
+    findings = []
     for name, folder in (("Disk of the studio", settings.home), ("Disk of the models", hub.cache())):
         place = folder.resolve()
-        there = next(parent for parent in (place, *place.parents) if parent.is_dir())
-        free = shutil.disk_usage(there).free
-        found.append(Finding(name=name, value=f"{free / 1e9:.1f} GB free", reason=str(place)))
+        folder_there = next(parent for parent in (place, *place.parents) if parent.is_dir())
+        free = shutil.disk_usage(folder_there).free
+        findings.append(Finding(name=name, value=f"{free / 1e9:.1f} GB free", reason=str(place)))
         if free < ROOM:
-            what = f"{there} has {free / 1e9:.1f} GB left; a model with what belongs to it and a run take about 10."
+            what = (
+                f"{folder_there} has {free / 1e9:.1f} GB left; a model with what belongs to it and a run take about 10."
+            )
             troubles.append(Trouble(what=what))
     if (refused := _refused(settings.home)) is not None:
         troubles.append(Trouble(what=f"{settings.home} can't be written to ({refused}); set STUDIO_HOME."))
-    return found
+    return findings
 
 
 def _refused(home: Path) -> str | None:

@@ -108,21 +108,21 @@ def drawing(gigabytes: int) -> dict[str, str]:
 
 def kept(run: Callable[[], Any], blocks: list[nn.Module], weights: list[nn.Module]) -> tuple[int, int]:
     """Numbers that autograd keeps for the backward pass of `run`, in all and of the `block` that keeps most."""
-    found: dict[int, int] = {}
+    by_storage: dict[int, int] = {}
     own = {p.untyped_storage()._cdata for module in weights for p in module.parameters()}
     before, worst = [0], [0]
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            found[storage._cdata] = storage.nbytes() // 4  # all of it is in 32 bits here
+            by_storage[storage._cdata] = storage.nbytes() // 4  # all of it is in 32 bits here
         return tensor
 
     def enter(*_: Any) -> None:
-        before[0] = sum(found.values())
+        before[0] = sum(by_storage.values())
 
     def leave(*_: Any) -> None:
-        worst[0] = max(worst[0], sum(found.values()) - before[0])
+        worst[0] = max(worst[0], sum(by_storage.values()) - before[0])
 
     handles = [block.register_forward_pre_hook(enter) for block in blocks]
     handles += [block.register_forward_hook(leave) for block in blocks]
@@ -131,14 +131,14 @@ def kept(run: Callable[[], Any], blocks: list[nn.Module], weights: list[nn.Modul
     del output
     for handle in handles:
         handle.remove()
-    return sum(found.values()), worst[0]
+    return sum(by_storage.values()), worst[0]
 
 
 def trainings() -> dict[str, tuple[int, int, int]]:
     """Of each kind of training of SD 1.5 at its size: bytes without activations, bytes of those of one picture, and
     the latter with gradient checkpointing."""
     half = torch.float16
-    found: dict[str, tuple[int, int, int]] = {}
+    by_kind: dict[str, tuple[int, int, int]] = {}
     x, t = torch.empty(1, 4, SIDE // 8, SIDE // 8, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
 
     def add(name: str, module: nn.Module, run: Callable[[], Any], fixed: int) -> None:
@@ -147,7 +147,7 @@ def trainings() -> dict[str, tuple[int, int, int]]:
         # between two blocks only what leads from one to the next and across is kept; one of them is made again at a
         # time
         checkpointed = largest + memory.step_bytes(parts, SIDE, SIDE, guided=False) // parts.unet.dtype.itemsize
-        found[name] = (fixed, 2 * whole, 2 * min(whole, checkpointed))
+        by_kind[name] = (fixed, 2 * whole, 2 * min(whole, checkpointed))
 
     parts = sd15(torch.float32)
     text = blank(parts.unet.config, 77).to("meta")
@@ -178,35 +178,35 @@ def trainings() -> dict[str, tuple[int, int, int]]:
     drawing = torch.empty(1, 3, SIDE, SIDE, device="meta")
     fixed = training_bytes([net, parts.unet, parts.text_encoder], half, average=True) + 4 * numbers([parts.vae])
     add("ControlNet", net, lambda: Denoiser(parts.unet, text, control=Control(net, drawing))(x, t), fixed)
-    return found
+    return by_kind
 
 
 def training(gigabytes: int, needs: dict[str, tuple[int, int, int]]) -> dict[str, str]:
     """How many pictures at once each kind of training takes on a card of this size; their gradients are added up."""
     room = gigabytes * 2**30 - TAKEN
-    said = {}
+    row = {}
     for name, (fixed, each, checkpointed) in needs.items():
         fits = next((batch for batch in BATCHES if fixed + batch * each <= room), 0)
         smaller = next((batch for batch in BATCHES if fixed + batch * checkpointed <= room), 0)
         if fits:
-            said[name] = f"{fits} at once"
+            row[name] = f"{fits} at once"
         elif smaller:
-            said[name] = f"{smaller} at once with checkpointing"
+            row[name] = f"{smaller} at once with checkpointing"
         else:
-            said[name] = f"no ({(fixed + checkpointed) / 1e9:.0f} GB)"
-    return said
+            row[name] = f"no ({(fixed + checkpointed) / 1e9:.0f} GB)"
+    return row
 
 
 def kinds() -> list[dict[str, str]]:
     """A row for each generation of cards: what SD 1.5 is drawn in on it, and which of PyTorch's wheels it needs."""
     whole, _ = to_draw()
-    weights, said = 4 * numbers([whole.unet, whole.vae, whole.text_encoder]), []
+    weights, rows = 4 * numbers([whole.unet, whole.vae, whole.text_encoder]), []
     for kind, name, capability, gigabytes in KINDS:
         there = Machine("cuda", gigabytes * 2**30 - TAKEN, gigabytes * 2**30, name, capability)
         plan = optimizations.plan(Settings(device="cuda"), weights, on=there)
         wheels = [devices.suitable(Card(name, driver, capability, there.total)) for driver in ("525.60", "580.65")]
         old, new = (f"CUDA {wheel}" if wheel else "none: update it" for wheel in wheels)
-        said.append(
+        rows.append(
             {
                 "card": f"{kind} ({gigabytes} GB)",
                 "precision": str(plan.dtype).removeprefix("torch."),
@@ -215,7 +215,7 @@ def kinds() -> list[dict[str, str]]:
                 "torch, driver 580 and newer": new,
             }
         )
-    return said
+    return rows
 
 
 def sizes() -> list[dict[str, str]]:

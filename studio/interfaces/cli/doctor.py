@@ -1,4 +1,4 @@
-"""The verb `doctor`: what the studio found out about this machine. Decides nothing."""
+"""The verb `doctor`: what this machine has, what was chosen for it, and what is in the way. Decides nothing."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def doctor(
         tables = studio.runs.card_classes()
         answer(json, tables, [*markdown(tables["sizes"]), "", *markdown(tables["kinds"])])
         return
-    found = studio.doctor()
-    answer(json, found.model_dump(mode="json"), lines(found))
+    diagnosis = studio.doctor()
+    answer(json, diagnosis.model_dump(mode="json"), lines(diagnosis))
 
 
-def lines(found: Diagnosis) -> list[str]:
+def lines(diagnosis: Diagnosis) -> list[str]:
     """A line for each finding and choice, then what will not work."""
-    said = [f"{one.name}: {one.value}{f'  ({one.reason})' if one.reason else ''}" for one in found.findings]
-    said += [f"{one.name}: {'on' if one.on else 'off'}  ({one.reason})" for one in found.choices]
-    if not found.troubles:
-        return [*said, "", "Nothing is in the way."]
-    said += ["", "What will not work:"]
-    for trouble in found.troubles:
-        said.append(f"- {trouble.what}")
-        said += [f"    {trouble.command}"] if trouble.command else []
-    return said
+    text_lines = [f"{one.name}: {one.value}{f'  ({one.reason})' if one.reason else ''}" for one in diagnosis.findings]
+    text_lines += [f"{one.name}: {'on' if one.on else 'off'}  ({one.reason})" for one in diagnosis.choices]
+    if not diagnosis.troubles:
+        return [*text_lines, "", "Nothing is in the way."]
+    text_lines += ["", "What will not work:"]
+    for trouble in diagnosis.troubles:
+        text_lines.append(f"- {trouble.what}")
+        text_lines += [f"    {trouble.command}"] if trouble.command else []
+    return text_lines
 
 
 def markdown(rows: list[dict[str, str]]) -> list[str]:
