@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -15,7 +16,7 @@ from studio.core.imaging import flat
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import allocator, gate, memory, optimizations
-from studio.engine.diffusion import latents, sampling
+from studio.engine.diffusion import latents, masking, sampling
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor
@@ -24,7 +25,11 @@ from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
 from studio.engine.recipe import attached, encode, free, latent_size, sampler_of
 
+if TYPE_CHECKING:
+    from studio.engine.media.retouch import Area
+
 ATTEMPTS = "attempts"  # in a picture's `info`, as in its labels: in how many drawings it was come by, from 2 on
+SEAM = "seam"  # likewise: how visible the edge of what was drawn anew is (see `media.retouch.seam`)
 
 
 def shared(recipe: Recipe) -> Any:
@@ -61,16 +66,21 @@ def draw(
     on_step: Progress | None,
     files: Callable[[str], Path],
 ) -> Iterator[tuple[int, Image.Image]]:
-    """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut."""
+    """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut.
+
+    What is drawn in a mask is put back into its picture, whatever the size of that.
+    """
     recipe = recipes[0]
     width, height = latent_size(components, recipe)
     guided = recipe.guidance > 1
     make_room(components, recipe, len(recipes), settings)
-    control = _control(components, recipe, settings, files, width, height, noter(on_step, recipes))
+    area = None if recipe.mask is None else _area(recipe, files, (width, height))
+    control = _control(components, recipe, settings, files, area, (width, height), noter(on_step, recipes))
     left = free(components, recipe, settings)  # beside the control network
     size = memory.batch_size(components, width, height, guided, len(recipes), left)
     optimizations.tiling(components, width, height)
     source = None if recipe.source is None else fit(open_picture(files(recipe.source)), width, height)
+    sampled = partial(_sample, components, source if area is None else area.start, area and area.change, control)
     start = 0
     while start < len(recipes):
         # pictures of one batch have prompts of equally many chunks: padding would change them
@@ -82,14 +92,12 @@ def draw(
         try:
             # attached for one batch only: between pictures the consumer has the control, and may never come back
             with attached(components, recipe, settings):
-                clean = _sample(components, recipes[start : start + count], source, control, report)
+                clean = sampled(recipes[start : start + count], report)
             if not torch.isfinite(clean).all() and components.dtype != torch.float32:
                 # 16 bits end at 65504, which some models and strong LoRAs pass
                 with in_full_precision(components), attached(components, recipe, settings):
-                    clean = _sample(components, recipes[start : start + count], source, control, report)
-            clean, attempts = _gated(
-                components, recipes[start : start + count], clean, source, control, settings, report
-            )
+                    clean = sampled(recipes[start : start + count], report)
+            clean, attempts = _gated(components, recipes[start : start + count], clean, sampled, settings, report)
             decoded = [
                 sampling.finite(latents.decode_pixels(components, sampling.finite(row))) for row in clean.split(1)
             ]
@@ -110,7 +118,12 @@ def draw(
         for offset, pixels in enumerate(decoded):
             if on_step is not None and settings.preview_every:
                 latents.previewer(components).learn(clean[offset : offset + 1], pixels)
-            image = cut(to_images(pixels)[0], recipe.width, recipe.height)
+            [image] = to_images(pixels)
+            if area is None:
+                image = cut(image, recipe.width, recipe.height)
+            else:
+                image, seam = area.paste(image)
+                image.info[SEAM] = f"{seam:.2f}"
             if attempts[offset] > 1:
                 image.info[ATTEMPTS] = str(attempts[offset])
             yield start + offset, image
@@ -144,32 +157,42 @@ def _tokens(components: Components, recipe: Recipe) -> int:
 
 def _sample(
     components: Components,
-    recipes: Sequence[Recipe],
     source: Image.Image | None,
+    mask: Image.Image | None,
     control: Control | None,
+    recipes: Sequence[Recipe],
     report: sampling.StepCallback,
 ) -> torch.Tensor:
     """Clean latents of recipes that are alike, on a model to which everything of theirs is attached."""
     recipe = recipes[0]
+    extra = None
+    if components.info.inpainting:
+        if source is None or mask is None:
+            raise BadInput(f"{components.info.title} only fills a mask in a picture; choose a text-to-image model.")
+        extra = masking.inpainting_channels(components, source, mask)
+        mask = None  # it is told; nothing has to be put back
+        if recipe.strength == 1:  # it knows the rest of the picture without beginning from it
+            source = None
     positive, negative = encode(
         components, recipe, [each.prompt for each in recipes], [each.negative for each in recipes]
     )
     return sampling.sample_denoiser(
         components,
-        Denoiser(components.unet, positive, negative, recipe.guidance, control),
+        Denoiser(components.unet, positive, negative, recipe.guidance, control, extra),
         [each.seed for each in recipes],
         sampler=sampler_of(components.info, recipe),
         steps=recipe.steps,
         size=latent_size(components, recipe),
         source=source,
         strength=0.6 if recipe.strength is None else recipe.strength,
+        mask=mask,
         on_step=report,
     )
 
 
 def _gated(
-    components: Components, recipes: Sequence[Recipe], clean: torch.Tensor, source: Image.Image | None,
-    control: Control | None, settings: Settings, report: sampling.StepCallback,
+    components: Components, recipes: Sequence[Recipe], clean: torch.Tensor, sampled: Callable[..., torch.Tensor],
+    settings: Settings, report: sampling.StepCallback,
 ) -> tuple[torch.Tensor, list[int]]:  # fmt: skip
     """`clean` with the melted ones drawn again, if the recipes and the model are for it, and how often each was drawn.
 
@@ -182,7 +205,7 @@ def _gated(
     def again(rows: list[int], seeds: list[int]) -> torch.Tensor:
         later = [recipes[row].model_copy(update={"seed": seed}) for row, seed in zip(rows, seeds, strict=True)]
         with attached(components, recipe, settings):
-            return _sample(components, later, source, control, lambda done, of, now: report(of, of, now))
+            return sampled(later, lambda done, of, now: report(of, of, now))
 
     return gate.passed(gate.head(folder), clean, [each.seed for each in recipes], again)
 
@@ -223,13 +246,24 @@ def open_picture(path: Path) -> Image.Image:
         raise BadInput(f"{path.name} is not a picture that can be read ({error}).") from None
 
 
+def _area(recipe: Recipe, files: Callable[[str], Path], canvas: tuple[int, int]) -> Area:
+    """What of the recipe's picture is drawn on `canvas` (width, height), and the way back. Raises BadInput."""
+    from studio.engine.media import retouch  # OpenCV: only where something is retouched
+
+    assert recipe.mask is not None
+    assert recipe.source is not None
+    picture = open_picture(files(recipe.source))
+    mask = retouch.check(picture.size, open_picture(files(recipe.mask.image)), recipe.mask)
+    return retouch.Area(picture, mask, recipe.mask, canvas)
+
+
 def _control(
     components: Components,
     recipe: Recipe,
     settings: Settings,
     files: Callable[[str], Path],
-    width: int,
-    height: int,
+    area: Area | None,
+    size: tuple[int, int],
     on_note: Callable[[str], None] | None,
 ) -> Control | None:
     spec = recipe.control
@@ -237,7 +271,9 @@ def _control(
         return None
     from studio.engine.media import control_images  # OpenCV: only where something follows a drawing
 
-    seen = control_images.extract(open_picture(files(spec.image)), spec, (width, height))
+    drawing = open_picture(files(spec.image))
+    seen = control_images.extract(drawing, spec, size if area is None else area.picture.size)
     net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
-    image = (to_tensor([seen.image]) / 2 + 0.5).to(components.device, net.dtype)
+    shown = seen.image if area is None else area.seen(seen.image)
+    image = (to_tensor([shown]) / 2 + 0.5).to(components.device, net.dtype)
     return Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)

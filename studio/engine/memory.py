@@ -73,9 +73,13 @@ def step_bytes(components: Components, width: int, height: int, guided: bool) ->
     key = ("step", width, height)
     shape = (1, components.channels, height // components.factor, width // components.factor)
     latents, time = torch.empty(shape, device="meta"), torch.zeros(1, device="meta")
+    beside = components.unet.config.in_channels - components.channels  # of an inpainting model
+    extra = torch.empty((1, beside, *shape[2:]), device="meta") if beside else None
     text = blank(components.unet.config, components.tokenizer.model_max_length).to("meta")
     if key not in components.sizes:
-        components.sizes[key] = _peak(components.unet, lambda unet: Denoiser(unet, text)(latents, time))
+        components.sizes[key] = _peak(
+            components.unet, lambda unet: Denoiser(unet, text, extra_channels=extra)(latents, time)
+        )
     elements = components.sizes[key]
     for name, net in components.controls.items():
         own, given = ("control", name, width, height), ("residuals", name, width, height)

@@ -126,7 +126,7 @@ def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> Gen
     few = known.sampler in FEW_STEP_SAMPLERS
     if few and any(changes.get(name, getattr(known, name)) != getattr(known, name) for name in FEW_STEP_FIELDS):
         changes |= sampling  # few steps, low guidance and their adapter belong together
-    changes |= {"count": 1, "control": None, "source": None, "on_low_confidence": base.on_low_confidence}
+    changes |= {"count": 1, "control": None, "source": None, "mask": None, "on_low_confidence": base.on_low_confidence}
     if base.prompt is not None:
         changes |= {name: getattr(base, name) for name in ("prompt", "emotion", "style", "quality", "text")}
         return known.model_copy(update=changes)

@@ -89,6 +89,9 @@ def _follows(engine: Any, job: Job, recipe: Recipe) -> str:
     assert recipe.control is not None
     known = resolve(recipe.model, engine.settings, with_hash=False).controlnets
     size = (recipe.width, recipe.height)
+    if recipe.mask is not None and recipe.source is not None:
+        picture = job.picture(recipe.source)
+        size = (picture.width, picture.height)
     return recipe.control.model or control_images.controlnet_kind(
         job.files(recipe.control.image), recipe.control, size, known
     )

@@ -14,13 +14,14 @@ from studio.features.drawing import with_models
 from studio.features.experiment import EXPERIMENT
 from studio.features.feature import Feature
 from studio.features.generate import GENERATE
+from studio.features.inpaint import INPAINT
 from studio.features.morph import MORPH
 from studio.features.sheets import BATCH, GRID, SHEET
 from studio.features.sketch import SKETCH
 
 FEATURES: dict[str, Feature] = {
     feature.kind: feature
-    for feature in (GENERATE, SHEET, GRID, BATCH, MORPH, ANIMATE, SPRITES, SKETCH, EXPERIMENT, CAPTION)
+    for feature in (GENERATE, SHEET, GRID, BATCH, MORPH, ANIMATE, SPRITES, SKETCH, INPAINT, EXPERIMENT, CAPTION)
 }
 WORK = {kind: with_models(feature.work) for kind, feature in FEATURES.items()}
 if TYPE_CHECKING:

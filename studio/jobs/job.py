@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image
 
 from studio.core.errors import Cancelled
-from studio.core.specs import Emotion, GenerateSpec, Recipe, Request, Style
+from studio.core.specs import DRAWN_LABELS, Emotion, GenerateSpec, Recipe, Request, Style
 from studio.core.views import JobState, JobView, Picture, PictureKind
 from studio.store.pictures import Pictures
 
@@ -43,6 +43,9 @@ class Wording(Protocol):
 
     def write(self, request: PromptRequest) -> PromptResult:
         """A prompt for this request."""
+
+    def with_words(self, prompt: str, words: str) -> tuple[str, list[str]]:
+        """A prompt with these words in place of what they contradict, and what that was."""
 
     def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
         """A text with its typos and look-alikes undone."""
@@ -179,10 +182,11 @@ class Job:
     ) -> str:
         """Store a picture and show it in the job at place `index` (default: the next). Returns its id.
 
-        What its drawing left in `image.info["attempts"]` (see `engine.gate`) becomes a label of its recipe.
+        What its drawing left in `image.info` (`DRAWN_LABELS`) becomes labels of its recipe.
         """
-        if recipe is not None and (attempts := image.info.get("attempts")):
-            recipe = recipe.model_copy(update={"labels": {**recipe.labels, "attempts": attempts}})
+        said = {name: str(image.info[name]) for name in DRAWN_LABELS if name in image.info}
+        if recipe is not None and said:
+            recipe = recipe.model_copy(update={"labels": recipe.labels | said})
         picture = self._store.save(
             image,
             recipe,

@@ -6,12 +6,13 @@ emotion. Knows no request and writes nothing of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Literal
 
 from studio.prompting.lexicon import Lexicon, layer_words, normal
 from studio.prompting.syntax import CLOSERS, OPENERS, segments
+from studio.prompting.writers import TRIMMINGS, tags_in
 
 
 @lru_cache
@@ -33,13 +34,41 @@ def says(prompt: str, layer: Literal["emotion", "style"], value: str) -> bool:
     return any(normal(segment.text) in belonging(layer, value) for segment in segments(prompt))
 
 
+def with_words(prompt: str, words: str, lexicon: Lexicon) -> tuple[str, list[str]]:
+    """`prompt` with `words` in place of its tags that they contradict (at its end where there are none), and these.
+
+    Another colour of hair takes the place of the one that is there, other clothes that of all clothes: whoever changes
+    a part of a picture goes on describing the rest.
+    """
+    typed = list(dict.fromkeys(tags_in(words, lexicon)))
+    groups = {tag.group for tag in typed if tag.group}
+    dressed = any(tag.category == "clothes" and tag.name.split()[-1] not in TRIMMINGS for tag in typed)
+    if "hair_color" in groups:
+        groups.add("tip_color")  # ends of another colour belong to the old one
+    gone = []
+    for segment in segments(prompt):
+        tag = lexicon.find(segment.text)
+        if tag is None or tag in typed:
+            continue
+        other = bool(tag.group) and tag.group in groups
+        clothes = dressed and tag.category == "clothes"
+        if other or clothes or any(tag.name in one.conflicts or one.name in tag.conflicts for one in typed):
+            gone.append(segment.text)
+    said = [word for part in words.split(",") if (word := part.strip())]
+    return _exchanged(prompt, {normal(word) for word in gone}, said), gone
+
+
 def replace_layer(prompt: str, layer: Literal["emotion", "style"], old: str, new: str, tags: Sequence[str]) -> str:
     """`prompt` with `tags`, which say `new`, where the first tag of `old` stood; at the end where there was none.
 
     What says both of them stays. Brackets around several tags stay around those that are left.
     """
-    gone = belonging(layer, old) - belonging(layer, new) - {normal(tag) for tag in tags}
-    added = {normal(tag) for tag in tags}
+    return _exchanged(prompt, belonging(layer, old) - belonging(layer, new) - {normal(tag) for tag in tags}, tags)
+
+
+def _exchanged(prompt: str, gone: Collection[str], tags: Sequence[str]) -> str:
+    """`prompt` with `tags` where the first of the `gone` ones (as `normal` has them) stood, or at its end."""
+    gone, added = set(gone), {normal(tag) for tag in tags}
     kept: list[str] = []
     position: int | None = None
     opened = ""  # brackets that a tag which is gone opened around others

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from studio.prompting import a1111, dynamic
 from studio.prompting.cache import Spent
 from studio.prompting.confidence import apply_policy, judged
+from studio.prompting.exchange import with_words
 from studio.prompting.factory import make_writer
 from studio.prompting.knowledge import Knowledge, UnknownWord, taught, unknown_words
 from studio.prompting.lexicon import Lexicon, Suggestion
@@ -111,6 +112,10 @@ class PromptService:
         """
         result = self._current_writer().write(request.model_copy(update={"offline": True}))
         return self._judged(result, request, self._knowledge.of(request.model, loras))
+
+    def with_words(self, prompt: str, words: str) -> tuple[str, list[str]]:
+        """A prompt with `words` in place of what they contradict, and what that was; see `exchange.with_words`."""
+        return with_words(prompt, words, self._lexicon)
 
     def contradicted(self, words: Iterable[str], text: str) -> tuple[str, ...]:
         """`words` of a layer without those that `text` says otherwise; see `writers.without_contradicted`."""

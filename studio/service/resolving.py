@@ -6,7 +6,6 @@ doesn't queue, and never asks a language model (that is an earlier request of it
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from PIL import Image
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, NotFound, StudioError, explain
@@ -25,6 +25,7 @@ from studio.core.specs import (
     ControlSpec,
     GenerateSpec,
     LoraRef,
+    MaskSpec,
     Parameters,
     Recipe,
     Request,
@@ -36,19 +37,23 @@ from studio.features.feature import Planned, Planning
 from studio.features.registry import FEATURES
 from studio.prompting.dynamic import has_choices
 from studio.prompting.exchange import says
-from studio.service import ownership
+from studio.service import ownership, sizes
 from studio.service.prompts import PromptService
 from studio.service.wording import Wording, once
 from studio.store.metadata import Read, known_loras
 
 MAX_PICTURES = 4000  # of one job
-ROOM = 1.5  # how much longer than a model's own a side may be, and how many times its own pixels it draws well
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
 TOO_FEW_LAYERS = "This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
 RECOMMENDED = "The LoRA {name!r} is applied at {weight:g}: its own notes recommend that."
 TOO_LARGE = (
     "{width} x {height} pixels are more than this model was made for ({native} x {native}): things stand twice in such "
     "pictures, or melt."
+)
+
+FULL_MASK = "The mask covers the whole picture, so nothing of it stays as it is."
+NEEDS_MASK = (
+    "{title} only fills a mask in a picture (Retouch, verb `inpaint`); choose a text-to-image model for the rest."
 )
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -79,6 +84,21 @@ class Files:
         self._models: dict[str, ModelInfo] = {}
         self._loras: dict[str, LoraInfo] = {}
         self._nets: dict[Any, str] = {}
+        self._masks: dict[Any, tuple[float, bool]] = {}
+
+    def mask(self, spec: MaskSpec, picture: Picture, mask: Picture) -> tuple[float, bool]:
+        """Width by height of the area around a mask, and whether it covers all of its picture.
+
+        Raises `BadInput` for a mask that isn't the picture's, or in which there is nothing.
+        """
+        key = (spec, picture.id)
+        if key not in self._masks:
+            from studio.engine.media import retouch  # OpenCV: only where something is retouched
+
+            with Image.open(mask.path) as opened:
+                used = retouch.check((picture.width, picture.height), opened, spec)
+            self._masks[key] = retouch.drawn_shape(used, spec.padding), retouch.covers(used)
+        return self._masks[key]
 
     def model(self, reference: str) -> ModelInfo:
         """Raises `NotFound` and `BadInput`."""
@@ -163,8 +183,19 @@ class Resolver:
             if lora.note:
                 once(notes, lora.note)
         steps, guidance, sampler, fast = sampling(spec, info, loras)
-        width, height = self._size(spec, info, owner)
-        if width > largest_side(info.native_size, height) or height > largest_side(info.native_size, width):
+        mask = None
+        if spec.mask is not None:
+            mask, width, height = self._masked(spec, spec.mask, info, owner, notes, files)
+        elif info.inpainting:
+            raise BadInput(NEEDS_MASK.format(title=info.title))
+        else:
+            width, height = self._size(spec, info, owner)
+        if width * height > self._settings.max_pixels:
+            raise BadInput(
+                f"{width} x {height} pixels are more than this studio draws "
+                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
+            )
+        if width > sizes.largest_side(info.native_size, height) or height > sizes.largest_side(info.native_size, width):
             once(notes, TOO_LARGE.format(width=width, height=height, native=info.native_size))
         if info.note:
             once(notes, info.note)
@@ -172,7 +203,8 @@ class Resolver:
             raise BadInput(TOO_FEW_LAYERS.format(clip_skip=spec.clip_skip, most=info.text_layers))
         net = ""
         if spec.control is not None:
-            net = files.net(info, spec.control, self._picture(spec.control.image, owner), (width, height))
+            drawing = self._picture(spec.control.image, owner)
+            net = files.net(info, spec.control, drawing, self._followed_size(spec, (width, height), owner))
         values = {name: getattr(spec, name) for name in Parameters.model_fields} | {
             "model": info.reference,
             "model_hash": info.hash,
@@ -189,6 +221,7 @@ class Resolver:
             "fast": fast,
             "strength": spec.strength if spec.source is not None else None,
             "control_hash": net,
+            "mask": mask,
             "redraw": spec.redraw and info.quality is not None,
         }
         try:
@@ -206,17 +239,33 @@ class Resolver:
         if spec.width is not None and spec.height is not None:
             width, height = spec.width, spec.height
         elif spec.width is not None:
-            width, height = spec.width, _side(spec.width / shape)
+            width, height = spec.width, sizes.side(spec.width / shape)
         elif spec.height is not None:
-            width, height = _side(spec.height * shape), spec.height
+            width, height = sizes.side(spec.height * shape), spec.height
         else:
-            width, height = default_size(info.native_size, shape)
-        if width * height > self._settings.max_pixels:
-            raise BadInput(
-                f"{width} x {height} pixels are more than this studio draws "
-                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
-            )
+            width, height = sizes.default_size(info.native_size, shape)
         return width, height
+
+    def _masked(
+        self, spec: GenerateSpec, mask: MaskSpec, info: ModelInfo, owner: str, notes: list[str], files: Files
+    ) -> tuple[MaskSpec, int, int]:
+        """The mask with its area decided, and the size in which that is drawn: the picture's own, or the model's."""
+        assert spec.source is not None
+        picture = self._picture(spec.source, owner)
+        shape, full = files.mask(mask, picture, self._picture(mask.image, owner))
+        if full:
+            once(notes, FULL_MASK)
+        area, size = sizes.masked(mask, (picture.width, picture.height), spec, info.native_size, shape)
+        width, height = size if size is not None else self._size(spec, info, owner)
+        feather = max(1, round(min(picture.width, picture.height) / 128)) if mask.feather is None else mask.feather
+        return mask.model_copy(update={"area": area, "feather": feather}), width, height
+
+    def _followed_size(self, spec: GenerateSpec, size: tuple[int, int], owner: str) -> tuple[int, int]:
+        """In which size the lines of a drawing are found: beside a mask that of the whole picture."""
+        if spec.mask is None or spec.source is None:
+            return size
+        picture = self._picture(spec.source, owner)
+        return picture.width, picture.height
 
     # --- recipes from elsewhere -------------------------------------------------------------------------------------
 
@@ -257,7 +306,7 @@ class Resolver:
         from or follows has to be this owner's. Raises `BadInput` that says what is missing.
         """
         recipe = read.recipe if read is not None else None
-        if read is None or recipe is None or size != (recipe.width, recipe.height):
+        if read is None or recipe is None or (recipe.mask is None and size != (recipe.width, recipe.height)):
             return None
         models = self._models_like(recipe.model, recipe.model_hash, drawn_with, listed=True)
         same = (info for info in (resolve(name, self._settings) for name in models) if info.hash == recipe.model_hash)
@@ -269,13 +318,16 @@ class Resolver:
             raise BadInput(notes[0] if notes else "It names a LoRA twice.")
         control = recipe.control
         try:
-            if recipe.source is not None:
-                self._picture(recipe.source, owner)
+            source = self._picture(recipe.source, owner) if recipe.source is not None else None
+            if recipe.mask is not None and source is not None:
+                self._picture(recipe.mask.image, owner)
+                if size != (source.width, source.height):
+                    return None
             drawing = self._picture(control.image, owner) if control else None
         except NotFound:
             raise BadInput("The picture that it started from isn't here.") from None
         if control is not None and drawing is not None:
-            net = Files(self._settings).net(info, control, drawing, size)
+            net = Files(self._settings).net(info, control, drawing, size)  # in a mask, too, that of its picture
             if net != recipe.control_hash and (recipe.control_hash or control.model):
                 raise BadInput("Its ControlNet isn't here.")
         return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(read.spec)})
@@ -368,25 +420,6 @@ class Resolver:
         return any(result.writer == "fixed" for result in written)
 
 
-def default_size(native: int, shape: float) -> tuple[int, int]:
-    """Width and height of a picture of this `shape` (width by height) with as many pixels as the model's own square."""
-    if shape == 1:
-        return native, native
-    shape = min(2.0, max(0.5, shape))
-    return _side(native * math.sqrt(shape)), _side(native / math.sqrt(shape))
-
-
-def largest_side(native: int, other: int | None = None) -> int:
-    """The longest side in pixels, a multiple of 8, that a model draws well beside the `other` one; None: as long as it.
-
-    Measured on the embedded model (256): hair stands in the air above the head from 320 x 320 on, and is everywhere at
-    512 x 512; 384 x 256 is nearly drawn as 256 x 256 is.
-    """
-    if other is None:
-        return max(64, int(native * math.sqrt(ROOM)) // 8 * 8)
-    return max(64, int(min(ROOM * native, ROOM * native * native / other)) // 8 * 8)
-
-
 def sampling(spec: GenerateSpec, info: ModelInfo, loras: Sequence[LoraInfo] = ()) -> tuple[int, float, str, bool]:
     """Steps, guidance, sampler, and whether the model's own few-step adapter is attached.
 
@@ -448,10 +481,6 @@ def _words(spec: GenerateSpec) -> str:
     if spec.prompt is not None and not set(re.findall(r"\w+", spec.text)) <= set(re.findall(r"\w+", spec.prompt)):
         return ""
     return spec.text
-
-
-def _side(length: float) -> int:
-    return min(2048, max(64, round(length / 16) * 16))
 
 
 def _title(base: GenerateSpec | None) -> str:

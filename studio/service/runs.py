@@ -71,6 +71,8 @@ class TrainingRuns:
         """
         info = resolve(spec.model, self._settings, with_hash=False)
         ownership.check(info.path, owner, self._settings, spec.model)
+        if info.inpainting:
+            raise BadInput(f"{info.title} only fills a mask in a picture; choose a text-to-image model to teach.")
         report: dataset.Report | None = None
         if info.path is None and self._settings.offline:
             raise Offline(

@@ -42,8 +42,9 @@ from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
 from studio.service.prompts import PromptService
-from studio.service.resolving import Plan, Resolver, default_size
+from studio.service.resolving import Plan, Resolver
 from studio.service.runs import TrainingRuns
+from studio.service.sizes import default_size
 from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases

@@ -45,6 +45,7 @@ class Wording:
         self._contradicted = prompts.contradicted
         self._unknown = prompts.unknown_words
         self.harden = prompts.harden
+        self.with_words = prompts.with_words
 
     def written(self, spec: GenerateSpec, fixed: bool | None = None) -> PromptResult:
         """What is written for this request when nobody edits it. Offline, the same every time.

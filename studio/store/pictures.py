@@ -23,7 +23,7 @@ from PIL import Image
 
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.owners import KEY, private
-from studio.core.specs import Recipe
+from studio.core.specs import DRAWN_LABELS, Recipe
 from studio.core.views import GALLERY_KINDS, PARTS, Picture, PictureKind
 from studio.store import metadata
 from studio.store.database import FULL, Database
@@ -124,6 +124,9 @@ class Pictures:
         if not rows or not self._path(rows[0]).is_file():
             return None
         known = rows[0]
+        said = (json.loads(known["recipe"]) if known["recipe"] else {}).get("labels", {})
+        drawn = {name: said[name] for name in DRAWN_LABELS if name in said}
+        recipe = recipe.model_copy(update={"labels": recipe.labels | drawn})
         with self._database.transaction() as connection:
             # The file may have been purged by another process since; inside the transaction it can't be.
             if not self._path(known).is_file():

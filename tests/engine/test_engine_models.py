@@ -262,13 +262,14 @@ def test_folders_that_cannot_be_used_say_why(tiny: Path, tmp_path: Path, setting
 def test_other_architectures_are_named(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(BadInput, match="SDXL"):
         family_of({"addition_embed_type": "text_time", "in_channels": 4, "out_channels": 4})
-    with pytest.raises(BadInput, match="inpainting"):
-        family_of({"in_channels": 9, "out_channels": 4})
+    with pytest.raises(BadInput, match="extra input picture"):
+        family_of({"in_channels": 5, "out_channels": 4})
+    assert family_of({"in_channels": 9, "out_channels": 4}) is SD15  # it is told a mask
     small = np.zeros((1, 4, 1, 1), np.float16)
     files = {
         "SDXL": {"conditioner.embedders.0.x": small},
         "is a LoRA": {"lora_unet_x.lora_down.weight": small},
-        "inpainting": {SD15.single_file_key: np.zeros((1, 9, 1, 1), np.float16)},
+        "another picture beside the words": {SD15.single_file_key: np.zeros((1, 5, 1, 1), np.float16)},
         "another text encoder": {SD15.single_file_key: small, "cond_stage_model.model.x": small},
         "not a model that the studio knows": {"x": small},
     }
@@ -427,7 +428,7 @@ def test_a_model_of_another_family_is_refused_before_its_weights_are_downloaded(
         (index, {"_class_name": "FluxPipeline", "unet": [None, None]} | two, "not of the Stable Diffusion family"),
         (index, {"text_encoder": ["transformers", "T5EncoderModel"]}, "not of the Stable Diffusion family"),
         (unet, {"addition_embed_type": "text_time"}, "SDXL"),
-        (unet, {"in_channels": 9}, "inpainting"),
+        (unet, {"in_channels": 5}, "extra input picture"),
     ):
         path.write_text(json.dumps(json.loads(whole[path]) | change))
         _Hub.requested.clear()

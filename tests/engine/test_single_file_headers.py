@@ -46,7 +46,7 @@ def test_a_missing_part_is_named_before_anything_is_loaded(tmp_path: Path, tenso
         ({"double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
         ({"blocks.0.self_attn.q.weight": ONE, "blocks.0.ffn.0.weight": ONE}, "another kind of diffusion model"),
-        (TEXT | VAE | {SD15.single_file_key: np.zeros((1, 9, 1, 1), np.float16)}, "an inpainting model"),
+        (TEXT | VAE | {SD15.single_file_key: np.zeros((1, 5, 1, 1), np.float16)}, "another picture beside the words"),
         (TEXT | VAE | {SD15.single_file_key: np.zeros((1, 5, 1, 1), np.float16)}, "a model that needs another picture"),
         ({"decoder.conv_in.weight": ONE, "encoder.conv_in.weight": ONE}, "a VAE"),
         ({"first_stage_model.decoder.conv_in.weight": ONE}, "a VAE"),

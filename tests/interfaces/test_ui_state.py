@@ -15,7 +15,7 @@ from studio.core.specs import BatchRow, GenerateSpec
 from studio.features.sheets.spec import BatchSpec
 from studio.interfaces.web import text
 from studio.interfaces.web.resources import studio
-from studio.service.resolving import largest_side
+from studio.service.sizes import largest_side
 
 expect.set_options(timeout=PATIENCE)
 

@@ -23,6 +23,7 @@ from studio.core.specs.base import (
     Emotion,
     Keyframe,
     LowConfidence,
+    MaskArea,
     MorphMethod,
     Quality,
     Request,
@@ -35,11 +36,21 @@ from studio.core.specs.base import (
     Text,
     by_kind,
 )
-from studio.core.specs.picture import MAX_FRAME, ControlSpec, GenerateSpec, LoraRef, Parameters, Recipe
+from studio.core.specs.picture import (
+    DRAWN_LABELS,
+    MAX_FRAME,
+    ControlSpec,
+    GenerateSpec,
+    LoraRef,
+    MaskSpec,
+    Parameters,
+    Recipe,
+)
 from studio.core.specs.runs import RUN_KINDS, AnyRun, RunKindName, makes_lora
 from studio.core.specs.training import ControlRunSpec, LcmSpec, LoraSpec, RunSpec
 
 __all__ = [
+    "DRAWN_LABELS",
     "EMOTIONS",
     "MAX_FRAME",
     "MAX_LORAS",
@@ -64,6 +75,8 @@ __all__ = [
     "LoraRef",
     "LoraSpec",
     "LowConfidence",
+    "MaskArea",
+    "MaskSpec",
     "MorphMethod",
     "Parameters",
     "Quality",

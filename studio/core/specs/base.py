@@ -22,6 +22,7 @@ else:
     Sampler = Literal[("auto", *SAMPLERS)]
 ControlKind = Literal["canny", "lines"]
 ControlMode = Literal["both", "sketch", "prompt"]
+MaskArea = Literal["auto", "whole", "masked"]
 AnimationFormat = Literal["gif", "apng", "webp", "mp4", "zip"]
 MorphMethod = Literal["latent", "prompt", "picture", "direction"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -17,6 +17,7 @@ from studio.core.specs.base import (
     Emotion,
     Guidance,
     LowConfidence,
+    MaskArea,
     Quality,
     Reference,
     Request,
@@ -30,6 +31,8 @@ from studio.core.specs.base import (
 )
 
 MAX_FRAME = 20_000  # characters of a frame's plan; the prompts in a longer one become their hash
+# Labels that no request has: in how many drawings a picture was come by, and how visible the edge of a mask is in it.
+DRAWN_LABELS = ("attempts", "seam")
 EMOTION_NAMES = {"happy": "Happy", "angry": "Angry", "sad": "Sad", "surprised": "Surprised", "calm": "Calm"}
 STYLE_NAMES = {"casual": "Casual", "formal": "Formal", "artistic": "Artistic", "realistic": "Realistic"}
 QUALITY_NAMES = {"draft": "Draft", "standard": "Standard", "high": "High"}
@@ -138,6 +141,62 @@ class ControlSpec(Spec):
         return self
 
 
+class MaskSpec(Spec):
+    """Where a picture is drawn anew, and how what is new meets what stays.
+
+    What lies outside of the mask, after it has grown, stays as it is in every bit.
+    """
+
+    image: Annotated[
+        str,
+        Field(
+            title="Mask",
+            description="A picture of the same size: white is drawn anew, black stays, grey changes less.",
+            min_length=1,
+            max_length=1024,
+        ),
+        About(file="picture", option="--mask"),
+    ]
+    area: Annotated[
+        MaskArea,
+        Field(
+            title="What the model sees",
+            description="The whole picture, or the masked part of it alone, enlarged to the size that the model draws "
+            "best: more detail, and the way for pictures that are too large for the model.",
+        ),
+        About(
+            names={"auto": "As it fits the model", "whole": "The whole picture", "masked": "Only the masked area"},
+        ),
+    ] = "auto"
+    padding: Annotated[
+        int,
+        Field(
+            title="Padding",
+            description="What the model sees around the masked area, when it sees only that.",
+            ge=0,
+            le=512,
+        ),
+        About(unit="px", step=8),
+    ] = 32
+    grow: Annotated[
+        int,
+        Field(title="Grow", description="Make the mask larger on all sides; below 0 smaller.", ge=-128, le=128),
+        About(unit="px"),
+    ] = 0
+    feather: Annotated[
+        int | None,
+        Field(
+            title="Feather",
+            description="How far inside its edge what is new passes into what stays.",
+            ge=0,
+            le=128,
+        ),
+        About(unit="px", blank="2 for each 256 of the picture's shorter side"),
+    ] = None
+
+    always_in_key = frozenset(("image", "area", "padding", "grow", "feather"))
+
+
 # Not in forms and verbs: no model has a head yet whose scores agree with the eye.
 Redraw = Annotated[
     bool,
@@ -160,6 +219,7 @@ class Parameters(Spec):
         About(file="picture", in_key=True),
     ] = None  # img2img: content id or file of the picture to start from
     control: Annotated[ControlSpec | None, Field(title="Following the drawing"), About(option="")] = None
+    mask: Annotated[MaskSpec | None, Field(title="Drawn anew"), About(option="")] = None  # of `source`
     redraw: Redraw = False
     clip_skip: Annotated[
         int,
@@ -176,6 +236,12 @@ class Parameters(Spec):
             advanced=True,
         ),
     ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less
+
+    @model_validator(mode="after")
+    def _masked_picture(self) -> Self:
+        if self.mask is not None and self.source is None:
+            raise ValueError("a mask needs the picture that it is for, as the source")
+        return self
 
 
 class GenerateSpec(Parameters, Request):

@@ -15,6 +15,11 @@ def to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2) / 127.5 - 1
 
 
+def mask_tensor(mask: Image.Image) -> torch.Tensor:
+    """A mask (any mode; its brightness counts) to (1, 1, height, width) in 0..1, fp32."""
+    return torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32))[None, None] / 255
+
+
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     """(pictures, 3, height, width) in -1..1 to pictures; outside values are cut, NaN becomes grey."""
     shares = (pixels.float() / 2 + 0.5).nan_to_num(0.5).clamp(0, 1)

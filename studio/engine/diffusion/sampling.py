@@ -17,6 +17,7 @@ from studio.core.errors import StudioError
 from studio.engine.diffusion import latents, schedulers, text
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.masking import Kept, change_map
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -77,19 +78,24 @@ def sample_denoiser(
     size: tuple[int, int],
     source: Image.Image | None = None,
     strength: float = 1.0,
+    mask: Image.Image | None = None,
     on_step: StepCallback | None = None,
 ) -> torch.Tensor:
     """Clean latents of one picture per seed (or generator on the CPU), by whatever `denoiser` was told.
 
     `sampler`: a name of `core.samplers.SAMPLERS`. `source`: begin with this picture (RGB, of `size`) and
-    `strength` (0..1] of the noise, instead of noise alone. `on_step` may raise. Raises BadInput for another sampler.
+    `strength` (0..1] of the noise, instead of noise alone. `mask` (L, of `size`): how much of `source` may change where
+    (see `masking.Kept`); at a strength of 1 nothing of the picture shows through inside. `on_step` may raise. Raises
+    BadInput for another sampler.
     """
     each = generators(seeds)
     scheduler = schedulers.make_scheduler(sampler, components.scheduler_config)
     timesteps = schedulers.set_timesteps(scheduler, steps, components.device, None if source is None else strength)
     clean = None if source is None else latents.encode(components, [source], each)
-    x = schedulers.start_latents(scheduler, noise(components, each, *size), timesteps, clean)
-    return sample(denoiser, scheduler, x, timesteps, each, on_step)
+    unit = noise(components, each, *size)
+    kept = None if mask is None or clean is None else Kept(clean, unit, change_map(mask, components))
+    x = schedulers.start_latents(scheduler, unit, timesteps, None if kept and strength == 1 else clean)
+    return sample(denoiser, scheduler, x, timesteps, each, on_step, kept)
 
 
 @torch.no_grad()
@@ -100,19 +106,22 @@ def sample(
     timesteps: torch.Tensor,
     generators: Sequence[torch.Generator],
     on_step: StepCallback | None = None,
+    kept: Kept | None = None,
 ) -> torch.Tensor:
     """Clean latents from `x` (see `schedulers.start_latents`), both (pictures, channels, h, w).
 
     `timesteps` is what `schedulers.set_timesteps` gave for this scheduler; `generators`, one per picture, are for
-    samplers that put noise back.
+    samplers that put noise back. `kept`: what is put back between the steps.
     """
     own, count = schedulers.step_arguments(scheduler, generators), len(timesteps)
     for index, t in enumerate(timesteps):
+        if kept is not None:
+            x = kept.before(scheduler, x, index, timesteps)
         output = denoiser.at_step(index, count)(scheduler.scale_model_input(x, t), t)
         before, x = x, scheduler.step(output, t, x, return_dict=False, **own)[0]
         if on_step is not None:
             on_step(index + 1, count, partial(schedulers.estimate_x0, scheduler, output, t, before))
-    return x
+    return x if kept is None else kept.after(x, count)
 
 
 def finite(x: torch.Tensor) -> torch.Tensor:

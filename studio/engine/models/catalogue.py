@@ -19,7 +19,7 @@ from studio.core.files import files_below, is_text, read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.beside import notes_beside
-from studio.engine.models.families import FAMILIES, SD15, Family, family_of
+from studio.engine.models.families import FAMILIES, SD15, Family, family_of, inpaints
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.lora_keys import unused
 from studio.engine.models.places import candidates, inside
@@ -36,6 +36,7 @@ MOVED = {
 }
 
 CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
+INPAINTING = 9  # channels that a single file's UNet reads: latents, mask, latents of the picture without it
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
 
 
@@ -63,6 +64,7 @@ class ModelInfo:
     state: Literal["ready", "download", "missing"] = "ready"
     note: str = ""
     native_size: int = 512
+    inpainting: bool = False  # fills a mask in a picture, and does nothing else
     text_layers: int = 12  # of the text encoder: as far as `clip_skip` goes
     steps: int = 20
     guidance: float = 7.0
@@ -235,6 +237,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             size_bytes=size,
             parameters=parameters,
             native_size=int(facts.get("native_size", native)),
+            inpainting=inpaints(unet),
             text_layers=int(text.get("num_hidden_layers", ModelInfo.text_layers)),
             steps=int(facts.get("steps", family.steps)),
             guidance=float(facts.get("guidance", family.guidance)),
@@ -271,6 +274,7 @@ def _file(reference: str, path: Path) -> ModelInfo:
         note=f"A single file: its configuration and tokenizer come with the studio{v}.{_vae_note(vae, family)}",
         vae=vae,
         native_size=family.default_size,
+        inpainting=header.tensors[family.single_file_key].shape[1] == INPAINTING,
         steps=family.steps,
         guidance=family.guidance,
         sampler=family.sampler,

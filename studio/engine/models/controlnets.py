@@ -111,7 +111,8 @@ def controlnet(
     drop(components)  # before the next one is loaded: two may not fit
     net = load_controlnet(path, components.dtype).eval().requires_grad_(False)
     ours, theirs = components.unet.config, net.config
-    if (theirs.in_channels, theirs.cross_attention_dim) != (ours.in_channels, ours.cross_attention_dim) or tuple(
+    # of an inpainting model it gets the latents alone
+    if (theirs.in_channels, theirs.cross_attention_dim) != (ours.out_channels, ours.cross_attention_dim) or tuple(
         theirs.block_out_channels
     ) != tuple(ours.block_out_channels):
         raise BadInput(f"The ControlNet {path.name} was made for another kind of model than {components.info.title}.")

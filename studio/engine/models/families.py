@@ -104,6 +104,12 @@ def family_of(unet_config: Mapping[str, Any]) -> Family:
         raise BadInput(SDXL)
     if unet_config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         raise BadInput(OTHER)
-    if unet_config.get("in_channels") != unet_config.get("out_channels"):
-        raise BadInput("This model needs an extra input picture (inpainting, depth); choose a text-to-image model.")
+    if unet_config.get("in_channels") != unet_config.get("out_channels") and not inpaints(unet_config):
+        raise BadInput("This model needs an extra input picture (depth, an edit); choose a text-to-image model.")
     return SD15
+
+
+def inpaints(unet_config: Mapping[str, Any]) -> bool:
+    """Whether a UNet reads a mask and the picture without what it covers, as latents, beside its own latents."""
+    channels = unet_config.get("out_channels")
+    return isinstance(channels, int) and unet_config.get("in_channels") == 2 * channels + 1

@@ -70,8 +70,8 @@ _KINDS: dict[str, Callable[[Tensors], bool]] = {
     "another kind of diffusion model (a transformer)": _some(
         "transformer_blocks.0.attn.to_q", "blocks.0.attn.qkv", "blocks.0.self_attn", "layers.0.attention.qkv"
     ),
-    "an inpainting model, which needs a picture and a mask": lambda tensors: _channels(tensors) == 9,
-    "a model that needs another picture beside the words": lambda tensors: _channels(tensors) not in (0, 4),
+    # nine: it is told a mask
+    "a model that needs another picture beside the words": lambda tensors: _channels(tensors) not in (0, 4, 9),
     "a VAE": lambda tensors: is_vae(tensors) or (_begins("decoder.")(tensors) and _begins("encoder.")(tensors)),
     "a text encoder": lambda tensors: _begins("text_model.", "encoder.block.", "shared.weight")(tensors),
     "the UNet of a model in diffusers' layout": lambda tensors: (

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
-from studio.engine.models.catalogue import ModelInfo, component_weights
+from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
@@ -173,9 +173,10 @@ def _from_file(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, Any
     """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
     header = read_header(path)  # refuses pickles, which diffusers would open
     config = _config(info.family.single_file_config)
+    channels = {"in_channels": INPAINTING} if info.inpainting else {}
     arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
     with quiet(), _sentences(path.name, "weights"):
-        unet = UNet2DConditionModel.from_single_file(str(path), subfolder="unet", **arguments)
+        unet = UNet2DConditionModel.from_single_file(str(path), subfolder="unet", **arguments, **channels)
         vae = _file_vae(path, info, dtype)
         with torch.device("meta"):
             text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder"))

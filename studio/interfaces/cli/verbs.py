@@ -75,6 +75,14 @@ def followed(done: Finished) -> Answer:
     return {"images": images, "control_image": control}, [control, *(image["path"] for image in images)]
 
 
+def retouched(done: Finished) -> Answer:
+    """The pictures, and how visible their seams are."""
+    images, seams = done.images(done.view.pictures), done.view.result["seams"]
+    for id, image in zip(done.view.pictures, images, strict=True):
+        image["seam"] = seams.get(id)
+    return {"images": images, "seconds": round(done.seconds, 3)}, [image["path"] for image in images]
+
+
 def animation(done: Finished) -> Answer:
     """The frames, the animation, and in a folder the filmstrip."""
     ids = done.view.result["frames"]
@@ -177,6 +185,7 @@ VERBS: dict[str, Verb] = {
     "animate": Verb(animation, request=_begun, file="any", out=_ANY),
     "sprites": Verb(sprites, file="zip", out=f"{FOLDER} A name that ends in .zip: write only the ZIP there."),
     "sketch": Verb(followed),
+    "inpaint": Verb(retouched),
     "caption": Verb(captions),
 }
 

@@ -30,7 +30,7 @@ RUN_ICONS = {
 }
 STATIC = Path(__file__).parent / "static"
 SECTIONS = {
-    "Create": ("generate", "emotion_morph", "sketch_to_character", "img2img_animation"),
+    "Create": ("generate", "emotion_morph", "sketch_to_character", "retouch", "img2img_animation"),
     "Teach": ("train_lora", "distill_lcm"),
     "Library": ("gallery", "system"),
 }
@@ -43,6 +43,7 @@ HOME_OF = {
     "experiment": "generate",
     "morph": "emotion_morph",
     "sketch": "sketch_to_character",
+    "inpaint": "retouch",
     "animate": "img2img_animation",
     "sprites": "emotion_morph",
     "caption": "train_lora",

@@ -25,7 +25,8 @@ from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import LoraInfo, ModelInfo, PromptRequest
-from studio.service.resolving import largest_side, sampling
+from studio.service.resolving import sampling
+from studio.service.sizes import largest_side
 
 PAGE = "generate"
 TEXT = {

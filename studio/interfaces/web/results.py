@@ -94,7 +94,7 @@ def actions(picture: Picture, key: str) -> None:
             if st.button(TEXT["new_seed"], key=f"new_{key}", icon=":material/casino:", help=TEXT["new_seed_help"]):
                 _draw(picture, seed=random.randint(0, MAX_SEED))
             if st.button(TEXT["vary"], key=f"vary_{key}", icon=":material/shuffle:", help=TEXT["vary_help"]):
-                _draw(picture, seed=random.randint(0, MAX_SEED), source=picture.id, strength=VARIATION)
+                _draw(picture, seed=random.randint(0, MAX_SEED), source=picture.id, mask=None, strength=VARIATION)
         widgets.download(picture, key)
         widgets.send_menu(picture, key)
     character.offer(picture, key)

@@ -34,6 +34,7 @@ PAGE_NAMES = {  # file name: what the navigation calls it, and its icon
     "generate": ("Generate", ":material/auto_awesome:"),
     "emotion_morph": ("Emotion morph", ":material/theater_comedy:"),
     "sketch_to_character": ("Sketch to character", ":material/draw:"),
+    "retouch": ("Retouch", ":material/ink_eraser:"),
     "img2img_animation": ("Animation", ":material/animation:"),
     "train_lora": ("Train a LoRA", ":material/school:"),
     "distill_lcm": ("Distill LCM", ":material/bolt:"),

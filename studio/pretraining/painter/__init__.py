@@ -9,16 +9,20 @@ This package does not know models or training.
 
 from .captions import tags, vocabulary
 from .handmade import bend, hand_lines
-from .picture import face_boxes, line_art, paint
+from .parts import PARTS
+from .picture import Masks, face_boxes, line_art, masks, paint
 from .sampling import sample_spec
 from .spec import CharacterSpec
 
 __all__ = [
+    "PARTS",
     "CharacterSpec",
+    "Masks",
     "bend",
     "face_boxes",
     "hand_lines",
     "line_art",
+    "masks",
     "paint",
     "sample_spec",
     "tags",

@@ -23,7 +23,7 @@ LENS = ((-0.94, -0.6), (0, -0.92), (0.94, -0.6), (1, 0.1), (0.62, 0.86), (0, 1),
 def draw_bow(canvas: Canvas, x: float, y: float, radius: float, color: RGB, degrees: float = 0) -> None:
     """A tied bow with two tails, `radius` about a third of its width."""
     r = radius
-    with canvas.placed(x, y, degrees):
+    with canvas.drawing("accessory"), canvas.placed(x, y, degrees):
         for side in SIDES:
             tail = [(0, 0), (side * r * 0.9, r * 1.5), (side * r * 0.45, r * 1.35), (side * r * 0.2, r * 1.6)]
             canvas.shape(polygon(np.array(tail)), mix(color, shadow_of(color), 0.4), light=(-2, -2), weight=0.8)

@@ -56,14 +56,20 @@ def _muted(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Image:
     return _image(picture * vignette[..., None] * np.array([0.985, 0.99, 1.01], np.float32))
 
 
-def _watercolor(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Image:
-    """Wobbling wet edges, thin paint that shows the paper, drifting hues."""
+def wobbled(pixels: np.ndarray, rng: random.Random) -> np.ndarray:
+    """A canvas (side, side, channels) with edges as paint leaves them on wet paper."""
     side = pixels.shape[0]
     row = np.arange(side, dtype=np.float32)[:, None]
     wobble, reach = np.roll(noise_maps(side)[1], rng.randrange(side), 0), 1.7 * side / 384
     rows = np.clip(row + wobble * reach, 0, side - 1).astype(np.int32)
     columns = np.clip(row.T + np.roll(wobble, side // 3, 0) * reach, 0, side - 1).astype(np.int32)
-    picture: np.ndarray = np.asarray(reduced(pixels[rows, columns], size), np.float32)
+    moved: np.ndarray = pixels[rows, columns]
+    return moved
+
+
+def _watercolor(pixels: np.ndarray, size: int, rng: random.Random) -> Image.Image:
+    """Wobbling wet edges, thin paint that shows the paper, drifting hues."""
+    picture: np.ndarray = np.asarray(reduced(wobbled(pixels, rng), size), np.float32)
     right, low = rng.randrange(size), rng.randrange(size)
     coarse, _, brush, grain = (np.roll(field, (low, right), (0, 1)) for field in noise_maps(size))
     wash = np.clip(0.07 + 0.10 * coarse + 0.09 * brush, 0, 0.34)

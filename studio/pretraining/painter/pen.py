@@ -46,7 +46,12 @@ def paint_of(
 
 
 class Canvas:
-    """`pixels` is (side, side, 4) uint8 RGBA; side is the picture's size times `SUPERSAMPLE`."""
+    """`pixels` is (side, side, 4) uint8 RGBA; side is the picture's size times `SUPERSAMPLE`.
+
+    `part` is what the next strokes belong to, one of `parts.PARTS`.
+    """
+
+    part = "background"
 
     def __init__(self, size: int, palette: Palette) -> None:
         side = int(size * SUPERSAMPLE)
@@ -65,6 +70,13 @@ class Canvas:
         self.skia.clipPath(path, skia.ClipOp.kIntersect, True)
         yield
         self.skia.restore()
+
+    @contextmanager
+    def drawing(self, part: str) -> Iterator[None]:
+        """What is drawn inside belongs to `part`."""
+        before, self.part = self.part, part
+        yield
+        self.part = before
 
     @contextmanager
     def placed(self, x: float, y: float, degrees: float = 0, scale: Point = (1, 1)) -> Iterator[None]:

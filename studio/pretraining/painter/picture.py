@@ -6,20 +6,23 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from .accessories import draw_glasses, draw_over_hair, draw_under_hair
 from .background import draw_background
 from .eyes import EYE_CENTRE, draw_brows, draw_eyes
 from .face import draw_face, draw_marks, draw_nose
-from .finish import finish, reduced
+from .finish import finish, reduced, wobbled
 from .fringe import draw_front_hair, make_fringe
 from .hair import draw_back_hair, draw_front_tails, draw_side_locks
 from .lines import LineCanvas, line_palette
 from .mouth import draw_mouth, mouth_centre, mouth_scale
 from .outfits import draw_body
 from .palette import Palette
+from .parts import PartCanvas, labels
 from .pen import UNITS, Canvas
 from .scene import SIDES, Scene, head_of
 from .spec import CharacterSpec
@@ -47,12 +50,37 @@ def paint(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Image.Image:
 
 def line_art(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Image.Image:
     """The inked lines of the same drawing, black on white (mode L): no fills, shades or background."""
+    pixels, _ = _alone(spec, LineCanvas(size, line_palette(spec)), seed)
+    return reduced(pixels, size).convert("L")
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Where a painting has what: `labels` (size, size) uint8, places in `parts.PARTS`; `alpha` (L), how much of each
+    pixel is the character."""
+
+    labels: np.ndarray
+    alpha: Image.Image
+
+
+def masks(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Masks:
+    """The parts of what `paint` gives for the same arguments, with edges where that has them."""
+    palette = Palette(spec)
+    bare, areas = (
+        wobbled(pixels, rng) if spec.style == "artistic" else pixels  # by the random numbers of its finish
+        for pixels, rng in (_alone(spec, canvas(size, palette), seed) for canvas in (Canvas, PartCanvas))
+    )
+    alpha = Image.fromarray(np.ascontiguousarray(bare[..., 3])).resize((size, size), Image.Resampling.HAMMING)
+    return Masks(labels(areas, size), alpha)
+
+
+def _alone(spec: CharacterSpec, canvas: Canvas, seed: int) -> tuple[np.ndarray, random.Random]:
+    """The character on an empty canvas: its pixels, and the random numbers as the finish gets them."""
     rng = _rng(seed)
-    palette = line_palette(spec)
-    draw_background(spec, palette, Canvas(size, palette), rng)  # so that the character gets the same random numbers
-    canvas = LineCanvas(size, palette)
-    _draw_character(_scene(spec, palette, canvas, rng))
-    return reduced(canvas.pixels, size).convert("L")
+    # so that the character gets the same random numbers as before its background
+    draw_background(spec, canvas.palette, Canvas(canvas.size, canvas.palette), rng)
+    _draw_character(_scene(spec, canvas.palette, canvas, rng))
+    return canvas.pixels, rng
 
 
 def _rng(seed: int) -> random.Random:
@@ -69,24 +97,20 @@ def _draw_character(scene: Scene) -> None:
     spec, canvas, chin = scene.spec, scene.canvas, scene.head.chin
     x, y, zoom = MIDDLE[0] + spec.dx * UNITS, MIDDLE[1] + spec.dy * UNITS, ZOOM * spec.scale
     with canvas.placed(x, y, scale=(zoom, zoom)):
-        with _tilted(scene):
+        with _tilted(scene), canvas.drawing("hair"):
             draw_back_hair(scene)
-        with canvas.placed(0, chin - GIRLS_CHIN):
+        with canvas.placed(0, chin - GIRLS_CHIN), canvas.drawing("clothes"):
             draw_body(scene)
         with _tilted(scene):
-            draw_front_tails(scene)
-            draw_face(scene)
-            draw_eyes(scene)
-            draw_nose(scene)
-            draw_mouth(scene)
-            if "glasses" in spec.accessories:
-                draw_glasses(scene)
-            draw_side_locks(scene)
-            draw_under_hair(scene)
-            draw_front_hair(scene)
-            draw_brows(scene)
-            draw_over_hair(scene)
-            draw_marks(scene)
+            for part, drawers in (
+                ("hair", (draw_front_tails,)), ("skin", (draw_face,)), ("eyes", (draw_eyes,)), ("skin", (draw_nose,)),
+                ("mouth", (draw_mouth,)), ("accessory", (draw_glasses,) if "glasses" in spec.accessories else ()),
+                ("hair", (draw_side_locks, draw_under_hair, draw_front_hair, draw_brows)),
+                ("accessory", (draw_over_hair, draw_marks)),
+            ):  # fmt: skip
+                with canvas.drawing(part):
+                    for drawer in drawers:
+                        drawer(scene)
 
 
 @contextmanager
