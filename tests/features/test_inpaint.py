@@ -223,8 +223,10 @@ def test_on_the_command_line(home: Path, tmp_path: Path, monkeypatch, capsys) ->
     settings.cache_clear()
 
 
-def test_over_http(studio: Studio) -> None:
-    client = TestClient(app.create(studio.settings, studio), base_url="http://localhost")
+def test_over_http(tmp_path: Path) -> None:
+    tiny_sd(tmp_path / "models" / "tiny")
+    server = app.create(Settings(home=tmp_path, model="tiny", device="cpu", preview_every=0, offline=True))
+    client, studio = TestClient(server, base_url="http://localhost"), server.state.studio
     ids = [
         client.post("/images", files={"file": ("a.png", png(image), "image/png")}).json()["id"]
         for image in (picture(), mask())
@@ -236,6 +238,7 @@ def test_over_http(studio: Studio) -> None:
     refused = client.post("/jobs", json=body | {"mask": {"image": ids[1], "feather": 900}})
     assert refused.status_code == 422
     assert "feather" in refused.json()["error"]
+    studio.close()
 
 
 @pytest.mark.parametrize(
