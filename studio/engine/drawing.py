@@ -80,7 +80,9 @@ def draw(
     size = memory.batch_size(components, width, height, guided, len(recipes), left)
     optimizations.tiling(components, width, height)
     source = None if recipe.source is None else fit(open_picture(files(recipe.source)), width, height)
-    sampled = partial(_sample, components, source if area is None else area.start, area and area.change, control)
+    if area is not None:
+        source = area.start
+    sampled = partial(_sample, components, source, None if area is None else area.change, control)
     start = 0
     while start < len(recipes):
         # pictures of one batch have prompts of equally many chunks: padding would change them

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from studio.core.errors import StudioError
 from studio.core.specs import GenerateSpec, Recipe
 from studio.engine.models.catalogue import resolve
@@ -30,7 +32,8 @@ def plan(spec: InpaintSpec, planning: Planning) -> Planned:
 
 def _in_its_words(request: GenerateSpec, recipe: Recipe, planning: Planning) -> GenerateSpec:
     """The request with the picture's words for all that isn't asked for, and its model where none was chosen."""
-    known, changes = request_of(recipe), {"emotion": request.emotion, "style": request.style}
+    known = request_of(recipe)
+    changes: dict[str, Any] = {}
     if request.model in (planning.settings.model, known.model) and not request.loras:
         try:
             info = resolve(known.model, planning.settings, with_hash=False)
