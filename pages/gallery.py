@@ -1,4 +1,4 @@
-"""Gallery: everything ever made in this browser, searchable, each picture with its recipe and ways to go on."""
+"""Gallery: everything that one person ever made here, searchable, each picture with its recipe and ways to go on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 from studio.core.errors import NotFound, StudioError
 from studio.core.views import GALLERY_KINDS, Picture
-from studio.interfaces.web import frame, results, text, trash, widgets
+from studio.interfaces.web import belongings, frame, results, text, trash, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -45,6 +45,7 @@ def details(picture: Picture) -> None:
 
 st.title(TEXT["title"], anchor=False)
 trash.offer()
+belongings.offer()
 if named := st.query_params.pop("picture", None):  # a link, followed once
     try:
         details(studio().picture(named, owner()))

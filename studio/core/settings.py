@@ -38,6 +38,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that `make run` and the API bind to.")
     port: int = Field(8501, ge=1, le=65535, description="Port that `make run` binds to; the API has an option.")
+    one_gallery: bool = Field(
+        True, description="Without a password everybody at this computer is one person; off: each browser for itself."
+    )
     password: SecretStr | None = Field(None, description="Asked for before any page; required beyond loopback.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the API; required beyond loopback.")
 

@@ -273,6 +273,17 @@ class Studio:
         """Bring back what was deleted last. Returns how many came back."""
         return self._pictures.undo_delete(owner)
 
+    def others(self, owner: str) -> dict[str, int]:
+        """How many pictures other people have here, by owner; what keys of the API made isn't counted."""
+        return self._pictures.others(owner)
+
+    def hand_over(self, owners: Iterable[str], owner: str) -> int:
+        """Make pictures, jobs and drawings of these people `owner`'s, for good; how many pictures that were."""
+        for old in owners:
+            if (drawing := self._canvases.load(old)) and not self._canvases.load(owner):
+                self._canvases.save(drawing, owner)
+        return self._pictures.hand_over(owners, owner)
+
     def upload(self, data: bytes, owner: str, name: str = "") -> Picture:
         """Check a picture file and keep it as RGB PNG. Its `id` can be a source, a drawing, a first frame.
 

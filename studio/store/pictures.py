@@ -278,6 +278,41 @@ class Pictures:
         )
         return str(rows[0]["model"]) if rows and model_hash else None
 
+    def others(self, owner: str) -> dict[str, int]:
+        """How many pictures the gallery would show for each other owner; keys of the API aren't among them."""
+        rows = self._database.rows(
+            f"SELECT owner, count(*) AS n FROM pictures WHERE owner != ? AND owner NOT LIKE ? AND deleted IS NULL "
+            f"AND kind IN ({', '.join('?' * len(GALLERY_KINDS))}) GROUP BY owner",
+            owner,
+            f"{KEY}%",
+            *GALLERY_KINDS,
+        )
+        return {row["owner"]: int(row["n"]) for row in rows}
+
+    def hand_over(self, owners: Iterable[str], owner: str) -> int:
+        """Make all that these owners have `owner`'s; how many pictures that were, frames and the like not counted.
+
+        What both have is one picture afterwards, a favourite if it was one of either.
+        """
+        total = 0
+        with self._database.transaction() as connection:
+            for old in set(owners) - {owner}:
+                total += connection.execute(
+                    f"SELECT count(*) FROM pictures WHERE owner = ? AND deleted IS NULL AND kind NOT IN {PARTS}", (old,)
+                ).fetchone()[0]
+                connection.execute(
+                    "UPDATE pictures SET favourite = 1 WHERE owner = ? AND id IN "
+                    "(SELECT id FROM pictures WHERE owner = ? AND favourite = 1)",
+                    (owner, old),
+                )
+                connection.execute("UPDATE OR IGNORE pictures SET owner = ? WHERE owner = ?", (owner, old))
+                connection.execute(
+                    "DELETE FROM words WHERE rowid IN (SELECT number FROM pictures WHERE owner = ?)", (old,)
+                )
+                connection.execute("DELETE FROM pictures WHERE owner = ?", (old,))
+                connection.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (owner, old))
+        return total
+
     def usage(self) -> tuple[int, int]:
         """Number of pictures that can be seen by anybody, and the bytes of all files."""
         row = self._database.rows(

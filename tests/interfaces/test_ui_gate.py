@@ -189,7 +189,12 @@ def test_a_login_ends_with_a_new_password_or_a_forged_cookie(closed: TestClient)
         visitor.cookies.set(name, value)
         assert visitor.get("/").status_code == 401
     # not its last letter: base64 leaves bits of that unused
-    for forged in (value[:-5] + ("A" if value[-5] != "A" else "B") + value[-4:], "in", "", identity.new_owner(KEY)):
+    for forged in (
+        value[:-5] + ("A" if value[-5] != "A" else "B") + value[-4:],
+        "in",
+        "",
+        identity.signer("owner", KEY).sign("x").decode(),
+    ):
         with client(PASSWORD, "https://studio.example") as visitor:
             visitor.cookies.set(name, forged)
             assert visitor.get("/").status_code == 401

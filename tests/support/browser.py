@@ -93,8 +93,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
-    """One studio without a password for all browser tests; each browser has its own pictures anyway."""
-    with studio_server(tmp_path_factory.mktemp("server"), tiny_model) as running:
+    """One studio without a password for all browser tests; each browser has its own pictures."""
+    with studio_server(tmp_path_factory.mktemp("server"), tiny_model, ONE_GALLERY="false") as running:
         yield running
 
 

@@ -14,7 +14,7 @@ import streamlit as st
 from studio.core.errors import StudioError
 from studio.core.settings import REPOSITORY, settings
 from studio.core.views import JobView
-from studio.interfaces.web import text
+from studio.interfaces.web import belongings, text
 from studio.interfaces.web.gate import LOGOUT
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -67,6 +67,7 @@ def begin() -> None:
     st.set_page_config(page_icon=str(STATIC / "mark.svg"), layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STATIC / "studio.css")
     st.logo(str(STATIC / "mark.svg"), size="large")  # its name stands beside it by the style sheet, in the theme's font
+    belongings.come_along()
     page = st.navigation(navigation())
     # The canvas must know whether this run is the first on its page.
     st.session_state["_arrived"] = st.session_state.get("_last_page") != page.url_path
@@ -78,6 +79,7 @@ def begin() -> None:
         if announce_runs():
             st.fragment(announce_runs, run_every=RUN_POLL)()
         if settings().password is not None:
+            belongings.whose()
             st.html(f'<a class="studio-leave" href="{LOGOUT}" target="_self">{TEXT["leave"]}</a>')
     if unknown := unknown_page():
         st.warning(

@@ -19,8 +19,9 @@ import math
 import secrets
 import sys
 import time
+from html import escape
 from pathlib import Path
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from itsdangerous import BadSignature
 from pydantic import ValidationError
@@ -36,14 +37,17 @@ from studio.interfaces.web.identity import (
     OWNER_DAYS,
     cookie_age,
     cookie_name,
+    name_of,
+    named,
     new_owner,
     read_owner,
     signer,
     signing_key,
+    with_name,
 )
 from studio.interfaces.web.logins import EndedLogins
 
-LOGIN, LOGOUT = "/studio-login", "/studio-logout"
+LOGIN, LOGOUT, NAME = "/studio-login", "/studio-logout", "/studio-name"
 HEALTH = "/_stcore/health"
 HOME = "/generate"  # the first page: Streamlit gives it the address "/" and doesn't know it by its name
 LOGIN_DAYS, KNOWN_DAYS = 30, 365
@@ -67,7 +71,22 @@ TEXT = {
     "wrong": "That is not the password.",
     "wait": "Many passwords are being tried just now. Try again in {seconds} seconds.",
     "locked": "Log in first.",
+    "login": "Log in",
+    "private": "This studio is private.",
+    "come_in": "Come in",
+    "your_name": "Your name",
+    "name_lead": "With a name you find your pictures again in every browser: by the password and this name.",
+    "name_save": "Use this name",
+    "no_name": "Type a name.",
+    "elsewhere": "Choose your name on this studio's own page.",
 }
+PASSWORD_FIELDS = """<label for="password">Password</label>
+    <input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
+    <label for="name">Your name (optional)</label>
+    <input id="name" name="name" maxlength="40" autocomplete="nickname">
+    <small>With a name you find your pictures again in every browser.</small>"""
+NAME_FIELDS = """<label for="name">Your name</label>
+    <input id="name" name="name" maxlength="40" autocomplete="nickname" required autofocus value="{name}">"""
 
 
 def front_door() -> Middleware:
@@ -171,6 +190,9 @@ class Gate:
             else:
                 await self._answer(PlainTextResponse(TEXT["locked"], 401), scope, receive, send)
             return
+        elif path == NAME and scope["type"] == "http":
+            await (await self._name(Request(scope, receive)))(scope, receive, send)
+            return
         if scope["type"] == "http" and _is_document(connection):
             if path == HOME:
                 query = connection.url.query
@@ -206,12 +228,10 @@ class Gate:
         target = _local_target(request.query_params.get("next", "/"))
         if request.method != "POST":
             return self._form(target)
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return self._form(target, TEXT["wrong"], 413)
-        typed = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
+        sent = await _sent(request)
+        if sent is None:
+            return self._form(target, TEXT["wrong"], 413)
+        typed = sent.get("password", [""])[0]
         # Only now, with all of it here: else who holds back the end of many forms had as many tries for one place.
         known = self._known(request)
         line = self.lines.setdefault(known, Line())
@@ -231,7 +251,38 @@ class Gate:
             response.set_cookie(
                 name, value.decode(), days * 86400, httponly=True, samesite="lax", secure=_is_https(request)
             )
+        if named(name := sent.get("name", [""])[0]):
+            self._set_owner(response, request, with_name(self._owner(request), name))
         return response
+
+    async def _name(self, request: Request) -> Response:
+        """Where somebody who is in chooses a name, or another one."""
+        if request.method != "POST":
+            return self._name_form(request)
+        origin = request.headers.get("origin")
+        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin" or (
+            origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        ):  # a page from elsewhere could put its own visitor's name here, and see what is made under it
+            return PlainTextResponse(TEXT["elsewhere"], 403)
+        name = ((await _sent(request)) or {}).get("name", [""])[0]
+        if not named(name):
+            return self._name_form(request, TEXT["no_name"], 422)
+        response = RedirectResponse("/gallery", 303)
+        self._set_owner(response, request, with_name(self._owner(request), name))
+        return response
+
+    def _name_form(self, request: Request, problem: str = "", status: int = 200) -> Response:
+        name = name_of((self._owner(request) or "").partition("~")[0])
+        fields = NAME_FIELDS.format(name=escape(name))
+        return self._filled(TEXT["your_name"], TEXT["name_lead"], NAME, fields, TEXT["name_save"], problem, status)
+
+    def _owner(self, connection: HTTPConnection) -> str | None:
+        return read_owner(connection.cookies.get(self.owner_cookie), self.key)
+
+    def _set_owner(self, response: Response, connection: HTTPConnection, owner: str) -> None:
+        value = signer("owner", self.key).sign(owner).decode()
+        secure = _is_https(connection)
+        response.set_cookie(self.owner_cookie, value, OWNER_DAYS * 86400, httponly=True, samesite="lax", secure=secure)
 
     def _known(self, request: Request) -> str:
         """The id of a browser that has typed the right password before; "" for everybody else."""
@@ -244,8 +295,20 @@ class Gate:
     def _form(
         self, target: str, problem: str = "", status: int = 200, headers: dict[str, str] | None = None
     ) -> Response:
-        page = self.page.replace("{{action}}", f"{LOGIN}?next={quote(target, safe='')}")
-        page = page.replace("{{problem}}", f'<p class="problem" role="alert">{problem}</p>' if problem else "")
+        action = f"{LOGIN}?next={quote(target, safe='')}"
+        return self._filled(
+            TEXT["login"], TEXT["private"], action, PASSWORD_FIELDS, TEXT["come_in"], problem, status, headers
+        )
+
+    def _filled(
+        self, title: str, lead: str, action: str, fields: str, button: str, problem: str, status: int,
+        headers: dict[str, str] | None = None,
+    ) -> Response:  # fmt: skip
+        said = f'<p class="problem" role="alert">{problem}</p>' if problem else ""
+        filled = {"title": title, "lead": lead, "action": action, "fields": fields, "button": button, "problem": said}
+        page = self.page
+        for name, value in filled.items():
+            page = page.replace("{{" + name + "}}", value)
         # No cache may show the form, or a problem with it, a second time.
         return HTMLResponse(page, status, {"Cache-Control": "no-store", "X-Frame-Options": "DENY"} | (headers or {}))
 
@@ -254,11 +317,8 @@ class Gate:
         owner = read_owner(present, self.key)
         if present and owner and cookie_age(present, self.key) < OWNER_DAYS * 86400 / 4:
             return send
-        value = signer("owner", self.key).sign(owner).decode() if owner else new_owner(self.key)
         carrier = Response()
-        carrier.set_cookie(
-            self.owner_cookie, value, OWNER_DAYS * 86400, httponly=True, samesite="lax", secure=_is_https(connection)
-        )
+        self._set_owner(carrier, connection, owner or new_owner())
         cookies = [pair for pair in carrier.raw_headers if pair[0] == b"set-cookie"]
 
         async def send_with_cookie(message: Message) -> None:
@@ -267,6 +327,16 @@ class Gate:
             await send(message)
 
         return send_with_cookie
+
+
+async def _sent(request: Request) -> dict[str, list[str]] | None:
+    """What a form says; None for one that is longer than any of ours."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            return None
+    return parse_qs(body.decode("utf-8", "replace"))
 
 
 def _is_document(connection: HTTPConnection) -> bool:
@@ -284,4 +354,4 @@ def _local_target(value: str) -> str:
     plain = unquote(value)
     if not plain.startswith("/") or plain[1:2] in ("/", "\\") or any(ord(letter) < 32 for letter in plain):
         return "/"
-    return "/" if plain.startswith((LOGIN, LOGOUT)) else value
+    return "/" if plain.startswith((LOGIN, LOGOUT, NAME)) else value

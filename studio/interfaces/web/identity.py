@@ -1,7 +1,8 @@
-"""Who is in front of the page: a signed cookie with a random id per browser, and the key that signs it.
+"""Who is in front of the page: the same for everybody at one computer, or a signed cookie, and the key that signs it.
 
-The id says nothing about a person; it only keeps one browser's pictures apart from another's. Knows nothing of
-passwords (that is `gate`) and nothing of pages.
+Without a password whoever can open the pages sits at this computer, and is one person in every browser. Behind one, a
+cookie keeps a random id per browser, which says nothing about a person, or the name that somebody has chosen to find
+their things again in any browser. Knows nothing of passwords (that is `gate`) and nothing of pages.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import hashlib
 import os
 import secrets
 import time
+import unicodedata
 import uuid
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import streamlit as st
 from itsdangerous import BadSignature, TimestampSigner
 
+from studio.core.owners import LOCAL
 from studio.core.settings import settings
 
 OWNER_DAYS = 400  # the longest that browsers keep a cookie
+NAMED = "name-"  # how owners begin that have chosen a name
+LONGEST_NAME = 40  # characters
 
 
 def signing_key(home: Path) -> bytes:
@@ -57,9 +63,9 @@ def signer(purpose: str, key: bytes, context: str = "") -> TimestampSigner:
     return TimestampSigner(key, salt=f"studio.{purpose}.{context}", digest_method=hashlib.sha256)
 
 
-def new_owner(key: bytes) -> str:
-    """The signed cookie value of a browser that was never here."""
-    return signer("owner", key).sign(uuid.uuid4().hex).decode()
+def new_owner() -> str:
+    """The id of a browser that was never here."""
+    return uuid.uuid4().hex
 
 
 def read_owner(cookie: str | None, key: bytes) -> str | None:
@@ -78,18 +84,49 @@ def cookie_age(cookie: str, key: bytes) -> float:
     return time.time() - signed.timestamp()
 
 
+def named(name: str) -> str:
+    """The owner that a name stands for, however it is written: letter case and blanks don't count; "" for no name."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).split())[:LONGEST_NAME]
+    return NAMED + quote(plain.casefold(), safe="") if plain else ""
+
+
+def name_of(owner: str) -> str:
+    """The name that this owner has chosen; "" for a browser without one."""
+    return unquote(owner.removeprefix(NAMED)) if owner.startswith(NAMED) else ""
+
+
+def with_name(value: str | None, name: str) -> str:
+    """What the cookie of a browser says once a name was chosen: who it is from now on, and who it was without one."""
+    before = (value or "").partition("~")
+    earlier = before[2] if before[0].startswith(NAMED) else before[0]
+    return f"{named(name)}~{earlier}" if earlier else named(name)
+
+
 @st.cache_resource(show_spinner=False)
 def _key(home: Path) -> bytes:
     return signing_key(home)
 
 
 def owner() -> str:
-    """The owner id of the browser that this script run belongs to.
+    """The owner id of whoever this script run belongs to.
 
-    Without a cookie (a test, a client that keeps none) it is new for each session.
+    Behind a password and without a cookie (a test, a client that keeps none) it is new for each session.
     """
     if "owner" not in st.session_state:
-        key = _key(settings().home)
-        cookie = st.context.cookies.get(cookie_name("owner", key))
-        st.session_state["owner"] = read_owner(cookie, key) or uuid.uuid4().hex
+        of_browser, _, nameless = (_cookie() or "").partition("~")
+        together = settings().password is None and settings().one_gallery
+        st.session_state["owner"] = LOCAL if together else of_browser or uuid.uuid4().hex
+        # Whose things are this browser's own, from when there was one gallery a browser, or it had no name yet.
+        st.session_state["owner_before"] = of_browser if together else nameless
     return str(st.session_state["owner"])
+
+
+def before() -> str:
+    """Who this browser was before it was `owner`; "" where it was nobody."""
+    owner()
+    return str(st.session_state.get("owner_before", ""))
+
+
+def _cookie() -> str | None:
+    key = _key(settings().home)
+    return read_owner(st.context.cookies.get(cookie_name("owner", key)), key)
