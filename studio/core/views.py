@@ -42,6 +42,23 @@ class View(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class GalleryFilter(View):
+    """Which pictures of a gallery are meant, beside words; blank fields leave everything in.
+
+    `model` and `lora` are references as recipes have them, `since` and `until` seconds since 1970.
+    """
+
+    emotion: str | None = None
+    style: str | None = None
+    model: str | None = None
+    lora: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+EVERYTHING = GalleryFilter()
+
+
 class JobView(View):
     """One job as its owner sees it.
 

@@ -177,6 +177,18 @@ class Lexicon:
         added = (phrase for phrase, name in self._phrases.items() if self.tags[name].source != "studio")
         return frozenset(word for phrase in added for word in WORD.findall(phrase))
 
+    def apart(self, text: str) -> list[str]:
+        """A text as the phrases that it consists of: tags of several words, longest first, and single words."""
+        parts: list[str] = []
+        for piece in text.split(","):
+            words = normal(piece).split()
+            while words:
+                sizes = range(min(5, len(words)), 1, -1)
+                size = next((n for n in sizes if self.find(" ".join(words[:n])) is not None), 1)
+                parts.append(" ".join(words[:size]))
+                words = words[size:]
+        return parts
+
     @cached_property
     def pairs(self) -> frozenset[tuple[str, str]]:
         """Words that stand next to each other in some phrase of the studio's own."""

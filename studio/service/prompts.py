@@ -121,6 +121,10 @@ class PromptService:
         """`words` of a layer without those that `text` says otherwise; see `writers.without_contradicted`."""
         return without_contradicted(words, text, self._lexicon)
 
+    def apart(self, query: str) -> str:
+        """What is searched for, with commas between its tags: "red hair sad" means "red hair, sad"."""
+        return ", ".join(self._lexicon.apart(query))
+
     def character(self, prompt: str, typed: str = "") -> tuple[str, ...]:
         """Who a drawn prompt shows, word by word, to be kept in others; see `traits.character_in`."""
         return character_in(prompt, typed, self._lexicon)

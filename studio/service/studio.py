@@ -29,7 +29,17 @@ from studio.core.specs import (
     GenerateSpec,
     Request,
 )
-from studio.core.views import ControlView, Diagnosis, ImportedRecipe, JobView, Picture, PictureKind, SystemStatus
+from studio.core.views import (
+    EVERYTHING,
+    ControlView,
+    Diagnosis,
+    GalleryFilter,
+    ImportedRecipe,
+    JobView,
+    Picture,
+    PictureKind,
+    SystemStatus,
+)
 from studio.engine import devices
 from studio.engine.models.catalogue import resolve
 from studio.features import characters, frames
@@ -253,14 +263,25 @@ class Studio:
         kind: PictureKind | None = None,
         offset: int = 0,
         limit: int = 60,
+        only: GalleryFilter = EVERYTHING,
     ) -> list[Picture]:
-        """This owner's pictures, newest first. `query`: beginnings of words of the prompt, model, labels or title."""
-        return self._pictures.gallery(owner, query, favourites, kind, offset, limit)
+        """This owner's pictures, newest first. `query`: tags and other words of the prompt, model, labels or title."""
+        return self._pictures.gallery(owner, self.prompts.apart(query), favourites, kind, offset, limit, only)
 
     def gallery_count(
-        self, owner: str, query: str = "", favourites: bool = False, kind: PictureKind | None = None
+        self,
+        owner: str,
+        query: str = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        only: GalleryFilter = EVERYTHING,
     ) -> int:
-        return self._pictures.count(owner, query, favourites, kind)
+        """How many `gallery` has."""
+        return self._pictures.count(owner, self.prompts.apart(query), favourites, kind, only)
+
+    def drawn_with(self, owner: str) -> tuple[list[str], list[str]]:
+        """The models and the LoRAs of this owner's pictures, as their recipes name them."""
+        return self._pictures.drawn_with(owner)
 
     def favourite(self, id: str, owner: str, on: bool = True) -> Picture:
         return self._pictures.favourite(id, owner, on)

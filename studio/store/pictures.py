@@ -24,7 +24,7 @@ from PIL import Image
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.owners import KEY, private
 from studio.core.specs import DRAWN_LABELS, Recipe
-from studio.core.views import GALLERY_KINDS, PARTS, Picture, PictureKind
+from studio.core.views import EVERYTHING, GALLERY_KINDS, PARTS, GalleryFilter, Picture, PictureKind
 from studio.store import metadata
 from studio.store.database import FULL, Database
 
@@ -175,9 +175,13 @@ class Pictures:
         kind: PictureKind | None = None,
         offset: int = 0,
         limit: int = 60,
+        only: GalleryFilter = EVERYTHING,
     ) -> list[Picture]:
-        """Newest first. `query`: words, all of which must begin a word of prompt, labels, model or title."""
-        where, values = _filter(owner, query, favourites, kind)
+        """Newest first. `query`: phrases with commas between, all of which must be in prompt, labels, model or title.
+
+        The last word of a phrase may be the beginning of one.
+        """
+        where, values = _filter(owner, query, favourites, kind, only)
         rows = self._database.rows(
             f"SELECT * FROM pictures WHERE {where} ORDER BY created DESC, number DESC LIMIT ? OFFSET ?",
             *values,
@@ -186,9 +190,28 @@ class Pictures:
         )
         return [self._picture(row) for row in rows]
 
-    def count(self, owner: str, query: str = "", favourites: bool = False, kind: PictureKind | None = None) -> int:
-        where, values = _filter(owner, query, favourites, kind)
+    def count(
+        self,
+        owner: str,
+        query: str = "",
+        favourites: bool = False,
+        kind: PictureKind | None = None,
+        only: GalleryFilter = EVERYTHING,
+    ) -> int:
+        where, values = _filter(owner, query, favourites, kind, only)
         return int(self._database.rows(f"SELECT count(*) AS n FROM pictures WHERE {where}", *values)[0]["n"])
+
+    def drawn_with(self, owner: str) -> tuple[list[str], list[str]]:
+        """The models and the LoRAs of this owner's pictures, as their recipes name them."""
+        mine = "FROM pictures WHERE owner = ? AND deleted IS NULL AND recipe IS NOT NULL"
+        models = self._database.rows(f"SELECT DISTINCT json_extract(recipe, '$.model') AS name {mine}", owner)
+        loras = self._database.rows(
+            "SELECT DISTINCT json_extract(lora.value, '$.path') AS name "
+            "FROM pictures, json_each(pictures.recipe, '$.loras') AS lora WHERE owner = ? AND deleted IS NULL",
+            owner,
+        )
+        names = [sorted(str(row["name"]) for row in rows if row["name"]) for rows in (models, loras)]
+        return names[0], names[1]
 
     def favourite(self, id: str, owner: str, on: bool = True) -> Picture:
         self.get(id, owner)
@@ -403,8 +426,11 @@ def _words(kind: str, title: str, recipe: Recipe | None) -> str:
     return "\n".join(parts)
 
 
-def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) -> tuple[str, list[Any]]:
-    where, values = ["owner = ?", "deleted IS NULL"], [owner]
+def _filter(
+    owner: str, query: str, favourites: bool, kind: PictureKind | None, only: GalleryFilter
+) -> tuple[str, list[Any]]:
+    where = ["owner = ?", "deleted IS NULL"]
+    values: list[Any] = [owner]
     if kind is None:
         where.append(f"kind IN ({', '.join('?' * len(GALLERY_KINDS))})")
         values += GALLERY_KINDS
@@ -414,12 +440,24 @@ def _filter(owner: str, query: str, favourites: bool, kind: PictureKind | None) 
     if favourites:
         where.append("favourite = 1")
     if query.strip():
-        query = re.sub(r"\bseed[\s:=]*(?=\d)", "", query, flags=re.IGNORECASE)  # only its number is a word there
-        # Each word quoted, so that nothing in it is FTS5 syntax.
-        words = re.findall(r"\w+", query.replace("_", " "))[:32]
-        where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)" if words else "0")
-        if words:
-            values.append(" ".join(f'"{word}"*' for word in words))
+        query = re.sub(r"\bseed[\s:=,]*(?=\d)", "", query, flags=re.IGNORECASE)  # only its number is a word there
+        # Words alone, and quoted, so that nothing in them is FTS5 syntax.
+        phrases = [" ".join(re.findall(r"\w+", part.replace("_", " "))[:16]) for part in query.split(",")[:32]]
+        wanted = " ".join(f'"{phrase}"*' for phrase in phrases if phrase)
+        where.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)" if wanted else "0")
+        if wanted:
+            values.append(wanted)
+    for condition, value in (
+        ("json_extract(recipe, '$.labels.emotion') = ?", only.emotion),
+        ("json_extract(recipe, '$.labels.style') = ?", only.style),
+        ("json_extract(recipe, '$.model') = ?", only.model),
+        ("EXISTS (SELECT 1 FROM json_each(recipe, '$.loras') WHERE json_extract(value, '$.path') = ?)", only.lora),
+        ("created >= ?", only.since),
+        ("created < ?", only.until),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
     return " AND ".join(where), values
 
 

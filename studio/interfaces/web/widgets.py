@@ -267,7 +267,8 @@ def thumbnail(picture: Picture, side: int = 360) -> bytes:
 def picture_card(picture: Picture, key: str, caption: str | None = None) -> bool:
     """A picture in a grid; True when it was clicked (or opened by keyboard)."""
     name = text.name(picture)
-    with st.container(key=f"card_{key}"):
+    wide = "wide_" if picture.kind in ("sheet", "grid", "report") else ""  # shown whole: a single cell says little
+    with st.container(key=f"card_{wide}{key}"):
         st.image(thumbnail(picture), width="stretch", alt=name)
         opened = st.button(f"Open {name}", key=f"open_{key}")
         if caption is not None:

@@ -32,7 +32,7 @@ def images(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 60,
 ) -> list[Picture]:
-    """Your pictures, newest first. `query`: beginnings of words of the prompt, model or labels."""
+    """Your pictures, newest first. `query`: tags and other words of the prompt, model, labels or title."""
     return studio.gallery(owner, query, favourites, kind, offset, limit)
 
 
