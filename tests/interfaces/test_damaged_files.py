@@ -13,11 +13,19 @@ import pytest
 TESTS = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_damaged_files_are_a_sentence(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [
+        ("damaged", 40),
+        ("damaged_loras", 12),
+        pytest.param("damaged", 1500, marks=pytest.mark.slow),
+        pytest.param("damaged_loras", 500, marks=pytest.mark.slow),
+    ],
+)
+def test_damaged_files_are_a_sentence(tmp_path: Path, what: str, count: int) -> None:
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "support.damaged", str(count), str(count), str(tmp_path / "sandbox")],
+        [sys.executable, "-m", f"support.{what}", str(count), str(count), str(tmp_path / "sandbox")],
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -220,6 +220,38 @@ def _json_changed(data: bytes, random_: random.Random) -> bytes:
     return data[: colon + 2] + json.dumps(random_.choice(HOSTILE)).encode() + data[stop:]
 
 
+class Watch:
+    """While it is entered: what is written outside of `home` is in `outside`. It may be entered again in itself."""
+
+    def __init__(self, home: Path) -> None:
+        self.outside: set[str] = set()
+        self._allowed = (str(home), "/dev/null", "/proc")
+        self._depth = 0
+        sys.addaudithook(self._seen)
+
+    def _seen(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path = str(arguments[0]) if arguments and isinstance(arguments[0], str | bytes | os.PathLike) else ""
+        writes = (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or event in (
+            "os.mkdir",
+            "os.rename",
+        )
+        if writes and self._depth and path and not os.path.abspath(path).startswith(self._allowed):
+            self.outside.add(f"{event} {path}")
+
+    def __enter__(self) -> Watch:
+        self._depth += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+
+
+def most_memory() -> int:
+    """The most that this process has had, in bytes; not `ru_maxrss`, which begins with its parent's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+
+
 def main(count: int, seed: int, sandbox: Path) -> dict[str, Any]:
     """Try `count` damaged files; see the module."""
     home, files = sandbox / "home", sandbox / "files"
@@ -234,19 +266,7 @@ def main(count: int, seed: int, sandbox: Path) -> dict[str, Any]:
     settings.cache_clear()
     random_ = random.Random(seed)
     wrong: list[str] = []
-    slowest, outside = 0.0, set()
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        path = str(arguments[0]) if arguments and isinstance(arguments[0], str | bytes | os.PathLike) else ""
-        writes = (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or event in (
-            "os.mkdir",
-            "os.rename",
-        )
-        if writes and watching and path and not os.path.abspath(path).startswith((str(home), "/dev/null", "/proc")):
-            outside.add(f"{event} {path}")
-
-    watching = False
-    sys.addaudithook(watch)
+    slowest, watch = 0.0, Watch(home)
     with TestClient(create(settings()), base_url="http://localhost:8000", raise_server_exceptions=True) as client:
         for number in range(count):
             if number % 25 == 0:
@@ -270,22 +290,18 @@ def main(count: int, seed: int, sandbox: Path) -> dict[str, Any]:
                 ("upload", lambda sent=sent: client.post("/images", files=sent).status_code // 500),
             ]
             for name, call in calls[: 4 if number % 4 == 0 else 3]:
-                started, watching = time.process_time(), True
+                started = time.process_time()
                 try:
-                    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    with watch, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                         code = call()
                     if code not in (0, 2):
                         wrong.append(f"{name} {file.name}: {code}")
                 except BaseException as error:
                     wrong.append(f"{name} {file.name}: {type(error).__name__}: {str(error)[:200]}")
-                watching = False
                 slowest = max(slowest, time.process_time() - started)
             if not any(file.name in said for said in wrong):
                 file.unlink()
-    # not `ru_maxrss`, which begins with what the starting process had
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    most = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
-    return {"wrong": wrong, "outside": sorted(outside), "slowest": slowest, "memory": most}
+    return {"wrong": wrong, "outside": sorted(watch.outside), "slowest": slowest, "memory": most_memory()}
 
 
 if __name__ == "__main__":
