@@ -21,7 +21,7 @@ from studio.interfaces.api import problems
 from studio.interfaces.api.access import Access, api_keys
 from studio.interfaces.api.middleware import BodyLimit, KeyFirst, LocalOnly
 from studio.interfaces.api.redaction import path_redactor
-from studio.interfaces.api.routes import images, jobs, machine, models, runs
+from studio.interfaces.api.routes import images, jobs, machine, models, openai, runs, sdapi
 from studio.service import Studio
 
 DESCRIPTION = "Jobs, pictures, models, runs, prompts. Send the key as `Authorization: Bearer KEY`."
@@ -54,6 +54,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     studio.take_over()
     app.state.studio = studio
     app.state.redact = redact
+    app.state.sd_options = {}  # what each owner has set, as A1111's web UI keeps it
     app.add_middleware(BodyLimit, upload=settings.max_upload_mb * 2**20)  # the last one that is added goes first
     app.add_middleware(KeyFirst, access=access)
     app.add_middleware(LocalOnly, access=access)
@@ -61,6 +62,8 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)  # as they were called before there was a version
+    app.include_router(openai.router, prefix="/v1")
+    app.include_router(sdapi.router)
     return app
 
 
