@@ -31,6 +31,10 @@ _SHADES = {
     "tan": "brown", "peach": "orange", "auburn": "red", "ginger": "orange",
 }  # fmt: skip
 COLORS = ("aqua", "black", "blue", "brown", "green", "grey", "orange", "pink", "purple", "red", "white", "yellow")
+# Whole backgrounds, of which a picture has one.
+GROUNDS = frozenset(("sunset", "starry sky", "sky, clouds", "bokeh", "paint splatter", "simple background",
+                     "gradient background", "striped background", "polka dot background", "sunburst background",
+                     "circle background"))  # fmt: skip
 # Words of sentences that ask for nothing by themselves.
 _SILENT = frozenset((
     "a", "an", "and", "anime", "are", "as", "at", "be", "beside", "by", "called", "character", "drawing", "for",
@@ -100,7 +104,8 @@ def unknown_words(
     """
     lexicon = lexicon or Lexicon.load()
     unknown: dict[str, UnknownWord] = {}
-    for phrase, known in phrases_of(text, knowledge, lexicon, protected):
+    asked = list(phrases_of(text, knowledge, lexicon, protected))
+    for phrase, known in asked:
         if known and knowledge.share(phrase) >= RELIABLE:
             continue
         if known:
@@ -114,6 +119,10 @@ def unknown_words(
                 reason = "It stands in no word list; unless a LoRA taught it, it does little."
             instead = nearest(phrase, knowledge, lexicon)
             unknown.setdefault(phrase, UnknownWord(word=phrase, reason=reason, instead=instead))
+    grounds = [phrase for phrase, known in asked if known and knowledge.tag_of(phrase) in GROUNDS]
+    for phrase in dict.fromkeys(grounds[1:]):
+        if phrase != grounds[0]:
+            unknown.setdefault(phrase, UnknownWord(word=phrase, reason=f"There is one background: '{grounds[0]}'."))
     return tuple(unknown.values())
 
 
@@ -213,6 +222,11 @@ def _taught(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> Iterator[tup
     while start < len(words):
         size = next((n for n in range(min(6, len(words) - start), 0, -1)
                      if knowledge.knows(" ".join(words[start : start + n]))), 0)  # fmt: skip
+        last = start + size - 1
+        if size > 1 and any(
+            " ".join(words[last : last + n]) in lexicon for n in range(2, min(6, len(words) - last) + 1)
+        ):
+            size = 0  # "pink hair ribbon" is a ribbon
         if size:
             yield from _unknown(rest, lexicon)
             rest = []

@@ -35,7 +35,7 @@ def test_words_that_do_little_are_named_with_the_nearest_that_works(service: Pro
     ]  # fmt: skip
     assert found.doubtful
     assert "school uniform" in found.notes[-1]
-    better = written(service, "silver hair, red eyes, serafuku, black sailor collar, smiling, petals")
+    better = written(service, "silver hair, red eyes, serafuku, black sailor collar, smiling")
     assert (better.unknown_words, better.confidence) == ((), 0.95)
 
 
@@ -140,3 +140,21 @@ def test_what_this_model_knows_is_listed(service: PromptService) -> None:
     assert "black sailor collar" in found["clothes"]
     assert sum(map(len, found.values())) == len(EMBEDDED.tags)
     assert service.known_words("a/model-that-nobody-knows") == {}
+
+
+def test_a_ribbon_for_the_hair_is_no_hair() -> None:
+    found = {one.word: one.reason for one in unknown_words("pink hair ribbon, brown hair", EMBEDDED)}
+    assert list(found) == ["pink", "hair ribbon"]
+    assert unknown_words("long pink hair and green eyes", EMBEDDED)[0].word == "long"
+
+
+def test_of_two_backgrounds_the_second_is_named() -> None:
+    [found] = unknown_words("sunset, starry sky, wavy hair", EMBEDDED)
+    assert (found.word, found.reason) == ("starry sky", "There is one background: 'sunset'.")
+    assert unknown_words("blue hair, brown eyes", EMBEDDED) == ()
+
+
+def test_garments_that_are_seldom_drawn_are_named_in_every_colour() -> None:
+    for text in ("white dress", "red scarf", "grey jacket", "halo", "cat ears"):
+        assert [one.word for one in unknown_words(f"silver hair, {text}", EMBEDDED)] == [text]
+    assert unknown_words("blue kimono, red striped shirt, suit", EMBEDDED) == ()
