@@ -228,7 +228,7 @@ def _taught(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> Iterator[tup
         ):
             size = 0  # "pink hair ribbon" is a ribbon
         if size:
-            yield from _unknown(rest, lexicon)
+            yield from _unknown(rest)
             rest = []
             name = " ".join(words[start : start + size])
             if name not in knowledge.neutral:
@@ -236,10 +236,10 @@ def _taught(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> Iterator[tup
         else:
             rest.append(words[start])
         start += size or 1
-    yield from _unknown(rest, lexicon)
+    yield from _unknown(rest)
 
 
-def _unknown(words: Sequence[str], lexicon: Lexicon) -> Iterator[tuple[str, bool]]:
+def _unknown(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Unknown words in a row as the phrases that a lexicon sees in them, else as they stand between small words."""
     for joined in " ".join(word if word not in _SILENT else "\n" for word in words).split("\n"):
         phrase = joined.strip()

@@ -22,7 +22,7 @@ _ORIGINAL = {
     "conv1": "in_layers.2", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
     "time_emb_proj": "emb_layers.1", "downsamplers.0.conv": "0.op", "upsamplers.0.conv": "conv",
 }  # fmt: skip
-_TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # of CLIP's text encoder
 _CONTROLNET = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.", "time_embed.", "input_blocks.", "middle_")
 
 
@@ -49,7 +49,7 @@ def sizes_of(unet: Shapes, others: Shapes, targets: Iterable[str], lcm_targets: 
         others=_numbers(others.values()),
         lora=_per_rank(unet, targets),
         lcm_lora=_per_rank(unet, lcm_targets),
-        text_lora=_per_rank(others, _TEXT_TARGETS),
+        text_lora=_per_rank(others, TEXT_TARGETS),
         controlnet=_numbers(shape for name, shape in unet.items() if name.startswith(_CONTROLNET)),
     )
 

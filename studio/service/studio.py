@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -196,18 +196,6 @@ class Studio:
     def wait(self, id: str, owner: str, timeout: float | None = None) -> JobView:
         """Block until the job is over, at most `timeout` seconds. For scripts; pages ask `job` now and then."""
         return self._jobs.wait(id, owner, timeout)
-
-    def watch(self, id: str, owner: str) -> Iterator[JobView]:
-        """Every change of a job until it is over, the last state last. Blocks between changes."""
-        last: JobView | None = None
-        while True:
-            view = self._jobs.view(id, owner)
-            if view != last:
-                yield view
-                last = view
-            if not view.active:
-                return
-            self._jobs.wait(id, owner, 0.2)
 
     # --- pictures -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, PeftModel
+from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.checkpoints import SD15_CONFIG, SD15_UNET_PARAMETERS, tiny_sd
@@ -96,9 +97,8 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     encoder = CLIPTextModel.from_pretrained(model / "text_encoder").requires_grad_(False)
     encoder.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TEXT_TARGETS)))
     randomised(encoder)
-    adapter = adapter_files.Adapter(
-        adapter_files.peft_state(unet), RANK, ALPHA, SD15.lora_targets, adapter_files.peft_state(encoder), TEXT_TARGETS
-    )
+    layers, text_layers = get_peft_model_state_dict(unet), get_peft_model_state_dict(encoder)
+    adapter = adapter_files.Adapter(layers, RANK, ALPHA, SD15.lora_targets, text_layers, TEXT_TARGETS)
     card = adapter_files.Card(
         title="My style",
         base="tiny",

@@ -23,7 +23,7 @@ from studio.runs.rundir import RunDir
 from studio.training.controlnet import train as control
 from studio.training.distill import train as lcm
 from studio.training.lora import train as lora
-from studio.training.runtime import checkpoints
+from studio.training.runtime import checkpoints, steps
 from studio.training.runtime.batch_sizer import OomBatchSizer
 from studio.training.runtime.launch import asked_for
 from studio.training.runtime.runtime import Runtime, choose_precision, move_to_device, training_bytes
@@ -205,6 +205,7 @@ import torch
 from torch.distributed import group
 from studio.core.settings import Settings
 from studio.runs.rundir import RunDir
+from studio.training.runtime import steps
 from studio.training.runtime.runtime import Runtime
 from studio.training.runtime.session import Session
 Runtime(Session(RunDir(Path(sys.argv[1]))), "auto", Settings(device="cpu"))
@@ -275,3 +276,12 @@ def test_a_run_from_before_an_option_was_renamed_is_resumed() -> None:
     with pytest.raises(BadInput, match="made by another version of the studio"):
         diff(before, now)
     assert diff({}, now) == []  # a ControlNet's, from before they had one
+
+
+def test_every_pass_through_the_pictures_has_an_order_of_its_own() -> None:
+    taken = [row for step in range(5) for row in steps.rows(step, 4, 10, seed=3)]
+    first, second = taken[:10], taken[10:]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first == steps.permutation(10, 3, "order", 0)
+    assert second == steps.permutation(10, 3, "order", 1)
+    assert first != second

@@ -127,7 +127,7 @@ def resolve(reference: str, settings: Settings, with_hash: bool = True) -> Model
     elif (path := _local(name, settings)) is not None:
         info = _folder(name, path) if path.is_dir() else _file(name, path)
     elif re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) and not name.lower().endswith((".safetensors", *PICKLES)):
-        info = _hub(name, settings)
+        info = _hub(name)
     else:
         raise NotFound(
             f"There is no model {reference!r}: give embedded, a hub id, a diffusers folder or a .safetensors file."
@@ -316,7 +316,7 @@ def _file_family(path: Path, header: Header) -> Family:
     raise BadInput(f"{path.name} is not a model that the studio knows; it needs the Stable Diffusion 1.5 layout.")
 
 
-def _hub(reference: str, settings: Settings) -> ModelInfo:
+def _hub(reference: str) -> ModelInfo:
     folder = hub.snapshot(reference)
     if folder is not None:
         info = replace(_folder(reference, folder), kind="hub", title=reference.split("/")[-1])

@@ -61,7 +61,7 @@ def check(folder: Path, resolution: int) -> Report:
         raise NotFound(f"There is no data set at {folder}: give a folder of pictures or a ZIP of one.")
     listing = layout.listed(folder)
     concepts = layout.concepts(folder, listing.names)
-    names = layout.trained(listing, folder)
+    names = layout.trained(listing)
     drawings = [name for name in names if _DRAWING.search(name)]
     names = [name for name in names if not _DRAWING.search(name)]
     problems = listing.problems

@@ -100,7 +100,7 @@ def shown(name: str) -> str:
         return decode(raw) or raw.decode("utf-8", "backslashreplace")
 
 
-def trained(listing: Listing, folder: Path) -> list[str]:
+def trained(listing: Listing) -> list[str]:
     """The names that count, with a remark for each folder whose pictures don't: regularisation, samples, masks."""
     names, top = listing.names, {name.split("/")[0] for name in listing.names if "/" in name}
     below = {part for part in top if any(KOHYA.match(inner) for inner in _second(names, part))}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,7 +13,8 @@ from studio.core.specs import ControlRunSpec
 from studio.engine.models.components import Components
 from studio.engine.models.controlnets import KINDS, controlnet
 from studio.runs.rundir import RunDir
-from studio.training.runtime import checkpoints, steps
+from studio.training.export.folder import fresh_folder, replace_folder
+from studio.training.runtime import steps
 from studio.training.runtime.runtime import Runtime
 
 # Channels of the small network that reads the drawing, from its full size on, one more per halving (section 3.2)
@@ -23,17 +22,19 @@ STANDARD = (16, 32, 96, 256)  # SD 1.5's, so that every tool loads the result
 WIDTHS = (8, 16, 32, 64, 96)
 
 
-def first_network(runtime: Runtime, spec: ControlRunSpec, model: Components, config: Settings) -> ControlNetModel:
+def first_network(
+    runtime: Runtime, spec: ControlRunSpec, model: Components, config: Settings, resumed: bool
+) -> ControlNetModel:
     """What a run begins with, and trains: a copy of the UNet's first half, or another ControlNet to go on from.
 
-    A run with a whole checkpoint needs the shape only, which is kept in its folder: what it went on from may be gone.
+    `resumed`: there is a whole checkpoint. Only the shape is needed then, which is kept in the run's folder: what the
+    run went on from may be gone.
     """
     session = runtime.session
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
         net = new_controlnet(model)
     shape = session.run.path / "controlnet.json"
-    resumed = checkpoints.latest_good(session.run)[0] is not None
     if resumed and shape.exists():
         net = ControlNetModel.from_config(json.loads(shape.read_text(encoding="utf-8")))
     elif spec.init in KINDS and spec.init not in model.info.controlnets:
@@ -68,14 +69,13 @@ def new_controlnet(components: Components) -> ControlNetModel:
 
 def export(run: RunDir, spec: ControlRunSpec, net: ControlNetModel) -> Path:
     """`adapter/controlnet/`, a diffusers folder in half precision: to be given as `ControlSpec.model`."""
-    fresh, final = run.adapter / "controlnet.tmp", run.adapter / "controlnet"
-    shutil.rmtree(fresh, ignore_errors=True)
+    final = run.adapter / "controlnet"
+    fresh = fresh_folder(final)
     # without the place where this machine had what it was gone on from
     small = ControlNetModel.from_config({key: value for key, value in net.config.items() if not key.startswith("_")})
     small.load_state_dict(net.state_dict())
     small.half().save_pretrained(fresh, safe_serialization=True)
     if spec.license:
         (fresh / "LICENSE.txt").write_text(spec.license + "\n", encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(fresh, final)
+    replace_folder(final, fresh)
     return final

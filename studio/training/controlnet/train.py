@@ -32,7 +32,7 @@ from studio.engine.diffusion.parameterization import (
 from studio.training.controlnet import dataset
 from studio.training.controlnet.evaluation import Evaluator
 from studio.training.controlnet.network import export, first_network
-from studio.training.runtime import steps
+from studio.training.runtime import checkpoints, steps
 from studio.training.runtime.average import MovingAverage
 from studio.training.runtime.batch_sizer import OomBatchSizer
 from studio.training.runtime.checkpointer import Checkpointer
@@ -59,7 +59,8 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     schedule = NoiseSchedule.from_config(model.scheduler_config).to(runtime.device)
 
     session.stage(3, "Make the ControlNet")
-    net = first_network(runtime, spec, model, config)
+    latest = checkpoints.latest_good(session.run)
+    net = first_network(runtime, spec, model, config, resumed=latest[0] is not None)
     needed = training_bytes([net, model.unet, model.text_encoder], runtime.dtype, average=True)
     runtime.check_memory(needed, "choose a smaller model")
     net.to(memory_format=torch.channels_last).train()
@@ -92,7 +93,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
         spec, info.hash, data.digest, per_epoch, runtime.device, runtime.precision, runtime.processes
     )
     checkpointer = Checkpointer(runtime, state, fingerprint, sizer)
-    step = checkpointer.resume()
+    step = checkpointer.resume(latest)
     session.begin(step, total, spec.epochs)
     evaluator = Evaluator(runtime, spec, model, net, average, data, count, schedule, kind)
     evaluator.measure_missing(step, checkpointer.due(step))
@@ -117,10 +118,7 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     why = ""
     while step < total and not why:
         # 7.1 a batch: pictures, one caption and one control image of each, t and noise, functions of (seed, step) alone
-        rows = [
-            steps.permutation(count, spec.seed, "order", position // count)[position % count]
-            for position in range(step * spec.batch_size, (step + 1) * spec.batch_size)
-        ]
+        rows = steps.rows(step, spec.batch_size, count, spec.seed)
         noise = step_noise(spec, data, rows, step, len(schedule))
 
         # 7.2 z_t, and what the frozen UNet makes of it with the control network's help; 7.3 the UNet's own loss

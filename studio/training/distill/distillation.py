@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from studio.core.errors import Cancelled
@@ -61,11 +60,7 @@ class Distillation:
 
     def rows(self) -> list[int]:
         """The pictures of the next step: in every pass through the data another order."""
-        size, count = self.spec.batch_size, len(self.data)
-        return [
-            steps.permutation(count, self.spec.seed, "order", position // count)[position % count]
-            for position in range(self.step * size, (self.step + 1) * size)
-        ]
+        return steps.rows(self.step, self.spec.batch_size, len(self.data), self.spec.seed)
 
     def text(self, rows: Sequence[int]) -> Tensor:
         """The encoded prompts of this process's pictures, (pictures, tokens, dim)."""
@@ -108,17 +103,16 @@ class Distillation:
         """Draw with the checkpoint of this moment, unless that was done before; the run may end for what is seen."""
         session, history, name = self.runtime.session, self.history, self.checkpointer.name(self.step)
         session.stage(8, f"Distill: measure {name}")
-        ends: list[str] = [""]
+        end = ""
         try:
             if history.missing(self.step):
                 history.measure(name, self.step)
             too_early = self.spec.objective == "dmd" and self.step <= self.phases.dmd_from  # what makes it good comes
             if history.fallen >= self.spec.patience and self.step < self.phases.total and not too_early:
-                ends = ["quality"]
+                end = "quality"
                 session.log(f"Quality has fallen for {history.fallen} checkpoints: the best one is kept.", note=True)
         except Cancelled:
-            ends = [session.must_stop() or "stop"]
-        broadcast_object_list(ends)
-        self.why = ends[0]
+            end = session.must_stop() or "stop"
+        self.why = self.runtime.from_main(end)
         session.stage(8, "Distill")
         session.restart_clock()

@@ -27,6 +27,7 @@ from studio.training.distill.curve import FAST_STEPS
 from studio.training.distill.distillation import Distillation
 from studio.training.distill.student import LoraStudent, Student
 from studio.training.runtime import steps
+from studio.training.runtime.optimizers import adamw
 
 LOWEST, HIGHEST = 150, 980  # times at which pictures are compared: below only grain is left, above nothing
 GUIDED = 400  # from this time up the teacher is guided; below, guidance burns colours and texture (2404.07724)
@@ -48,7 +49,7 @@ def match_distributions(run: Distillation, critic: LoraStudent, critic_optimizer
     shape = run.data.latents.shape[1:]  # (channels, height, width)
     pictures = [range(spec.batch_size)[: run.own.stop - run.own.start]]  # of this process, cut where memory is short
     if run.step == phases.dmd_from and run.step < phases.total:  # what the optimiser remembers is of another loss
-        run.optimizer = runtime.accelerator.prepare(student_optimizer(run.student, peak))
+        run.optimizer = runtime.accelerator.prepare(adamw(run.student.trainable.values(), peak, BETAS))
         run.checkpointer.state.optimizers["optimizer"] = run.optimizer
         runtime.session.log("From here on pictures are matched to the teacher's: the loss is another one.", note=True)
 
@@ -98,12 +99,6 @@ def match_distributions(run: Distillation, critic: LoraStudent, critic_optimizer
 def student_times(grid: lcd.SolverGrid) -> list[int]:
     """The times at which drawing asks the student: those of LCM's grid, whatever grid it learnt on before."""
     return lcd.SolverGrid.over(grid.schedule, lcd.GRID).inference_times(FAST_STEPS)
-
-
-def student_optimizer(student: Student, peak: float) -> torch.optim.Optimizer:
-    """The student's, from the first step on that matches."""
-    group = {"params": list(student.trainable.values()), "lr": peak, "peak": peak}
-    return torch.optim.AdamW([group], betas=BETAS, weight_decay=0.0)
 
 
 # --- chance -----------------------------------------------------------------------------------------------------------

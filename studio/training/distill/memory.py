@@ -23,12 +23,10 @@ from studio.engine.memory import free, resident
 from studio.engine.models.catalogue import resolve
 from studio.engine.models.components import Components
 from studio.engine.models.loading import load_parts
+from studio.runs.requirements import ADAM, RUNTIME
 from studio.training.distill import dmd
 from studio.training.distill.student import FullStudent, LoraStudent
 from studio.training.runtime.runtime import Runtime
-
-RUNTIME = 600 * 2**20  # Python, torch, diffusers and their libraries, before anything is loaded
-ADAM = 2  # numbers that the optimiser keeps for each one that it changes
 
 
 @dataclass(frozen=True)

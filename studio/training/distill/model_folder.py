@@ -8,7 +8,6 @@ of such folders, not how a UNet was trained.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from diffusers import UNet2DConditionModel
 
 from studio.engine.diffusion.schedulers import make_scheduler
 from studio.engine.models.components import Components
+from studio.training.export.folder import fresh_folder, replace_folder
 
 
 def write(
@@ -29,8 +29,7 @@ def write(
     Raises OSError when the disk is full.
     """
     info = components.info
-    fresh = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = fresh_folder(folder)
     unet.save_pretrained(fresh / "unet", safe_serialization=True)
     components.vae.save_pretrained(fresh / "vae", safe_serialization=True)
     components.text_encoder.save_pretrained(fresh / "text_encoder", safe_serialization=True)
@@ -68,10 +67,5 @@ def write(
         facts["judge"] = "judge"
     (fresh / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     (fresh / "studio.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(folder, fresh)
     return folder

@@ -18,7 +18,6 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,6 +39,7 @@ from studio.training.runtime.checkpointer import Checkpointer
 from studio.training.runtime.checkpoints import TrainingState
 from studio.training.runtime.launch import spread_over_processes
 from studio.training.runtime.models import get_model, load_frozen
+from studio.training.runtime.optimizers import adamw
 from studio.training.runtime.resume import resume_fingerprint
 from studio.training.runtime.runtime import Runtime
 from studio.training.runtime.session import Session, run_trainer
@@ -86,13 +86,13 @@ def distill(session: Session, spec: LcmSpec) -> None:
         targets = info.family.lcm_lora_targets
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
-            critics = [dmd.make_critic(model.unet, targets, spec.rank)] if spec.objective == "dmd" else []
+            critic = dmd.make_critic(model.unet, targets, spec.rank) if spec.objective == "dmd" else None
             student: Student = (
                 LoraStudent(model.unet, targets, spec.rank, spec.ema_decay)
                 if spec.form == "lora"
                 else FullStudent(model.unet, spec.ema_decay)
             )
-        for unet in (student.unet, *(critic.unet for critic in critics)):
+        for unet in (student.unet, *([critic.unet] if critic else [])):
             unet.to(memory_format=torch.channels_last)
             if spec.gradient_checkpointing:
                 unet.enable_gradient_checkpointing()
@@ -102,12 +102,14 @@ def distill(session: Session, spec: LcmSpec) -> None:
 
         session.stage(5, "Make the optimisers")
         peak = spec.learning_rate or RATE[spec.form]
-        optimizer = optimizer_of(runtime, student, peak)
-        critic_optimizers = [optimizer_of(runtime, each, dmd.CRITIC_RATE * peak, betas=dmd.BETAS) for each in critics]
+        optimizer = runtime.accelerator.prepare(adamw(student.trainable.values(), peak))
+        if critic:
+            critic_adam = adamw(critic.trainable.values(), dmd.CRITIC_RATE * peak, dmd.BETAS)
+            critic_optimizer = runtime.accelerator.prepare(critic_adam)
 
         session.stage(6, "Look for a checkpoint")
         state = TrainingState(tensors_of(student), {"optimizer": optimizer}, runtime.accelerator.scaler)
-        for critic, critic_optimizer in zip(critics, critic_optimizers, strict=True):
+        if critic:
             state.tensors["critic"], state.optimizers["critic_optimizer"] = critic.trainable, critic_optimizer
         characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
         fingerprint = resume_fingerprint(
@@ -139,7 +141,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
         )  # fmt: skip
         run.measure_missing()
         learn_consistency(run)
-        for critic, critic_optimizer in zip(critics, critic_optimizers, strict=True):
+        if critic:
             dmd.match_distributions(run, critic, critic_optimizer)
 
         session.stage(9, "Export the best checkpoint")
@@ -237,12 +239,6 @@ def learn_consistency(run: Distillation) -> None:
 def grid_points(spec: LcmSpec) -> int:
     """Jumps of the teacher's solver."""
     return lcd.PHASED_GRID if spec.objective in ("pcm", "dmd") else lcd.GRID
-
-
-def optimizer_of(runtime: Runtime, student: Student, peak: float, betas: tuple[float, float] = (0.9, 0.999)) -> Any:
-    """AdamW without decay, at the rate `peak`, over what a student learns with."""
-    group = {"params": list(student.trainable.values()), "lr": peak, "peak": peak}
-    return runtime.accelerator.prepare(torch.optim.AdamW([group], betas=betas, weight_decay=0.0))
 
 
 def phases_of(spec: LcmSpec, step: int, dmd_from: int | None) -> Phases:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,8 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save, save_file
 from torch import Tensor
+
+from studio.training.export.folder import fresh_folder, replace_folder
 
 _ALPHAS = ".alpha"
 _PRIVATE = ("kind", "name", "data", "model", "loras")  # said elsewhere, or paths of the machine it was trained on
@@ -62,22 +63,7 @@ class Card:
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)  # pictures, digest, tags: {tag: count}
     losses: Sequence[tuple[int, float]] = ()  # (step, smoothed loss)
-    metadata: Mapping[str, str] = field(default_factory=dict)  # further `ss_*` keys
     pictures: Sequence[Path] = ()  # copied beside the card
-
-
-def peft_state(module: torch.nn.Module, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapter of a module as `<layer>.lora_A.weight` tensors, without the adapter's own name.
-
-    `values` replaces the module's own numbers (an average, a checkpoint), by parameter name.
-    """
-    state = {}
-    for name, parameter in module.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
-            tensor = parameter if values is None else values[name]
-            layer, _, half = name.rpartition(".lora_")
-            state[f"{layer}.lora_{half[0]}.weight"] = tensor.detach().float().cpu().clone()
-    return state
 
 
 def from_parameters(
@@ -161,7 +147,6 @@ def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) 
         "modelspec.trigger_phrase": ", ".join(card.trigger_words),
         "modelspec.license": card.license,
         "sshs_model_hash": hash_of(save(dict(tensors))),
-        **card.metadata,
     }
     return {key: str(value) for key, value in metadata.items() if value not in (None, "")}
 
@@ -193,9 +178,8 @@ def write(folder: Path, adapter: Adapter, card: Card, epochs: Mapping[str, Adapt
     `epochs`: earlier states of the adapter by name, each written as one kohya file. What was in `folder` before is
     replaced. Raises OSError when the disk is full; the old export is intact then.
     """
-    fresh = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "diffusers").mkdir(parents=True)
+    fresh = fresh_folder(folder)
+    (fresh / "diffusers").mkdir()
     name = f"{card.title}.safetensors"
     kohya = kohya_tensors(adapter)
     (fresh / name).write_bytes(with_metadata(kohya, kohya_metadata(adapter, card, kohya)))
@@ -223,12 +207,7 @@ def write(folder: Path, adapter: Adapter, card: Card, epochs: Mapping[str, Adapt
     for picture in card.pictures:
         shutil.copy(picture, fresh / picture.name)
     (fresh / "README.md").write_text(model_card(adapter, card), encoding="utf-8")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(folder, fresh)
     return folder / name
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from studio.core.specs import LoraSpec
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.models.components import Components
+from studio.runs.requirements import TEXT_TARGETS
 from studio.training.export.adapter_files import Adapter, from_parameters
 from studio.training.runtime import steps
-
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def alpha_of(spec: LoraSpec) -> float:

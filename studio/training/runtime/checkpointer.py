@@ -10,7 +10,7 @@ from typing import Any
 
 from studio.training.runtime import checkpoints
 from studio.training.runtime.batch_sizer import OomBatchSizer
-from studio.training.runtime.checkpoints import TrainingState
+from studio.training.runtime.checkpoints import Checkpoint, TrainingState
 from studio.training.runtime.resume import diff
 from studio.training.runtime.runtime import Runtime
 
@@ -30,12 +30,13 @@ class Checkpointer:
         self.total = int(fingerprint["spec"]["epochs"]) * self.per_epoch
         self.meta: dict[str, Any] = {}
 
-    def resume(self) -> int:
+    def resume(self, latest: tuple[Checkpoint | None, list[str]] | None = None) -> int:
         """Take over the last whole checkpoint, where there is one; how many steps are done.
 
+        `latest`: what `checkpoints.latest_good` says of the run, where that was read already.
         Raises BadInput for one that belongs to another model or another kind of result.
         """
-        checkpoint, damaged = checkpoints.latest_good(self.run)
+        checkpoint, damaged = checkpoints.latest_good(self.run) if latest is None else latest
         for sentence in damaged:
             self.session.log(sentence, note=True)
         if checkpoint is None:

@@ -1,14 +1,20 @@
-"""The optimisers that a LoRA run can choose from. Knows parameters and rates, no schedule and no loss."""
+"""Optimisers. Knows parameters and rates, no schedule and no loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from studio.core.errors import BadInput
 from studio.core.specs import LoraSpec
+
+
+def adamw(parameters: Iterable[Tensor], rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
+    """AdamW without weight decay, whose group has `rate` as its `peak`: what a distillation's networks learn with."""
+    return torch.optim.AdamW([{"params": list(parameters), "lr": rate, "peak": rate}], betas=betas, weight_decay=0.0)
 
 
 def make_optimizer(spec: LoraSpec, parameters: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:

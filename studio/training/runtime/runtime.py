@@ -22,11 +22,11 @@ from torch import Tensor
 from studio.core.errors import BadInput, OutOfMemory
 from studio.core.settings import Settings
 from studio.engine import memory
+from studio.runs.requirements import ADAM
 from studio.training.runtime.batch_sizer import OomBatchSizer, map_large_blocks
 from studio.training.runtime.session import Diverged, Session
 
 Item = TypeVar("Item")
-ADAM = 2  # numbers that an optimiser keeps for each one that it changes
 # How long a process waits for another. While one prepares, draws or measures the others wait, maybe for hours, and the
 # libraries' own limits (10 minutes with NCCL, 30 with gloo) would end the run. Where one dies torchrun ends all.
 LONGEST_WAIT = timedelta(days=7)
@@ -113,6 +113,12 @@ class Runtime:
         """Whether it is so in any process. All of them come here, and none goes on before the last."""
         return any(gather_object([here]))
 
+    def from_main(self, value: Item) -> Item:
+        """What the main process has as `value`. All of them come here."""
+        box = [value]
+        broadcast_object_list(box)
+        return box[0]
+
     def wait(self) -> None:
         """Until all processes are here."""
         self.accelerator.wait_for_everyone()
@@ -122,9 +128,7 @@ class Runtime:
 
         Only one process looks at the clock and the folder, or they would part ways.
         """
-        decision: list[Any] = [self.session.must_stop(), self.session.checkpoint_due()] if self.main else ["", False]
-        broadcast_object_list(decision)
-        return decision[0], decision[1]
+        return self.from_main((self.session.must_stop(), self.session.checkpoint_due()) if self.main else ("", False))
 
     def pause(self) -> None:
         """Between the parts of long work that is no step. Raises Cancelled where the run is to end.

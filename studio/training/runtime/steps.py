@@ -27,6 +27,13 @@ def permutation(count: int, seed: int, *key: int | str) -> list[int]:
     return order
 
 
+def rows(step: int, size: int, count: int, seed: int) -> list[int]:
+    """Which of `count` pictures step `step` (from 0) takes, `size` of them: every pass has an order of its own."""
+    positions = range(step * size, (step + 1) * size)
+    orders = {epoch: permutation(count, seed, "order", epoch) for epoch in {at // count for at in positions}}
+    return [orders[at // count][at % count] for at in positions]
+
+
 def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
     """Rate of step `step` (from 0) of `total`: linear warm-up over the share `warmup`, then half a cosine to zero.
 
