@@ -77,7 +77,7 @@ with bar.shaping:
     kept = [] if image else character.chips()
     chips.show("morph", [*kept, *chips.of(MorphSpec, HIDDEN, "morph")], without=motion.LEFT_OUT)
 with bar.button:
-    pressed = motion.pressed(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")
+    pressed = motion.start_button(MorphSpec, TEXT, chain, "morph", ":material/theater_comedy:")
 
 if pressed:
     motion.start(

@@ -54,7 +54,7 @@ with bar.shaping:
         others.append(chips.Chip("by_hand", TEXT["by_hand"], lambda: st.session_state.update(anim_by_hand=False)))
     chips.show("anim", [*others, *chips.of(AnimateSpec, HIDDEN, "anim")], without=motion.LEFT_OUT)
 with bar.button:
-    pressed = motion.pressed(AnimateSpec, TEXT, sequence, "anim", ":material/animation:")
+    pressed = motion.start_button(AnimateSpec, TEXT, sequence, "anim", ":material/animation:")
 
 if pressed:
     motion.start(

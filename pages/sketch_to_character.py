@@ -32,7 +32,7 @@ st.caption(TEXT["lead"])
 left, right = st.columns([3, 2], gap="medium")
 with left:
     drawing = canvas.canvas()
-    sketch.under()
+    sketch.underlay_form()
 with right:
     result = st.container()
     st.subheader(sketch.TEXT["sees"], anchor=False)
@@ -41,7 +41,7 @@ with right:
     strict = sketch.strictness()
     rest = sketch.rest()
     with lines:
-        fields, view = sketch.seen(drawing, rest["model"], studio())
+        fields, view = sketch.control_preview(drawing, rest["model"], studio())
 with shaping:
     chips.show("sk", [*character.chips(), *sketch.chips()], without=sketch.LEFT_OUT)
 draw.button(

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 PALE = 216  # of 255: on white paper lighter lines can hardly be seen
 
 
-def ground(image: Image.Image) -> Literal["white", "black"] | None:
+def background_of(image: Image.Image) -> Literal["white", "black"] | None:
     """What goes below the transparent parts of a picture; None where it has none.
 
     A drawing on nothing is a drawing on paper, but white chalk on nothing is drawn on a blackboard.
@@ -27,13 +27,13 @@ def ground(image: Image.Image) -> Literal["white", "black"] | None:
     return "black" if covered < 0.9 * pixels and visible < 0.02 * covered else "white"
 
 
-def flat(image: Image.Image, below: Literal["white", "black"] | None = None) -> Image.Image:
+def to_rgb(image: Image.Image, below: Literal["white", "black"] | None = None) -> Image.Image:
     """RGB, turned as the camera held it, without transparency: on `below`, or on the ground that suits it."""
     with suppress(struct.error, SyntaxError, TypeError):  # damaged notes of the camera
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey, 0 to 65535: Pillow's own conversion would clip it
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if image.has_transparency_data and (below := below or ground(image)) is not None:
+    if image.has_transparency_data and (below := below or background_of(image)) is not None:
         image = _on(image, below)
     return image.convert("RGB")
 

@@ -92,7 +92,7 @@ def _try(file: TextIO, beside: FileLock | None) -> bool:
     return True
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether anybody holds the lock on `path`; not where there is no such file."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from studio.core.errors import BadInput, OutOfMemory, is_out_of_memory
-from studio.core.imaging import flat
+from studio.core.imaging import to_rgb
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import allocator, gate, memory, optimizations
@@ -241,7 +241,7 @@ def open_picture(path: Path) -> Image.Image:
     """A picture file as RGB. Raises BadInput."""
     try:
         with Image.open(path) as opened:
-            return flat(opened)
+            return to_rgb(opened)
     except FileNotFoundError:
         raise BadInput(f"There is no picture {path}.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -96,7 +96,7 @@ class Processes:
         rows = self._database.rows("SELECT host, expires FROM leases WHERE process = ?", name)
         if rows and rows[0]["host"] != self.host:
             return bool(rows[0]["expires"] > time.time())
-        if locks.held(self._path(name)):
+        if locks.is_locked(self._path(name)):
             return True
         locks.remove(self._path(name))
         if rows:

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS spent (
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Usage:
     """Calls, tokens and US dollars, summed over all days."""
 
     calls: int = 0
@@ -73,12 +73,12 @@ class PromptCache:
                 (time.strftime("%Y-%m-%d", time.gmtime()), model, tokens_in, tokens_out, cost_usd),
             )
 
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """Everything counted so far."""
         with self._guarded(), self._connect() as db:
             row = db.execute("SELECT SUM(calls), SUM(tokens_in), SUM(tokens_out), SUM(cost_usd) FROM spent").fetchone()
-            return Spent(row[0] or 0, row[1] or 0, row[2] or 0, row[3] or 0.0)
-        return Spent()
+            return Usage(row[0] or 0, row[1] or 0, row[2] or 0, row[3] or 0.0)
+        return Usage()
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from studio.core.specs import MAX_PROMPT
-from studio.prompting.cache import PromptCache, Spent
+from studio.prompting.cache import PromptCache, Usage
 from studio.prompting.lexicon import Lexicon, layer_words, normal
 from studio.prompting.validation import Aspect, Validation, validate
 from studio.prompting.writers import TEMPLATE_VERSION, OfflineWriter, PromptRequest, PromptResult, assemble
@@ -248,9 +248,9 @@ class ClaudeWriter:
         self._failed = {**kept, key: (now + FAILURE_KEPT, sentence)}
         raise Unusable(sentence)
 
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """What all calls of this studio have cost so far."""
-        return self.cache.spent() if self.cache else Spent()
+        return self.cache.spent() if self.cache else Usage()
 
     def _key(self, request: PromptRequest) -> str:
         data = request.model_dump(mode="json", exclude={"offline", "model"})

@@ -61,7 +61,7 @@ def write_failure(what: str, folder: Path, error: OSError) -> StudioError:
     return StudioError(f"{what} ({error.strerror or error}): look whether {folder} can be written to.")
 
 
-def moment(checkpoint: Path) -> tuple[int, int]:
+def epoch_and_step(checkpoint: Path) -> tuple[int, int]:
     """(epochs, steps) done: epochs first, because a smaller data set makes steps fewer in a later epoch."""
     try:
         meta = json.loads((checkpoint / "meta.json").read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ class RunDir:
 
     def alive(self) -> bool:
         """Whether a process holds the lock, whatever its number and whoever started it."""
-        return locks.held(self.lock_file)
+        return locks.is_locked(self.lock_file)
 
     def _locked_since(self) -> float:
         try:
@@ -250,7 +250,7 @@ class RunDir:
         if not self.checkpoints.exists():
             return []
         there = [p for p in self.checkpoints.iterdir() if p.suffix not in (".tmp", ".old")]
-        return [name for _, name in sorted((moment(p), p.name) for p in there if (p / "meta.json").exists())]
+        return [name for _, name in sorted((epoch_and_step(p), p.name) for p in there if (p / "meta.json").exists())]
 
     def tail(self, size: int = 8192) -> str:
         """The last `size` bytes of the log, from the start of a line."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from studio.prompting import a1111, dynamic
-from studio.prompting.cache import Spent
+from studio.prompting.cache import Usage
 from studio.prompting.confidence import apply_policy, judged
 from studio.prompting.exchange import with_words
 from studio.prompting.factory import make_writer
@@ -133,10 +133,10 @@ class PromptService:
         """What a person typed, with the words of a kept character that it leaves open."""
         return with_character(text, character, self._lexicon)
 
-    def spent(self) -> Spent:
+    def spent(self) -> Usage:
         """What all calls of Claude from this home folder have cost so far; nothing where no key is set."""
         claude = self._claude()
-        return claude.spent() if claude else Spent()
+        return claude.spent() if claude else Usage()
 
     def harden(self, text: str, protected: tuple[str, ...] = ()) -> Hardened:
         """What was typed, with typos, look-alikes and invisible characters undone, and every change listed."""

@@ -40,7 +40,7 @@ from studio.prompting.exchange import says
 from studio.service import ownership, sizes
 from studio.service.prompts import PromptService
 from studio.service.wording import Wording, once
-from studio.store.metadata import Read, known_loras
+from studio.store.metadata import ReadRecipe, known_loras
 
 MAX_PICTURES = 4000  # of one job
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
@@ -269,7 +269,7 @@ class Resolver:
 
     # --- recipes from elsewhere -------------------------------------------------------------------------------------
 
-    def with_known_files(self, read: Read, drawn_with: DrawnWith, own: bool = False) -> ImportedRecipe:
+    def with_known_files(self, read: ReadRecipe, drawn_with: DrawnWith, own: bool = False) -> ImportedRecipe:
         """The recipe with its model and LoRAs as they are called here, found by hash, else by name; else a note.
 
         Another model stands in for one that isn't here, nothing for a LoRA. `own`: it was stored here, so its model
@@ -299,7 +299,9 @@ class Resolver:
             written=read.spec,
         )
 
-    def proven(self, read: Read | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith) -> Recipe | None:
+    def proven(
+        self, read: ReadRecipe | None, size: tuple[int, int], owner: str, drawn_with: DrawnWith
+    ) -> Recipe | None:
         """The recipe in an uploaded picture, if all that it names is here under the same hashes; None without one.
 
         A file can claim anything, so nothing in it is believed: names become those of this studio, and what it starts
@@ -349,7 +351,7 @@ class Resolver:
             except StudioError:
                 continue
 
-    def _known_loras(self, read: Read, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
+    def _known_loras(self, read: ReadRecipe, notes: list[str], own: bool = False) -> tuple[LoraRef, ...]:
         """`metadata.known_loras`; `own`: the paths are of this machine, so a file outside of the list counts too."""
         here = loras(self._settings) if read.spec.loras else []
         for ref in read.spec.loras if own else ():

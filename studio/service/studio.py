@@ -357,7 +357,7 @@ class Studio:
         """As `read_recipe` for a stored picture: its notes say what isn't here any more. Raises `BadInput`."""
         spec, recipe = self.spec_of(id, owner), self.picture(id, owner).recipe
         assert recipe is not None
-        read = metadata.Read(
+        read = metadata.ReadRecipe(
             spec=spec, origin="studio", program="Anime Character Studio", notes=metadata.left_out(recipe),
             lora_hashes=recipe.lora_hashes, model_hash=recipe.model_hash,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from io import BytesIO
 from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import BadInput
-from studio.core.imaging import flat, ground
+from studio.core.imaging import background_of, to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000  # decoded at once: 256 MB as RGBA, more than any camera phone in common use
@@ -37,7 +37,7 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
             opened.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG: decode no larger than needed
             opened.load()
             notes += _said(opened)
-            image = flat(opened)
+            image = to_rgb(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadInput("The picture is far larger than the 64 million pixels that are accepted.") from error
     except UnidentifiedImageError as error:
@@ -53,7 +53,7 @@ def clean(data: bytes, max_bytes: int) -> tuple[Image.Image, tuple[str, ...]]:
 
 def _said(image: Image.Image) -> tuple[str, ...]:
     """What is said about a picture with transparent parts."""
-    below = ground(image)
+    below = background_of(image)
     if below is None:
         return ()
     if image.convert("RGBA").getchannel("A").getextrema()[1] == 0:

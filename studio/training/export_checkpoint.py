@@ -72,7 +72,7 @@ def _few_step_lora(run: RunDir, spec: LcmSpec) -> Path:
     weights = last.groups["ema"] if last is not None and not measured else load_file(run.path / history.BEST)
     meta = last.meta if last is not None else {}
     characters = meta.get("fingerprint", meta.get("facts", {})).get("loras", [])
-    loras = result.beside(spec, [digest for digest, _ in characters] or [""] * len(spec.loras), settings())
+    loras = result.teacher_loras(spec, [digest for digest, _ in characters] or [""] * len(spec.loras), settings())
     return result.write_lora(run, spec, info, _unet_config(info), weights, measured.get("name", ""), loras)
 
 

@@ -134,7 +134,7 @@ def test_who_is_alive_is_known_to_other_processes(tmp_path: Path, monkeypatch: p
 def test_a_lock_is_one_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inheritable: bool) -> None:
     monkeypatch.setattr(locks, "INHERITABLE", inheritable)
     path = tmp_path / "run.lock"
-    assert not locks.held(path)
+    assert not locks.is_locked(path)
     first = locks.take(path)
     assert first is not None
     with first:
@@ -143,10 +143,10 @@ def test_a_lock_is_one_holders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         began = time.monotonic()
         assert locks.take(path, patience=0.1) is None
         assert time.monotonic() - began >= 0.1
-        assert locks.held(path)
+        assert locks.is_locked(path)
         assert path.read_text() == "2\n"
-    assert not locks.held(path)
+    assert not locks.is_locked(path)
     with locks.take(path) or pytest.fail("it is free"):
-        assert locks.held(path)
+        assert locks.is_locked(path)
     locks.remove(path)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from support.pictures import encoded, image
 
 from studio.core.specs import LoraRef
 from studio.store import metadata
-from studio.store.metadata import Read
+from studio.store.metadata import ReadRecipe
 from studio.store.metadata.facts import HIRES, SOURCE
 
 
@@ -26,7 +26,7 @@ def graph(**changed: Any) -> dict[str, Any]:
     return nodes
 
 
-def comfy(nodes: dict[str, Any]) -> Read:
+def comfy(nodes: dict[str, Any]) -> ReadRecipe:
     found = metadata.read(with_json(nodes, "prompt", workflow='{"nodes": []}'))
     assert (found.origin, found.program) == ("comfyui", "ComfyUI")
     return found

@@ -16,8 +16,8 @@ from support.pictures import RECIPE, encoded, image
 from studio.core.errors import BadInput
 from studio.core.specs import LoraRef
 from studio.store import metadata
-from studio.store.metadata import Read, a1111
-from studio.store.metadata.facts import HIRES, SOURCE, settled
+from studio.store.metadata import ReadRecipe, a1111
+from studio.store.metadata.facts import HIRES, SOURCE, read_recipe
 
 PROMPTS = (
     "1girl, blue hair",
@@ -102,7 +102,7 @@ def test_the_right_words_or_a_true_sentence(
 # --- A1111 and its family ---------------------------------------------------------------------------------------------
 
 
-def read_text(text: str) -> Read:
+def read_text(text: str) -> ReadRecipe:
     return metadata.read(png({"parameters": text.encode()}, b"iTXt"))
 
 
@@ -277,7 +277,7 @@ def test_what_we_write_in_a1111_s_words_comes_back(prompt: str, negative: str, s
             "lora_hashes": ("b" * 64,),
         }
     )
-    found = settled(a1111.read(metadata.parameters(recipe, 'A model: 2nd, "best"')))
+    found = read_recipe(a1111.read(metadata.parameters(recipe, 'A model: 2nd, "best"')))
     spec = found.spec
     assert (spec.prompt, spec.negative, spec.seed, spec.sampler) == (prompt, negative, seed, sampler)
     assert (spec.steps, spec.guidance, spec.width, spec.height) == (20, 3.5, 256, 320)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from support.pictures import encoded, image
 
-from studio.store.metadata import Read
+from studio.store.metadata import ReadRecipe
 
 SETTINGS = (
     "Steps: 24, Sampler: Euler a, CFG scale: 6.5, Seed: 4242, Size: 256x320, Model hash: 0123abcd45, Model: someMix_v3"
@@ -67,7 +67,7 @@ def hidden(text: str, magic: bytes) -> bytes:
     return encoded(picture)
 
 
-def expect(found: Read, prompt: str = "1girl, blue hair", negative: str = "lowres") -> None:
+def expect(found: ReadRecipe, prompt: str = "1girl, blue hair", negative: str = "lowres") -> None:
     spec = found.spec
     assert (spec.prompt, spec.negative) == (prompt, negative)
     assert (spec.steps, spec.seed, spec.guidance, spec.width, spec.height) == (24, 4242, 6.5, 256, 320)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from studio.core.errors import BadInput
-from studio.core.imaging import flat
+from studio.core.imaging import to_rgb
 from studio.core.specs import ControlKind, ControlSpec
 
 MAX_PIXELS = 64_000_000
@@ -152,7 +152,7 @@ def _flat(image: Image.Image) -> Image.Image:
         raise BadInput(f"The drawing is {width} x {height} pixels: too thin to draw from.")
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
-    return flat(image)
+    return to_rgb(image)
 
 
 def _small(image: Image.Image, side: int) -> Image.Image:

@@ -18,11 +18,11 @@ from studio.core.errors import BadInput, NotFound
 from studio.core.files import files_below, is_text, read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
-from studio.engine.models.beside import notes_beside
 from studio.engine.models.families import FAMILIES, SD15, Family, family_of, inpaints
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.lora_keys import unused
 from studio.engine.models.places import candidates, inside
+from studio.engine.models.sidecars import read_sidecars
 from studio.engine.models.single_files import VAE_ENDING, other_vae, require_parts, scheduler_changes
 from studio.engine.models.weights import PICKLES, Header, Tensor, fingerprint, keep_in, read_header, remembered
 
@@ -389,7 +389,7 @@ def _lora(path: Path) -> LoraInfo:
     if not is_text(path):
         raise BadInput(f"The LoRA {path.name!a} has a name that isn't UTF-8; give the file another name.")
     header = lora_header(path)
-    said = notes_beside(path)
+    said = read_sidecars(path)
     metadata = header.metadata
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
     fast = None

@@ -16,7 +16,7 @@ from studio.core.settings import settings
 from studio.core.specs import GenerateSpec
 from studio.interfaces.cli import doctor, files, terminal, training
 from studio.interfaces.cli.options import JSON, OFFLINE, command, options
-from studio.interfaces.cli.terminal import Json, answer, only_said, open_studio
+from studio.interfaces.cli.terminal import Json, answer, only_given, open_studio
 from studio.interfaces.cli.verbs import WRITTEN_FROM, add_verbs
 
 app = typer.Typer(
@@ -38,7 +38,7 @@ app.command()(doctor.doctor)
 
 def write_prompt(json: bool, offline: bool, **given: Any) -> None:
     """What `prompt` does."""
-    result = terminal.written(open_studio(), only_said(**given) | {"offline": offline})
+    result = terminal.written(open_studio(), only_given(**given) | {"offline": offline})
     lines = [result.positive_prompt, f"Negative: {result.negative_prompt}", f"Confidence: {result.confidence:.2f}"]
     answer(json, result.model_dump(mode="json"), [*lines, *result.notes])
 

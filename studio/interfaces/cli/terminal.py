@@ -59,7 +59,7 @@ def open_studio() -> Studio:
     return studio
 
 
-def only_said(**given: Any) -> dict[str, Any]:
+def only_given(**given: Any) -> dict[str, Any]:
     """Only what was said: the rest are the spec's own defaults."""
     return {name: value for name, value in given.items() if value is not None}
 

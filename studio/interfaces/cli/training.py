@@ -27,7 +27,7 @@ from studio.interfaces.cli.terminal import (
     Out,
     answer,
     lora_refs,
-    only_said,
+    only_given,
     open_studio,
     say,
 )
@@ -84,7 +84,7 @@ def _verb(name: str, kind: RunKind) -> Callable[..., None]:
         out: Path | None = given["out"]
         terminal.check_folder(out)
         fields = typed(spec, given, lambda path: terminal.image_id(studio, path))
-        fields |= only_said(loras=lora_refs(given.get("lora")))
+        fields |= only_given(loras=lora_refs(given.get("lora")))
         if out is not None:
             fields.setdefault("name", out.resolve().name)
         defaults = kind.defaults(fields.get("model", studio.settings.model), fields)

@@ -241,7 +241,7 @@ def _run(kind: str, own: Verb, given: dict[str, Any]) -> None:
     elif "base" in spec.model_fields:
         drawn = fields["base"] = typed(GenerateSpec, given, picture, "base__")
     if drawn is not None:
-        drawn |= terminal.sides(given["size"]) | terminal.only_said(loras=terminal.lora_refs(given["lora"]))
+        drawn |= terminal.sides(given["size"]) | terminal.only_given(loras=terminal.lora_refs(given["lora"]))
         drawn.setdefault("model", studio.settings.model)
     request = parse_spec({"kind": kind} | own.request(studio, fields, given))
     view = terminal.follow_job(studio, studio.submit(request, OWNER))

@@ -41,7 +41,7 @@ _KEPT = ("strokes", "png", "paper")
 
 
 @dataclass(frozen=True)
-class Paper:
+class Underlay:
     """What lies under the strokes: a stored picture, and whether it is part of the drawing or only traced.
 
     `lines` is a stored picture that is the drawing as long as `picture` is only traced; `shown` says whether it is seen
@@ -60,9 +60,9 @@ class Paper:
         """The stored picture that is part of the drawing, and stays so when another one is laid under it."""
         return self.picture if self.drawn else self.lines
 
-    def without(self) -> Paper | None:
+    def without(self) -> Underlay | None:
         """What is left when the picture is taken away: the lines that it was laid under."""
-        return Paper(self.lines, drawn=True) if self.lines else None
+        return Underlay(self.lines, drawn=True) if self.lines else None
 
 
 def kept() -> dict[str, Any]:
@@ -85,12 +85,12 @@ def _current() -> dict[str, Any]:
     return {name: kept()[name] for name in _KEPT}
 
 
-def paper() -> Paper | None:
+def underlay() -> Underlay | None:
     """What lies under the strokes, if anything and as far as it is still in the store."""
     state = kept()
     if not state["paper"]:
         return None
-    under: Paper | None = Paper(**state["paper"])
+    under: Underlay | None = Underlay(**state["paper"])
     if under and under.lines and not _stored(under.lines):
         under = replace(under, lines=None)
     if under and not _stored(under.picture):
@@ -113,7 +113,7 @@ def strokes() -> bool:
     return bool(state["strokes"] and state["strokes"].get("objects") and state["png"])
 
 
-def put(under: Paper | None, keep_strokes: bool = False) -> None:
+def set_underlay(under: Underlay | None, keep_strokes: bool = False) -> None:
     """Lay a picture under the canvas (None: nothing). Strokes go unless they are to be kept; `back` has them still."""
     state = kept()
     if not keep_strokes and strokes():
@@ -127,7 +127,7 @@ def put(under: Paper | None, keep_strokes: bool = False) -> None:
 
 def clear() -> None:
     """No strokes and nothing under them."""
-    put(None)
+    set_underlay(None)
 
 
 def back() -> None:
@@ -199,7 +199,7 @@ def canvas() -> bytes | None:
     """
     from streamlit_drawable_canvas import st_canvas  # registers itself with the running app, so not sooner
 
-    state, under = kept(), paper()
+    state, under = kept(), underlay()
     tool, width, color = tools()
     picture, drawing = _picture(under.picture if under else None), _picture(under.drawing if under else None)
     # strokes stay where they are on the lines that they were added to

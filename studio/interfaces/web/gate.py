@@ -120,7 +120,7 @@ def _refuse(sentence: str) -> SystemExit:
     return SystemExit(2)
 
 
-class Line:
+class LoginThrottle:
     """Tries at the password wait for their turn: the first few none, then one each `PAUSE` seconds.
 
     Taking a place is what counts a try, before its answer is known and right ones too, so that tries which come at the
@@ -152,7 +152,8 @@ class Gate:
         self.app = app
         self.key = key
         self.password = password
-        self.lines: dict[str, Line] = {"": Line()}  # of strangers, and one for each browser that has been in
+        # One of strangers, and one for each browser that has been in
+        self.throttles: dict[str, LoginThrottle] = {"": LoginThrottle()}
         self.owner_cookie = cookie_name("owner", key)
         self.login_cookie = cookie_name("login", key)
         self.known_cookie = cookie_name("known", key)
@@ -234,10 +235,10 @@ class Gate:
         typed = sent.get("password", [""])[0]
         # Only now, with all of it here: else who holds back the end of many forms had as many tries for one place.
         known = self._known(request)
-        line = self.lines.setdefault(known, Line())
-        turn = line.join(time.monotonic())
+        throttle = self.throttles.setdefault(known, LoginThrottle())
+        turn = throttle.join(time.monotonic())
         if turn is None:
-            wait = str(max(1, math.ceil(line.wait(time.monotonic()) - LONGEST_WAIT)))
+            wait = str(max(1, math.ceil(throttle.wait(time.monotonic()) - LONGEST_WAIT)))
             return self._form(target, TEXT["wait"].format(seconds=wait), 429, {"Retry-After": wait})
         if turn:
             await asyncio.sleep(turn)

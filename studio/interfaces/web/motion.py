@@ -159,7 +159,9 @@ def loop_fields(spec: type[MotionSpec], prefix: str) -> dict[str, Any]:
     return {name: inputs.field(spec, name, f"{prefix}_{name}") for name in ("pingpong", "fps", "format")}
 
 
-def pressed(spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emotion], prefix: str, icon: str) -> bool:
+def start_button(
+    spec: type[MotionSpec], said: dict[str, str], chosen: Sequence[Emotion], prefix: str, icon: str
+) -> bool:
     """The button that starts it; it can't be pressed, and says why, while the emotions make no sequence."""
     why = None
     if len(chosen) < bounds(spec, "emotions")["min_length"]:

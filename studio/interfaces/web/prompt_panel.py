@@ -120,8 +120,8 @@ def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
         _check(fields, positive or "", (negative or "").strip())
-    words.little(_unknown(fields, positive or ""), "gen_own_prompt")
-    words.knows(_model(fields))
+    words.unknown_words(_unknown(fields, positive or ""), "gen_own_prompt")
+    words.known_words(_model(fields))
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
 
@@ -150,12 +150,12 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
     if layers["text"] != written["text"]:
         unknown, typed = _unknown(fields, layers["text"]), _key("text", written["text"])
     shown.markdown(words.colored(layers, unknown))
-    words.little(unknown, typed)
+    words.unknown_words(unknown, typed)
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:
         _check(fields, positive, negative)
-    words.knows(_model(fields))
+    words.known_words(_model(fields))
     doubtful = result.doubtful and not edited
     repaired = studio().prompts.validate(positive, fields.triggers, _model(fields)).repaired if doubtful else positive
     return Prompt(

@@ -49,7 +49,7 @@ def show(job: JobView) -> None:
         several(tiles, job.id, lab.captions(job))
     if not job.pictures:
         return
-    says(job)
+    summary_line(job)
     if whole and tiles:
         with st.expander(TEXT["tiles"], icon=":material/grid_view:"):
             several(tiles, f"{job.id}_tiles")
@@ -64,7 +64,7 @@ def _loaded(ids: Sequence[str]) -> list[Picture]:
     return pictures
 
 
-def says(job: JobView) -> None:
+def summary_line(job: JobView) -> None:
     """What is worth saying about how a job went: the time it took, what was there already, notes."""
     parts = []
     if job.started and job.finished and len(job.cached) < len(job.pictures):

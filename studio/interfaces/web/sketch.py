@@ -17,7 +17,7 @@ from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec
 from studio.core.views import ControlView, JobView, Picture
 from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import canvas, character, inputs, parameters, request, results, widgets
-from studio.interfaces.web.canvas import Paper
+from studio.interfaces.web.canvas import Underlay
 from studio.interfaces.web.chips import Chip, of
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -56,20 +56,20 @@ LEFT_OUT = ("width", "height")  # the canvas has a shape, and the model its numb
 # --- under the canvas ---------------------------------------------------------------------------------------------
 
 
-def under() -> None:
+def underlay_form() -> None:
     """Upload, examples, and what to do with the picture that lies under the canvas."""
-    lying = canvas.paper()
-    with st.expander(TEXT["under"], icon=":material/layers:", expanded=lying is not None):
-        if lying is not None:
+    underlay = canvas.underlay()
+    with st.expander(TEXT["under"], icon=":material/layers:", expanded=underlay is not None):
+        if underlay is not None:
             for name in ("drawn", "opacity"):  # the widgets show what the canvas has, whoever put it there
-                if st.session_state.get(f"sk_{name}") != getattr(lying, name):
-                    st.session_state[f"sk_{name}"] = getattr(lying, name)
+                if st.session_state.get(f"sk_{name}") != getattr(underlay, name):
+                    st.session_state[f"sk_{name}"] = getattr(underlay, name)
             st.toggle(TEXT["part"], key="sk_drawn", help=TEXT["part_help"], on_change=_change)
-            if not lying.drawn:
+            if not underlay.drawn:
                 st.slider(TEXT["opacity"], 0.1, 1.0, step=0.1, key="sk_opacity", on_change=_change)
             st.button(
-                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.put,
-                args=(lying.without(), True),
+                TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.set_underlay,
+                args=(underlay.without(), True),
             )  # fmt: skip
         file = st.file_uploader(
             TEXT["upload"],
@@ -82,7 +82,7 @@ def under() -> None:
             st.session_state["sk_taken"] = file.file_id
             try:
                 picture = studio().upload(file.getvalue(), owner(), file.name)
-                _lay(picture)
+                _lay_under(picture)
             except StudioError as error:
                 st.error(str(error), icon=":material/broken_image:")
             else:
@@ -98,21 +98,21 @@ def under() -> None:
 
 
 def _change() -> None:
-    if lying := canvas.paper():
-        drawn, opacity = st.session_state["sk_drawn"], st.session_state.get("sk_opacity", lying.opacity)
-        canvas.put(replace(lying, drawn=drawn, opacity=opacity), keep_strokes=True)
+    if underlay := canvas.underlay():
+        drawn, opacity = st.session_state["sk_drawn"], st.session_state.get("sk_opacity", underlay.opacity)
+        canvas.set_underlay(replace(underlay, drawn=drawn, opacity=opacity), keep_strokes=True)
 
 
-def _lay(picture: Picture) -> None:
+def _lay_under(picture: Picture) -> None:
     """An uploaded picture: a drawing becomes part of the drawing, with its lines as they are; else its edges count.
 
     Where something was drawn by hand, that stays the drawing, and the picture lies under it to be traced.
     """
     if canvas.strokes():
-        canvas.put(replace(_beneath(picture.id), size=canvas.size()), keep_strokes=True)
+        canvas.set_underlay(replace(_beneath(picture.id), size=canvas.size()), keep_strokes=True)
         return
     paper, st.session_state["sk_kind"] = studio().drawable(picture.id, owner())
-    canvas.put(Paper(paper.id, drawn=True))
+    canvas.set_underlay(Underlay(paper.id, drawn=True))
 
 
 def _example(stem: str) -> None:
@@ -121,7 +121,7 @@ def _example(stem: str) -> None:
     except StudioError as problem:
         st.session_state["sk_problem"] = str(problem)
         return
-    canvas.put(Paper(picture.id, drawn=True))
+    canvas.set_underlay(Underlay(picture.id, drawn=True))
     words = (EXAMPLES / f"{stem}.txt").read_text(encoding="utf-8").strip()
     tags = [tag.strip() for tag in words.split(",")]
     emotion = next((tag for tag in tags if tag in EMOTIONS), EMOTIONS[0])
@@ -147,7 +147,7 @@ def draw_again(picture_id: str) -> bool:
     drawing = _followed(control)
     if drawing is None:
         return False
-    canvas.put(Paper(drawing, drawn=True))
+    canvas.set_underlay(Underlay(drawing, drawn=True))
     for name in ("kind", "low", "high", "weight", "control_mode"):
         state[f"sk_{name}"] = getattr(control, name)
     state["sk_span"], state["sk_net"] = (control.start, control.end), control.model or ""
@@ -175,17 +175,17 @@ def _fill(picture_id: str) -> None:
         state["sk_problem"] = " ".join(imported.notes)
 
 
-def _beneath(picture_id: str) -> Paper:
+def _beneath(picture_id: str) -> Underlay:
     """Paper with a picture that is only traced: what lies there as the drawing stays the drawing."""
-    lying = canvas.paper()
-    if lying is None or lying.drawing is None:
-        return Paper(picture_id, drawn=False)
-    if lying.picture == picture_id:
-        return replace(lying, drawn=False)
-    if lying.drawing == picture_id:  # under another one; nothing is traced from itself
-        return Paper(picture_id, drawn=True)
-    shown = st.session_state.get("sk_kind", "lines") == "lines" if lying.drawn else lying.shown
-    return Paper(picture_id, drawn=False, lines=lying.drawing, shown=shown)
+    underlay = canvas.underlay()
+    if underlay is None or underlay.drawing is None:
+        return Underlay(picture_id, drawn=False)
+    if underlay.picture == picture_id:
+        return replace(underlay, drawn=False)
+    if underlay.drawing == picture_id:  # under another one; nothing is traced from itself
+        return Underlay(picture_id, drawn=True)
+    shown = st.session_state.get("sk_kind", "lines") == "lines" if underlay.drawn else underlay.shown
+    return Underlay(picture_id, drawn=False, lines=underlay.drawing, shown=shown)
 
 
 def trace(picture_id: str, keep_strokes: bool = True) -> None:
@@ -195,10 +195,10 @@ def trace(picture_id: str, keep_strokes: bool = True) -> None:
     page: nothing of the old one stays, and all that the form has of the picture's recipe is put into it.
     """
     recipe = studio().picture(picture_id, owner()).recipe
-    laid = _beneath(picture_id) if keep_strokes else Paper(picture_id, drawn=False)
+    laid = _beneath(picture_id) if keep_strokes else Underlay(picture_id, drawn=False)
     if keep_strokes and not (laid.drawing or canvas.strokes()) and recipe is not None and recipe.control is not None:
         laid = replace(laid, lines=_followed(recipe.control), shown=recipe.control.kind == "lines")
-    canvas.put(laid, keep_strokes)
+    canvas.set_underlay(laid, keep_strokes)
     if recipe is None:
         return
     if keep_strokes:
@@ -210,7 +210,7 @@ def trace(picture_id: str, keep_strokes: bool = True) -> None:
 # --- how the drawing is followed ------------------------------------------------------------------------------------
 
 
-def seen(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, Any], ControlView | None]:
+def control_preview(drawing: bytes | None, model: str, service: Studio) -> tuple[dict[str, Any], ControlView | None]:
     """The control image, live, and the fields that shape it; (fields of ControlSpec, None where there is none)."""
     kind = inputs.buttons(ControlSpec, "kind", "sk_kind", help=None)
     st.caption(KINDS[kind])
@@ -289,7 +289,7 @@ def show(job: JobView) -> None:
                 TEXT["trace"], key=f"trace_{key}", icon=":material/layers:", help=TEXT["trace_help"], on_click=trace,
                 args=(picture.id,), width="stretch",
             )  # fmt: skip
-    results.says(job)
+    results.summary_line(job)
     for picture in drawn:
         if picture.id == st.session_state.get("sk_shown"):
             results.large(picture)

@@ -52,7 +52,7 @@ def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
     return ", ".join(parts)
 
 
-def little(unknown: Sequence[UnknownWord], key: str) -> None:
+def unknown_words(unknown: Sequence[UnknownWord], key: str) -> None:
     """The words that do little, each with its reason, and the nearest one that works as a button that puts it there.
 
     `key` is that of the text that holds them.
@@ -86,7 +86,7 @@ def _standing(word: str) -> str:
     return rf"(?<![^\W_]){re.escape(word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
 
 
-def knows(model: str) -> None:
+def known_words(model: str) -> None:
     """Every word that the chosen model was taught, by what it is about: a click adds it to the words typed.
 
     A picture of each is drawn when somebody asks, with one seed, so that only the word differs.

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from studio.core.errors import BadInput, NotFound
-from studio.core.imaging import flat
+from studio.core.imaging import to_rgb
 from studio.runs.dataset import layout
 from studio.runs.dataset.captions import Captions, find, is_list, read_caption
 from studio.runs.dataset.tags import add_tags, remove_tags, split_tags
@@ -293,7 +293,7 @@ def _leading(entries: Iterable[Entry]) -> dict[str, str]:
 
 def upright(picture: Image.Image) -> Image.Image:
     """RGB, turned as the camera held it, transparent parts on white (black would be learnt as a background)."""
-    return flat(picture, "white")
+    return to_rgb(picture, "white")
 
 
 def fingerprint(picture: Image.Image) -> tuple[int, np.ndarray]:

@@ -1,6 +1,6 @@
 """Recipes inside picture files: written, and read whoever wrote them."""
 
-from studio.store.metadata.facts import Read
+from studio.store.metadata.facts import ReadRecipe
 from studio.store.metadata.reading import FRAME, Named, known_loras, left_out, own, read, request_of
 from studio.store.metadata.writing import CHUNK, parameters, png, portable
 
@@ -8,7 +8,7 @@ __all__ = [
     "CHUNK",
     "FRAME",
     "Named",
-    "Read",
+    "ReadRecipe",
     "known_loras",
     "left_out",
     "own",

@@ -36,7 +36,7 @@ _HYPERNET = re.compile(r"<hypernet:[^<>]*>", re.IGNORECASE)
 _WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$", re.IGNORECASE)
 
 
-class Read(ImportedRecipe):
+class ReadRecipe(ImportedRecipe):
     """What stands in a file, before anybody asked which of it is on this machine.
 
     `lora_hashes` belong to `spec.loras` in order, "" where none is written. `recipe`: our own, whole, of a picture that
@@ -92,7 +92,7 @@ class Facts:
         return not self.prompt and self.steps is None and self.seed is None
 
 
-def settled(facts: Facts) -> Read:
+def read_recipe(facts: Facts) -> ReadRecipe:
     """The request that comes nearest to it, with a note for what isn't repeated."""
     notes: list[str] = []
     prompt = facts.prompt.replace("\x00", "")
@@ -132,7 +132,7 @@ def settled(facts: Facts) -> Read:
         notes.append("It doesn't say which model it was drawn with; another one gives another picture.")
     if facts.strength is not None:
         notes.append(SOURCE)
-    return Read(
+    return ReadRecipe(
         spec=GenerateSpec(**fields),
         origin=facts.origin,
         program=facts.program,

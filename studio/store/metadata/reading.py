@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, QUALITIES, STYLES, GenerateSpec, LoraRef, Parameters, Recipe
 from studio.store.metadata import a1111, comfyui, files, programs
-from studio.store.metadata.facts import Facts, Read, settled
+from studio.store.metadata.facts import Facts, ReadRecipe, read_recipe
 from studio.store.metadata.writing import CHUNK, portable
 
 FRAME = (
@@ -33,7 +33,7 @@ _MARKS = {
 }  # fmt: skip
 
 
-def read(data: bytes) -> Read:
+def read(data: bytes) -> ReadRecipe:
     """The recipe inside a picture file (PNG, JPEG, WebP), or a pasted text in A1111's words or JSON.
 
     Raises `BadInput` when the file is no picture, or a picture without a recipe that we can read.
@@ -46,7 +46,7 @@ def read(data: bytes) -> Read:
         fields = {"parameters": hidden}
         facts = _facts(fields)
     if facts is not None:
-        return settled(facts)
+        return read_recipe(facts)
     raise BadInput(_why_not(fields))
 
 
@@ -113,7 +113,7 @@ def _maker(fields: dict[str, str]) -> str:
     return next((name for name in known if name in said), "")
 
 
-def own(data: bytes) -> Read | None:
+def own(data: bytes) -> ReadRecipe | None:
     """As `read`, but only a recipe of this studio for a plain picture; None for everything else."""
     try:
         fields = files.texts(data)
@@ -134,7 +134,7 @@ class Named(Protocol):
     def hash(self) -> str: ...
 
 
-def known_loras(read: Read, here: Sequence[Named], notes: list[str]) -> tuple[LoraRef, ...]:
+def known_loras(read: ReadRecipe, here: Sequence[Named], notes: list[str]) -> tuple[LoraRef, ...]:
     """The LoRAs of a recipe as they are called `here`, by hash, else by name.
 
     A note for each that isn't here, and for one of ours that is another file now (A1111 hashes files in its own way).
@@ -192,7 +192,7 @@ def request_of(recipe: Recipe) -> GenerateSpec:
     )
 
 
-def _ours(text: str) -> Read:
+def _ours(text: str) -> ReadRecipe:
     try:
         data = json.loads(text)
         details = data.pop("details", None)
@@ -202,7 +202,7 @@ def _ours(text: str) -> Read:
             raise ValueError("every LoRA has a hash")
     except (ValueError, AttributeError, TypeError, RecursionError, ValidationError) as error:
         raise BadInput("The recipe in this picture is damaged or from a newer version of the studio.") from error
-    return Read(
+    return ReadRecipe(
         spec=spec,
         origin="studio",
         program="Anime Character Studio",

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from studio.core.errors import BadInput, Cancelled
-from studio.core.imaging import flat
+from studio.core.imaging import to_rgb
 from studio.core.settings import Settings
 from studio.core.specs import ControlRunSpec, ControlSpec
 from studio.engine.diffusion.latents import encode
@@ -211,6 +211,6 @@ def from_pictures(
 def _square(path: Path) -> Image.Image:
     """The middle of a drawing, in its own resolution: `fit` cuts its picture to the same."""
     with Image.open(path) as file:
-        drawing = flat(file)
+        drawing = to_rgb(file)
     side = min(drawing.size)
     return fit(drawing, side, side)

@@ -40,7 +40,7 @@ def guidance_range(spec: LcmSpec, info: ModelInfo) -> tuple[float, float]:
     return w_min, w_max
 
 
-def beside(spec: LcmSpec, hashes: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
+def teacher_loras(spec: LcmSpec, hashes: Sequence[str], settings: Settings) -> list[dict[str, Any]]:
     """The LoRAs that were part of the teacher, which a student's LoRA is used beside: title, weight and hash of each.
 
     `hashes` are those of the files that were merged; where one isn't there any more its file's name is its title.

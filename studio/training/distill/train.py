@@ -151,7 +151,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
                 hashes = [lora.hash for lora in loras]
                 path = result.write_lora(
                     session.run, spec, info, model.unet.config, weights_of_best, history.best,
-                    result.beside(spec, hashes, config),
+                    result.teacher_loras(spec, hashes, config),
                 )  # fmt: skip
             else:
                 path = result.write_model(

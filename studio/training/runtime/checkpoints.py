@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio.core.errors import DiskFull
-from studio.runs.rundir import RunDir, moment
+from studio.runs.rundir import RunDir, epoch_and_step
 
 Tensors = Mapping[str, torch.Tensor]
 _SPARE = 2**16  # bytes beyond the tensors, for headers and JSON
@@ -130,8 +130,8 @@ def _sha256(path: Path) -> str:
 
 def _prune(run: RunDir, keep: int, newest: Path) -> None:
     # Mid-epoch ones are only for resuming, so one beside the newest is enough; epoch ones are also the grid's rows.
-    now = moment(newest)
-    newest_first = [name for name in names(run)[::-1] if moment(run.checkpoints / name) <= now]
+    now = epoch_and_step(newest)
+    newest_first = [name for name in names(run)[::-1] if epoch_and_step(run.checkpoints / name) <= now]
     epochs = [name for name in newest_first if name.startswith("epoch-")]
     wanted = set(epochs[:keep]) | set(newest_first[:2])
     for path in run.checkpoints.iterdir():
@@ -168,7 +168,7 @@ def latest_good(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
         return None, notes
     folders = [p for p in run.checkpoints.iterdir() if p.suffix != ".tmp" and (p / "meta.json").exists()]
     # One whose moment can't be read may be the newest: it comes first, so that its damage is said.
-    folders.sort(key=lambda p: (moment(p)[0] < 0, moment(p), p.suffix != ".old", p.name), reverse=True)
+    folders.sort(key=lambda p: (epoch_and_step(p)[0] < 0, epoch_and_step(p), p.suffix != ".old", p.name), reverse=True)
     for path in folders:
         try:
             return load(path), notes

@@ -25,7 +25,7 @@ _PEOPLE = re.compile(r"(?:\d+\+?(?:girl|boy|other)s?|solo)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Beside:
+class Sidecar:
     """What is said of a LoRA; empty where nothing is. `facts` is our own note as it stands."""
 
     title: str = ""
@@ -35,7 +35,7 @@ class Beside:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def notes_beside(path: Path) -> Beside:
+def read_sidecars(path: Path) -> Sidecar:
     """The notes beside the LoRA file `path`; unreadable ones, and values that make no sense, are passed over."""
     own = _object(path.with_suffix(".json"))
     facts = _object(path.parent / "studio.json") if own is None else own
@@ -50,7 +50,7 @@ def notes_beside(path: Path) -> Beside:
     if weight is None:
         preferred = _weight(facts.get("preferred weight"))
         weight = preferred or 1.0  # A1111 writes 0 where nobody chose a weight
-    return Beside(
+    return Sidecar(
         title=_text(facts.get("title")),
         base=_text(facts.get("base")) or next((base for _, base in managers if base), "") or _a1111_base(facts),
         trigger_words=words,
