@@ -48,7 +48,9 @@ ALIVE = """
 import sys
 from pathlib import Path
 from studio.jobs.log import Processes
-processes = Processes(Path(sys.argv[1]))
+from studio.store.database import Database
+folder = Path(sys.argv[1])
+processes = Processes(Database(folder.with_name("studio.db")), folder)
 processes.enter()
 print(processes.own, flush=True)
 sys.stdin.read()
@@ -109,6 +111,7 @@ def test_two_steps_are_trained_and_the_run_resumes(tmp_path: Path) -> None:
 def test_who_is_alive_is_known_to_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "INHERITABLE", False)
     from studio.jobs.log import Processes
+    from studio.store.database import Database
 
     def begin() -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -116,7 +119,7 @@ def test_who_is_alive_is_known_to_other_processes(tmp_path: Path, monkeypatch: p
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    looks = Processes(tmp_path / "processes")
+    looks = Processes(Database(tmp_path / "studio.db"), tmp_path / "processes")
     for kill in (True, False):
         process = begin()
         assert process.stdout is not None
