@@ -145,6 +145,16 @@ class ImportedRecipe(View):
     model_hash: str = ""  # of the model it was made with; A1111 writes the first ten digits
 
 
+class KeyView(View):
+    """A key of the HTTP API, without the key. `id` tells keys of one name apart."""
+
+    id: str
+    name: str
+    created: float
+    expires: float | None = None  # None: good until it is revoked
+    state: Literal["valid", "expired", "revoked"]
+
+
 class Choice(View):
     """One optimisation that was chosen or not, and why."""
 

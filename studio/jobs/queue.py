@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ STOPPED = BUG.format("the worker stopped")
 Work = Callable[[Any, Job, Any], "Iterator[None] | None"]
 
 
+@dataclass
+class Total:
+    """Jobs of one kind that ended in one state, since this process began."""
+
+    jobs: int = 0
+    seconds: float = 0.0  # from their first turn to their end
+    cached: int = 0  # pictures that were there already
+
+
 class Jobs:
     """The queue and its worker. Thread-safe; nothing here blocks on the model but `wait`."""
 
@@ -52,6 +62,7 @@ class Jobs:
         self._limit = queue_limit
         self._changed = threading.Condition()
         self._ended = threading.Event()
+        self.totals: dict[tuple[str, str], Total] = {}  # by kind and state
         self._heir: threading.Thread | None = None  # looks for what dead processes have left
         self._looked = False
         self._turns: deque[str] = deque()  # owners who have something to do, the next one first
@@ -97,6 +108,7 @@ class Jobs:
         """Write down a job that needed no work: all its pictures were there."""
         job.started = job.created
         job.end("done")
+        self._count(job)
         self._log.add(job.view(), job.owner, job.spec.model_dump_json())
         return job.view()
 
@@ -379,8 +391,21 @@ class Jobs:
     def _end(self, job: Job, state: JobState, error: str | None = None, bad_input: bool = False) -> None:
         with self._changed:
             job.end(state, error, bad_input)
+            self._count(job)
             self._write(job)
             self._changed.notify_all()
+
+    def _count(self, job: Job) -> None:
+        total = self.totals.setdefault((job.spec.kind, job.state), Total())
+        total.jobs += 1
+        total.seconds += (job.finished or 0.0) - (job.started or job.finished or 0.0)
+        total.cached += len(job.view().cached)
+
+    @property
+    def works(self) -> bool:
+        """Whether what is submitted now gets its turn."""
+        thread = self._thread
+        return not self._closing and (thread is None or thread.is_alive())
 
     def _put_back(self, job: Job) -> None:
         """The studio closes: another process goes on with it, if it was accepted for good."""

@@ -47,7 +47,7 @@ from studio.features.experiment.job import report_of
 from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
 from studio.jobs.log import JobLog, Orphan
-from studio.jobs.queue import Jobs
+from studio.jobs.queue import Jobs, Total
 from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
@@ -59,8 +59,10 @@ from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
 from studio.store.canvases import Canvases
 from studio.store.database import Database
+from studio.store.keys import Keys
 from studio.store.pictures import Pictures, pixel_key
 
+LEAST_DISK = 64 * 2**20  # bytes free, without which no work should be sent here
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
 
@@ -79,6 +81,7 @@ class Studio:
         database = Database(settings.database)
         self._database = database
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
+        self.keys = Keys(database)
         self._log = JobLog(database, settings.home / "processes")
         self._resolver = Resolver(settings, self._pictures.get, self.prompts)
         self.words = WordPictures(settings, self._resolver, self._pictures)
@@ -375,6 +378,24 @@ class Studio:
         return prompt_list.parse(prompt_list.decoded(data) if isinstance(data, bytes) else data, table)
 
     # --- models and machine -----------------------------------------------------------------------------------------
+
+    def readiness(self) -> dict[str, bool]:
+        """Whether work can be taken: database, disk, worker, and the model that requests begin with."""
+        try:
+            self._pictures.usage()
+            database = True
+        except StudioError:
+            database = False
+        try:
+            model = resolve(self.settings.model, self.settings, with_hash=False).path is not None
+        except StudioError:
+            model = False
+        disk = shutil.disk_usage(self.settings.home).free > LEAST_DISK
+        return {"database": database, "disk": disk, "worker": self._jobs.works, "model": model}
+
+    def totals(self) -> dict[tuple[str, str], Total]:
+        """What this process has done, by kind of job and how it ended."""
+        return dict(self._jobs.totals)
 
     def system(self) -> SystemStatus:
         """What there is and what was chosen. Cheap: asks nothing of the device that the worker doesn't know already."""

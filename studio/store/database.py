@@ -69,6 +69,15 @@ CREATE TABLE leases (
     expires REAL NOT NULL         -- seconds since 1970; renewed while the process lives
 );
 """,
+    """
+CREATE TABLE keys (
+    digest TEXT PRIMARY KEY,      -- of the key, which is not kept
+    name TEXT NOT NULL,
+    created REAL NOT NULL,
+    expires REAL,
+    revoked REAL
+);
+""",
 )
 VERSION = 1 + len(CHANGES)
 FULL = "The disk is full: this couldn't be written, and nothing that was there is lost; free some space and try again."

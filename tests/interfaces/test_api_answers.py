@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 from support.checkpoints import tiny_sd
 from support.pictures import encoded, image
 
@@ -74,6 +75,30 @@ def test_two_keys_learn_nothing_of_each_other(client: TestClient, studio: Studio
     studio._pictures.purge(older_than=0)
     assert client.get(f"/images/{id}").status_code == 404
     assert as_bob(client, "GET", f"/images/{id}").status_code == 200
+
+
+def test_readiness_is_apart_from_health_and_figures_need_a_key(client: TestClient, studio: Studio) -> None:
+    finished(
+        client, client.post("/jobs", json={"model": "tiny", "prompt": "counted", "steps": 1, "seed": 5}).json()["id"]
+    )
+    client.post("/jobs", json={"model": "tiny", "prompt": "counted", "steps": 1, "seed": 5})
+    said = client.get("/v1/metrics")
+    figures = {family.name: family for family in text_string_to_metric_families(said.text)}
+    done = [one.value for one in figures["studio_jobs"].samples if one.labels == {"kind": "generate", "state": "done"}]
+    assert done[0] >= 2
+    assert figures["studio_pictures_cached"].samples[0].value >= 1
+    assert figures["studio_job_seconds"].samples[0].value > 0
+    assert figures["studio_memory_bytes"].samples[0].value > 2**20
+    assert client.get("/v1/metrics", headers={"Authorization": ""}).status_code == 401
+    ready = client.get("/ready", headers={"Authorization": ""})
+    assert (ready.status_code, set(ready.json().values())) == (200, {True})
+    worker, studio._jobs._closing = studio._jobs._closing, True
+    try:
+        assert client.get("/ready").status_code == 503
+        assert client.get("/ready").json()["worker"] is False
+        assert client.get("/health").status_code == 200
+    finally:
+        studio._jobs._closing = worker
 
 
 def test_the_documentation_says_what_is_really_sent(client: TestClient) -> None:

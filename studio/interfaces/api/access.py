@@ -31,13 +31,14 @@ class Caller:
 class Access:
     """Which key is whose. Raises `BadInput` for keys in the settings that can be guessed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, studio: Studio) -> None:
         self._keys = api_keys(settings)
+        self._named = studio.keys  # `python -m studio keys add`
 
     @property
     def open(self) -> bool:
         """Whether nobody is asked for a key: then this machine alone is answered."""
-        return not self._keys
+        return not self._keys and not self._named.any()
 
     def caller(self, authorization: str, basic: bool = False) -> Caller | None:
         """Whose key an `Authorization` header brings; None for no valid one. Every key is compared in constant time.
@@ -53,7 +54,10 @@ class Access:
             return None
         given = offered.strip().encode(errors="surrogateescape")
         found = [key for key in self._keys if hmac.compare_digest(key.encode(), given)]
-        return Caller(KEY + hashlib.sha256(found[0].encode()).hexdigest()[:24], True) if found else None
+        if found:
+            return Caller(KEY + hashlib.sha256(found[0].encode()).hexdigest()[:24], True)
+        owner = self._named.owner(offered.strip())
+        return None if owner is None else Caller(owner, True)
 
 
 def _password(encoded: str) -> str:

@@ -33,11 +33,12 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
 
     Raises ValueError for a studio that opens whatever path a request names (see `Settings.named_only`).
     """
-    access = Access(settings)
+    api_keys(settings)  # raises for weak ones before anything is opened
     redact = path_redactor(settings)
     studio = studio or Studio(settings.model_copy(update={"named_only": True}))
     if not studio.settings.named_only:
         raise ValueError("the studio behind the API has to be one with `named_only`")
+    access = Access(settings, studio)
 
     class PortableJSON(JSONResponse):
         def render(self, content: Any) -> bytes:
@@ -53,6 +54,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     )
     studio.take_over()
     app.state.studio = studio
+    app.state.access = access
     app.state.redact = redact
     app.state.sd_options = {}  # what each owner has set, as A1111's web UI keeps it
     app.add_middleware(BodyLimit, upload=settings.max_upload_mb * 2**20)  # the last one that is added goes first
@@ -67,10 +69,13 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     return app
 
 
-def check_address(settings: Settings, host: str) -> None:
-    """Raises `BadInput` when `host` is reachable from elsewhere and there is no key."""
-    if not is_loopback(host) and not api_keys(settings):
-        raise BadInput(f"Serving on {host} needs a key: set STUDIO_API_KEY, or serve on 127.0.0.1.")
+def check_address(settings: Settings, host: str, keys: bool = False) -> None:
+    """Raises `BadInput` when `host` is reachable from elsewhere and there is no key. `keys`: there are named ones."""
+    if not is_loopback(host) and not api_keys(settings) and not keys:
+        raise BadInput(
+            f"Serving on {host} needs a key: `python -m studio keys add NAME` makes one (or set STUDIO_API_KEY); "
+            "or serve on 127.0.0.1."
+        )
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
@@ -79,7 +84,12 @@ def serve(settings: Settings, host: str, port: int) -> None:
 
     import uvicorn
 
-    check_address(settings, host)
+    if not is_loopback(host) and not api_keys(settings):
+        studio = Studio(settings)
+        try:
+            check_address(settings, host, studio.keys.any())
+        finally:
+            studio.close()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         try:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

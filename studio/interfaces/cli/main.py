@@ -14,7 +14,7 @@ import typer
 
 from studio.core.settings import settings
 from studio.core.specs import GenerateSpec
-from studio.interfaces.cli import doctor, files, terminal, training
+from studio.interfaces.cli import doctor, files, keys, terminal, training
 from studio.interfaces.cli.options import JSON, OFFLINE, command, options
 from studio.interfaces.cli.terminal import Json, answer, only_given, open_studio
 from studio.interfaces.cli.verbs import WRITTEN_FROM, add_verbs
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(training.runs_app, name="runs")
+app.add_typer(keys.app, name="keys")
 
 
 add_verbs(app)
