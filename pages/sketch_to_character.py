@@ -25,7 +25,7 @@ with st.bottom:
             TEXT["text"], key="sk_text", placeholder=TEXT["text_hint"], max_chars=4000, live="300ms",
             icon=":material/edit:", label_visibility="collapsed", persist_state="session",
         )  # fmt: skip
-        draw = st.container()
+        draw = st.container(width="content")
 
 st.title(TEXT["title"], anchor=False)
 st.caption(TEXT["lead"])

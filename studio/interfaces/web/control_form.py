@@ -40,7 +40,7 @@ def settings() -> dict[str, Any]:
     values["init"] = None if init == "none" else init
     with st.container(horizontal=True):
         values["epochs"] = _number("epochs", width=120)
-        values["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        values["learning_rate"] = _number("learning_rate", width=190, format="%.5f", min_value=0.000001)
         values["batch_size"] = _number("batch_size", width=140)
         values["seed"] = _number("seed", width=160)
         values["time_limit_minutes"] = _number("time_limit_minutes", width=180)
@@ -69,6 +69,8 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
         TEXT["start"], type="primary", icon=":material/school:", key="cn_start", disabled=spec is None,
         help=TEXT["need_data"] if report is None else None,
     )  # fmt: skip
+    if report is None:
+        st.caption(TEXT["need_data"])
     if not pressed or spec is None or report is None:
         return None
     captions.save_pending(report)

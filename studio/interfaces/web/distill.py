@@ -154,8 +154,8 @@ def _more() -> dict[str, Any]:
     values: dict[str, Any] = {}
     with st.container(horizontal=True):
         for field in ("w_min", "w_max"):
-            values[field] = _number(field, width=150)
-        values["learning_rate"] = _number("learning_rate", width=160, format="%.6f", step=0.00001, min_value=1e-7,
+            values[field] = _number(field, width=200)
+        values["learning_rate"] = _number("learning_rate", width=200, format="%.6f", step=0.00001, min_value=1e-7,
         )  # fmt: skip
         values["rank"] = _number("rank", width=120)
         values["seed"] = _number("seed", width=160)

@@ -161,7 +161,7 @@ def settings() -> dict[str, Any]:
     with st.container(horizontal=True):
         values["epochs"] = _number("epochs", width=120)
         values["rank"] = _number("rank", width=120)
-        values["learning_rate"] = _number("learning_rate", width=160, format="%.5f", min_value=0.000001)
+        values["learning_rate"] = _number("learning_rate", width=190, format="%.5f", min_value=0.000001)
         values["batch_size"] = _number("batch_size", width=140)
         values["repeats"] = _number("repeats", width=140, placeholder="automatic")
     values["flip"] = inputs.toggle(LoraSpec, "flip", "lora_flip")
@@ -214,6 +214,7 @@ def start(report: Any | None, fields: dict[str, Any]) -> str | None:
     """What the run will take, and the button; the id of the run that was started."""
     if report is None:
         st.button(TEXT["start"], type="primary", disabled=True, key="lora_start", help=TEXT["need_data"])
+        st.caption(TEXT["need_data"])
         return None
     try:
         spec = LoraSpec(data=str(report.folder), **fields)
