@@ -203,12 +203,15 @@ def still_asked_for(page: str, job_id: str | None, image: str | None, base: dict
     return image is None and not base.get("text")
 
 
-def source(page: str, prefix: str) -> str | None:
-    """The picture to start from: sent here, uploaded, or one of the last; None to have one drawn."""
+def source(page: str, prefix: str, without: str = TEXT["drawn"], title: str = TEXT["source"]) -> str | None:
+    """The picture to start from: sent here, uploaded, or one of the last; None to have one drawn.
+
+    `without`: what is said while there is none. `title`: what the picture is here.
+    """
     chosen = f"{prefix}_picture"
     if got := widgets.sent(page):
         st.session_state[chosen] = got["picture"]
-    with st.expander(TEXT["source"], expanded=True, icon=":material/face:"):
+    with st.expander(title, expanded=True, icon=":material/face:"):
         file = st.file_uploader(TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key=f"{prefix}_upload")
         if file is not None and st.session_state.get(f"{prefix}_taken") != file.file_id:
             st.session_state[f"{prefix}_taken"] = file.file_id
@@ -219,7 +222,7 @@ def source(page: str, prefix: str) -> str | None:
         picture = picture_of(st.session_state.get(chosen))
         if picture is None:
             st.session_state.pop(chosen, None)
-            st.caption(TEXT["drawn"])
+            st.caption(without)
             _recent(prefix, chosen)
             return None
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -54,6 +54,7 @@ SEND_TO = {
     "emotion_morph": "Emotion morph",
     "img2img_animation": "Animation",
     "sketch_to_character": "Sketch (trace over it)",
+    "retouch": "Retouch",
 }
 
 
