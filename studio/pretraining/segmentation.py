@@ -109,7 +109,8 @@ def main(args: argparse.Namespace) -> None:
     while share() < 1:
         first = args.seed * 10_000_000 + step * args.batch
         x, labels, alpha = batch(range(first, first + args.batch), vae, generator)
-        loss = loss_of(*network.train()(x), labels, alpha)
+        parts_logits, cover = network.train()(x)
+        loss = loss_of(parts_logits, cover, labels, alpha)
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / 50) * 0.5 * (1.02 + math.cos(math.pi * share()))
         optimizer.zero_grad(set_to_none=True)

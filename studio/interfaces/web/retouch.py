@@ -140,7 +140,7 @@ def show(job: JobView) -> None:
                 args=(picture.id,), width="stretch",
             )  # fmt: skip
     st.caption(TEXT["seam_help"])
-    results.says(job)
+    results.summary_line(job)
     for picture in pictures:
         if picture.id == st.session_state.get("rt_shown") or len(pictures) == 1:
             results.large(picture)
