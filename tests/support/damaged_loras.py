@@ -116,7 +116,8 @@ def main(count: int, seed: int, sandbox: Path) -> dict[str, Any]:
     slowest = 0.0
     asked = ["generate", "--prompt", "1girl", "--steps", "1", "--size", "64", "--seed", "1", "--json", "--lora"]
     before = 0
-    with Watch(home) as watch, TestClient(create(settings()), base_url="http://localhost:8000") as client:
+    watch = Watch(home)
+    with TestClient(create(settings()), base_url="http://localhost:8000") as client:
 
         def by_api(file: Path) -> int:
             request = {"prompt": "1girl", "steps": 1, "width": 64, "height": 64, "loras": [{"path": file.name}]}
@@ -144,11 +145,13 @@ def main(count: int, seed: int, sandbox: Path) -> dict[str, Any]:
                 calls.append(("api", lambda file=file: by_api(file)))
             for name, call in calls:
                 started = time.process_time()
+                said = io.StringIO()
                 try:
-                    with watch, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    with watch, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
                         code = call()
                     codes[code] = codes.get(code, 0) + 1
-                    if code not in (0, 2):
+                    overflow = name == "generate" and code == 1 and "numbers overflowed" in said.getvalue()
+                    if code not in (0, 2) and not overflow:  # values so large are said when they are drawn
                         wrong.append(f"{name} {number}: {code}")
                 except BaseException as error:
                     wrong.append(f"{name} {number}: {type(error).__name__}: {str(error)[:200]}")
