@@ -5,6 +5,8 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process per core: more threads would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ.setdefault("STUDIO_WARM_UP", "false")  # a test that shows a page draws nothing, as a rule
+
 import studio  # isort: skip - before torch: it sets how OpenMP's threads wait
 
 import gc

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     named_only: bool = Field(
         False, description="Models, LoRAs and ControlNets are named, not given as paths. The API always does so."
     )
+    warm_up: bool = Field(True, description="Load the model as soon as a page is opened, not for the first picture.")
     offline: bool = Field(False, description="Never ask the model hub, even when a network is there.")
     preview_every: int = Field(2, ge=0, le=50, description="Steps between live previews; 0 turns them off.")
     max_pixels: int = Field(2048 * 2048, ge=64 * 64, description="Largest picture that may be asked for.")

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from studio.engine import light_imports  # isort: skip - before diffusers
+
 import torch
 from PIL import Image
 
@@ -27,7 +29,7 @@ from studio.engine.models.weights import read_header
 from studio.engine.progress import Progress
 from studio.engine.recipe import latent_size
 
-__all__ = ["Components", "Engine", "load"]
+__all__ = ["Components", "Engine", "light_imports", "load"]
 
 
 def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | None = None) -> Components:

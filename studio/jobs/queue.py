@@ -32,6 +32,7 @@ LOOK_SECONDS = 0.5  # and so often the worker looks for a cancel from another pr
 WORKER_NICE = 5  # drawing on all cores must not keep a page from opening
 INHERIT_SECONDS = 2.0  # between looks for jobs whose process is gone
 MOST_DEATHS = 3  # of processes, while they worked on one job: it isn't begun once more
+STARTING = "Starting the engine"
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
 FEW = 4  # jobs that an owner may have waiting however much the others have, as long as the queue isn't full
 BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
@@ -73,6 +74,8 @@ class Jobs:
         self._unwritten: dict[str, Job] = {}  # jobs whose end couldn't be written down yet
         self._engine: Any = None
         self._thread: threading.Thread | None = None
+        self._chores: deque[Callable[[Any], None]] = deque()  # what the worker does between two turns
+        self._starting = False  # the engine, for a chore
         self._taken = 0  # turns, by all workers so far
         self._closing = False
 
@@ -99,10 +102,37 @@ class Jobs:
         self._queues.setdefault(job.owner, deque()).append(job)
         if job.owner not in self._turns:
             self._turns.append(job.owner)
+        if self._starting:
+            job.say(STARTING)
         self._start()
         self._forget()
         self._changed.notify_all()
         return job.view(self._position(job))
+
+    def between_turns(self, chore: Callable[[Any], None], start: bool = False) -> None:
+        """Have the worker call `chore` with its engine before its next turn, behind what it works on now.
+
+        `start`: start the engine for it; otherwise, where there is none yet, nothing happens. What it raises is logged.
+        """
+        with self._changed:
+            if self._closing or (self._engine is None and not start):
+                return
+            self._chores.append(chore)
+            self._start()
+            self._changed.notify_all()
+
+    def _do_chores(self) -> None:
+        while self._chores and not self._closing:
+            chore = self._chores.popleft()
+            try:
+                if self._engine is None:
+                    self._starting = True
+                    self._engine = self._make_engine()
+                chore(self._engine)
+            except Exception as error:  # the next job meets it too, and says it to somebody
+                log.warning("between two jobs: %s", error)
+            finally:
+                self._starting = False
 
     def finished(self, job: Job) -> JobView:
         """Write down a job that needed no work: all its pictures were there."""
@@ -301,9 +331,10 @@ class Jobs:
     def _serve(self) -> None:
         while True:
             with self._changed:
-                while not self._turns and not self._left and not self._closing:
+                while not self._turns and not self._left and not self._closing and not self._chores:
                     self._changed.wait()
                 left, self._left = self._left, []
+            self._do_chores()
             for runner in left:
                 self._unwind(runner)
             with self._changed:
@@ -344,7 +375,7 @@ class Jobs:
                     raise Cancelled
                 self._write(job)
                 if self._engine is None:
-                    job.say("Starting the engine")
+                    job.say(STARTING)
                     self._engine = self._make_engine()
                 job.say("")
                 job.runner = self._kinds[job.spec.kind](self._engine, job, job.spec) or iter(())

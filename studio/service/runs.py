@@ -44,6 +44,7 @@ _PLAIN = set(RunView.model_fields) - {
 }
 DEFAULT_INIT = ControlRunSpec.model_fields["init"].default  # where a model has none, a new one begins
 _NUMBERS = {"step", "steps", "epoch", "epochs"}  # 0 and not None until they are known
+LEFT_THE_CARD = "The studio's own model leaves the card for this run; the next picture loads it again."
 UNREADABLE = "unreadable"  # the state of a run whose request this version can't read: it can only be deleted
 _PACKAGES = {  # optional ones, by the optimiser that needs them
     "prodigy": ("prodigyopt", "Prodigy needs `pip install prodigyopt`; or choose adamw."),
@@ -58,8 +59,10 @@ class TrainingRuns:
     down are everybody's. None: somebody who may see all.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, leave_the_card: Callable[[], bool] = lambda: False) -> None:
+        """`leave_the_card` frees what draws from the card, and says whether there was something."""
         self._settings = settings
+        self._leave_the_card = leave_the_card
         self._supervisor = Supervisor(settings)
         self._datasets = DataSets(settings)
 
@@ -98,7 +101,12 @@ class TrainingRuns:
         if report is not None and checked is not None:
             checked(report)
         self._check_room(spec, info)
-        return self.get(self._supervisor.start(self._placed(spec, info), owner))
+        return self._with_the_card(self._supervisor.start(self._placed(spec, info), owner))
+
+    def _with_the_card(self, id: str) -> RunView:
+        """A run that was started, once the studio's own model is on its way from the card that it will train on."""
+        left, run = self._leave_the_card(), self.get(id)
+        return run.model_copy(update={"notes": (*run.notes, LEFT_THE_CARD)}) if left else run
 
     def _placed(self, spec: RunSpec, info: ModelInfo) -> RunSpec:
         """The request with paths for the names that a stranger gave: the trainer takes any path, and no such names."""
@@ -214,7 +222,7 @@ class TrainingRuns:
             "checkpoint_minutes": checkpoint_minutes,
         }
         self._supervisor.resume(id, **{name: value for name, value in changes.items() if value is not None})
-        return self.get(id)
+        return self._with_the_card(id)
 
     def export(self, id: str, owner: str | None = None) -> RunView:
         """Make the LoRA of a run that ended without one from its last good checkpoint. Takes seconds.

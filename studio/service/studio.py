@@ -75,7 +75,7 @@ class Studio:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.prompts = PromptService(settings)
-        self.runs = TrainingRuns(settings)
+        self.runs = TrainingRuns(settings, self._leave_the_card)
         self.datasets = DataSets(settings)
         self.models = ModelLibrary(settings)
         database = Database(settings.database)
@@ -89,6 +89,27 @@ class Studio:
         self._canvases = Canvases(settings.home / "canvases")
         self._pictures.purge()
         self._log.forget()
+
+    def warm_up(self) -> None:
+        """Start the engine and load the model that pages start with, in the worker; a job that comes meanwhile waits.
+
+        Nothing happens where STUDIO_WARM_UP is off, or the model would have to be downloaded.
+        """
+        if self.settings.warm_up and self._jobs.engine is None:
+            self._jobs.between_turns(self._load_default, start=True)
+
+    def _load_default(self, engine: Any) -> None:
+        if resolve(self.settings.model, self.settings, with_hash=False).path is not None:
+            engine.components(self.settings.model)
+
+    def _leave_the_card(self) -> bool:
+        """Have the worker free its model behind the job that it works on; whether there was one on a card."""
+        engine = self._jobs.engine
+        status = engine.status() if engine is not None else {}
+        if not status.get("loaded") or status["device"] == "cpu":
+            return False
+        self._jobs.between_turns(lambda engine: engine.free())
+        return True
 
     def close(self) -> None:
         """Stop the worker within a step and free the files; what it was doing is left to others: see `take_over`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from PIL import Image
 from sd_parsers import ParserManager
 from support import captioner_models
@@ -20,7 +18,6 @@ from support.training_sets import write_set
 from support.verbs import Done, one_sentence
 
 from studio.interfaces.cli import bench, terminal
-from studio.interfaces.cli import main as verbs_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -278,14 +275,3 @@ def test_as_a_process(home: Path, model: str) -> None:
     assert bad.returncode == 2
     assert b"UTF-8" in bad.stderr
     assert b"Traceback" not in bad.stderr
-
-
-def test_the_notebook_asks_for_options_that_there_are() -> None:
-    """A training cell that goes on after Colab ended it has to say both `--resume` and a limit below Colab's."""
-    cells = json.loads((REPOSITORY / "notebooks" / "colab.ipynb").read_text())["cells"]
-    lines = [line for cell in cells for line in cell["source"] if "train-lora" in line and line.startswith("!")]
-    assert len(lines) == 1
-    said = set(re.findall(r"--[a-z-]+", lines[0]))
-    verbs = typer.main.get_command(verbs_module.app).commands  # type: ignore[attr-defined]
-    assert {"--resume", "--time-limit"} <= said
-    assert said <= {option for parameter in verbs["train-lora"].params for option in parameter.opts}

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
+from studio.engine.light_imports import dynamo_deferred
 from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
@@ -135,14 +136,15 @@ def _pretrained(cls: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
 
 
 def _text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
-    model, report = CLIPTextModel.from_pretrained(
-        folder / "text_encoder",
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        variant=_variant(folder, "text_encoder"),
-        output_loading_info=True,
-    )
+    with dynamo_deferred():  # layers without numbers are made by functions that ask for it
+        model, report = CLIPTextModel.from_pretrained(
+            folder / "text_encoder",
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            variant=_variant(folder, "text_encoder"),
+            output_loading_info=True,
+        )
     _complete(report)
     return model
 

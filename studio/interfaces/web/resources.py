@@ -13,4 +13,5 @@ def studio() -> Studio:
     """The service behind every page, made on first use."""
     made = Studio(settings())
     made.take_over()
+    made.warm_up()
     return made
