@@ -15,15 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from studio.core.errors import BadInput, Busy, Cancelled, DiskFull, NotFound, OutOfMemory, StudioError
+from studio.core.errors import BadInput, Busy, Cancelled, DiskFull, NotFound
 from studio.core.views import JobState, JobView
 from studio.jobs.job import Job
 from studio.jobs.log import INTERRUPTED, JobLog, Orphan
-from studio.store.pictures import write_error
+from studio.jobs.sentences import DEADLY, STOPPED, sentence_for
+from studio.jobs.total import Total
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +34,8 @@ MOST_DEATHS = 3  # of processes, while they worked on one job: it isn't begun on
 STARTING = "Starting the engine"
 KEEP_FINISHED = 200  # jobs whose last state is answered from memory
 FEW = 4  # jobs that an owner may have waiting however much the others have, as long as the queue isn't full
-BUG = "Something went wrong inside the studio ({}); the log says more. Other jobs are not affected."
-DEADLY = "The studio ended {} times while it worked on this, so it isn't tried again; the log may say why."
-STOPPED = BUG.format("the worker stopped")
 
 Work = Callable[[Any, Job, Any], "Iterator[None] | None"]
-
-
-@dataclass
-class Total:
-    """Jobs of one kind that ended in one state, since this process began."""
-
-    jobs: int = 0
-    seconds: float = 0.0  # from their first turn to their end
-    cached: int = 0  # pictures that were there already
 
 
 class Jobs:
@@ -510,16 +497,3 @@ class Jobs:
         finished = [job.id for job in self._jobs.values() if job.finished is not None]
         for id in finished[:-KEEP_FINISHED]:
             del self._jobs[id]
-
-
-def sentence_for(error: BaseException) -> str:
-    """What a person reads when a job fails; a bug also goes to the log with its traceback."""
-    if isinstance(error, StudioError):
-        return str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's; not imported here
-        return str(OutOfMemory("The memory didn't suffice; try a smaller picture, or fewer at once."))
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        log.warning("a file couldn't be used: %s", error)
-        return str(write_error(error, Path(str(error.filename)).parent))
-    log.error("a job failed", exc_info=error)
-    return BUG.format(type(error).__name__)
