@@ -47,7 +47,8 @@ from studio.features.experiment.job import report_of
 from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
 from studio.jobs.log import JobLog, Orphan
-from studio.jobs.queue import Jobs, Total
+from studio.jobs.queue import Jobs
+from studio.jobs.total import Total
 from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
