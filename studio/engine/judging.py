@@ -15,7 +15,8 @@ BACKGROUNDS = {  # the judge's words -> the tags that the model was trained with
     "plain": "simple background", "gradient": "gradient background", "circle": "circle background",
     "dots": "polka dot background", "stripes": "striped background", "sky": "sky, clouds", "petals": "petals",
     "night": "starry sky", "bokeh": "bokeh", "splash": "paint splatter", "sunset": "sunset",
-    "rays": "sunburst background",
+    "rays": "sunburst background", "cherry blossoms": "cherry blossoms", "classroom": "classroom",
+    "city": "city lights", "forest": "forest", "beach": "beach", "snow": "snow", "room": "indoors",
 }  # fmt: skip
 # The model's own tags for what the judge tells apart, factor by factor, in the order in which the model learnt them.
 # What is worn isn't among them: the judge knows its colour only, and no tag names a colour alone.

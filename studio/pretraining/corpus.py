@@ -28,11 +28,16 @@ from .painter import CharacterSpec, bend, paint, sample_spec, tags
 from .painter.spec import EMOTIONS, STYLES
 
 PIXELS = 256
-FIRST = {"small": 0, "full": 100, "bent": 200}  # shards are numbered by variety
+FIRST = {"small": 0, "full": 100, "bent": 200, "plain": 300}  # shards are numbered by variety
 DRIFT = 3.0  # pixels, at most: as far as `hand_lines` drift from a painting
 STILL: dict[str, Any] = {
     "dx": 0.0, "dy": 0.0, "tilt": 0.0, "turn": 0.0, "scale": 1.0, "gaze": "viewer", "tip_color": "",
 }  # fmt: skip
+POSES: tuple[dict[str, float], ...] = (  # of the plain variety: upright, or as far off as the tags say it
+    {"tilt": 0.0, "turn": 0.0}, {"tilt": -8.0, "turn": 0.0}, {"tilt": 8.0, "turn": 0.0},
+    {"tilt": 0.0, "turn": -0.6}, {"tilt": 0.0, "turn": 0.6},
+)  # fmt: skip
+SHARES = (80, 4, 4, 6, 6)
 
 
 def specs(shard: int, size: int, variety: str) -> list[CharacterSpec]:
@@ -48,6 +53,8 @@ def specs(shard: int, size: int, variety: str) -> list[CharacterSpec]:
             fixed |= STILL | {"background": rng.choice(("plain", "gradient"))}
             if rng.random() > 0.1:
                 fixed["accessories"] = ()
+        if variety == "plain":
+            fixed |= {"dx": 0.0, "dy": 0.0, "scale": 1.0} | POSES[rng.choices(range(len(POSES)), SHARES)[0]]
         drawn.append(sample_spec(rng, **fixed))
     return drawn
 

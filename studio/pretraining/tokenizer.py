@@ -28,30 +28,20 @@ def _byte_symbols() -> list[str]:
 
 
 def build(tags: Iterable[str], extra_words: Iterable[str], folder: Path) -> CLIPTokenizer:
-    """Make and save the tokenizer. `tags` become single tokens; their words and `extra_words` merge to one token each.
+    """Make and save the tokenizer. `tags`, their words and `extra_words` become single tokens.
 
-    Text outside the vocabulary falls back to bytes: any string encodes, and equal strings encode equally.
+    Text outside the vocabulary falls back to bytes: any string encodes, and equal strings encode equally. There are no
+    merges: with few of them, those of one word (a + p of "apron") would break another ("happy").
     """
-    phrases = sorted(set(tags))
+    phrases = set(tags)
     vocabulary = _byte_symbols()
     vocabulary += [symbol + "</w>" for symbol in vocabulary]
-    seen, merges = set(vocabulary), []
-    singles = sorted({w for p in [*phrases, *extra_words] for w in re.findall(r"[a-z]+", p.lower())})
-    for word in singles:
-        parts = [*word[:-1], word[-1] + "</w>"]
-        built = parts[0]
-        for part in parts[1:]:
-            if built + part not in seen:
-                seen.add(built + part)
-                vocabulary.append(built + part)
-                merges.append((built, part))
-            built += part
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(
-        vocab={symbol: i for i, symbol in enumerate(vocabulary)}, merges=merges, model_max_length=POSITIONS
+        vocab={symbol: i for i, symbol in enumerate(vocabulary)}, merges=[], model_max_length=POSITIONS
     )
-    multi = [p for p in phrases if not re.fullmatch(r"[a-z]+", p)]
-    tokenizer.add_tokens([AddedToken(p, single_word=True, normalized=True) for p in multi])
+    singles = {w for p in [*phrases, *extra_words] for w in re.findall(r"[a-z]{2,}", p.lower())}
+    tokenizer.add_tokens([AddedToken(p, single_word=True, normalized=True) for p in sorted(phrases | singles)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)

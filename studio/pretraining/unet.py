@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -60,6 +61,17 @@ def new_unet(latent_channels: int = 16) -> UNet2DConditionModel:
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     return unet
+
+
+def quicken(unet: UNet2DConditionModel) -> None:
+    """Make training under bf16 autocast as fast as a processor allows, 1.6 times fp32 where AVX512 knows bf16.
+
+    Attention in plain products, whose backward is quick in bf16 where the fused kernel's is slow; norms in fp32.
+    """
+    unet.set_attn_processor(AttnProcessor())
+    for module in unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
 
 
 def mean_of(models: list[Any], shares: list[float] | None) -> Any:
@@ -138,6 +150,20 @@ def sheet(pictures: torch.Tensor, path: Path, columns: int = 8) -> None:
     Image.fromarray(torch.cat(rows, 0).numpy()).save(path)
 
 
+def networks(args: argparse.Namespace, latent_channels: int) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """UNet and text tower: the tower and the pooling come pre-trained, or everything from an earlier model."""
+    if args.init:
+        unet = mean_of([UNet2DConditionModel.from_pretrained(f / "unet") for f in args.init], args.shares)
+        tower = mean_of([CLIPTextModel.from_pretrained(f / "text_encoder") for f in args.init], args.shares)
+    else:
+        unet = new_unet(latent_channels)
+        unet.add_embedding.load_state_dict(load_file(args.tower / "pooling.safetensors"))
+        tower = CLIPTextModel.from_pretrained(args.tower / "text_encoder")
+    if args.bf16:
+        quicken(unet)
+    return unet.to(memory_format=torch.channels_last).train(), tower.train()
+
+
 def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 1. latents, captions' raw material, the loss's weights
     shards = latent_files.load(args.latents)
@@ -157,16 +183,8 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     rng = random.Random(args.seed * 1000 + rank)
     torch.manual_seed(args.seed * 1000 + rank)
 
-    # 2. networks: the tower and the pooling come pre-trained, or everything from an earlier model
-    if args.init:
-        unet = mean_of([UNet2DConditionModel.from_pretrained(f / "unet") for f in args.init], args.shares)
-        tower = mean_of([CLIPTextModel.from_pretrained(f / "text_encoder") for f in args.init], args.shares)
-    else:
-        unet = new_unet(z.shape[1])
-        unet.add_embedding.load_state_dict(load_file(args.tower / "pooling.safetensors"))
-        tower = CLIPTextModel.from_pretrained(args.tower / "text_encoder")
-    unet = unet.to(memory_format=torch.channels_last).train()
-    tower = tower.train()
+    # 2. networks
+    unet, tower = networks(args, z.shape[1])
     named = [("unet." + n, p) for n, p in unet.named_parameters()]
     named += [("text_encoder." + n, p) for n, p in tower.named_parameters()]
     parameters = [p for _, p in named]
@@ -248,10 +266,13 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         rows = [pool[rng.randrange(len(pool))] for _ in range(args.batch)]
         clean = z[rows].float().contiguous(memory_format=torch.channels_last)
         texts = [caption(metas[i]["tags"], metas[i], rng) for i in rows]
-        states = Conditioning(tower(tokens(tokenizer, texts)).last_hidden_state)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            states = Conditioning(tower(tokens(tokenizer, texts)).last_hidden_state)
         t = ((torch.arange(args.batch) + torch.rand(args.batch)) / args.batch * 1000).long().clamp(0, 999)
         noised, v = velocity(clean, torch.randn_like(clean), alphas[t])
-        error = (Denoiser(unet, states)(noised, t) - v).square()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            output = Denoiser(unet, states)(noised, t)
+        error = (output.float() - v).square()
         loss = (error * channels * face[rows][:, None].float()).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -261,7 +282,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         step += 1
         seen += args.batch * world
         with torch.no_grad():
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.998, (step + 1) / (step + 20)))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(args.ema, (step + 1) / (step + 20)))
         run = loss.item() if run == 0 else 0.98 * run + 0.02 * loss.item()
         if rank == 0 and time.time() - last_log > 60:
             speed = seen / max(1, elapsed)
@@ -297,6 +318,8 @@ def cli() -> None:
     parser.add_argument("--minutes", type=float, default=120, help="total training time, resumed sessions included")
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time over which the rate falls")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--ema", type=float, default=0.998, help="how slowly the averaged weights follow")
+    parser.add_argument("--bf16", action="store_true", help="compute in bf16, weights in fp32")
     parser.add_argument("--batch", type=int, default=10, help="pictures per process")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=24, help="drawn per process at each look")

@@ -118,6 +118,15 @@ def random_crop(picture: np.ndarray, side: int, halves: float, rng: np.random.Ge
     return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
+def some_crops(shards: list[np.ndarray], count: int, side: int, halves: float, rng: np.random.Generator) -> np.ndarray:
+    """`count` crops (count, side, side, 3) of drawings that aren't held out; `halves` as in `random_crop`."""
+    crops = np.empty((count, side, side, 3), np.uint8)
+    for crop in crops:
+        shard = shards[rng.integers(len(shards))]
+        crop[:] = random_crop(shard[rng.integers(len(shard) - HELD_OUT)], side, halves, rng)
+    return crops
+
+
 def main(rank: int, world: int, args: argparse.Namespace) -> None:
     # 1. data: memory-mapped shards (n, 256, 256, 3) uint8
     shards = [np.load(p, mmap_mode="r") for p in sorted(args.data.glob("p*.npy"))]
@@ -142,7 +151,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
     inner = [p for n, p in trained if n.startswith(("encoder.", "quant_conv."))]
     outer = [p for n, p in trained if not n.startswith(("encoder.", "quant_conv."))]
     optimizer = torch.optim.AdamW(
-        [{"params": inner, "factor": 0.3}, {"params": outer, "factor": 1.0}],
+        [{"params": inner, "factor": args.encoder_rate}, {"params": outer, "factor": 1.0}],
         lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True,
     )  # fmt: skip
     vae = vae.to(memory_format=torch.channels_last)
@@ -190,6 +199,7 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
             p.copy_(live[n])
         return f"PSNR {np.mean(scores):.2f} dB"
 
+    bf16 = torch.autocast("cpu", torch.bfloat16, enabled=args.bf16)
     unsure = None
     if args.noise:
         weights = torch.tensor(json.loads((args.init.parent / "channels.json").read_text(encoding="utf-8"))["weights"])
@@ -207,19 +217,17 @@ def main(rank: int, world: int, args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         side, batch = (256, 1) if share > 0.85 else (128, args.batch)
-        crops = np.empty((batch, side, side, 3), np.uint8)
-        for j in range(batch):
-            shard = shards[rng.integers(len(shards))]
-            picture = shard[rng.integers(len(shard) - HELD_OUT)]
-            halves = 0.0 if args.freeze_encoder else max(0.1, 0.4 - share)
-            crops[j] = random_crop(picture, side, halves, rng)
-        x = to_tensor(crops)
-        posterior = vae.encode(x).latent_dist
-        z = posterior.sample()
+        x = to_tensor(some_crops(shards, batch, side, 0.0 if args.freeze_encoder else max(0.1, 0.4 - share), rng))
+        with bf16:
+            posterior = vae.encode(x).latent_dist
+        z = posterior.sample().float()
+        if args.robust:  # of the latents' own deviation, or they would only grow
+            z = z + args.robust * torch.rand(batch, 1, 1, 1) * z.std((0, 2, 3), keepdim=True) * torch.randn_like(z)
         if unsure is not None:  # what a UNet will get wrong: much in the channels that move few pixels
             z = z + torch.rand(batch, 1, 1, 1) * unsure * torch.randn_like(z)
-        y = vae.decode(z).sample
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        with bf16:
+            y = vae.decode(z).sample.float()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
         loss = reconstruction_loss(y, x, 0.1 if share < 0.3 and not args.freeze_encoder else 1.0) + args.kl * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -258,6 +266,12 @@ def cli() -> None:
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--init", type=Path, default=None, help="start from these weights")
     parser.add_argument("--freeze-encoder", action="store_true")
+    parser.add_argument("--encoder-rate", type=float, default=0.3, help="of the encoder, times the rate")
+    parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
+    parser.add_argument(
+        "--robust", type=float, default=0.0,
+        help="most noise on the latents, of their deviation: encoder and decoder learn a code that bears it, as 0.5",
+    )  # fmt: skip
     parser.add_argument(
         "--noise", type=float, default=0.0, help="teach the decoder to read latents that are slightly wrong, as 0.15"
     )

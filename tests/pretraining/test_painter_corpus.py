@@ -22,7 +22,7 @@ def test_shards_are_what_the_model_was_trained_on() -> None:
     ]
     assert (
         hashlib.sha256(json.dumps(words).encode()).hexdigest()
-        == "5ab029ea250278e6afe061ba58fb271cc0ebb3112801b0b028d0db266351941f"
+        == "b26e042aa454008a3d767085bbec3ed6d98a48b25228e1ebd4abcbb8c3f4a6cb"
     )
 
 

@@ -41,15 +41,17 @@ def test_a_caption_is_the_same_for_the_same_seed() -> None:
 
 
 def test_the_tokenizer_keeps_tags_whole_and_takes_any_text(tmp_path) -> None:
-    tokenizer = build_tokenizer(set(TAGS) | captions.words(), ["cat"], tmp_path)
+    tokenizer = build_tokenizer(set(TAGS) | captions.words(), ["cat", "apron"], tmp_path)
     assert tokenizer.tokenize("blue eyes, happy, sky, clouds") == [
         "blue eyes",
         ",</w>",
-        "happy</w>",
+        "happy",
         ",</w>",
         "sky, clouds",
     ]
-    assert tokenizer.tokenize("cat") == ["cat</w>"]
+    for word in ("cat", "apron", "happy", "hair"):  # none is broken by another's letters
+        assert tokenizer.tokenize(word) == [word]
+    assert len(tokenizer.tokenize("chairs")) == len("chairs")
     for text in ("日本語", "emoji 🙂", "\u200b", "a" * 500):
         ids = tokenizer(text, truncation=True, max_length=POSITIONS).input_ids
         assert len(ids) <= POSITIONS

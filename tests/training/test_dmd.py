@@ -10,8 +10,9 @@ from torch import Tensor
 
 from studio.core.specs import LcmSpec
 from studio.engine.diffusion.parameterization import NoiseSchedule
+from studio.training.distill import adversary, dmd
 from studio.training.distill import consistency as lcd
-from studio.training.distill import dmd
+from studio.training.distill.student import LoraStudent
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TARGETS = ("to_q", "to_v", "conv1")
@@ -127,3 +128,50 @@ def test_a_critic_takes_no_second_unet() -> None:
 def test_a_whole_model_is_not_matched() -> None:
     with pytest.raises(ValidationError, match="DMD makes a LoRA"):
         LcmSpec(form="full", objective="dmd")
+
+
+@pytest.mark.parametrize("asked", [{"objective": "dmd"}, {"objective": "pcm", "data": "pictures"}])
+def test_an_adversary_needs_pictures(asked: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="an adversary needs the method DMD, and pictures of your own"):
+        LcmSpec.model_validate(asked | {"adversarial_weight": 0.003})
+    assert LcmSpec(objective="dmd", data="pictures", adversarial_weight=0.003).adversarial_weight == 0.003
+
+
+def test_real_pictures_lead_a_student_on_where_its_teacher_has_no_more_to_say(grid: lcd.SolverGrid) -> None:
+    """The teacher's pictures are 0, as the student's; the real ones are 1."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=4, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+        cross_attention_dim=8, attention_head_dim=2, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    critic = LoraStudent(unet, TARGETS, 4, averaged=False)
+    head, student = adversary.make_head(critic), Point(grid, 0.0, 0.0)
+    times, empty = [999, 759, 499, 259], torch.zeros(1, 3, 8)
+    learning = [*critic.trainable.values(), *head.parameters()]
+    follows = torch.optim.Adam(learning, lr=1e-2)
+    text, w, real = torch.zeros(8, 3, 8), torch.ones(8), torch.ones(8, 1, 4, 4)
+    alone, led = (
+        dmd.Networks(student, critic, grid, "sample", times, empty, torch.float32, head, weight)  # type: ignore[arg-type]
+        for weight in (0.0, 1.0)
+    )
+    for step in range(40):
+        follows.zero_grad()
+        led.critic_loss(0, torch.zeros(8, 1, 4, 4), chance(step), text, w, real).backward()
+        follows.step()
+    follows.zero_grad()
+
+    def pull(networks: dmd.Networks) -> float:
+        """The mean gradient at the student's value."""
+        student.value.grad = None
+        for step in range(40, 48):
+            networks.student_loss(chance(step), text, w)[0].backward()
+        assert student.value.grad is not None
+        return float(student.value.grad)
+
+    assert pull(led) < pull(alone) - 1e-3  # up, to the real ones
+    assert all(p.grad is None for p in learning)  # the student's loss teaches nobody else
+
+
+def chance(step: int) -> dmd.StepNoise:
+    return dmd.step_noise(8, torch.Size([1, 4, 4]), 4, 0, step)

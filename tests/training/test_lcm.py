@@ -101,13 +101,16 @@ def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective
 
 @pytest.mark.parametrize(
     ("form", "objective", "call", "stopped"),
-    [("lora", "lcm", 4, 3), ("full", "lcm", 4, 3), ("lora", "dmd", 9, 5)],
+    [("lora", "lcm", 4, 3), ("full", "lcm", 4, 3), ("lora", "dmd", 9, 5), ("adversary", "dmd", 9, 5)],
 )
 def test_a_killed_run_ends_at_the_same_bytes(
-    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, form: str, objective: str, call: int, stopped: int
-) -> None:
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str, objective: str,
+    call: int, stopped: int,
+) -> None:  # fmt: skip
     # dmd: two steps as PCM, one of the critic alone (two calls), three of both (three calls each)
     asked = {"form": form, "objective": objective, "exact_target_share": 0.3, "dmd_share": 0.6}
+    if form == "adversary":
+        asked |= {"form": "lora", "data": str(three_pictures(tmp_path / "pictures")), "adversarial_weight": 0.01}
     straight = new_run("straight", **asked)
     train.main(straight.path)
     killed = new_run("killed", **asked)
@@ -143,6 +146,7 @@ def test_a_killed_run_ends_at_the_same_bytes(
     name = "epoch-0003"
     assert same(tensors(straight.checkpoints / name), tensors(killed.checkpoints / name))
     assert [m["loss"] for m in straight.metrics()] == [m["loss"] for m in killed.metrics()]
+    assert any(key.startswith("head.") for key in tensors(straight.checkpoints / name)) is (form == "adversary")
     assert same(tensors(straight.path / "best"), tensors(killed.path / "best"))
 
 
@@ -167,12 +171,16 @@ def test_latents_are_drawn_once(new_run: Callable[..., RunDir], home: Path, monk
     assert len(list((home / "runs" / ".latents").rglob("*.safetensors"))) == 4
 
 
-def test_a_folder_of_pictures(new_run: Callable[..., RunDir], tmp_path: Path) -> None:
-    data = tmp_path / "pictures"
-    data.mkdir()
+def three_pictures(folder: Path) -> Path:
+    folder.mkdir()
     for k in range(3):
-        Image.effect_noise((80 + 16 * k, 96), 60 + k).convert("RGB").save(data / f"{k}.png")
-        (data / f"{k}.txt").write_text("1girl, red hair")
+        Image.effect_noise((80 + 16 * k, 96), 60 + k).convert("RGB").save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text("1girl, red hair")
+    return folder
+
+
+def test_a_folder_of_pictures(new_run: Callable[..., RunDir], tmp_path: Path) -> None:
+    data = three_pictures(tmp_path / "pictures")
     run = new_run("folder", data=str(data), epochs=1)
     train.main(run.path)
     assert run.status()["state"] == "done"

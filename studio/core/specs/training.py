@@ -192,6 +192,12 @@ class LoraSpec(Spec):
     license: License = ""
 
 
+def _has_real(weight: float, info: ValidationInfo) -> float:
+    if weight and (info.data.get("objective") != "dmd" or not info.data.get("data")):
+        raise PydanticCustomError("adversary", "an adversary needs the method DMD, and pictures of your own")
+    return weight
+
+
 def _lora_objective(objective: str, info: ValidationInfo) -> str:
     if objective == "dmd" and info.data.get("form") == "full":
         raise PydanticCustomError("objective", "DMD makes a LoRA; choose another method for a whole model")
@@ -255,6 +261,18 @@ class LcmSpec(Spec):
         ),
         About(step=0.01, advanced=True),
     ] = 0.1
+    adversarial_weight: Annotated[
+        float,
+        AfterValidator(_has_real),
+        Field(
+            title="Adversarial weight",
+            description="dmd with pictures of your own: how much the student is also led to those, by a network that "
+            "learns to tell them from its own. Such as 0.003.",
+            ge=0,
+            le=1,
+        ),
+        About(step=0.001, advanced=True),
+    ] = 0.0
     epochs: Epochs = 20
     steps_per_epoch: Annotated[
         int, Field(title="Steps in an epoch", ge=1, le=100_000), About(option=("--steps", "--steps-per-epoch"))

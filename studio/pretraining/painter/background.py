@@ -15,11 +15,9 @@ import numpy as np
 from .colors import COLORS, RGB, luminance, mix, saturate
 from .curves import blob, polygon
 from .palette import WHITE, Palette
-from .pen import UNITS, Canvas, down
+from .pen import UNITS, Canvas
+from .scenery import PETAL, PLACES, cloud, flood
 from .spec import CharacterSpec
-
-PETAL = ((0, -9), (7, 0), (2, 10), (0, 7), (-2, 10), (-7, 0))
-CLOUD = ((-42, 8, 26), (-12, -8, 36), (26, -2, 30), (54, 10, 20), (0, 14, 30))  # dx, dy, radius
 
 
 @dataclass(frozen=True)
@@ -36,30 +34,28 @@ def draw_background(spec: CharacterSpec, palette: Palette, canvas: Canvas, rng: 
     light = mix(color, WHITE, 0.55 if luminance(color) < 0.9 else 0)
     if luminance(color) > 0.9:
         color, light = palette.toned((232, 235, 243)), (250, 250, 252)
-    DRAWERS[spec.background](canvas, rng, Tones(spec.background_color, color, light))
-
-
-def _flood(canvas: Canvas, *colors: RGB) -> None:
-    """The whole picture in one colour, or in a gradient from top to bottom."""
-    canvas.box(0, 0, UNITS, UNITS, colors[0], down(0, UNITS, colors) if len(colors) > 1 else None)
+    if spec.background in PLACES:
+        PLACES[spec.background](canvas)
+    else:
+        DRAWERS[spec.background](canvas, rng, Tones(spec.background_color, color, light))
 
 
 def _plain(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
 
 
 def _gradient(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, mix(tones.light, WHITE, 0.3), tones.color)
+    flood(canvas, mix(tones.light, WHITE, 0.3), tones.color)
 
 
 def _circle(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
     canvas.oval(256, 236, 205, 205, tones.color)
     canvas.band(256, 236, 220, 220, WHITE, 5, 0.9)
 
 
 def _dots(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
     dot = mix(tones.light, tones.color, 0.55)
     for column in range(9):
         for row in range(9):
@@ -67,41 +63,37 @@ def _dots(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
 
 
 def _stripes(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
     stripe = mix(tones.light, tones.color, 0.5)
     for x in range(-360, 720, 80):
         canvas.fill(polygon(np.array([(x, 0), (x + 40, 0), (x - 260, 520), (x - 300, 520)])), stripe)
 
 
 def _sky(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, (104, 172, 236), (206, 234, 252))
+    flood(canvas, (104, 172, 236), (206, 234, 252))
     for _ in range(4):
         x, y, size = rng.uniform(0, UNITS), rng.uniform(30, 330), rng.uniform(0.7, 1.5)
-        for dx, dy, radius in CLOUD:
-            canvas.oval(
-                x + dx * size, y + dy * size, radius * size * 1.2, radius * size * 0.8, WHITE, 0.95,
-                8 if canvas.manner.painted else 1,
-            )  # fmt: skip
+        cloud(canvas, x, y, size)
 
 
 def _petals(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
     petal = (255, 240, 244) if tones.name in ("pink", "red") else (255, 168, 196)
-    for _ in range(26):
+    for _ in range(16):
         x, y, angle = rng.uniform(0, UNITS), rng.uniform(0, UNITS), rng.uniform(0, 360)
-        with canvas.placed(x, y, angle):
+        with canvas.placed(x, y, angle, (1.5, 1.5)):
             canvas.fill(blob(PETAL), petal, 0.9)
 
 
 def _night(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, (28, 30, 74), (104, 84, 150))
-    for _ in range(60):
-        radius = rng.uniform(0.8, 2.6)
-        canvas.oval(rng.uniform(0, UNITS), rng.uniform(0, 420), radius, radius, (255, 250, 226), rng.uniform(0.5, 1))
+    flood(canvas, (28, 30, 74), (104, 84, 150))
+    for _ in range(28):
+        radius = rng.uniform(1.8, 3.8)
+        canvas.oval(rng.uniform(0, UNITS), rng.uniform(0, 420), radius, radius, (255, 250, 226))
 
 
 def _bokeh(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, saturate(mix(tones.color, (40, 40, 90), 0.12), 1.1), tones.light)
+    flood(canvas, saturate(mix(tones.color, (40, 40, 90), 0.12), 1.1), tones.light)
     for _ in range(20):
         radius = rng.uniform(14, 46)
         x, y = rng.uniform(0, UNITS), rng.uniform(0, UNITS)
@@ -109,7 +101,7 @@ def _bokeh(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
 
 
 def _splash(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, (252, 250, 245))
+    flood(canvas, (252, 250, 245))
     pots = list(COLORS.values())
     for _ in range(7):
         x, y, size = rng.gauss(256, 140), rng.gauss(230, 120), rng.uniform(60, 140)
@@ -122,14 +114,14 @@ def _splash(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
         )
         canvas.fill(pool, mix(hue, WHITE, 0.12), 0.42, 3)
         canvas.stroke(pool, hue, 4, 0.3, 2)
-    for _ in range(34):
-        radius = rng.uniform(1.5, 8)
+    for _ in range(14):
+        radius = rng.uniform(3, 9)
         x, y, ry = rng.uniform(0, UNITS), rng.uniform(0, UNITS), radius * rng.uniform(0.8, 1.2)
         canvas.oval(x, y, radius, ry, mix(tones.color, rng.choice(pots), 0.25), rng.uniform(0.4, 0.8))
 
 
 def _sunset(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, (96, 84, 160), (238, 134, 128), (255, 214, 140))
+    flood(canvas, (96, 84, 160), (238, 134, 128), (255, 214, 140))
     canvas.oval(390, 300, 66, 66, (255, 240, 190), 0.95, 4)
     for _ in range(7):
         x, y, length = rng.uniform(0, UNITS), rng.uniform(60, 420), rng.uniform(50, 120)
@@ -137,7 +129,7 @@ def _sunset(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
 
 
 def _rays(canvas: Canvas, rng: random.Random, tones: Tones) -> None:
-    _flood(canvas, tones.light)
+    flood(canvas, tones.light)
     ray = mix(tones.light, tones.color, 0.6)
     for start in range(0, 360, 20):
         edges = [math.radians(start), math.radians(start + 10)]

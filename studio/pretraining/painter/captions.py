@@ -26,7 +26,11 @@ OUTFIT_TAGS = {
     "shirt and tie": ("{} vest", "dress shirt", "necktie"),
     "bow blouse": ("{} bow", "white shirt"),
     "suit": ("{} jacket", "suit", "necktie"),
-    "serafuku": ("{} sailor collar", "serafuku"),
+    "serafuku": ("{} sailor collar", "serafuku", "school uniform"),
+    "blazer": ("{} blazer", "school uniform"),
+    "maid": ("{} dress", "maid", "maid apron"),
+    "armor": ("{} armor", "breastplate", "shoulder armor"),
+    "tank top": ("{} tank top", "bare shoulders"),
     "frilled dress": ("{} dress", "frills"),
 }
 ACCESSORY_TAGS = {
@@ -36,9 +40,12 @@ BACKGROUND_TAGS = {
     "plain": "simple background", "gradient": "gradient background", "circle": "circle background",
     "dots": "polka dot background", "stripes": "striped background", "sky": "sky, clouds", "petals": "petals",
     "night": "starry sky", "bokeh": "bokeh", "splash": "paint splatter", "sunset": "sunset",
-    "rays": "sunburst background",
+    "rays": "sunburst background", "cherry blossoms": "cherry blossoms", "classroom": "classroom",
+    "city": "city lights", "forest": "forest", "beach": "beach", "snow": "snow", "room": "indoors",
 }  # fmt: skip
-COLORLESS_BACKGROUNDS = ("sky", "night", "sunset")
+COLORLESS_BACKGROUNDS = (
+    "sky", "night", "sunset", "cherry blossoms", "classroom", "city", "forest", "beach", "snow", "room",
+)  # fmt: skip
 
 
 def tags(spec: CharacterSpec) -> list[str]:
@@ -57,13 +64,17 @@ def tags(spec: CharacterSpec) -> list[str]:
     ]
     if spec.tip_color:
         found += ["gradient hair", f"{spec.tip_color} hair tips"]
-    if spec.ahoge and "hat" not in spec.accessories:
+    if spec.shows_ahoge:
         found.append("ahoge")
-    if expression.eyes == "open":
+    if not expression.closed:
         found += [f"{spec.eye_color} eyes", GAZE_TAGS[spec.gaze]]
     found.append(spec.skin)
     found += expression.tags
     found += [name.format(spec.outfit_color) for name in OUTFIT_TAGS.get(spec.outfit, ("{} " + spec.outfit,))]
+    if spec.outfit == "blazer":
+        found.append("bowtie" if spec.gender == "girl" else "necktie")
+    if spec.headdress:
+        found.append("maid headdress")
     found += [ACCESSORY_TAGS.get(accessory, accessory) for accessory in spec.accessories]
     found.append(BACKGROUND_TAGS[spec.background])
     if spec.background not in COLORLESS_BACKGROUNDS:
@@ -79,6 +90,7 @@ def vocabulary() -> list[str]:
     """Every tag that a picture can have, sorted."""
     choices: list[dict[str, Any]] = [{name: value} for name, values in CHOICES.items() for value in values]
     alone = [CharacterSpec(**choice) for choice in choices]
+    alone += [CharacterSpec(outfit="blazer", gender="boy")]
     alone += [CharacterSpec(accessories=(name,)) for name in ACCESSORIES]
     alone += [CharacterSpec(emotion=name, variant=i) for name, ways in EXPRESSIONS.items() for i in range(len(ways))]
     alone += [CharacterSpec(ahoge=True), CharacterSpec(tilt=9.0), CharacterSpec(turn=0.9)]

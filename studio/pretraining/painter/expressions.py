@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Expression:
     """One way to show an emotion. Lengths are in head units, angles in degrees, the rest are factors."""
 
-    eyes: str = "open"  # "open", "happy" (closed, arched) or "calm" (closed, resting)
+    eyes: str = "open"  # "open", "happy" (closed, arched), "calm" (closed, resting) or "wink" (one closed, arched)
     opening: float = 1.0  # height of the eye opening
     lid: float = 0.0  # > 0: the upper lid falls towards the nose (anger); < 0: towards the temple (grief)
     lower_lid: float = 0.0  # how far the lower lid is pushed up
@@ -25,6 +25,11 @@ class Expression:
     blush: float = 0.34  # 0..1; above 0.7 with hatching
     marks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+
+    @property
+    def closed(self) -> bool:
+        """Whether neither eye is open."""
+        return self.eyes in ("happy", "calm")
 
 
 EXPRESSIONS: dict[str, tuple[Expression, ...]] = {
@@ -44,6 +49,22 @@ EXPRESSIONS: dict[str, tuple[Expression, ...]] = {
         Expression(
             lower_lid=0.12, brow_raise=5, brow_angle=-5, brow_arch=1.5, mouth="smile", blush=1,
             tags=("smile", "closed mouth", "blush"),
+        ),
+        Expression(
+            "wink", lower_lid=0.1, brow_raise=6, brow_angle=-5, brow_arch=1.5, mouth="open_smile", blush=1,
+            tags=("smile", "open mouth", "one eye closed", "blush"),
+        ),
+        Expression(
+            "wink", lower_lid=0.1, brow_raise=6, brow_angle=-5, brow_arch=1.5, mouth="tongue", blush=1,
+            tags=("smile", "tongue out", "one eye closed", "blush"),
+        ),
+        Expression(
+            lower_lid=0.12, brow_raise=5, brow_angle=-5, brow_arch=1.5, mouth="tongue", blush=0.8,
+            tags=("smile", "tongue out", "blush"),
+        ),
+        Expression(
+            "happy", brow_raise=6, brow_angle=-5, brow_arch=1.5, mouth="smile", blush=1,
+            tags=("smile", "closed mouth", "closed eyes", "blush"),
         ),
     ),
     "angry": (
@@ -100,6 +121,10 @@ EXPRESSIONS: dict[str, tuple[Expression, ...]] = {
         Expression(
             opening=0.6, iris=0.98, brow_raise=-1, brow_angle=-7, brow_arch=0.9, mouth="soft", blush=0.4,
             tags=("half-closed eyes", "closed mouth", "light smile"),
+        ),
+        Expression(
+            "calm", brow_raise=-2, brow_angle=-4, brow_arch=0.9, mouth="flat", blush=0.35,
+            tags=("closed eyes", "closed mouth", "expressionless"),
         ),
     ),
 }  # fmt: skip

@@ -17,7 +17,8 @@ from .pen import down
 from .scene import SIDES, Scene
 
 EYE_CENTRE = (49, 8)  # of the eye on the picture's right, on the head's surface
-GAZE_SHIFTS = {"viewer": (0, 0), "left": (-0.13, 0), "right": (0.13, 0), "up": (0, -0.10), "down": (0, 0.09)}
+GAZE_SHIFTS = {"viewer": (0, 0), "left": (-0.17, 0), "right": (0.17, 0), "up": (0, -0.15), "down": (0, 0.14)}
+WINKING = 1  # the side of the eye that winks
 WIDE = 1.1  # an opening above this is a startled eye: rounder, without a fold in the lid
 
 
@@ -25,10 +26,11 @@ def draw_eyes(scene: Scene) -> None:
     for side in SIDES:
         x, y = scene.head.point(side * EYE_CENTRE[0], EYE_CENTRE[1])
         with scene.canvas.placed(x, y, scale=(side * scene.head.squeeze(side), 1)):
-            if scene.spec.expression.eyes == "open":
-                _open_eye(scene, side)
-            else:
+            expression = scene.spec.expression
+            if expression.closed or (expression.eyes == "wink" and side == WINKING):
                 _closed_eye(scene)
+            else:
+                _open_eye(scene, side)
 
 
 def _lid_thickness(scene: Scene) -> float:
@@ -37,7 +39,7 @@ def _lid_thickness(scene: Scene) -> float:
 
 def _closed_eye(scene: Scene) -> None:
     (w, h), canvas, lash = scene.head.eye, scene.canvas, scene.palette.lash
-    happy = scene.spec.expression.eyes == "happy"
+    happy = scene.spec.expression.eyes != "calm"
     if happy:
         lid = bezier((-0.48 * w, 0.16 * h), (-0.25 * w, -0.30 * h), (0.28 * w, -0.30 * h), (0.52 * w, 0.16 * h), 18)
     else:

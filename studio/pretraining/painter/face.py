@@ -38,9 +38,6 @@ def _ear(scene: Scene, side: int) -> None:
     skin = mix(palette.skin, palette.skin_shade, 0.25)
     canvas.shape(blob(shell), skin, palette.skin_shade, line=palette.skin_line)
     canvas.ink(smooth([(x + side * 12, -12), (x + side * 5, -2), (x + side * 8, 12)]), palette.skin_line, 0.7, 0.8)
-    if "earrings" in scene.spec.accessories:
-        canvas.oval(x + side * 7, 33, 5, 5, palette.line_of(palette.accessory), ink=True)
-        canvas.oval(x + side * 7, 33, 3.6, 3.6, palette.accessory)
 
 
 def _modelling(scene: Scene) -> None:

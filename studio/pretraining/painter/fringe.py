@@ -168,7 +168,7 @@ def draw_front_hair(scene: Scene) -> None:
         _fine_hairs(scene)
         for x, y in fringe.notches:
             _parting_line(scene, x, y)
-    if scene.spec.ahoge and "hat" not in scene.spec.accessories:
+    if scene.spec.shows_ahoge:
         _ahoge(scene, base)
 
 

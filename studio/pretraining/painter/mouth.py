@@ -1,4 +1,4 @@
-"""The mouth, in twelve shapes.
+"""The mouth, in thirteen shapes.
 
 Drawn around its own centre; this module does not know emotions, only the shape that an expression names.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .colors import mix
-from .curves import Point, bezier, polygon, quadratic, ribbon, ring, smooth
+from .curves import Point, bezier, blob, polygon, quadratic, ribbon, ring, smooth
 from .palette import WHITE
 from .scene import SIDES, Scene
 
@@ -102,6 +102,20 @@ def _sob(scene: Scene) -> None:
     _cavity(scene, np.vstack([arch, quadratic((19, 12), (0, 4), (-19, 12), 8)]), 0.2, 0.34)
 
 
+def _tongue_out(scene: Scene) -> None:
+    """A closed smile with the tip of the tongue over the lower lip, a little to one side."""
+    canvas, line = scene.canvas, scene.palette.skin_line
+    lip = quadratic((-22, -6), (0, 12), (22, -6), 14)
+    tongue = blob([(-8, 4), (0, 6), (11, 3), (12.5, 12), (9, 19), (1, 21), (-6, 17), (-9, 10)])
+    canvas.stroke(tongue, line, max(2.0, canvas.manner.line_width) * 1.3)
+    canvas.fill(tongue, TONGUE)
+    canvas.ink(quadratic((1.5, 6), (2, 10), (1.5, 14), 5), mix(TONGUE, line, 0.5), 0.8, 0.9, 0.2, 0.4)
+    swell = np.sin(np.linspace(0.25, math.pi - 0.25, 14)) ** 0.5 * 3.6
+    canvas.fill(ribbon(lip, swell), line, ink=True)
+    for side in SIDES:
+        canvas.ink(quadratic((side * 22, -5), (side * 25, -8), (side * 24, -12), 5), line, 0.9, 1, 0.2, 0.6)
+
+
 def _round(scene: Scene) -> None:
     rx, ry = (11, 14) if scene.spec.expression.mouth == "big_o" else (8, 9)
     _cavity(scene, smooth(ring(0, 2, rx, ry, 5.5, 8), closed=True), 0, 0.38)
@@ -109,5 +123,5 @@ def _round(scene: Scene) -> None:
 
 OPEN: dict[str, Callable[[Scene], None]] = {
     "open_smile": _open_smile, "grin": _grin, "shout": _shout, "clench": _clench, "sob": _sob, "big_o": _round,
-    "small_o": _round,
+    "small_o": _round, "tongue": _tongue_out,
 }  # fmt: skip

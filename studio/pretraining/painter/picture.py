@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .accessories import draw_glasses, draw_over_hair, draw_under_hair
+from .accessories import draw_eyepatch, draw_glasses, draw_over_hair, draw_strap, draw_under_hair
 from .background import draw_background
 from .eyes import EYE_CENTRE, draw_brows, draw_eyes
 from .face import draw_face, draw_marks, draw_nose
@@ -39,18 +39,18 @@ def paint(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Image.Image:
     """Paint a spec, `size` pixels wide and high (RGB).
 
     `seed` only moves what no tag names: strands, splashes, texture. The same spec, size and seed give the same bytes.
+    Background, character and finish have random numbers of their own, so that none moves with another's factors.
     """
-    rng = _rng(seed)
     palette = Palette(spec)
     canvas = Canvas(size, palette)
-    draw_background(spec, palette, canvas, rng)
-    _draw_character(_scene(spec, palette, canvas, rng))
-    return finish(canvas.pixels, spec.style, size, rng)
+    draw_background(spec, palette, canvas, _rng(seed, "background"))
+    _draw_character(_scene(spec, palette, canvas, _rng(seed, "character")))
+    return finish(canvas.pixels, spec.style, size, _rng(seed, "finish"))
 
 
 def line_art(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Image.Image:
     """The inked lines of the same drawing, black on white (mode L): no fills, shades or background."""
-    pixels, _ = _alone(spec, LineCanvas(size, line_palette(spec)), seed)
+    pixels = _alone(spec, LineCanvas(size, line_palette(spec)), seed)
     return reduced(pixels, size).convert("L")
 
 
@@ -67,24 +67,24 @@ def masks(spec: CharacterSpec, size: int = 256, seed: int = 0) -> Masks:
     """The parts of what `paint` gives for the same arguments, with edges where that has them."""
     palette = Palette(spec)
     bare, areas = (
-        wobbled(pixels, rng) if spec.style == "artistic" else pixels  # by the random numbers of its finish
-        for pixels, rng in (_alone(spec, canvas(size, palette), seed) for canvas in (Canvas, PartCanvas))
+        wobbled(pixels, _rng(seed, "finish")) if spec.style == "artistic" else pixels
+        for pixels in (_alone(spec, canvas(size, palette), seed) for canvas in (Canvas, PartCanvas))
     )
     alpha = Image.fromarray(np.ascontiguousarray(bare[..., 3])).resize((size, size), Image.Resampling.HAMMING)
     return Masks(labels(areas, size), alpha)
 
 
-def _alone(spec: CharacterSpec, canvas: Canvas, seed: int) -> tuple[np.ndarray, random.Random]:
-    """The character on an empty canvas: its pixels, and the random numbers as the finish gets them."""
-    rng = _rng(seed)
-    # so that the character gets the same random numbers as before its background
-    draw_background(spec, canvas.palette, Canvas(canvas.size, canvas.palette), rng)
-    _draw_character(_scene(spec, canvas.palette, canvas, rng))
-    return canvas.pixels, rng
+def _alone(spec: CharacterSpec, canvas: Canvas, seed: int) -> np.ndarray:
+    """The pixels of the character on an empty canvas."""
+    _draw_character(_scene(spec, canvas.palette, canvas, _rng(seed, "character")))
+    return canvas.pixels
 
 
-def _rng(seed: int) -> random.Random:
-    return random.Random(seed * 7919 + 17)
+WAYS = 6  # of drawing what no tag names; few, so that a small network can learn each
+
+
+def _rng(seed: int, part: str) -> random.Random:
+    return random.Random(f"{part} {random.Random(f'{part} of {seed}').randrange(WAYS)}")
 
 
 def _scene(spec: CharacterSpec, palette: Palette, canvas: Canvas, rng: random.Random) -> Scene:
@@ -102,10 +102,13 @@ def _draw_character(scene: Scene) -> None:
         with canvas.placed(0, chin - GIRLS_CHIN), canvas.drawing("clothes"):
             draw_body(scene)
         with _tilted(scene):
+            patched = "eyepatch" in spec.accessories
             for part, drawers in (
                 ("hair", (draw_front_tails,)), ("skin", (draw_face,)), ("eyes", (draw_eyes,)), ("skin", (draw_nose,)),
-                ("mouth", (draw_mouth,)), ("accessory", (draw_glasses,) if "glasses" in spec.accessories else ()),
-                ("hair", (draw_side_locks, draw_under_hair, draw_front_hair, draw_brows)),
+                ("mouth", (draw_mouth,)), ("accessory", (draw_strap,) if patched else ()),
+                ("hair", (draw_side_locks, draw_under_hair, draw_front_hair)),
+                ("accessory", (draw_eyepatch,) if patched else ()), ("hair", (draw_brows,)),
+                ("accessory", (draw_glasses,) if "glasses" in spec.accessories else ()),
                 ("accessory", (draw_over_hair, draw_marks)),
             ):  # fmt: skip
                 with canvas.drawing(part):

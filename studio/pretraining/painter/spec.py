@@ -20,19 +20,22 @@ HAIR_STYLES = ("straight", "wavy", "bob", "twintails", "ponytail", "spiky", "mes
 BANGS = ("blunt", "choppy", "swept", "parted", "crossed", "micro")
 LENGTHS = ("short", "medium", "long")
 OUTFITS: dict[str, tuple[str, ...]] = {  # style: what is usually worn in it
-    "casual": ("hoodie", "t-shirt", "striped shirt", "sweater"),
-    "formal": ("suit", "shirt and tie", "serafuku", "bow blouse"),
+    "casual": ("hoodie", "t-shirt", "striped shirt", "sweater", "tank top", "track jacket"),
+    "formal": ("suit", "shirt and tie", "serafuku", "bow blouse", "blazer", "maid"),
     "artistic": ("kimono", "frilled dress", "scarf"),
-    "realistic": ("coat", "turtleneck", "t-shirt", "striped shirt"),
+    "realistic": ("coat", "turtleneck", "t-shirt", "striped shirt", "armor"),
 }
 ALL_OUTFITS = tuple(dict.fromkeys(outfit for outfits in OUTFITS.values() for outfit in outfits))
 ACCESSORIES = (
     "glasses", "ribbon", "hairclip", "cat ears", "hat", "headphones", "flower", "earrings", "choker", "halo", "horns",
-    "mole", "freckles", "bandaid",
+    "mole", "freckles", "bandaid", "witch hat", "straw hat", "eyepatch",
 )  # fmt: skip
 BACKGROUNDS = (
     "plain", "gradient", "circle", "dots", "stripes", "sky", "petals", "night", "bokeh", "splash", "sunset", "rays",
+    "cherry blossoms", "classroom", "city", "forest", "beach", "snow", "room",
 )  # fmt: skip
+HATS = {"hat", "witch hat", "straw hat"}
+ON_TOP_OF_THE_HEAD = HATS | {"cat ears", "headphones", "ribbon", "halo", "horns"}
 GAZES = ("viewer", "left", "right", "up", "down")
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -113,6 +116,16 @@ class CharacterSpec:
         count = len(EXPRESSIONS[self.emotion])
         if not 0 <= self.variant < count:
             raise ValueError(f"variant must be from 0 to {count - 1} for {self.emotion!r}, not {self.variant!r}")
+
+    @property
+    def shows_ahoge(self) -> bool:
+        """Whether the stray lock is there and under no hat."""
+        return self.ahoge and not HATS & set(self.accessories)
+
+    @property
+    def headdress(self) -> bool:
+        """Whether a maid's headdress is worn: nothing else is in its place."""
+        return self.outfit == "maid" and not ON_TOP_OF_THE_HEAD & set(self.accessories)
 
     @property
     def expression(self) -> Expression:

@@ -4,7 +4,8 @@ DMD (2311.18828) and DMD2 (2405.14867): the guided teacher says which way a nois
 of its own (`pred_real`), a critic that follows the student says which way it becomes more likely to be one of the
 student's (`pred_fake`); the student goes along the difference. The student is asked as it is drawn with, from noise
 down its few steps (DMD2, sec. 4.4, "backward simulation"), so that it also learns to mend what its own earlier steps
-got wrong. No clean latents.
+got wrong. No clean latents, but for DMD2's adversary (sec. 4.3, `adversary`): it tells the student's pictures from
+those of the data, and so can take the student past its teacher.
 
 Time and notation are those of `consistency`.
 """
@@ -22,6 +23,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from studio.engine.diffusion.parameterization import PredictionType, add_noise, from_x0_and_epsilon, to_x0
+from studio.training.distill import adversary
 from studio.training.distill import consistency as lcd
 from studio.training.distill.curve import FAST_STEPS
 from studio.training.distill.distillation import Distillation
@@ -40,12 +42,17 @@ BETAS = (0.0, 0.99)  # of both optimisers: yesterday's direction is no use again
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 
-def match_distributions(run: Distillation, critic: LoraStudent, critic_optimizer: Any) -> None:
-    """The last steps of a run, from `phases.dmd_from` on (DMD2, Algorithm 1 without its GAN)."""
+def match_distributions(
+    run: Distillation, critic: LoraStudent, critic_optimizer: Any, head: adversary.Head | None = None
+) -> None:
+    """The last steps of a run, from `phases.dmd_from` on (DMD2, Algorithm 1; without its GAN where there's no head)."""
     runtime, spec, phases, device = run.runtime, run.spec, run.phases, run.runtime.device
     peak = run.optimizer.param_groups[0]["peak"]
     empty = run.data.empty.to(device, runtime.dtype)
-    networks = Networks(run.student, critic, run.grid, run.kind, student_times(run.grid), empty, runtime.dtype)
+    networks = Networks(
+        run.student, critic, run.grid, run.kind, student_times(run.grid), empty, runtime.dtype, head,
+        spec.adversarial_weight,
+    )  # fmt: skip
     shape = run.data.latents.shape[1:]  # (channels, height, width)
     pictures = [range(spec.batch_size)[: run.own.stop - run.own.start]]  # of this process, cut where memory is short
     if run.step == phases.dmd_from and run.step < phases.total:  # what the optimiser remembers is of another loss
@@ -68,12 +75,14 @@ def match_distributions(run: Distillation, critic: LoraStudent, critic_optimizer
         """3 for some of the pictures."""
         where = slice(rows[0], rows[-1] + 1)
         with runtime.autocast():
-            loss = networks.critic_loss(k, z_0[where], noise.part(where, device), text[where], w[where])
+            part = noise.part(where, device), text[where], w[where]
+            loss = networks.critic_loss(k, z_0[where], *part, None if real is None else real[where])
         return runtime.backward(loss * (len(rows) / spec.batch_size))
 
     while run.step < phases.total and not run.why:
         # 1 prompts, guidance and noise, functions of (seed, step) alone
-        text, w = run.text(run.rows()), run.chance()[1][run.own].to(device)
+        text, w = run.text(rows := run.rows()), run.chance()[1][run.own].to(device)
+        real = None if head is None else run.data.latents[rows][run.own].to(device)
         noise = step_noise(spec.batch_size, shape, FAST_STEPS, spec.seed, run.step).part(run.own, device)
         z_0 = torch.zeros(len(text), *shape, device=device)
         warmup = run.step < phases.student_from  # only the critic learns
@@ -165,8 +174,9 @@ class Networks:
 
     def __init__(
         self, student: Student, critic: LoraStudent, grid: lcd.SolverGrid, kind: PredictionType, times: list[int],
-        empty: Tensor, dtype: torch.dtype,
+        empty: Tensor, dtype: torch.dtype, head: adversary.Head | None = None, adversarial_weight: float = 0.0,
     ) -> None:  # fmt: skip
+        self.head, self.adversarial_weight = head, adversarial_weight
         self.student, self.critic, self.grid, self.kind = student, critic, grid, kind
         self.times, self.empty, self.dtype = times, empty, dtype
 
@@ -194,23 +204,41 @@ class Networks:
         return self._ask(self._simulate(noise, text, w), noise.last, text, w)
 
     def student_loss(self, noise: StepNoise, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, the student's z_0 without gradient). The loss's gradient at z_0 is `direction` / numel."""
+        """(loss, the student's z_0 without gradient). The loss's gradient at z_0 is `direction` / numel, and with an
+        adversary what makes it take the noised z_0 for real."""
         z = self._simulate(noise, text, w)
         torch.clear_autocast_cache()  # of weights that were cast without a gradient just now
         z_0 = self._ask(z, noise.last, text, w)
+        drawn = add_noise(z_0, noise.epsilon, *self.grid.schedule.at(noise.t))
         with torch.no_grad():
-            z_t = add_noise(z_0, noise.epsilon, *self.grid.schedule.at(noise.t))
+            z_t = drawn.detach()
             pred_fake = self._x0(self.critic.student(z_t.to(self.dtype), noise.t, text, w), z_t, noise.t)
             branches = self.student.teacher(z_t.to(self.dtype), noise.t, text, self.empty)
             unconditional, conditional = (branch.float() for branch in branches)
-            w = torch.where(noise.t >= GUIDED, w, 0.0)
-            pred_real = self._x0(lcd.guided(conditional, unconditional, w), z_t, noise.t)
+            guidance = torch.where(noise.t >= GUIDED, w, 0.0)
+            pred_real = self._x0(lcd.guided(conditional, unconditional, guidance), z_t, noise.t)
             target = z_0 - direction(z_0, pred_real, pred_fake)
-        return 0.5 * F.mse_loss(z_0, target), z_0.detach()
+        loss = 0.5 * F.mse_loss(z_0, target)
+        if self.head is not None:
+            with adversary.frozen(self.critic, self.head):
+                seen = adversary.features(self.critic, drawn.to(self.dtype), noise.t, text, w)
+                loss = loss + self.adversarial_weight * adversary.student_loss(self.head(seen))
+        return loss, z_0.detach()
 
-    def critic_loss(self, k: int, z_0: Tensor, noise: StepNoise, text: Tensor, w: Tensor) -> Tensor:
-        """The denoising loss of the critic's `k`-th step on the student's pictures, in the output that it predicts."""
+    def critic_loss(
+        self, k: int, z_0: Tensor, noise: StepNoise, text: Tensor, w: Tensor, real: Tensor | None = None
+    ) -> Tensor:
+        """The denoising loss of the critic's `k`-th step on the student's pictures, in the output that it predicts.
+
+        With an adversary its head's loss too, between those and the `real` latents of the same prompts.
+        """
         t, epsilon = noise.critic_t[:, k], noise.critic_epsilon[:, k]
         alpha, sigma = self.grid.schedule.at(t)
-        prediction = self.critic.student(add_noise(z_0, epsilon, alpha, sigma).to(self.dtype), t, text, w).float()
-        return F.mse_loss(prediction, from_x0_and_epsilon(z_0, epsilon, alpha, sigma, self.kind))
+        drawn = add_noise(z_0, epsilon, alpha, sigma).to(self.dtype)
+        prediction = self.critic.student(drawn, t, text, w).float()
+        loss = F.mse_loss(prediction, from_x0_and_epsilon(z_0, epsilon, alpha, sigma, self.kind))
+        if self.head is None or real is None:
+            return loss
+        noised = add_noise(real, epsilon, alpha, sigma).to(self.dtype)
+        scores = [self.head(adversary.features(self.critic, z_t, t, text, w)) for z_t in (noised, drawn)]
+        return loss + adversary.HEAD_WEIGHT * adversary.head_loss(*scores)

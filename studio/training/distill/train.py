@@ -1,7 +1,7 @@
 """Latent consistency distillation, top to bottom: `python -m studio.training.distill.train DIR`.
 
 LCM (2310.04378, Algorithm 1), LCM-LoRA (2311.05556, Algorithm 1), TCD (2402.19159), PCM (2405.18407, without its
-adversarial loss), and DMD2 (2405.14867, without its own) after a beginning with PCM; the formulas are in `consistency`,
+adversarial loss), and DMD2 (2405.14867) after a beginning with PCM; the formulas are in `consistency`,
 DMD has its own loop in `dmd`.
 `DIR` is a run folder with an `LcmSpec` in `spec.json`. All randomness of a step is a function of (seed, step), so a run
 that was killed at any moment goes on from its last checkpoint to the same bytes (on the CPU, with the same library
@@ -27,8 +27,8 @@ from studio.core.specs import LcmSpec
 from studio.engine.diffusion.parameterization import NoiseSchedule, add_noise, prediction_type
 from studio.engine.models import adapters
 from studio.engine.models.catalogue import find_lora
+from studio.training.distill import adversary, dmd, latent_dataset, memory, result
 from studio.training.distill import consistency as lcd
-from studio.training.distill import dmd, latent_dataset, memory, result
 from studio.training.distill.curve import FAST_STEPS
 from studio.training.distill.distillation import Distillation, Phases
 from studio.training.distill.history import QualityHistory
@@ -87,6 +87,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(steps.generator(spec.seed, "init").initial_seed())
             critic = dmd.make_critic(model.unet, targets, spec.rank) if spec.objective == "dmd" else None
+            head = adversary.make_head(critic) if critic and spec.adversarial_weight else None
             student: Student = (
                 LoraStudent(model.unet, targets, spec.rank, spec.ema_decay)
                 if spec.form == "lora"
@@ -104,13 +105,16 @@ def distill(session: Session, spec: LcmSpec) -> None:
         peak = spec.learning_rate or RATE[spec.form]
         optimizer = runtime.accelerator.prepare(adamw(student.trainable.values(), peak))
         if critic:
-            critic_adam = adamw(critic.trainable.values(), dmd.CRITIC_RATE * peak, dmd.BETAS)
+            judging = [*critic.trainable.values(), *(head.parameters() if head else ())]
+            critic_adam = adamw(judging, dmd.CRITIC_RATE * peak, dmd.BETAS)
             critic_optimizer = runtime.accelerator.prepare(critic_adam)
 
         session.stage(6, "Look for a checkpoint")
         state = TrainingState(tensors_of(student), {"optimizer": optimizer}, runtime.accelerator.scaler)
         if critic:
             state.tensors["critic"], state.optimizers["critic_optimizer"] = critic.trainable, critic_optimizer
+        if head:
+            state.tensors["head"] = dict(head.named_parameters())
         characters = [[lora.hash, ref.weight] for lora, ref in zip(loras, spec.loras, strict=True)]
         fingerprint = resume_fingerprint(
             spec, info.hash, data.digest, spec.steps_per_epoch, runtime.device, runtime.precision, runtime.processes,
@@ -142,7 +146,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
         run.measure_missing()
         learn_consistency(run)
         if critic:
-            dmd.match_distributions(run, critic, critic_optimizer)
+            dmd.match_distributions(run, critic, critic_optimizer, head)
 
         session.stage(9, "Export the best checkpoint")
         if runtime.main:
