@@ -21,7 +21,7 @@ from studio.core.settings import Settings
 from studio.engine import judging, memory, optimizations
 from studio.engine.models import captioners, hub
 from studio.engine.models.captioners import CaptionerInfo
-from studio.engine.models.loading import quiet
+from studio.engine.models.loading import in_turn, quiet
 
 TAG_SURE = 0.35  # what SmilingWolf's and kohya's taggers use
 MANY = 1000  # with more labels than ImageNet has, a classifier is one of tags, also where its config doesn't say so
@@ -92,6 +92,7 @@ class _Judge:
 class _Model:
     """Somebody else's network with its preprocessing, on one device in 32 bits."""
 
+    @in_turn
     def __init__(self, info: CaptionerInfo, device: torch.device) -> None:
         import transformers  # seconds, for those who never use it
 

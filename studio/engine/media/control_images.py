@@ -119,7 +119,7 @@ def suggest(image: Image.Image) -> ControlKind:
     light, even = _light(values)
     colourful = float((np.ptp(values / light, axis=2) > 0.16).mean())
     # few paintings have so much of one ground, and those are colourful
-    return "lines" if even > 0.7 and colourful < 0.15 else "canny"
+    return "lines" if even > 0.7 and colourful < 0.12 else "canny"
 
 
 def drawable(data: bytes) -> tuple[ControlKind, Image.Image | None]:

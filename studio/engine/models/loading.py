@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
@@ -23,8 +25,26 @@ from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
 _TEXT_PREFIX = "cond_stage_model.transformer."
+_TURN = threading.RLock()
+P, T = ParamSpec("P"), TypeVar("T")
 
 
+def in_turn(load: Callable[P, T]) -> Callable[P, T]:
+    """`load`, but in one thread at a time.
+
+    diffusers and transformers replace functions of torch while they make a network without weights. Two threads in
+    there put each other's replacements back, and every network made in the process afterwards would have no weights.
+    """
+
+    @wraps(load)
+    def loading(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _TURN:
+            return load(*args, **kwargs)
+
+    return loading
+
+
+@in_turn
 def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
     """unet, vae, text_encoder, tokenizer and scheduler_config of a model that is on this machine, on the CPU.
 
@@ -44,6 +64,7 @@ def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
+@in_turn
 def load_vae(info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     """The autoencoder of a model alone, on the CPU, for a trainer that had freed it. Raises BadInput as above."""
     folder = info.path
@@ -66,6 +87,7 @@ def _file_vae(path: Path, info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
     )
 
 
+@in_turn
 def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
     """A ControlNet from a diffusers folder or a single file, on the CPU.
 
