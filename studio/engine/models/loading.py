@@ -26,7 +26,8 @@ from studio.engine.models.weights import read_header
 
 _TEXT_PREFIX = "cond_stage_model.transformer."
 _TURN = threading.RLock()
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def in_turn(load: Callable[P, T]) -> Callable[P, T]:
