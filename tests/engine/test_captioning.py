@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import captioner_models
 from support.training_sets import picture, write_set
+from support.watching import watch
 
 from studio.core.errors import BadInput, NotFound, Offline
 from studio.core.settings import ASSETS, EMBEDDED_MODEL, Settings
@@ -272,7 +273,7 @@ def test_captions_appear_as_they_are_made_and_a_cancel_keeps_them(studio: Studio
     folder = uncaptioned(tmp_path / "set", 60)
     job = studio.submit(CaptionSpec(data=str(folder), captioner=str(models / "blip")), "me")
     counts = []
-    for view in studio.watch(job.id, "me"):
+    for view in watch(studio, job.id):
         counts.append(len(view.result.get("captions", {})))
         assert 0 <= counts[-1] - view.done <= 1  # a caption is there before it is counted
         if counts[-1] >= 2 and view.active:
@@ -297,7 +298,7 @@ def test_wrong_sets_are_one_sentence(studio: Studio, models: Path, tmp_path: Pat
     assert empty.error == "There is no picture to train on. The folder is empty."
     folder = uncaptioned(tmp_path / "set", 40)
     job = studio.submit(CaptionSpec(data=str(folder), captioner=str(models / "blip")), "me")
-    for view in studio.watch(job.id, "me"):
+    for view in watch(studio, job.id):
         if view.result.get("captions"):
             shutil.rmtree(folder, ignore_errors=True)
     assert view.state == "failed"

@@ -312,7 +312,7 @@ def test_others_may_draw_while_a_controlnet_is_downloaded(
 
     def job_of(**control: object) -> SimpleNamespace:
         asked = ControlSpec(image="one", **control)
-        recipe = SimpleNamespace(model=str(tiny), control=asked, width=64, height=64)
+        recipe = SimpleNamespace(model=str(tiny), control=asked, width=64, height=64, mask=None)
         return SimpleNamespace(recipes=[recipe], say=lambda note: None, files=lambda id: drawing)
 
     def turns_of(**control: object) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from support.checkpoints import tiny_sd
 from support.pages import app
+from support.watching import watch
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings, settings
@@ -117,7 +118,7 @@ def test_a_repeated_request_draws_nothing_and_half_a_one_goes_on(studio: Studio)
 def test_cancel_keeps_the_frames_that_are_done_and_a_retry_takes_them_over(studio: Studio) -> None:
     spec = AnimateSpec(base=BASE.model_copy(update={"steps": 40, "seed": 9}), frames=12, emotions=("happy", "sad"))
     job = studio.submit(spec, "me")
-    for view in studio.watch(job.id, "me"):
+    for view in watch(studio, job.id):
         if len(view.pictures) >= 3:
             studio.cancel(job.id, "me")
             break
@@ -126,7 +127,7 @@ def test_cancel_keeps_the_frames_that_are_done_and_a_retry_takes_them_over(studi
     kept = [id for id in view.pictures if studio.picture(id, "me").kind == "frame"]
     assert 1 < len(kept) < 12, "frames are there before all of them are drawn"
     again = studio.again(job.id, "me")
-    for view in studio.watch(again.id, "me"):
+    for view in watch(studio, again.id):
         if set(kept) <= set(view.pictures):
             break
     studio.cancel(again.id, "me")

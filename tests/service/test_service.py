@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.checkpoints import tiny_sd
+from support.watching import watch
 
 from studio.core.errors import BadInput, DiskFull, NotFound, StudioError
 from studio.core.settings import Settings
@@ -228,7 +229,7 @@ def test_a_batch_is_resumed_where_it_was_cancelled(studio: Studio, model: str) -
 
 def test_previews_and_progress_while_it_draws(studio: Studio, model: str) -> None:
     job = studio.submit(GenerateSpec(model=model, prompt="slow", steps=10, seed=1, count=2), "me")
-    views = list(studio.watch(job.id, "me"))
+    views = list(watch(studio, job.id))
     assert views[-1].state == "done"
     assert [view.done for view in views] == sorted(view.done for view in views)
     assert views[-1].total == 20

@@ -265,12 +265,13 @@ def test_the_time_left_knows_that_later_steps_take_longer(
     run = write_run(tmp_path, "phases", spec(home))
     trainer = Session(run)
     trainer.phases = [(4, 1.0), (6, 3.0), (10, 5.0)]
-    trainer.begin(0, 10, 1)
     left = []
-    for step in range(1, 11):
-        now[0] += 2 * (1 if step <= 4 else 3 if step <= 6 else 5)
-        trainer.step_done(step, 1, 1.0 if step < 5 else 9.0, 1e-4, anew=step == 5)
-        left.append(run.status()["seconds_left"])
+    with run.lock():
+        trainer.begin(0, 10, 1)
+        for step in range(1, 11):
+            now[0] += 2 * (1 if step <= 4 else 3 if step <= 6 else 5)
+            trainer.step_done(step, 1, 1.0 if step < 5 else 9.0, 1e-4, anew=step == 5)
+            left.append(run.status()["seconds_left"])
     assert left == [2 * (k + 6 + 20) for k in (3, 2, 1, 0)] + [2 * 23, 2 * 20, 30, 20, 10, 0]
     assert run.status()["seconds_per_step"] == 10
     assert [line["smoothed"] for line in run.metrics()] == [1.0] * 4 + [9.0] * 6  # another loss isn't mixed in
@@ -340,14 +341,15 @@ def test_a_model_that_is_not_here_is_downloaded_with_its_progress(
     monkeypatch.setattr(hub, "get", get)
     config = Settings(home=tmp_path, device="cpu")
     runtime = Runtime(Session(run), "auto", config)
-    assert models.get_model(runtime, "some/model", config).path == home / "model"
-    assert stages == ["1. Downloading some/model: 1 of 2 MB"]
-    here.clear()
-    run.request_stop()
-    with pytest.raises(Cancelled):
-        models.get_model(runtime, "some/model", config)
-    runtime.processes = 2  # none of several may leave alone: they end together, at the first step
-    assert models.get_model(runtime, "some/model", config).path == home / "model"
+    with run.lock():
+        assert models.get_model(runtime, "some/model", config).path == home / "model"
+        assert stages == ["1. Downloading some/model: 1 of 2 MB"]
+        here.clear()
+        run.request_stop()
+        with pytest.raises(Cancelled):
+            models.get_model(runtime, "some/model", config)
+        runtime.processes = 2  # none of several may leave alone: they end together, at the first step
+        assert models.get_model(runtime, "some/model", config).path == home / "model"
 
 
 def test_a_measurement_trains_what_the_run_will(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
