@@ -187,22 +187,26 @@ def test_what_noise_and_words_do_not_lead_to_is_changed_in_place(studio: Studio,
     else:
         id = done(studio, MorphSpec(base=base(seed=63), frames=3)).result["frames"][1]
     for spec in (
-        MorphSpec(base=base(), image=id, frames=3, emotions=("happy", "sad")),
+        MorphSpec(base=base(), image=id, frames=3, emotions=("happy", "sad"), method="prompt"),
         MorphSpec(base=base(), image=id, frames=3, method="latent"),
+        SpritesSpec(base=base(), image=id, emotions=("happy", "sad"), method="prompt"),
+        MorphSpec(base=base(), image=id, frames=3),
         SpritesSpec(base=base(), image=id, emotions=("happy", "sad")),
     ):
         job = done(studio, spec)
-        assert any("can't be drawn again" in note for note in job.notes)
+        asked_otherwise = spec.method is not None
+        assert any("can't be drawn again" in note for note in job.notes) == asked_otherwise
         assert plan(studio, job.result["frames"][-1])["morph"] == "picture"
         found = recipe(studio, job.result["frames"][-1])
         assert (found.source, found.control) == (id, None)
 
 
-def test_a_plain_picture_is_drawn_again_without_a_note(studio: Studio) -> None:
+def test_a_plain_picture_is_drawn_again_or_kept_without_a_note(studio: Studio) -> None:
     id = done(studio, base(seed=64)).pictures[0]
-    job = done(studio, MorphSpec(base=base(), image=id, frames=3))
-    assert plan(studio, job.result["frames"][0])["morph"] == "prompt"
-    assert not any("in place" in note for note in job.notes)
+    for method, wanted in (("prompt", "prompt"), (None, "picture")):
+        job = done(studio, MorphSpec(base=base(), image=id, frames=3, method=method))
+        assert plan(studio, job.result["frames"][0])["morph"] == wanted
+        assert not any("in place" in note for note in job.notes)
 
 
 @pytest.mark.parametrize("words", ["", "blue eyes"])
@@ -267,9 +271,9 @@ def adapters_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     seen: list[tuple[int, bool]] = []
     original = adapters.attached
 
-    def attached(components, loras, fast=None):
+    def attached(components, loras, fast=None, **options):
         seen.append((len(loras), fast is not None))
-        return original(components, loras, fast)
+        return original(components, loras, fast, **options)
 
     monkeypatch.setattr(adapters, "attached", attached)
     return seen
@@ -333,7 +337,7 @@ def hers(studio: Studio) -> str:
 def test_what_is_asked_for_beside_a_picture_is_done_and_said(
     studio: Studio, hers: str, asked: dict, wanted: dict
 ) -> None:
-    job = done(studio, MorphSpec(base=GenerateSpec(**asked), image=hers, frames=3))
+    job = done(studio, MorphSpec(base=GenerateSpec(**asked), image=hers, frames=3, method="prompt"))
     for id in job.result["frames"]:
         found = recipe(studio, id)
         assert {name: getattr(found, name) for name in wanted} == wanted
@@ -341,6 +345,18 @@ def test_what_is_asked_for_beside_a_picture_is_done_and_said(
     assert any("drawn anew" in note for note in job.notes) == bool(asked)
     again = studio.wait(studio.again(job.id, "me").id, "me", 120)
     assert again.result["frames"] == job.result["frames"], "settled once: a repeated job is the same one"
+
+
+def test_a_picture_that_is_kept_is_not_said_to_be_drawn_anew(studio: Studio, hers: str) -> None:
+    asked = GenerateSpec(negative="hat", seed=5, width=96, height=64)
+    job = done(studio, MorphSpec(base=asked, image=hers, frames=3))
+    for id in job.result["frames"]:
+        found = recipe(studio, id)
+        assert (found.negative, found.seed, found.width, found.height, found.source) == ("hat", 5, 96, 64, hers)
+        assert "blue hair" in found.prompt
+    assert not any("drawn anew" in note for note in job.notes)
+    again = studio.wait(studio.again(job.id, "me").id, "me", 120)
+    assert again.result["frames"] == job.result["frames"]
 
 
 def test_words_style_and_loras_are_applied_and_defaults_are_said(studio: Studio, hers: str) -> None:
@@ -363,7 +379,7 @@ def test_words_style_and_loras_are_applied_and_defaults_are_said(studio: Studio,
 def test_few_steps_and_their_settings_belong_together(studio: Studio) -> None:
     quick = done(studio, GenerateSpec(model="quick", seed=79)).pictures[0]
     assert recipe(studio, quick).fast
-    asked = MorphSpec(base=GenerateSpec(steps=12), image=quick, frames=3)
+    asked = MorphSpec(base=GenerateSpec(steps=12), image=quick, frames=3, method="prompt")
     found = recipe(studio, done(studio, asked).result["frames"][1])
     assert (found.steps, found.fast, found.sampler, found.guidance) == (12, False, "dpmpp_2m", 3.0)
 
@@ -419,7 +435,7 @@ def test_a_retimed_morph_keeps_every_picture_that_it_drew(
 
 @pytest.mark.parametrize("kind", ["morph", "animate"])
 def test_a_cancel_keeps_every_portion_that_is_done(studio: Studio, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """On a CPU a portion is a few frames: far fewer than a job has."""
+    """On a CPU a portion is a few frames: far fewer than a job has. An animation's first is the picture itself."""
     calls: list[int] = []
     drawer = morph.PromptMorph if kind == "morph" else animation.Animation
     original = drawer.draw
@@ -442,7 +458,7 @@ def test_a_cancel_keeps_every_portion_that_is_done(studio: Studio, monkeypatch: 
     assert view.state == "cancelled"
     assert calls == [4, 4]
     frames = [id for id in view.pictures if studio.picture(id, "me").kind == "frame"]
-    assert len(frames) == 4
+    assert len(frames) == (4 if kind == "morph" else 1 + 4)
 
 
 @pytest.mark.parametrize("kind", ["morph", "animate", "sprites"])

@@ -116,9 +116,14 @@ def test_a_picture_from_here_that_is_uploaded_morphs_as_itself(studio: Studio) -
     assert stored.recipe is not None
     assert "notes" not in stored.details
     assert studio.spec_of(stored.id, "me") == studio.spec_of(id, "me")
-    frames = [done(studio, MorphSpec(base=base(), image=image, frames=3)) for image in (id, stored.id)]
-    assert frames[0].result["frames"] == frames[1].result["frames"]
-    assert not any("uploaded picture" in note for job in frames for note in job.notes)
+    asked = MorphSpec(base=base(), image=id, frames=3, method="prompt")
+    redrawn = [done(studio, asked.model_copy(update={"image": image})) for image in (id, stored.id)]
+    assert redrawn[0].result["frames"] == redrawn[1].result["frames"]
+    kept = [done(studio, asked.model_copy(update={"image": image, "method": None})) for image in (id, stored.id)]
+    assert not any("uploaded picture" in note for job in (*redrawn, *kept) for note in job.notes)
+    for own, same in zip(*(job.result["frames"] for job in kept), strict=True):  # each names the picture it began with
+        with Image.open(studio.picture_path(own, "me")) as a, Image.open(studio.picture_path(same, "me")) as b:
+            assert a.tobytes() == b.tobytes()
 
 
 def test_its_recipe_is_its_owner_s_alone(studio: Studio) -> None:
