@@ -101,6 +101,7 @@ def _unless_one(scale: Callable[..., None]) -> Callable[..., None]:
 
 def _load() -> None:
     with dynamo_deferred():
+        importlib.import_module("studio.engine.optimizations")  # tells diffusers of an xformers that can't be imported
         importlib.import_module("diffusers.utils")  # asks whether peft is installed
         peft_utils = importlib.import_module("diffusers.utils.peft_utils")
         for name in ("scale_lora_layers", "unscale_lora_layers"):
