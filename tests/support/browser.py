@@ -153,6 +153,7 @@ def page_home(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("STUDIO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("STUDIO_MODEL", str(tiny_model))
     monkeypatch.setenv("STUDIO_OFFLINE", "true")
+    monkeypatch.setenv("STUDIO_WARM_UP", "false")  # the worker would load torch and the model beside the page
     monkeypatch.chdir(tmp_path)  # no .env file of the developer
     settings.cache_clear()
     st.cache_resource.clear()
