@@ -17,12 +17,12 @@ from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec, LoraRef
 from studio.core.views import JobView
+from studio.engine import devices
 from studio.features.registry import FEATURES
 from studio.features.sheets.spec import SheetSpec
 from studio.features.sketch.spec import SketchSpec
 from studio.interfaces.web import frame, text, trash, widgets
 from studio.interfaces.web.resources import studio
-from studio.service import studio as service
 
 
 def test_a_first_visit_says_what_to_do(page_home: Path) -> None:
@@ -285,9 +285,9 @@ def test_the_system_page_names_the_card_and_its_memory(page_home: Path, monkeypa
     assert tiles["Device"] == ("CUDA:0", "A Fine Card")
     assert tiles["Memory of the device"] == ("2.0 GB", "of 8.0 GB")
     monkeypatch.setattr(studio()._jobs, "_engine", None)
-    monkeypatch.setattr(service, "expected", lambda settings: "cuda")
+    monkeypatch.setattr(devices, "expected", lambda settings: "cuda")
     at = app("system")
-    assert "in half precision" in sentences(at)
+    assert "the CUDA card: in the precision that suits it" in sentences(at)
     assert at.metric[0].delta == ""  # and not the processor's name
 
 
