@@ -12,12 +12,12 @@ from studio.interfaces.web.resources import studio
 PAGE = retouch.PAGE
 TEXT = {
     "title": "Retouch",
-    "lead": "Paint over a part of a picture, say what is to be there, and only that is drawn anew.",
+    "lead": "Paint over part of a picture and say what should be there: only that part is redrawn.",
     "picture": "The picture",
-    "none": "Choose a picture: upload one, or take one of your last.",
+    "none": "Choose a picture: upload one, or take one of your latest.",
     "text": "What is new there",
     "text_hint": "blue hair, glasses, closed eyes…",
-    "draw": "Draw it anew",
+    "draw": "Redraw",
     "unmasked": "Paint over something first.",
 }
 

@@ -199,7 +199,8 @@ def test_words_that_do_little_are_grey_and_one_click_puts_the_nearest_there(page
     at = app(gen_model="embedded")
     at.text_input(key="gen_text").set_value("silver hair, black school uniform, xyzzy").run()
     assert not at.exception
-    assert ":gray[~~black school uniform~~]" in prompt_of(at)
+    assert " :gray[~~black school uniform~~]" in prompt_of(at)
+    assert "]:gray" not in prompt_of(at)  # a space inside the brackets would be lost
     assert ":gray[~~xyzzy~~]" in prompt_of(at)
     at.button(key="gen_text_instead_0").click().run()
     assert at.text_input(key="gen_text").value == "silver hair, serafuku, black sailor collar, xyzzy"

@@ -42,7 +42,7 @@ def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
             pieces = re.split(f"({either})", part, flags=re.IGNORECASE)  # those at odd places are the words
             parts.append(
                 "".join(
-                    f":gray[~~{text.escape(piece)}~~]" if index % 2 else f":{COLORS[name]}[{text.escape(piece)}]"
+                    f":gray[~~{text.escape(piece)}~~]" if index % 2 else _plain(COLORS[name], piece)
                     for index, piece in enumerate(pieces)
                     if piece
                 )
@@ -50,6 +50,13 @@ def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
         else:
             parts.append(f":{COLORS[name]}[{text.escape(part)}]")
     return ", ".join(parts)
+
+
+def _plain(color: str, piece: str) -> str:
+    """The piece in this colour; spaces at its ends stay outside, where Markdown keeps them."""
+    inner = piece.strip()
+    before, after = piece[: len(piece) - len(piece.lstrip())], piece[len(piece.rstrip()) :] if inner else ""
+    return before + (f":{color}[{text.escape(inner)}]" if inner else "") + after
 
 
 def unknown_words(unknown: Sequence[UnknownWord], key: str) -> None:
