@@ -181,7 +181,8 @@ def test_the_place_of_the_picture_does_not_jump(server: Server, visitor: Visitor
     box = page.locator('[class*="st-key-stage_single"]').first.bounding_box()
     assert box
     heights.add(round(box["height"] / 8))
-    assert max(heights) - min(heights) <= 1, heights
+    # before anything is in it the stage is a square, without the line below the picture
+    assert min(heights) > 0.9 * max(heights), heights
 
 
 @pytest.fixture(scope="module")
