@@ -264,12 +264,12 @@ def test_a_download_is_ready_when_the_session_is_not_there(page_home: Path, monk
 def test_the_system_page_says_what_runs_where(page_home: Path) -> None:
     at = app("system")
     said = sentences(at)
-    assert "loaded for the first picture" in said
+    assert "at the latest for the first picture" in said
     assert "expects to draw on the CPU: in full precision" in said
     assert str(page_home) in said
     draw("me", seed=9)
     at.run()
-    assert "loaded for the first picture" not in sentences(at)
+    assert "at the latest for the first picture" not in sentences(at)
     assert at.metric[0].value == "CPU"
 
 

@@ -21,7 +21,8 @@ TEXT = {
     "queue": "Jobs",
     "queue_idle": "idle",
     "queue_busy": "{running} running, {waiting} waiting",
-    "not_loaded": "The model is loaded for the first picture; what was chosen then, and why, is said here. {expected}",
+    "not_loaded": "The model is loaded when a page is opened, at the latest for the first picture; what was chosen, "
+    "and why, is said here. {expected}",
     "expected": "The studio expects to draw on {device}.",
     "cuda": "the CUDA card: in the precision that suits it, with CPU offload if the model doesn't fit on it",
     "mps": "the Apple GPU: in half precision, which torch 2.6 and newer draw without faults",
