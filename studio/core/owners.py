@@ -4,6 +4,7 @@ from __future__ import annotations
 
 LOCAL = "local"  # whoever sits before this computer, while no password and no key tells people apart
 KEY = "api-"  # keys of the HTTP API
+OF_KEYS = ".keys"  # below the folder of data sets: those that keys sent, a folder for each owner
 
 
 def private(owner: str) -> bool:

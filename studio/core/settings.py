@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     queue_limit: int = Field(64, ge=1, description="Jobs that may wait at once.")
     cache_mb: int = Field(4096, ge=0, description="Disk for deleted pictures, which can be brought back for a day.")
 
+    key_requests: int = Field(0, ge=0, description="Requests a minute that a key of the API may send; 0: any number.")
+    key_pictures: int = Field(0, ge=0, description="Pictures a day that a key may have drawn; 0: any number.")
+
     host: str = Field("127.0.0.1", description="Address that `make run` and the API bind to.")
     port: int = Field(8501, ge=1, le=65535, description="Port that `make run` binds to; the API has an option.")
     one_gallery: bool = Field(

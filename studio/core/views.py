@@ -152,7 +152,16 @@ class KeyView(View):
     name: str
     created: float
     expires: float | None = None  # None: good until it is revoked
+    per_minute: int | None = None  # requests; None: as the settings say, 0: any number
+    per_day: int | None = None  # pictures, likewise
     state: Literal["valid", "expired", "revoked"]
+
+
+class DataSetView(View):
+    """A data set of training by its name. `own`: it may be changed and deleted; others are everybody's to read."""
+
+    name: str
+    own: bool
 
 
 class Choice(View):

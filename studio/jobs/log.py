@@ -16,10 +16,11 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 from studio.core import locks
-from studio.core.errors import StudioError
+from studio.core.errors import Busy, StudioError
 from studio.core.views import ACTIVE, JobView
 from studio.store.database import Database
 from studio.store.pictures import write_error
@@ -30,6 +31,10 @@ KEEP_SECONDS = 30 * 24 * 3600
 INTERRUPTED = "The studio was stopped before this was done; start it again and what is finished is taken over."
 LEASE = 20.0  # seconds that a process counts as alive after it was heard of last, on another computer
 RENEW = LEASE / 4
+QUOTA = (
+    "This key may have {quota} pictures drawn in 24 hours; {drawn} were, or are going to be, and {asked} more are "
+    "asked for."
+)
 
 
 def _host() -> str:
@@ -113,6 +118,22 @@ class Processes:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What is written down with a new job besides itself.
+
+    `asked`: pictures that are to be drawn; `quota`: how many its owner may have in a day (0: any number); `digest`: of
+    the request as it was sent, where its sender may send it again (the id is made of their name for it).
+    """
+
+    asked: int = 0
+    quota: int = 0
+    digest: str = ""
+
+
+PLAIN = Terms()
+
+
+@dataclass(frozen=True)
 class Orphan:
     """An accepted job whose process is gone. `deaths`: of how many while they worked on it."""
 
@@ -131,15 +152,37 @@ class JobLog:
         self._database = database
         self.processes = Processes(database, folder)
 
-    def add(self, view: JobView, owner: str, spec: str, kept: bool = False) -> None:
-        """Write a new job down, `spec` as JSON. `kept`: others take it up when this process is gone."""
+    def add(self, view: JobView, owner: str, spec: str, kept: bool = False, terms: Terms = PLAIN) -> bool:
+        """Write a new job down, `spec` as JSON. `kept`: others take it up when this process is gone.
+
+        False where there is a job of this id already, and nothing was written. Raises `Busy` beyond the quota.
+        """
         self.processes.enter()
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO jobs (id, owner, process, state, created, spec, view, kept) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (view.id, owner, self.processes.own, view.state, view.created, spec, view.model_dump_json(), kept),
-            )
+            if terms.quota and (drawn := self._drawn(connection, owner)) + terms.asked > terms.quota:
+                raise Busy(QUOTA.format(quota=terms.quota, drawn=drawn, asked=terms.asked))
+            added = connection.execute(
+                "INSERT INTO jobs (id, owner, process, state, created, spec, view, kept, asked, digest) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (view.id, owner, self.processes.own, view.state, view.created, spec, view.model_dump_json(), kept,
+                 terms.asked, terms.digest),
+            )  # fmt: skip
+        return added.rowcount > 0
+
+    def digest(self, id: str, owner: str) -> str | None:
+        """What `Terms.digest` said of a job; None where there is none of this id."""
+        rows = self._database.rows("SELECT digest FROM jobs WHERE id = ? AND owner = ?", id, owner)
+        return str(rows[0]["digest"]) if rows else None
+
+    def _drawn(self, connection: Connection, owner: str) -> int:
+        """Pictures that were drawn for an owner in the last 24 hours, and those that are going to be."""
+        drawn = "json_array_length(view, '$.pictures') - json_array_length(view, '$.cached')"
+        [row] = connection.execute(
+            f"SELECT SUM(CASE WHEN state IN ('queued', 'running') THEN MAX(asked, {drawn}) ELSE {drawn} END) "
+            "FROM jobs WHERE owner = ? AND created > ?",
+            (owner, time.time() - 24 * 3600),
+        )
+        return int(row[0] or 0)
 
     def write(self, view: JobView) -> bool:
         """Bring a job up to date; False where another process has it by now, and nothing was written."""

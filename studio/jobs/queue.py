@@ -20,7 +20,7 @@ from typing import Any
 from studio.core.errors import BadInput, Busy, Cancelled, DiskFull, NotFound
 from studio.core.views import JobState, JobView
 from studio.jobs.job import Job
-from studio.jobs.log import INTERRUPTED, JobLog, Orphan
+from studio.jobs.log import INTERRUPTED, PLAIN, JobLog, Orphan, Terms
 from studio.jobs.sentences import DEADLY, STOPPED, sentence_for
 from studio.jobs.total import Total
 
@@ -66,8 +66,8 @@ class Jobs:
         self._taken = 0  # turns, by all workers so far
         self._closing = False
 
-    def submit(self, job: Job) -> JobView:
-        """Queue the job. Raises `Busy` when too many wait and another `StudioError` when it can't be written down.
+    def submit(self, job: Job, terms: Terms = PLAIN) -> JobView:
+        """Queue the job, unless there is one of its id. Raises `Busy`, or another `StudioError` if it can't be written.
 
         An owner may take half of the places that the others leave: there is always room for one more owner, until
         owners are so many that `FEW` jobs of each fill the queue.
@@ -80,7 +80,8 @@ class Jobs:
                 raise Busy(f"{waiting} jobs are waiting already; try again when some are done.")
             if own >= max(FEW, (self._limit - (waiting - own)) // 2):
                 raise Busy(f"{own} of your jobs are waiting already; try again when some are done.")
-            self._log.add(job.view(), job.owner, job.spec.model_dump_json(), self._heir is not None)
+            if not self._log.add(job.view(), job.owner, job.spec.model_dump_json(), self._heir is not None, terms):
+                return self.view(job.id, job.owner)
             return self._enqueue(job)
 
     def _enqueue(self, job: Job) -> JobView:
@@ -121,13 +122,13 @@ class Jobs:
             finally:
                 self._starting = False
 
-    def finished(self, job: Job) -> JobView:
+    def finished(self, job: Job, terms: Terms = PLAIN) -> JobView:
         """Write down a job that needed no work: all its pictures were there."""
         job.started = job.created
         job.end("done")
         self._count(job)
-        self._log.add(job.view(), job.owner, job.spec.model_dump_json())
-        return job.view()
+        added = self._log.add(job.view(), job.owner, job.spec.model_dump_json(), terms=terms)
+        return job.view() if added else self.view(job.id, job.owner)
 
     def take_over(self, revive: Callable[[Orphan], Job]) -> None:
         """From now on, jobs are accepted for good: one that outlives its process is taken up by another that does this.

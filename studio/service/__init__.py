@@ -9,6 +9,7 @@ from studio.prompting.writers import PromptRequest, PromptResult
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag
 from studio.service.resolving import sampling
 from studio.service.studio import Studio
+from studio.store.keys import owner_of
 
 # Besides `Studio`: what its methods take and give, and what edits a caption.
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "UnknownWord",
     "Validation",
     "add_tags",
+    "owner_of",
     "parse_run",
     "parse_spec",
     "remove_tags",

@@ -1,25 +1,33 @@
-"""Data sets of training: checked, kept when they are uploaded, captioned. Trains nothing."""
+"""Data sets of training: checked, kept when they are uploaded, captioned, deleted. Trains nothing."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studio.core.errors import BadInput
+from studio.core.errors import BadInput, Busy
+from studio.core.files import is_text
 from studio.core.settings import Settings
+from studio.core.views import DataSetView
 from studio.engine.models.catalogue import resolve
 from studio.runs import dataset
 from studio.runs.rundir import write_failure
 
 
 class DataSets:
-    """Folders and ZIPs of pictures with their captions; uploaded ones are kept in `settings.datasets_dir`."""
+    """Folders and ZIPs of pictures with their captions; uploaded ones are kept in `settings.datasets_dir`.
 
-    def __init__(self, settings: Settings) -> None:
+    Whose a set is: see `runs.dataset.kept`.
+    """
+
+    def __init__(self, settings: Settings, trained_on: Callable[[Path], bool] = lambda path: False) -> None:
+        """`trained_on`: whether a run reads a set just now."""
         self._settings = settings
+        self._trained_on = trained_on
         self._unpacked: dict[tuple[str, int, int], Path] = {}  # by the ZIP's path, time of change (ns) and bytes
 
     def check(self, path: str, model: str = "embedded", resolution: int | None = None) -> dataset.Report:
@@ -47,15 +55,17 @@ class DataSets:
             self._unpacked[key] = dataset.folder_of(data, self._settings.datasets_dir)
         return self._unpacked[key]
 
-    def upload(self, files: Sequence[tuple[str, bytes]]) -> Path:
-        """A set from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.
+    def upload(self, files: Sequence[tuple[str, bytes]], owner: str = "") -> Path:
+        """A set of this owner's from uploaded files (name, content): one ZIP, or pictures and captions. Its folder.
 
         The same files give the same folder. Raises BadInput for a ZIP that can't be trusted, DiskFull.
         """
         digest = hashlib.sha256()
         for name, data in files:
+            if not is_text(Path(name)) or not Path(name).name.isprintable() or Path(name).name in ("", ".."):
+                raise BadInput(f"A file can't be kept under the name {name[:80]!a}; give it another one.")
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
-        folder = self._settings.datasets_dir
+        folder = self._place(owner).own
         first = Path(files[0][0]) if files else Path("empty")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -78,8 +88,41 @@ class DataSets:
                     os.rename(inside, target)
                 return target
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise BadInput("The name of a file is too long; give it a shorter one.") from error
             raise write_failure("The upload can't be kept", folder, error) from error
 
     def write_captions(self, folder: str, captions: dict[str, str]) -> None:
         """Write captions (picture -> text) beside the pictures of a set. Raises `NotFound` before any is."""
         dataset.write_captions(Path(folder), captions)
+
+    # --- for owners -------------------------------------------------------------------------------------------------
+
+    def list(self, owner: str) -> Sequence[DataSetView]:
+        """Every set that this owner may use: their own first, then those that are everybody's."""
+        return [DataSetView(name=name, own=own) for name, own in self._place(owner).names()]
+
+    def named(self, name: str, owner: str, change: bool = False) -> Path:
+        """The folder or ZIP of a set by its name. Raises `NotFound`, also for another key's.
+
+        `change`: captions in it are going to be replaced; raises `BadInput` where it isn't this owner's.
+        """
+        place = self._place(owner)
+        found = place.named(name)
+        if change and not place.owns(found):
+            raise BadInput(f"{name[:80]} isn't yours, so its captions can't be replaced; send a set of your own.")
+        return found
+
+    def delete(self, name: str, owner: str) -> None:
+        """Remove a set of this owner's; `undo_delete` brings the last one back for a day. Raises `Busy` in a run."""
+        place = self._place(owner)
+        if self._trained_on(place.named(name)):
+            raise Busy(f"{name[:80]} is being trained on; stop the run first.")
+        place.delete(name)
+
+    def undo_delete(self, owner: str) -> DataSetView:
+        """Bring back the set that this owner deleted last. Raises `NotFound` where there is none."""
+        return DataSetView(name=self._place(owner).bring_back(), own=True)
+
+    def _place(self, owner: str) -> dataset.Place:
+        return dataset.Place(self._settings.datasets_dir, owner)

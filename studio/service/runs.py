@@ -29,6 +29,7 @@ from studio.runs.rundir import ACTIVE, RunDir, write_failure
 from studio.runs.supervisor import Supervisor, Tables
 from studio.service import ownership
 from studio.service.datasets import DataSets
+from studio.service.once import StartedOnce, named_id
 from studio.service.resolving import weighted
 
 _PLAIN = set(RunView.model_fields) - {
@@ -65,13 +66,27 @@ class TrainingRuns:
         self._leave_the_card = leave_the_card
         self._supervisor = Supervisor(settings)
         self._datasets = DataSets(settings)
+        self._once = StartedOnce(settings.runs_dir / ".once")
 
-    def start(self, spec: RunSpec, owner: str = "", checked: Callable[[dataset.Report], None] | None = None) -> RunView:
+    def start(
+        self,
+        spec: RunSpec,
+        owner: str = "",
+        checked: Callable[[dataset.Report], None] | None = None,
+        once: str = "",
+    ) -> RunView:
         """Check model, LoRAs, packages, data, disk and memory; spawn the trainer, which waits for the device.
 
-        `checked` is told what is in the data before anything starts. Raises NotFound, BadInput, Offline, DiskFull and
-        OutOfMemory before anything is written.
+        `checked` is told what is in the data before anything starts. `once`: the sender's own name for this request;
+        sent again under it, it is the same run. Raises NotFound, BadInput, Offline, DiskFull and OutOfMemory before
+        anything is written, and Busy while it is being started under that name.
         """
+        if not once:
+            return self._started(spec, owner, checked)
+        id = self._once.start(named_id(owner, once), spec, lambda: self._started(spec, owner, checked).id)
+        return self.get(id, owner or None)
+
+    def _started(self, spec: RunSpec, owner: str, checked: Callable[[dataset.Report], None] | None) -> RunView:
         info = resolve(spec.model, self._settings, with_hash=False)
         ownership.check(info.path, owner, self._settings, spec.model)
         if info.inpainting:
@@ -185,6 +200,11 @@ class TrainingRuns:
                 if owner is None or run.owner() in ("", owner):
                     views.append(view(run))
         return views
+
+    def read_from(self, path: Path) -> bool:
+        """Whether a run that waits or trains was given this data set, or something in it."""
+        given = (run.spec.get("data") for run in self.list() if run.active)
+        return any(Path(data).expanduser().resolve().is_relative_to(path) for data in given if data)
 
     def get(self, id: str, owner: str | None = None) -> RunView:
         """One run with its metrics and the end of its log. Raises `NotFound`."""

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.owners import private
 from studio.core.settings import Settings
 from studio.core.specs import (
     AnimationFormat,
@@ -46,12 +47,13 @@ from studio.features import characters, frames
 from studio.features.experiment.job import report_of
 from studio.features.registry import FEATURES, WORK, parse_spec
 from studio.jobs.job import Job
-from studio.jobs.log import JobLog, Orphan
+from studio.jobs.log import JobLog, Orphan, Terms
 from studio.jobs.queue import Jobs
 from studio.jobs.total import Total
 from studio.prompting.writers import PromptResult
 from studio.service.datasets import DataSets
 from studio.service.models import ModelLibrary
+from studio.service.once import OTHER_REQUEST, named_id, request_digest
 from studio.service.prompts import PromptService
 from studio.service.resolving import Plan, Resolver
 from studio.service.runs import TrainingRuns
@@ -77,7 +79,7 @@ class Studio:
         self.settings = settings
         self.prompts = PromptService(settings)
         self.runs = TrainingRuns(settings, self._leave_the_card)
-        self.datasets = DataSets(settings)
+        self.datasets = DataSets(settings, self.runs.read_from)
         self.models = ModelLibrary(settings)
         database = Database(settings.database)
         self._database = database
@@ -138,13 +140,20 @@ class Studio:
 
     # --- jobs -----------------------------------------------------------------------------------------------------
 
-    def submit(self, spec: Request, owner: str) -> JobView:
+    def submit(self, spec: Request, owner: str, once: str = "") -> JobView:
         """Take a request and answer at once. What was drawn before isn't drawn again: then the job is done already.
 
-        Raises `BadInput` (nothing was queued), `Busy` (too many wait), `DiskFull`.
+        `once`: the sender's own name for this request (an idempotency key). Sent again under it, it is the same job,
+        whichever process is asked. Raises `BadInput` (nothing was queued; also where another request had that name),
+        `Busy` (too many wait, or the owner's key has had its pictures for today), `DiskFull`.
         """
         if spec.kind not in FEATURES:
             raise BadInput(f"This studio has no {spec.kind!r} jobs.")
+        digest, id = (request_digest(spec), named_id(owner, once)) if once else ("", "")
+        if once and (known := self._log.digest(id, owner)) is not None:
+            if known != digest:
+                raise BadInput(OTHER_REQUEST)
+            return self.job(id, owner)
         plan = self._resolver.plan(spec, owner)
         cached = self._cached(plan, owner)
         notes = plan.notes
@@ -155,10 +164,18 @@ class Studio:
                 if count == 1
                 else f"{len(cached)} of {count} pictures were there already: same recipe, same picture.",
             )
-        job = self._job(plan, owner, notes, cached)
+        job = self._job(plan, owner, notes, cached, id)
         if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
-            return self._jobs.finished(job)
-        return self._jobs.submit(job)
+            return self._jobs.finished(job, Terms(digest=digest))
+        asked = max(len(plan.recipes) - len(cached), 0 if plan.complete else 1)
+        return self._jobs.submit(job, Terms(asked, self._quota(owner), digest))
+
+    def _quota(self, owner: str) -> int:
+        """Pictures that this owner may have drawn in a day; 0: any number."""
+        if not private(owner):
+            return 0
+        of_key = self.keys.per_day(owner)
+        return self.settings.key_pictures if of_key is None else of_key
 
     def take_over(self) -> None:
         """Serve for good: what is accepted from now on is drawn, by another process if this one ends before.
@@ -210,9 +227,9 @@ class Studio:
         """The request of a job as it was resolved: its seed is filled in, so it can be repeated exactly."""
         return parse_spec(self._jobs.spec(id, owner))
 
-    def again(self, id: str, owner: str) -> JobView:
+    def again(self, id: str, owner: str, once: str = "") -> JobView:
         """The same request with the same seeds once more: finished pictures are taken over, the rest is drawn."""
-        return self.submit(self.job_spec(id, owner), owner)
+        return self.submit(self.job_spec(id, owner), owner, once)
 
     def cancel(self, id: str, owner: str) -> JobView:
         """At once when it waits, within one sampling step when it runs. Raises `NotFound` for somebody else's job."""

@@ -78,6 +78,14 @@ CREATE TABLE keys (
     revoked REAL
 );
 """,
+    """
+-- asked: pictures that are to be drawn, for quotas; digest: of the request, where its sender named it to send it again
+ALTER TABLE jobs ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+-- per_minute: requests; per_day: pictures; NULL: as the settings say, 0: any number
+ALTER TABLE keys ADD COLUMN per_minute INTEGER;
+ALTER TABLE keys ADD COLUMN per_day INTEGER;
+""",
 )
 VERSION = 1 + len(CHANGES)
 FULL = "The disk is full: this couldn't be written, and nothing that was there is lost; free some space and try again."

@@ -25,22 +25,27 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, name: str, days: float | None = None) -> str:
+    def add(
+        self, name: str, days: float | None = None, per_minute: int | None = None, per_day: int | None = None
+    ) -> str:
         """A new key, which is told this once. Keys of one name are one owner's. Raises `BadInput`.
 
-        `days`: how long it is good for; None: until it is revoked.
+        `days`: how long it is good for; None: until it is revoked. `per_minute`: requests that it may send; `per_day`:
+        pictures that its owner may have drawn in 24 hours. 0: any number; None: as the settings say.
         """
         name = " ".join(name.split())
         if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
             raise BadInput(f"A key needs a name of at most {LONGEST_NAME} characters: whose it is.")
         if days is not None and not 0 < days <= 36500:
             raise BadInput("A key is good for more than 0 and at most 36500 days.")
+        if any(limit is not None and not 0 <= limit <= 10**9 for limit in (per_minute, per_day)):
+            raise BadInput("A limit is a number from 0 (none) to 1,000,000,000.")
         key = START + secrets.token_urlsafe(32)
         now = time.time()
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO keys (digest, name, created, expires) VALUES (?, ?, ?, ?)",
-                (_digest(key), name, now, None if days is None else now + days * 86400),
+                "INSERT INTO keys (digest, name, created, expires, per_minute, per_day) VALUES (?, ?, ?, ?, ?, ?)",
+                (_digest(key), name, now, None if days is None else now + days * 86400, per_minute, per_day),
             )
         return key
 
@@ -59,12 +64,21 @@ class Keys:
             raise NotFound(f"There is no key {name[:80]!r} that could be revoked.")
         return int(changed)
 
-    def owner(self, key: str) -> str | None:
-        """Whose key this is; None for none, and for one that is over."""
+    def find(self, key: str) -> KeyView | None:
+        """What is known of a key; None for none, and for one that is over."""
         if not key.startswith(START):
             return None
         rows = self._database.rows("SELECT * FROM keys WHERE digest = ?", _digest(key))
-        return owner_of(rows[0]["name"]) if rows and _view(rows[0]).state == "valid" else None
+        return view if rows and (view := _view(rows[0])).state == "valid" else None
+
+    def owner(self, key: str) -> str | None:
+        """Whose key this is; None for none, and for one that is over."""
+        view = self.find(key)
+        return owner_of(view.name) if view else None
+
+    def per_day(self, owner: str) -> int | None:
+        """How many pictures this owner may have drawn in a day, as the newest of their keys says."""
+        return next((key.per_day for key in self.list() if key.state == "valid" and owner_of(key.name) == owner), None)
 
     def any(self) -> bool:
         """Whether there was ever a key: then nobody comes in without one."""
@@ -87,5 +101,7 @@ def _view(row: Any) -> KeyView:
         name=row["name"],
         created=row["created"],
         expires=row["expires"],
+        per_minute=row["per_minute"],
+        per_day=row["per_day"],
         state="revoked" if row["revoked"] else "expired" if over else "valid",
     )

@@ -21,11 +21,11 @@ from studio.interfaces.api import problems
 from studio.interfaces.api.access import Access, api_keys
 from studio.interfaces.api.middleware import BodyLimit, KeyFirst, LocalOnly
 from studio.interfaces.api.redaction import path_redactor
-from studio.interfaces.api.routes import images, jobs, machine, models, openai, runs, sdapi
+from studio.interfaces.api.routes import datasets, images, jobs, machine, models, openai, runs, sdapi
 from studio.service import Studio
 
 DESCRIPTION = "Jobs, pictures, models, runs, prompts. Send the key as `Authorization: Bearer KEY`."
-ROUTERS = (jobs.router, images.router, models.router, runs.router, machine.router)
+ROUTERS = (jobs.router, images.router, models.router, datasets.router, runs.router, machine.router)
 
 
 def create(settings: Settings, studio: Studio | None = None) -> FastAPI:

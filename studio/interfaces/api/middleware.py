@@ -4,6 +4,7 @@ is worth parsing. Whatever is refused here was neither read to its end nor parse
 from __future__ import annotations
 
 import re
+from math import ceil
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.core.net import is_loopback, passed_on
-from studio.interfaces.api.access import Access
+from studio.interfaces.api.access import Access, TooOften
 from studio.interfaces.api.problems import problem
 
 OPEN = frozenset(("/health", "/ready", "/v1/health", "/v1/ready", "/openapi.json", "/docs", "/redoc"))
@@ -63,7 +64,13 @@ class KeyFirst:
             await self.app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("authorization", "")
-        caller = await run_in_threadpool(self.access.caller, offered, path.startswith("/sdapi/"))
+        try:
+            caller = await run_in_threadpool(self.access.caller, offered, path.startswith("/sdapi/"))
+            if caller is not None:
+                self.access.admit(caller)
+        except TooOften as error:
+            await problem(429, str(error), {"Retry-After": str(ceil(error.wait))})(scope, receive, send)
+            return
         if caller is None:
             refused = problem(401, "A valid key is needed: Authorization: Bearer KEY.", {"WWW-Authenticate": "Bearer"})
             await refused(scope, receive, send)

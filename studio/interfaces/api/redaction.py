@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from studio.core.owners import OF_KEYS
 from studio.core.settings import Settings
 
 # Fields that may hold a path, and fields with sentences that may quote one.
@@ -27,7 +28,11 @@ def path_redactor(settings: Settings) -> Callable[[Any], Any]:
         given = Path(text)
         if not given.is_absolute() and not text.startswith("~"):
             return text  # a hub id, a name, or a path that tells nothing of this machine
-        return next((given.relative_to(root).as_posix() for root in folders if given.is_relative_to(root)), given.name)
+        root = next((root for root in folders if given.is_relative_to(root)), None)
+        if root is None:
+            return given.name
+        parts = given.relative_to(root).parts
+        return "/".join(parts[2:] if parts[:1] == (OF_KEYS,) else parts) or "."
 
     def redact(value: Any, field: str = "") -> Any:
         if isinstance(value, dict):

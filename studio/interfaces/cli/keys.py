@@ -16,10 +16,14 @@ app = typer.Typer(help="Keys of the HTTP API: add, list, revoke.", no_args_is_he
 def add(
     name: Annotated[str, typer.Argument(help="Whose key it is. Keys of one name see the same pictures and runs.")],
     days: Annotated[float | None, typer.Option(help="How long it is good for; else until it is revoked.")] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(help="Requests that it may send in a minute; 0: any number.")
+    ] = None,
+    per_day: Annotated[int | None, typer.Option(help="Pictures that its owner may have drawn in a day.")] = None,
     json: Json = False,
 ) -> None:
     """Make a key. It is shown this once: only its digest is kept."""
-    key = open_studio().keys.add(name, days)
+    key = open_studio().keys.add(name, days, per_minute, per_day)
     answer(json, {"name": name, "key": key}, [key])
 
 

@@ -53,7 +53,7 @@ def folder_of(data: Path, into: Path, max_bytes: int = MAX_BYTES) -> Path:
                     raise BadInput(f"{data.name} can't be unpacked ({error.strerror or error}).") from error
                 raise write_failure(f"{data.name} can't be unpacked", into, error) from error
             try:
-                os.rename(Path(fresh) / "data", target)
+                os.rename(_inner(Path(fresh) / "data"), target)
             except OSError:
                 if not target.is_dir():  # otherwise another process was first, with the same content
                     raise

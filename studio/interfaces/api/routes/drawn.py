@@ -78,10 +78,10 @@ def fitted(spec: GenerateSpec, studio: Studio) -> tuple[GenerateSpec, tuple[int,
     return spec.model_copy(update={"width": width, "height": height}), size
 
 
-async def draw(spec: GenerateSpec, owner: str, studio: Studio) -> tuple[list[Drawn], JobView]:
+async def draw(spec: GenerateSpec, owner: str, studio: Studio, once: str = "") -> tuple[list[Drawn], JobView]:
     """Draw this request and wait until it is over. Raises `StudioError`, and HTTPException for a job that failed."""
     spec, size = await run_in_threadpool(fitted, spec, studio)
-    view = await run_in_threadpool(studio.submit, spec, owner)
+    view = await run_in_threadpool(studio.submit, spec, owner, once)
     while view.active:
         await asyncio.sleep(POLL)
         view = await run_in_threadpool(studio.job, view.id, owner)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from studio.core.errors import StudioError
 from studio.core.views import JobView
-from studio.interfaces.api.access import Owner, TheStudio
+from studio.interfaces.api.access import Once, Owner, TheStudio
 from studio.interfaces.api.naming import with_data_sets
 from studio.service import AnyRequest, Studio
 
@@ -24,9 +24,9 @@ router = APIRouter(tags=["jobs"])
 
 
 @router.post("/jobs", status_code=202)
-def submit(body: Annotated[AnyRequest, Body()], owner: Owner, studio: TheStudio) -> JobView:
+def submit(body: Annotated[AnyRequest, Body()], owner: Owner, studio: TheStudio, once: Once) -> JobView:
     """Start a job: any request of the studio as JSON, `kind` says which (default `generate`)."""
-    return studio.submit(with_data_sets(body, studio.settings), owner)
+    return studio.submit(with_data_sets(body, owner, studio), owner, once)
 
 
 @router.get("/jobs")
@@ -73,9 +73,9 @@ def cancel(id: str, owner: Owner, studio: TheStudio) -> JobView:
 
 
 @router.post("/jobs/{id}/again", status_code=202)
-def again(id: str, owner: Owner, studio: TheStudio) -> JobView:
+def again(id: str, owner: Owner, studio: TheStudio, once: Once) -> JobView:
     """The same request with the same seeds: resumes a batch that was interrupted."""
-    return studio.again(id, owner)
+    return studio.again(id, owner, once)
 
 
 async def _events(studio: Studio, id: str, owner: str, redact: Callable[[Any], Any]) -> AsyncIterator[str]:

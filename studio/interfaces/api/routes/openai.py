@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec
-from studio.interfaces.api.access import Owner, TheStudio
+from studio.interfaces.api.access import Once, Owner, TheStudio
 from studio.interfaces.api.routes.drawn import draw, encoded, reference, rounded
 
 router = APIRouter(tags=["as OpenAI's API"])
@@ -40,7 +40,7 @@ class Images(BaseModel):
 
 
 @router.post("/images/generations")
-async def generations(body: Generation, owner: Owner, studio: TheStudio) -> Images:
+async def generations(body: Generation, owner: Owner, studio: TheStudio, once: Once) -> Images:
     """Draw pictures of a prompt. A size that the model can't draw is drawn smaller and enlarged."""
     width = height = None
     if body.size not in (None, "auto"):
@@ -53,7 +53,7 @@ async def generations(body: Generation, owner: Owner, studio: TheStudio) -> Imag
     spec = GenerateSpec(
         model=model, prompt=body.prompt, count=body.n or 1, width=width, height=height, seed=body.seed
     )  # fmt: skip
-    drawn, view = await draw(spec, owner, studio)
+    drawn, view = await draw(spec, owner, studio, once)
     as_url = body.response_format == "url"
     return Images(
         created=int(view.created),

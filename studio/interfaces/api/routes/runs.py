@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from studio.core.specs import AnyRun
 from studio.core.views import RunView
-from studio.interfaces.api.access import Owner, RunOwner, TheStudio
+from studio.interfaces.api.access import Once, Owner, RunOwner, TheStudio
 from studio.interfaces.api.naming import with_data_sets
 
 router = APIRouter(tags=["runs"])
@@ -30,9 +30,9 @@ def runs(owner: RunOwner, studio: TheStudio) -> list[RunView]:
 
 
 @router.post("/runs", status_code=202)
-def start_run(body: Annotated[AnyRun, Body()], owner: Owner, studio: TheStudio) -> RunView:
+def start_run(body: Annotated[AnyRun, Body()], owner: Owner, studio: TheStudio, once: Once) -> RunView:
     """Start a training run: a LoRA (`"kind": "lora"`), a distillation (`"lcm"`) or a ControlNet (`"control"`)."""
-    return studio.runs.start(with_data_sets(body, studio.settings), owner)
+    return studio.runs.start(with_data_sets(body, owner, studio), owner, once=once)
 
 
 @router.get("/runs/{id}")

@@ -19,7 +19,7 @@ from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec, MaskArea, MaskSpec
 from studio.core.specs.picture import SAMPLER_NAMES
 from studio.core.views import JobView, Picture
-from studio.interfaces.api.access import Owner, TheStudio
+from studio.interfaces.api.access import Once, Owner, TheStudio
 from studio.interfaces.api.routes.drawn import (
     Drawn,
     bounded,
@@ -158,15 +158,15 @@ def _answer(drawn: list[Drawn], body: Txt2Img, view: JobView) -> Pictures:
 
 
 @router.post("/txt2img")
-async def txt2img(body: Txt2Img, owner: Owner, studio: TheStudio, chosen: Chosen) -> Pictures:
+async def txt2img(body: Txt2Img, owner: Owner, studio: TheStudio, chosen: Chosen, once: Once) -> Pictures:
     """Draw pictures of a prompt and answer with them. A size beyond the model's is drawn smaller and enlarged."""
     spec = await run_in_threadpool(_spec, body, chosen, studio)
-    drawn, view = await draw(spec, owner, studio)
+    drawn, view = await draw(spec, owner, studio, once)
     return _answer(drawn, body, view)
 
 
 @router.post("/img2img")
-async def img2img(body: Img2Img, owner: Owner, studio: TheStudio, chosen: Chosen) -> Pictures:
+async def img2img(body: Img2Img, owner: Owner, studio: TheStudio, chosen: Chosen, once: Once) -> Pictures:
     """Draw pictures that start from one; with a mask, what is white in it anew, in the picture's own size."""
     if not body.init_images:
         raise BadInput("A picture to start from has to be sent.")
@@ -177,7 +177,7 @@ async def img2img(body: Img2Img, owner: Owner, studio: TheStudio, chosen: Chosen
     if body.mask:
         mask = await run_in_threadpool(_mask, body, source, owner, studio)
         changes |= {"mask": mask, "width": None, "height": None}
-    drawn, view = await draw(spec.model_copy(update=changes), owner, studio)
+    drawn, view = await draw(spec.model_copy(update=changes), owner, studio, once)
     return _answer(drawn, body, view)
 
 
