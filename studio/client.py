@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -45,11 +44,11 @@ class _Tries:
 
     def after(self, met: httpx.Response | httpx.TransportError) -> float:
         """Seconds until the next try. Raises what was met where there is none: `Refused`, or httpx's error."""
-        lost = isinstance(met, httpx.TransportError)
-        if not self._left or not (lost or met.status_code in (429, 503)):
-            raise met if isinstance(met, httpx.TransportError) else refused(met)
+        answer = met if isinstance(met, httpx.Response) else None
+        if not self._left or (answer is not None and answer.status_code not in (429, 503)):
+            raise refused(met) if isinstance(met, httpx.Response) else met
         self._left, pause, self._pause = self._left - 1, self._pause, self._pause * 2
-        said = "" if isinstance(met, httpx.TransportError) else met.headers.get("retry-after", "")
+        said = "" if answer is None else answer.headers.get("retry-after", "")
         return min(30.0, float(said)) if said.isdigit() else pause
 
 
@@ -60,7 +59,7 @@ def refused(answer: httpx.Response) -> Refused:
 
 def seen(model: type[V], data: Mapping[str, Any]) -> V:
     """An answer as the studio's own view; fields that a newer server has besides are passed over."""
-    missing: dict[str, Any] = {"owner": "", "path": Path()} if model is Picture else {}
+    missing: dict[str, Any] = {"owner": "", "path": "."} if model is Picture else {}
     return model.model_validate(missing | {name: data[name] for name in model.model_fields if name in data})
 
 
@@ -73,7 +72,6 @@ def pictures(answer: httpx.Response) -> list[Picture]:
 
 
 def sent(body: Body, once: str) -> dict[str, Any]:
-    """A request that starts something, under a name of its own."""
     data = body.model_dump(mode="json") if isinstance(body, Spec) else dict(body)
     return {"json": data, "headers": {"Idempotency-Key": once or uuid.uuid4().hex}}
 
@@ -126,7 +124,7 @@ class Client(AbstractContextManager["Client"]):
 
     def wait(self, id: str) -> JobView:
         while (job := self.job(id)).active:
-            time.sleep(PAUSE)
+            time.sleep(PAUSE * min(25, 1 + job.position))
         return job
 
     def events(self, id: str) -> Iterator[JobView]:
@@ -179,7 +177,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def wait(self, id: str) -> JobView:
         while (job := await self.job(id)).active:
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE * min(25, 1 + job.position))
         return job
 
     async def events(self, id: str) -> AsyncIterator[JobView]:

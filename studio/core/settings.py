@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     queue_limit: int = Field(64, ge=1, description="Jobs that may wait at once.")
     cache_mb: int = Field(4096, ge=0, description="Disk for deleted pictures, which can be brought back for a day.")
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Lines that the API writes: JSON, or text (what it is in a terminal)."
+    )
     key_requests: int = Field(0, ge=0, description="Requests a minute that a key of the API may send; 0: any number.")
     key_pictures: int = Field(0, ge=0, description="Pictures a day that a key may have drawn; 0: any number.")
 

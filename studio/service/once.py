@@ -65,11 +65,11 @@ class StartedOnce:
     def _known(self, file: Path, digest: str) -> str | None:
         try:
             age = time.time() - file.stat().st_mtime
-            said = json.loads(file.read_text(encoding="utf-8") or "{}")
+            said = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError:  # cut off by a full disk, or by the end of its process
-            said, age = {}, age + STALE
+        except ValueError:  # being written just now, or cut off by a full disk or the end of its process
+            said = {}
         if said.get("digest", digest) != digest:
             raise BadInput(OTHER_REQUEST)
         if said.get("id"):

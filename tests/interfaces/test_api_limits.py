@@ -116,6 +116,7 @@ def test_a_start_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
     assert started.start("a", spec, lambda: "run") == started.start("a", spec, lambda: "another") == "run"
     file = tmp_path / "once" / "b.json"
     file.write_text("")
+    os.utime(file, (time.time() - STALE - 1,) * 2)
     assert started.start("b", spec, lambda: "run") == "run"
     file.write_text(json.dumps({"digest": request_digest(spec), "id": ""}))
     os.utime(file, (time.time() - STALE - 1,) * 2)

@@ -17,7 +17,7 @@ from studio import __version__
 from studio.core.errors import BadInput
 from studio.core.net import is_loopback
 from studio.core.settings import Settings
-from studio.interfaces.api import problems
+from studio.interfaces.api import logs, problems
 from studio.interfaces.api.access import Access, api_keys
 from studio.interfaces.api.middleware import BodyLimit, KeyFirst, LocalOnly
 from studio.interfaces.api.redaction import path_redactor
@@ -60,6 +60,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, upload=settings.max_upload_mb * 2**20)  # the last one that is added goes first
     app.add_middleware(KeyFirst, access=access)
     app.add_middleware(LocalOnly, access=access)
+    app.add_middleware(logs.Requests)
     problems.handle(app)
     for router in ROUTERS:
         app.include_router(router, prefix="/v1")
@@ -98,6 +99,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             raise BadInput(f"{host}:{port} can't be used ({error}); choose another --port.") from error
     app = create(settings)
     try:
-        uvicorn.run(app, host=host, port=port, log_level="info", timeout_graceful_shutdown=5)
+        logs.begin(settings)
+        uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     finally:
         app.state.studio.close()

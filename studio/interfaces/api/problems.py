@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from studio.core.errors import BadInput, Busy, DiskFull, NotFound, Offline, OutOfMemory, StudioError, sentence
+from studio.interfaces.api.logs import HEADER, request_id
 
 log = logging.getLogger(__name__)
 
@@ -95,4 +96,4 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 def _bug(request: Request, error: Exception) -> JSONResponse:
     log.error("a request failed", exc_info=error)
-    return problem(500, BUG)
+    return problem(500, BUG, {HEADER: request_id.get()})
