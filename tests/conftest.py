@@ -15,8 +15,9 @@ import hypothesis
 from support.browser import chromium, page_home, server, tiny_model, visitor
 from support.claude_server import claude, writer
 from support.job_queues import house
+from support.sdxl import sdxl
 
-__all__ = ["chromium", "claude", "house", "page_home", "server", "studio", "tiny_model", "visitor", "writer"]
+__all__ = ["chromium", "claude", "house", "page_home", "sdxl", "server", "studio", "tiny_model", "visitor", "writer"]
 
 # How long one example takes is a matter of what else the machine does, not of what is tested.
 hypothesis.settings.register_profile("studio", deadline=None)

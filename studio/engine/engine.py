@@ -21,7 +21,7 @@ from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import allocator, drawing, memory, optimizations
 from studio.engine.models import controlnets, hub
-from studio.engine.models.catalogue import ModelInfo, component_weights, resolve
+from studio.engine.models.catalogue import ModelInfo, component_weights, file_family, resolve
 from studio.engine.models.components import Components
 from studio.engine.models.families import SD15, accept
 from studio.engine.models.loading import load_parts
@@ -53,7 +53,7 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
 
 def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | None = None) -> None:
     """Download a model of the hub in the precision that it will be loaded in. Raises as `hub.get`."""
-    hub.get(reference, settings, on_note, half=_half(settings), accept=accept)
+    hub.get(reference, settings, on_note, half=_half(settings), accept=accept, accept_file=file_family)
 
 
 def _half(settings: Settings) -> bool:

@@ -62,7 +62,7 @@ def decode_bytes(components: Components, width: int, height: int) -> int:
     if key not in components.sizes:
         shape = (1, components.vae.config.latent_channels, height // components.factor, width // components.factor)
         components.sizes[key] = _peak(components.vae, lambda vae: vae.decode(torch.empty(shape, device="meta")))
-    return components.sizes[key] * components.vae.dtype.itemsize
+    return components.sizes[key] * components.vae_dtype.itemsize
 
 
 def step_bytes(components: Components, width: int, height: int, guided: bool) -> int:
@@ -125,7 +125,7 @@ def surely_fits(components: Components, width: int, height: int, left: int | Non
         step += step // 2
         step += 8 * width * height * net.config.conditioning_embedding_out_channels[0] * net.dtype.itemsize
     widest = max(components.vae.config.block_out_channels[:2])
-    decode = 10 * width * height * widest * components.vae.dtype.itemsize
+    decode = 10 * width * height * widest * components.vae_dtype.itemsize
     return max(step, decode) < left * SHARE
 
 

@@ -179,10 +179,10 @@ def _about_xformers(cuda: bool, on: bool) -> str:
 
 def apply(components: Components, plan: Plan) -> None:
     """Carry `plan` out on freshly loaded components, which are on the CPU in the planned precision."""
-    parts = [components.text_encoder, components.unet, components.vae]
+    parts = [*components.text_encoders, components.unet, components.vae]
     for part in parts:
         part.eval().requires_grad_(False)
-        if plan.channels_last and part is not components.text_encoder:
+        if plan.channels_last and part in (components.unet, components.vae):
             part.to(memory_format=torch.channels_last)
     if plan.benchmark:
         torch.backends.cudnn.benchmark = True
@@ -217,7 +217,7 @@ def apply(components: Components, plan: Plan) -> None:
 def _try_xformers(device: torch.device, dtype: torch.dtype) -> None:
     """Attention as it will be asked for: in this precision, with heads as wide as Stable Diffusion's; may raise."""
     ops = importlib.import_module("xformers.ops")
-    for width in (40, 80, 160):
+    for width in (40, 64, 80, 160):
         heads = torch.zeros(1, 64, 8, width, device=device, dtype=dtype)
         ops.memory_efficient_attention(heads, heads, heads)
 

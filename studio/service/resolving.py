@@ -31,8 +31,9 @@ from studio.core.specs import (
     Request,
 )
 from studio.core.views import ImportedRecipe, Picture
-from studio.engine.models import controlnets
+from studio.engine.models import controlnets, hub
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
+from studio.engine.models.families import PUBLISHED
 from studio.features.feature import Planned, Planning
 from studio.features.registry import FEATURES
 from studio.prompting.dynamic import has_choices
@@ -104,6 +105,9 @@ class Files:
         """Raises `NotFound` and `BadInput`."""
         if reference not in self._models:
             found = resolve(reference, self._settings)
+            if found.state == "download" and reference not in PUBLISHED:
+                hub.tell(found.reference, self._settings)
+                found = resolve(reference, self._settings)
             ownership.check(found.path, self._owner, self._settings, reference)
             self._models[reference] = found
         return self._models[reference]
@@ -231,7 +235,7 @@ class Resolver:
 
     def _size(self, spec: GenerateSpec, info: ModelInfo, owner: str) -> tuple[int, int]:
         """The size asked for; else the model's own, in the shape of the picture that the drawing starts from."""
-        shape = 1.0
+        shape = None
         reference = spec.source or (spec.control.image if spec.control else None)
         if reference is not None:
             picture = self._picture(reference, owner)
@@ -239,11 +243,11 @@ class Resolver:
         if spec.width is not None and spec.height is not None:
             width, height = spec.width, spec.height
         elif spec.width is not None:
-            width, height = spec.width, sizes.side(spec.width / shape)
+            width, height = spec.width, sizes.side(spec.width / (shape or 1))
         elif spec.height is not None:
-            width, height = sizes.side(spec.height * shape), spec.height
+            width, height = sizes.side(spec.height * (shape or 1)), spec.height
         else:
-            width, height = sizes.default_size(info.native_size, shape)
+            width, height = sizes.default_size(info.native_size, shape, info.sizes)
         return width, height
 
     def _masked(
@@ -255,7 +259,7 @@ class Resolver:
         shape, full = files.mask(mask, picture, self._picture(mask.image, owner))
         if full:
             once(notes, FULL_MASK)
-        area, size = sizes.masked(mask, (picture.width, picture.height), spec, info.native_size, shape)
+        area, size = sizes.masked(mask, (picture.width, picture.height), spec, info.native_size, shape, info.sizes)
         width, height = size if size is not None else self._size(spec, info, owner)
         feather = max(1, round(min(picture.width, picture.height) / 128)) if mask.feather is None else mask.feather
         return mask.model_copy(update={"area": area, "feather": feather}), width, height

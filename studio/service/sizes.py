@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec, MaskArea, MaskSpec
@@ -14,9 +15,18 @@ WHOLE_SIZE = (
 )
 
 
-def default_size(native: int, shape: float) -> tuple[int, int]:
-    """Width and height of a picture of this `shape` (width by height) with as many pixels as the model's own square."""
-    if shape == 1:
+Trained = Sequence[tuple[int, int]]  # sizes that a model was trained with, the best first; none: all shapes
+
+
+def default_size(native: int, shape: float | None, trained: Trained = ()) -> tuple[int, int]:
+    """Width and height of a picture of this `shape` (width by height) with as many pixels as the model's own square.
+
+    `trained`: that of these sizes whose shape is nearest, or the first where no `shape` is given.
+    """
+    if trained:
+        wanted = trained[0][0] / trained[0][1] if shape is None else shape
+        return min(trained, key=lambda size: abs(math.log(size[0] / size[1] / wanted)))
+    if shape is None or shape == 1:
         return native, native
     shape = min(2.0, max(0.5, shape))
     return side(native * math.sqrt(shape)), side(native / math.sqrt(shape))
@@ -38,7 +48,7 @@ def side(length: float) -> int:
 
 
 def masked(
-    mask: MaskSpec, picture: tuple[int, int], spec: GenerateSpec, native: int, shape: float
+    mask: MaskSpec, picture: tuple[int, int], spec: GenerateSpec, native: int, shape: float, trained: Trained = ()
 ) -> tuple[MaskArea, tuple[int, int] | None]:
     """What a model of `native` pixels sees of a masked `picture` (width, height), and how large it is drawn.
 
@@ -55,4 +65,4 @@ def masked(
         if asked != whole:
             raise BadInput(WHOLE_SIZE.format(width=picture[0], height=picture[1]))
         return area, whole
-    return area, default_size(native, shape) if spec.width is None and spec.height is None else None
+    return area, default_size(native, shape, trained) if spec.width is None and spec.height is None else None

@@ -368,7 +368,7 @@ class Studio:
         image, _ = uploads.clean(data, self.settings.max_upload_mb * 2**20)
         if size is None:
             info = resolve(model, self.settings, with_hash=False)
-            size = default_size(info.native_size, image.width / image.height)
+            size = default_size(info.native_size, image.width / image.height, info.sizes)
         seen = lines.extract(image, control, size)
         png = metadata.png(seen.image, None)
         return ControlView(png=png, width=size[0], height=size[1], low=seen.low, high=seen.high)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 from support import captioner_models
-from support.checkpoints import SD15_CONFIG, tiny_sd
+from support.checkpoints import tiny_sd
+from support.sdxl import to_sdxl_file
 
 from studio.core.errors import BadInput, Cancelled, NotFound, Offline, StudioError
-from studio.core.settings import EMBEDDED_MODEL, Settings
+from studio.core.settings import ASSETS, EMBEDDED_MODEL, Settings
 from studio.engine import captioning
 from studio.engine.models import captioners, catalogue, hub, weights
-from studio.engine.models.families import SD15, accept, family_of
+from studio.engine.models.families import FAMILIES, PUBLISHED, SD15, SDXL, Family, accept, family_of
 
 
 @pytest.fixture(scope="module")
@@ -260,14 +262,22 @@ def test_folders_that_cannot_be_used_say_why(tiny: Path, tmp_path: Path, setting
 
 
 def test_other_architectures_are_named(tmp_path: Path, settings: Settings) -> None:
-    with pytest.raises(BadInput, match="SDXL"):
-        family_of({"addition_embed_type": "text_time", "in_channels": 4, "out_channels": 4})
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256, "in_channels": 4, "out_channels": 4}
+    whole = sizes | {"projection_class_embeddings_input_dim": 1280 + 6 * 256, "cross_attention_dim": 2048}
+    assert family_of(whole) is SDXL
+    with pytest.raises(BadInput, match=r"refiner.*choose an SDXL base model"):
+        family_of(whole | {"projection_class_embeddings_input_dim": 1280 + 5 * 256, "cross_attention_dim": 1280})
     with pytest.raises(BadInput, match="extra input picture"):
         family_of({"in_channels": 5, "out_channels": 4})
     assert family_of({"in_channels": 9, "out_channels": 4}) is SD15  # it is told a mask
     small = np.zeros((1, 4, 1, 1), np.float16)
     files = {
-        "SDXL": {"conditioner.embedders.0.x": small},
+        "is the refiner of SDXL; it goes over": {"conditioner.embedders.0.model.x": small},
+        "has no text encoder: only a part": {
+            SD15.single_file_key: small,
+            "model.diffusion_model.label_emb.0.0.weight": small,
+        },
+        "is the UNet of an SDXL model in diffusers' layout": {"add_embedding.linear_1.weight": small},
         "is a LoRA": {"lora_unet_x.lora_down.weight": small},
         "another picture beside the words": {SD15.single_file_key: np.zeros((1, 5, 1, 1), np.float16)},
         "another text encoder": {SD15.single_file_key: small, "cond_stage_model.model.x": small},
@@ -280,8 +290,13 @@ def test_other_architectures_are_named(tmp_path: Path, settings: Settings) -> No
             catalogue.resolve(str(path), settings)
 
 
-def test_the_configurations_that_ship_are_stable_diffusion() -> None:
-    assert family_of(json.loads((SD15_CONFIG / "unet" / "config.json").read_text())) is SD15
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+def test_the_configurations_that_ship_are_of_their_family(family: Family) -> None:
+    folder = ASSETS / "models" / family.single_file_config
+    assert family_of(json.loads((folder / "unet" / "config.json").read_text())) is family
+    texts = [json.loads((folder / name / "config.json").read_text()) for name in family.text_encoders]
+    assert family.text_layers == catalogue._text_layers(texts)
+    assert family.text_width == sum(one["hidden_size"] for one in texts)
 
 
 # --- LoRA files ------------------------------------------------------------------------------------------------------
@@ -346,7 +361,7 @@ class _Hub(BaseHTTPRequestHandler):
             if "config.json" in files:
                 answer["config"] = json.loads(files["config.json"].read_text())
             data = json.dumps(answer).encode()
-        elif (name := path.removeprefix(f"/somebody/tiny/resolve/{self.COMMIT}/")) in files:
+        elif (name := re.sub(rf"^/somebody/tiny/resolve/(main|{self.COMMIT})/", "", path)) in files:
             data = files[name].read_bytes()
             headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
             if body:
@@ -423,11 +438,13 @@ def test_a_model_of_another_family_is_refused_before_its_weights_are_downloaded(
     index, unet = _Hub.folder / "model_index.json", _Hub.folder / "unet" / "config.json"
     whole = {path: path.read_text() for path in (index, unet)}
     two = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
+    one = two | {"text_encoder": [None, None]}
+    refiner = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "cross_attention_dim": 32}
     for path, change, sentence in (
-        (index, {"_class_name": "StableDiffusionXLPipeline"} | two, "SDXL"),
+        (index, {"_class_name": "StableDiffusionXLImg2ImgPipeline"} | one, "SDXL's refiner"),
         (index, {"_class_name": "FluxPipeline", "unet": [None, None]} | two, "not of the Stable Diffusion family"),
         (index, {"text_encoder": ["transformers", "T5EncoderModel"]}, "not of the Stable Diffusion family"),
-        (unet, {"addition_embed_type": "text_time"}, "SDXL"),
+        (unet, refiner | {"projection_class_embeddings_input_dim": 32 + 5 * 4}, "SDXL's refiner"),
         (unet, {"in_channels": 5}, "extra input picture"),
     ):
         path.write_text(json.dumps(json.loads(whole[path]) | change))
@@ -450,9 +467,48 @@ def test_a_model_of_another_family_is_refused_before_its_weights_are_downloaded(
 
 
 def test_what_ships_would_be_accepted() -> None:
-    for folder in (SD15_CONFIG, EMBEDDED_MODEL):
+    for folder in (*(ASSETS / "models" / family.single_file_config for family in FAMILIES.values()), EMBEDDED_MODEL):
         for name in ("model_index.json", "unet/config.json"):
             accept(json.loads((folder / name).read_text()))
+
+
+def test_sdxl_is_downloaded_in_folders_and_in_one_file(
+    own_hub: Settings, sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from studio.engine import engine
+
+    _Hub.folder = sdxl
+    hub.tell("somebody/tiny", own_hub)
+    assert _Hub.requested == ["unet/config.json"], "a request is completed before the model is here"
+    info = catalogue.resolve("somebody/tiny", own_hub)
+    assert (info.state, info.family, info.sizes) == ("download", SDXL, SDXL.sizes)
+    loaded = engine.load(info, own_hub)
+    assert (loaded.family, loaded.text_encoder_2 is None) == (SDXL, False)
+    assert hub.cached_models() == ["somebody/tiny"]
+    shutil.rmtree(tmp_path / "hub")
+    monkeypatch.setattr(_Hub, "COMMIT", "b" * 40)  # the client remembers what a commit has in it
+    _Hub.folder = tmp_path / "single"
+    _Hub.folder.mkdir()
+    to_sdxl_file(sdxl, _Hub.folder / "model.safetensors")
+    assert catalogue.resolve("somebody/tiny", own_hub).state == "download"
+    engine.fetch("somebody/tiny", own_hub)
+    info = catalogue.resolve("somebody/tiny", own_hub)
+    assert (info.kind, info.state, info.family, info.title) == ("hub", "ready", SDXL, "tiny")
+    shutil.rmtree(tmp_path / "hub")
+    (_Hub.folder / "model.safetensors").unlink()
+    safetensors(_Hub.folder / "ink.safetensors", **{"lora_unet_x.lora_down.weight": np.zeros((1, 1), np.float32)})
+    with pytest.raises(BadInput, match="is a LoRA, not a model"):
+        engine.fetch("somebody/tiny", own_hub)
+    assert not list((tmp_path / "hub").rglob("*.safetensors")), "seen from its header"
+
+
+def test_the_list_offers_models_by_reference(settings: Settings) -> None:
+    listed = {info.reference: info for info in catalogue.catalogue(settings)}
+    for reference, (family, published) in PUBLISHED.items():
+        info = listed[reference]
+        assert (info.state, info.family, info.size_bytes) == ("download", family, published.download_bytes)
+        assert info.license == published.license
+    assert listed["OnomaAIResearch/Illustrious-XL-v1.0"].sizes[0] == (832, 1216)
 
 
 def test_a_name_that_the_hub_does_not_know_is_a_sentence(own_hub: Settings) -> None:

@@ -11,11 +11,12 @@ from safetensors.numpy import save_file
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.engine.models import catalogue, hub
-from studio.engine.models.families import SD15
+from studio.engine.models.families import SD15, SDXL
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
 ONE = np.zeros((1, 4, 1, 1), np.float16)
+LABELS = "model.diffusion_model.label_emb.0.0.weight"
 UNET = {SD15.single_file_key: ONE}
 TEXT = {"cond_stage_model.transformer.text_model.x": ONE}
 VAE = {"first_stage_model.decoder.x": ONE}
@@ -40,8 +41,9 @@ def test_a_missing_part_is_named_before_anything_is_loaded(tmp_path: Path, tenso
 @pytest.mark.parametrize(
     ("tensors", "kind"),
     [
-        ({"conditioner.embedders.0.transformer.x": ONE} | UNET, "an SDXL model"),
-        ({"model.diffusion_model.label_emb.0.0.weight": ONE} | UNET, "an SDXL model"),  # without encoders, or a refiner
+        ({"conditioner.embedders.0.model.x": ONE} | UNET, "the refiner of SDXL"),
+        ({LABELS: np.zeros((1, 2560), np.float16)} | UNET, "the refiner of SDXL"),
+        ({"add_embedding.linear_1.weight": ONE, "conv_in.weight": ONE}, "the UNet of an SDXL model in diffusers"),
         ({"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": ONE}, "a Stable Diffusion 3 model"),
         ({"double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
         ({"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": ONE}, "a Flux model"),
@@ -65,6 +67,34 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, tensors: d
     save_file(tensors, tmp_path / "mix.safetensors")
     with pytest.raises(BadInput, match=rf"mix\.safetensors is .*{kind}"):
         door(str(tmp_path / "mix.safetensors"), Settings(home=tmp_path))
+
+
+XL = UNET | {LABELS: np.zeros((1, 2816), np.float16)}
+XL_TEXT = {"conditioner.embedders.0.transformer.x": ONE, "conditioner.embedders.1.model.x": ONE}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (XL, "has no text encoder: only a part of a model.*Illustrious"),
+        (XL | VAE | {"conditioner.embedders.0.transformer.x": ONE}, "has another text encoder than SDXL"),
+        (XL | XL_TEXT, "has no VAE.*noobai"),
+        (XL | XL_TEXT | VAE, ""),
+        (XL | XL_TEXT | VAE | {SD15.single_file_key: np.zeros((1, 9, 1, 1), np.float16)}, ""),
+        (XL | XL_TEXT | {SD15.single_file_key: np.zeros((1, 8, 1, 1), np.float16)}, "another picture beside the words"),
+    ],
+)
+def test_a_file_of_sdxl_is_told_from_its_header(tmp_path: Path, tensors: dict, sentence: str) -> None:
+    save_file(tensors, tmp_path / "xl.safetensors")
+    if sentence:
+        with pytest.raises(BadInput, match=sentence):
+            catalogue.resolve(str(tmp_path / "xl.safetensors"), Settings(home=tmp_path))
+    else:
+        info = catalogue.resolve(str(tmp_path / "xl.safetensors"), Settings(home=tmp_path))
+        assert (info.family, info.native_size) == (SDXL, 1024)
+        assert info.inpainting == (tensors[SD15.single_file_key].shape[1] == 9)
+    with pytest.raises(BadInput, match="not a LoRA: it is"):
+        catalogue.find_lora(str(tmp_path / "xl.safetensors"), Settings(home=tmp_path))
 
 
 def test_a_model_is_no_lora_and_a_lora_no_model(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ LDM layout. Knows nothing of the studio's own code, so that a test compares it w
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ def tiny_tokenizer(positions: int = 77) -> CLIPTokenizer:
     return tokenizer
 
 
-def _randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
+def randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
     # Layers that start at zero would make a picture independent of what they do, and a test of them blind.
     with torch.no_grad():
         for parameter in module.parameters():
@@ -147,7 +148,7 @@ def tiny_sd(
             )
         )
         for module in (vae, unet, text_encoder):
-            _randomise(module, generator)
+            randomise(module, generator)
         for name, module in (("vae", vae), ("unet", unet), ("text_encoder", text_encoder)):
             module.to(dtype).save_pretrained(folder / name, safe_serialization=True)
         tokenizer.save_pretrained(folder / "tokenizer")
@@ -168,7 +169,7 @@ def tiny_sd(
                 plain = {key: value for key, value in net.config.items() if not key.startswith("_")}
                 net = ControlNetModel.from_config(plain | {"addition_embed_type_num_heads": 4})
                 net.load_state_dict(weights)
-            _randomise(net, generator)
+            randomise(net, generator)
             net.to(dtype).save_pretrained(folder / "controlnet", safe_serialization=True)
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -260,7 +261,8 @@ _UNET_FIXED = {
 }
 
 
-def _unet_key(key: str, blocks: int, layers: int) -> str:
+def unet_key(key: str, layers: int, attending: Sequence[bool]) -> str:
+    """The original layout's name of a UNet's tensor; `attending`: whether each of the upward levels has attention."""
     for ours, theirs in _UNET_FIXED.items():
         if key.startswith(ours + "."):
             rest = key[len(ours) + 1 :]
@@ -277,7 +279,7 @@ def _unet_key(key: str, blocks: int, layers: int) -> str:
         number = level * (layers + 1) + index
         if kind == "upsamplers":
             # a residual block, an attention where the level has one, then the upsampling
-            return f"output_blocks.{level * (layers + 1) + layers}.{1 if level == 0 else 2}.{rest}"
+            return f"output_blocks.{level * (layers + 1) + layers}.{2 if attending[level] else 1}.{rest}"
         block, place = f"output_blocks.{number}", int(kind == "attentions")
     if kind == "resnets":
         head, _, tail = rest.partition(".")
@@ -307,15 +309,10 @@ def to_single_file(folder: Path, path: Path) -> Path:
     """Write the diffusers folder `folder` as one file in the original Stable Diffusion 1.x layout; returns `path`."""
     weights: dict[str, torch.Tensor] = {}
     unet_config = json.loads((folder / "unet" / "config.json").read_text())
-    blocks, layers = len(unet_config["block_out_channels"]), unet_config["layers_per_block"]
+    layers, attending = unet_config["layers_per_block"], ["Attn" in kind for kind in unet_config["up_block_types"]]
     for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
-        weights["model.diffusion_model." + _unet_key(key, blocks, layers)] = value
-    vae_levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
-    for key, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
-        name = _vae_key(key, vae_levels)
-        if ".attn_1." in name and name.endswith("weight") and value.ndim == 2:
-            value = value[:, :, None, None]  # the original has 1x1 convolutions there
-        weights["first_stage_model." + name] = value
+        weights["model.diffusion_model." + unet_key(key, layers, attending)] = value
+    weights |= vae_weights(folder)
     for key, value in load_file(folder / "text_encoder" / "model.safetensors").items():
         name = key if key.startswith("text_model.") else "text_model." + key
         weights["cond_stage_model.transformer." + name] = value
@@ -325,3 +322,15 @@ def to_single_file(folder: Path, path: Path) -> Path:
     weights["alphas_cumprod"] = torch.cumprod(1 - betas, 0).float()
     save_file({key: value.contiguous() for key, value in weights.items()}, path)
     return path
+
+
+def vae_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The VAE of a diffusers folder with the names that single files have."""
+    weights: dict[str, torch.Tensor] = {}
+    vae_levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
+    for key, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
+        name = _vae_key(key, vae_levels)
+        if ".attn_1." in name and name.endswith("weight") and value.ndim == 2:
+            value = value[:, :, None, None]  # the original has 1x1 convolutions there
+        weights["first_stage_model." + name] = value
+    return weights

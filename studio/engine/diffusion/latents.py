@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from studio.engine.models.components import Components
 
+Result = TypeVar("Result")
+
 
 @torch.no_grad()
 def encode(
@@ -28,11 +30,10 @@ def encode(
     posterior is taken: the same picture always gives the same latents. With them it is sampled, once per generator;
     one picture can be sampled by several. A half-precision VAE that overflows is run again in fp32.
     """
-    pixels = to_tensor(images)
-    posterior = components.vae.encode(pixels.to(components.device, components.vae.dtype)).latent_dist
-    if components.vae.dtype != torch.float32 and not torch.isfinite(posterior.mean).all():
-        with _full_precision(components.vae) as vae:
-            posterior = vae.encode(pixels.to(components.device)).latent_dist
+    pixels = to_tensor(images).to(components.device)
+    posterior = _run(
+        components, lambda vae, pixels: vae.encode(pixels).latent_dist, pixels, lambda posterior: posterior.mean
+    )
     if generators is None:
         drawn = posterior.mode()
     else:
@@ -44,21 +45,33 @@ def encode(
 @torch.no_grad()
 def decode_pixels(components: Components, latents: torch.Tensor) -> torch.Tensor:
     """(pictures, 3, height, width) around -1..1. A half-precision VAE that overflows is run again in fp32."""
+    scaled = latents / components.vae.config.scaling_factor
+    return _run(components, lambda vae, scaled: vae.decode(scaled, return_dict=False)[0], scaled, lambda pixels: pixels)
+
+
+def _run(
+    components: Components,
+    half: Callable[[AutoencoderKL, torch.Tensor], Result],
+    given: torch.Tensor,
+    numbers: Callable[[Result], torch.Tensor],
+) -> Result:
+    """One half of the VAE on `given`, in its own precision; in 32 bits where it overflows, or is known to."""
     vae = components.vae
-    scaled = latents / vae.config.scaling_factor
-    pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-    if vae.dtype != torch.float32 and not torch.isfinite(pixels).all():
-        with _full_precision(vae):
-            pixels = vae.decode(scaled.float(), return_dict=False)[0]
-    return pixels
+    if components.vae_dtype == vae.dtype:
+        result = half(vae, given.to(vae.dtype))
+        if vae.dtype == torch.float32 or torch.isfinite(numbers(result)).all():
+            return result
+    with _full_precision(vae):
+        return half(vae, given.float())
 
 
 @contextmanager
-def _full_precision(vae: AutoencoderKL) -> Iterator[AutoencoderKL]:
+def _full_precision(vae: AutoencoderKL) -> Iterator[None]:
     """The VAE in 32 bits: both halves of SD 1.5's can pass fp16's 65504 on bright pictures. Afterwards as before."""
     before = vae.dtype
     try:
-        yield vae.to(torch.float32)
+        vae.to(torch.float32)
+        yield
     finally:
         vae.to(before)  # exact: these numbers came from 16 bits
 

@@ -9,25 +9,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.files import files_below, is_text, read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
-from studio.engine.models.families import FAMILIES, SD15, Family, family_of, inpaints
+from studio.engine.models.families import FAMILIES, KNOWN, PUBLISHED, SD15, Family, family_of, inpaints
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
+from studio.engine.models.infos import FastPath, LoraInfo, ModelInfo
 from studio.engine.models.lora_keys import unused
 from studio.engine.models.places import candidates, inside
 from studio.engine.models.sidecars import read_sidecars
-from studio.engine.models.single_files import VAE_ENDING, other_vae, require_parts, scheduler_changes
+from studio.engine.models.single_files import TOLD, VAE_ENDING, other_vae, require_parts, scheduler_changes
 from studio.engine.models.weights import PICKLES, Header, Tensor, fingerprint, keep_in, read_header, remembered
 
-__all__ = ["FastPath", "LoraInfo", "ModelInfo", "catalogue", "find_lora", "fingerprint", "loras", "refused_loras",
-           "resolve"]  # fmt: skip
+__all__ = [
+    "FastPath",
+    "LoraInfo",
+    "ModelInfo",
+    "catalogue",
+    "file_family",
+    "find_lora",
+    "fingerprint",
+    "loras",
+    "refused_loras",
+    "resolve",
+]  # fmt: skip
 
 # References that stood in many guides and are gone from the hub.
 MOVED = {
@@ -38,73 +49,6 @@ MOVED = {
 CONTROL = ("guided", "unguided", "unconditional")  # what studio.json may say of a ControlNet's use: sampling.Control
 INPAINTING = 9  # channels that a single file's UNet reads: latents, mask, latents of the picture without it
 FAST_STEPS = 2  # a few-step adapter serves up to this multiple of the steps that it was trained for
-
-
-@dataclass(frozen=True)
-class FastPath:
-    """The few-step adapter of a model (LCM-LoRA, 2311.05556) and the settings that it was trained for."""
-
-    adapter: Path  # a safetensors file
-    steps: int
-    guidance: float
-    sampler: str
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """One model that the studio knows. `path` is None while it isn't on this machine; sizes in pixels and bytes."""
-
-    reference: str
-    title: str
-    family: Family
-    kind: Literal["embedded", "hub", "folder", "file"]
-    path: Path | None
-    size_bytes: int = 0  # on the disk, or to be downloaded; 0: unknown
-    parameters: int = 0  # of the parts that are loaded to draw, without a ControlNet
-    state: Literal["ready", "download", "missing"] = "ready"
-    note: str = ""
-    native_size: int = 512
-    inpainting: bool = False  # fills a mask in a picture, and does nothing else
-    text_layers: int = 12  # of the text encoder: as far as `clip_skip` goes
-    steps: int = 20
-    guidance: float = 7.0
-    sampler: str = "dpmpp_2m"
-    fast: FastPath | None = None
-    controlnets: Mapping[str, str] = field(default_factory=dict)  # kind -> path or hub reference
-    control: Mapping[str, float] = field(default_factory=dict)  # the `CONTROL` of its own ControlNets
-    judge: Path | None = None
-    quality: Path | None = None  # folder of the head that tells melted pictures (see `engine.gate`)
-    tags: tuple[str, ...] = ()
-    distill: Mapping[str, float] = field(default_factory=dict)
-    face: tuple[float, float, float, float] | None = None  # left, top, right, bottom, in shares of the picture
-    license: str = ""
-    hash: str = ""
-    vae: Path | None = None  # a file or folder, where a single file has none of its own
-
-    @property
-    def hub_id(self) -> str:
-        """What everybody can find it by; empty for models that are only on this machine."""
-        return self.reference if self.kind == "hub" else ""
-
-    @property
-    def public_name(self) -> str:
-        """For files that may leave this machine: no path."""
-        return self.hub_id or self.title
-
-
-@dataclass(frozen=True)
-class LoraInfo:
-    """A LoRA file. `base` is what its own metadata says about the model it was trained on, if anything."""
-
-    path: Path
-    title: str
-    hash: str
-    trigger_words: tuple[str, ...] = ()
-    weight: float = 1.0
-    base: str = ""
-    fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
-    note: str = ""  # what of the file can't be applied
-    beside: tuple[tuple[str, float], ...] = ()  # title and weight of LoRAs that were part of its teacher: use them too
 
 
 def resolve(reference: str, settings: Settings, with_hash: bool = True) -> ModelInfo:
@@ -203,9 +147,9 @@ def component_weights(folder: Path, component: str) -> list[Path]:
 
 def _folder(reference: str, path: Path) -> ModelInfo:
     unet, vae = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
-    text = _json(path / "text_encoder" / "config.json")
     facts = _json(path / "studio.json") if (path / "studio.json").is_file() else {}
     family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
+    texts = [_json(path / name / "config.json") for name in family.text_encoders]
     parts = ("unet", "vae", *family.text_encoders)
     parameters = sum(read_header(file).parameters() for part in parts for file in component_weights(path, part))
     size = sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
@@ -237,14 +181,16 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             size_bytes=size,
             parameters=parameters,
             native_size=int(facts.get("native_size", native)),
+            sizes=_sizes(family, int(facts.get("native_size", native))),
             inpainting=inpaints(unet),
-            text_layers=int(text.get("num_hidden_layers", ModelInfo.text_layers)),
+            text_layers=_text_layers(texts),
             steps=int(facts.get("steps", family.steps)),
             guidance=float(facts.get("guidance", family.guidance)),
             sampler=str(facts.get("sampler", family.sampler)),
             fast=fast,
-            # published ones are made for the family's own text encoder
-            controlnets=controlnets or (dict(family.controlnets) if unet.get("cross_attention_dim") == 768 else {}),
+            # published ones are made for the family's own text encoders
+            controlnets=controlnets
+            or (dict(family.controlnets) if unet.get("cross_attention_dim") == family.text_width else {}),
             control={key: float(facts["control"][key]) for key in CONTROL if key in dict(facts.get("control") or {})},
             judge=judge if judge is not None and judge.is_dir() else None,
             quality=quality if quality is not None and quality.is_dir() else None,
@@ -257,9 +203,20 @@ def _folder(reference: str, path: Path) -> ModelInfo:
         raise BadInput(f"studio.json of the model {path.name} is not as expected ({error}).") from None
 
 
+def _sizes(family: Family, native: int) -> tuple[tuple[int, int], ...]:
+    """The family's sizes, for a model that was made for as many pixels."""
+    return family.sizes if native == family.default_size else ()
+
+
+def _text_layers(configurations: Sequence[Mapping[str, Any]]) -> int:
+    """As far as `clip_skip` goes: layers of the text encoder; of two the fewer, but for the last, which is not read."""
+    layers = [int(one.get("num_hidden_layers", ModelInfo.text_layers)) for one in configurations]
+    return min(layers) - (len(layers) > 1)
+
+
 def _file(reference: str, path: Path) -> ModelInfo:
     header = read_header(path)
-    family = _file_family(path, header)
+    family = file_family(path.name, header)
     vae = other_vae(path, header, family)
     v = "; it predicts v, as it says itself" if scheduler_changes(path, header).get("prediction_type") else ""
     return ModelInfo(
@@ -270,10 +227,14 @@ def _file(reference: str, path: Path) -> ModelInfo:
         path=path,
         size_bytes=path.stat().st_size,
         # many files also hold the averages of a training, or an optimiser, which nobody loads
-        parameters=header.parameters("model.diffusion_model.", "first_stage_model.", "cond_stage_model."),
+        parameters=header.parameters(
+            "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders."
+        ),
         note=f"A single file: its configuration and tokenizer come with the studio{v}.{_vae_note(vae, family)}",
         vae=vae,
+        text_layers=family.text_layers,
         native_size=family.default_size,
+        sizes=family.sizes,
         inpainting=header.tensors[family.single_file_key].shape[1] == INPAINTING,
         steps=family.steps,
         guidance=family.guidance,
@@ -286,7 +247,8 @@ def _file(reference: str, path: Path) -> ModelInfo:
 def _vae_note(vae: Path | None, family: Family) -> str:
     if vae is None:
         return ""
-    return f" It has no VAE; {vae.name if vae.is_file() else f'that of {family.default_model}'} is used."
+    own = vae.name if vae.is_file() else f"that of {family.vae_model or family.default_model}"
+    return f" It has no VAE; {own} is used."
 
 
 def _family_fast(family: Family) -> FastPath | None:
@@ -296,51 +258,75 @@ def _family_fast(family: Family) -> FastPath | None:
     return FastPath(adapter, family.fast.steps, family.fast.guidance, family.fast.sampler)
 
 
-def _file_family(path: Path, header: Header) -> Family:
+def file_family(name: str, header: Header) -> Family:
+    """The family of a whole model in one file. Raises BadInput, saying what it is instead, for other files."""
     tensors = header.tensors
-    _refuse_other_adapter(path, tensors)
+    _refuse_other_adapter(name, tensors)
     if has_lora(tensors):
-        raise BadInput(f"{path.name} is a LoRA, not a model; put it into the LoRA folder and choose it beside a model.")
+        raise BadInput(f"{name} is a LoRA, not a model; put it into the LoRA folder and choose it beside a model.")
     kind = kind_of(tensors)
     if kind == "a VAE":
         raise BadInput(
-            f"{path.name} is a VAE, not a whole model; as NAME{VAE_ENDING} beside a model NAME.safetensors that has "
+            f"{name} is a VAE, not a whole model; as NAME{VAE_ENDING} beside a model NAME.safetensors that has "
             "none it is used with that."
         )
-    if kind:
-        raise BadInput(f"{path.name} is {kind}; the studio can't draw with it: choose a Stable Diffusion 1.5 model.")
     for family in FAMILIES.values():
-        if family.single_file_key in tensors:
-            require_parts(path, header, family)
+        if kind == family.single_file_kind and family.single_file_key in tensors:
+            require_parts(name, header, family)
             return family
-    raise BadInput(f"{path.name} is not a model that the studio knows; it needs the Stable Diffusion 1.5 layout.")
+    if kind:
+        told = TOLD.get(kind, f"the studio can't draw with it: choose a {KNOWN} model.")
+        raise BadInput(f"{name} is {kind}; {told}")
+    raise BadInput(f"{name} is not a model that the studio knows; it needs the layout of {KNOWN}.")
 
 
 def _hub(reference: str) -> ModelInfo:
-    folder = hub.snapshot(reference)
-    if folder is not None:
-        info = replace(_folder(reference, folder), kind="hub", title=reference.split("/")[-1])
-        return replace(info, fast=info.fast or _family_fast(info.family))
-    family = SD15  # nothing of the model is here: this is what it turns out to be, or `families.accept` refuses it
+    """A model of the hub: what its copy on this machine says, else what its card does, else nothing yet."""
+    family, published = PUBLISHED.get(reference, (None, None))
+    title = reference.split("/")[-1]
+    own: dict[str, Any] = {}
+    if published is not None:
+        own = {
+            "license": published.license,
+            "steps": published.steps,
+            "guidance": published.guidance,
+            "sampler": published.sampler,
+        }
+        own = {name: value for name, value in own.items() if value}
+    here = hub.snapshot(reference)
+    if here is not None:
+        info = _folder(reference, here) if here.is_dir() else _file(reference, here)
+        told = {} if (here / "studio.json").is_file() else own
+        return replace(info, kind="hub", title=title, fast=info.fast or _family_fast(info.family), **told)
+    # nothing of the model is here: this is what it turns out to be, or it is refused before its weights are downloaded
+    family = family or _told(reference) or SD15
     return ModelInfo(
         reference=reference,
-        title=reference.split("/")[-1],
+        title=title,
         family=family,
         kind="hub",
         path=None,
-        size_bytes=family.download_bytes if reference == family.default_model else 0,
+        size_bytes=published.download_bytes if published is not None else 0,
         state="download",
         note="Not on this machine yet; it is downloaded when it is used first.",
         native_size=family.default_size,
-        steps=family.steps,
-        guidance=family.guidance,
-        sampler=family.sampler,
+        sizes=family.sizes,
         controlnets=dict(family.controlnets),
+        **({"steps": family.steps, "guidance": family.guidance, "sampler": family.sampler} | own),
     )
 
 
+def _told(reference: str) -> Family | None:
+    """The family of a model of which only the configuration is here yet, see `hub.tell`."""
+    unet = hub.cached_file(reference, "unet/config.json")
+    try:
+        return family_of(_json(unet)) if unet is not None else None
+    except BadInput:
+        return None  # said when it is to be downloaded
+
+
 def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
-    """Every model that can be chosen: the embedded one, those in `models/`, those in the Hub's cache, the default.
+    """Every model that can be chosen: the embedded one, those in `models/`, those in the Hub's cache, what is offered.
 
     What can't be used is listed too, with state "missing" and the reason as its note. Hashes only where they are known
     already, or `with_hash`: seconds for every model that was never used here.
@@ -352,8 +338,7 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
             if is_text(entry) and (single or (entry / "model_index.json").is_file()):
                 references.append(entry.name)
     references += hub.cached_models()
-    if SD15.default_model not in references:
-        references.append(SD15.default_model)
+    references += [reference for reference in PUBLISHED if reference not in references]
     models = []
     for reference in references:
         try:
@@ -368,17 +353,17 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
 # --- LoRAs -----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_other_adapter(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _refuse_other_adapter(name: str, tensors: Mapping[str, Tensor]) -> None:
     if kind := other_adapter(tensors):
-        raise BadInput(f"{path.name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
+        raise BadInput(f"{name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
 
 
 def lora_header(path: Path) -> Header:
     """The header of a LoRA file. Raises BadInput for a damaged file and for kinds of adapters that aren't supported."""
     header = read_header(path)
-    _refuse_other_adapter(path, header.tensors)
+    _refuse_other_adapter(path.name, header.tensors)
     if not has_lora(header.tensors):
-        whole = any(family.single_file_key in header.tensors for family in FAMILIES.values())
+        whole = SD15.single_file_key in header.tensors
         kind = kind_of(header.tensors) or ("a whole model" if whole else "")
         told = f"it is {kind}" if kind else "it has no low-rank layers"
         raise BadInput(f"{path.name} is not a LoRA: {told}; choose a LoRA file.")

@@ -61,6 +61,17 @@ class Components:
         return int(self.unet.config.out_channels)  # an inpainting model reads more than it writes
 
     @property
+    def text_encoders(self) -> list[torch.nn.Module]:
+        """One, or SDXL's two."""
+        return [self.text_encoder] if self.text_encoder_2 is None else [self.text_encoder, self.text_encoder_2]
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """What the autoencoder computes in: 32 bits where it is known to overflow in 16 (SDXL's, unless mended)."""
+        overflows = self.family.vae_overflows and self.vae.config.force_upcast and self.vae.dtype == torch.float16
+        return torch.float32 if overflows else self.vae.dtype
+
+    @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """Everything that holds weights, by name."""
         second = {} if self.text_encoder_2 is None else {"text_encoder_2": self.text_encoder_2}

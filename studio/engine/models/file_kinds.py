@@ -30,7 +30,7 @@ def is_vae(tensors: Tensors) -> bool:
 
 
 def kind_of(tensors: Tensors) -> str:
-    """What the file is, with its article, such as "an SDXL model"; "" where it isn't known or is Stable Diffusion 1.x.
+    """What the file is, with its article, such as "a VAE"; "" where it isn't known or is Stable Diffusion 1.x.
 
     A LoRA isn't looked for, see `has_lora`.
     """
@@ -51,6 +51,14 @@ def _channels(tensors: Tensors) -> int:
     return next((tensor.shape[1] for tensor in found if tensor is not None and len(tensor.shape) > 1), 0)
 
 
+def _is_refiner(tensors: Tensors) -> bool:
+    """Whether SDXL's second text encoder is its only one; or, without any, a UNet that reads no other."""
+    if _begins("conditioner.embedders.")(tensors):
+        return _begins("conditioner.embedders.0.model.")(tensors)
+    summary, sizes = tensors.get(_UNET + "label_emb.0.0.weight"), 5 * 256
+    return summary is not None and len(summary.shape) == 2 and summary.shape[1] == 1280 + sizes
+
+
 def _is_embedding(tensors: Tensors) -> bool:
     vectors = [tensor for tensor in tensors.values() if len(tensor.shape) in (1, 2)]
     known = {"emb_params", "clip_l", "clip_g", "string_to_param.*"}
@@ -66,12 +74,14 @@ _KINDS: dict[str, Callable[[Tensors], bool]] = {
     "a motion module of AnimateDiff": _some("motion_modules."),
     "a Stable Diffusion 3 model": _some("joint_blocks."),
     "a Flux model": _some("double_blocks.", "single_transformer_blocks."),
-    "an SDXL model": _some("conditioner.embedders.", ".label_emb.0.0.weight", "add_embedding.linear_1.weight"),
+    "the refiner of SDXL": _is_refiner,
+    # nine: it is told a mask
+    "a model that needs another picture beside the words": lambda tensors: _channels(tensors) not in (0, 4, 9),
+    "the UNet of an SDXL model in diffusers' layout": _begins("add_embedding.linear_1."),
+    "an SDXL model": _some("conditioner.embedders.", ".label_emb.0.0.weight"),
     "another kind of diffusion model (a transformer)": _some(
         "transformer_blocks.0.attn.to_q", "blocks.0.attn.qkv", "blocks.0.self_attn", "layers.0.attention.qkv"
     ),
-    # nine: it is told a mask
-    "a model that needs another picture beside the words": lambda tensors: _channels(tensors) not in (0, 4, 9),
     "a VAE": lambda tensors: is_vae(tensors) or (_begins("decoder.")(tensors) and _begins("encoder.")(tensors)),
     "a text encoder": lambda tensors: _begins("text_model.", "encoder.block.", "shared.weight")(tensors),
     "the UNet of a model in diffusers' layout": lambda tensors: (

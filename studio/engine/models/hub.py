@@ -9,16 +9,23 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import BadInput, DiskFull, NotFound, Offline
 from studio.core.settings import Settings
+from studio.engine.models.weights import Header, Tensor
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import SafetensorsFileMetadata
 
 WEIGHTED = ("unet", "vae", "text_encoder")
 MODEL = (*WEIGHTED, "tokenizer", "scheduler")
+SECOND = ("text_encoder_2", "tokenizer_2")  # of models that have two
 _SMALL = (".json", ".txt", ".model")
 _TOKENIZERS = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either of them is enough
+TELL_SECONDS = 4.0  # that a request waits for the hub to say what kind of model it is asked for
 _TELLING = ("model_index.json", "unet/config.json")  # what kind of model it is
 
 
@@ -29,16 +36,46 @@ def cache() -> Path:
     return Path(HF_HUB_CACHE)
 
 
-def snapshot(reference: str, components: Sequence[str] = MODEL) -> Path | None:
+def parts(index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The folders that are needed of a model with this `model_index.json`."""
+    second = (name for name in SECOND if isinstance(index.get(name), list) and index[name][-1])
+    return (*MODEL, *second)
+
+
+def snapshot(reference: str, components: Sequence[str] | None = None) -> Path | None:
     """The folder of a complete copy of the hub repository `reference` on this machine, or None.
 
-    Complete are all of `components`, "" standing for a network that is the whole repository.
+    Complete are all of `components`, "" standing for a network that is the whole repository; without `components` all
+    parts of a model, or the one file that it is: then the path of that.
     """
     repository = _repository(reference)
     for folder in sorted(repository.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime, reverse=True):
-        if all(_complete(folder / name) for name in components):
+        index = folder / "model_index.json"
+        if components is None and not index.exists():
+            single = single_file({file.name: 0 for file in folder.iterdir() if file.exists()})
+            if single is not None:
+                return folder / single
+        wanted = components if components is not None else parts(_readable(index))
+        if all(_complete(folder / name) for name in wanted):
             return folder
     return None
+
+
+def single_file(sizes: Mapping[str, int]) -> str | None:
+    """The whole model in a repository that has no folders of diffusers: its only safetensors file, or its largest."""
+    if "model_index.json" in sizes or any(name.startswith("unet/") for name in sizes):
+        return None
+    files = [name for name in sizes if name.endswith(".safetensors") and "/" not in name]
+    return max(files, key=lambda name: sizes[name]) if files else None
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """A JSON object in a file; an empty one where there is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def _repository(reference: str) -> Path:
@@ -46,7 +83,7 @@ def _repository(reference: str) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    if folder.name == "tokenizer":
+    if folder.name.startswith("tokenizer"):
         return any(all((folder / name).exists() for name in files) for files in _TOKENIZERS)
     if folder.name == "scheduler":
         return (folder / "scheduler_config.json").exists()
@@ -94,7 +131,7 @@ def chosen_files(sizes: dict[str, int], components: Sequence[str], half: bool) -
         }
         fp16 = {name: size for name, size in weights.items() if ".fp16." in name}
         full = {name: size for name, size in weights.items() if ".fp16." not in name}
-        if component in WEIGHTED or not component:
+        if component.removesuffix("_2") in WEIGHTED or not component:
             if not weights:
                 return {}
             chosen |= (fp16 or full) if half else (full or fp16)
@@ -108,16 +145,18 @@ def get(
     reference: str,
     settings: Settings,
     on_note: Callable[[str], None] | None = None,
-    components: Sequence[str] = MODEL,
+    components: Sequence[str] | None = None,
     half: bool = False,
     accept: Callable[[dict[str, Any]], object] | None = None,
+    accept_file: Callable[[str, Header], object] | None = None,
 ) -> Path:
     """A complete copy of the hub repository `reference`, downloaded when it isn't here; interrupted ones continue.
 
-    `on_note` is told how far it is, several times a second, and may raise `Cancelled`. `accept` is given each
-    configuration that says what the model is, and may raise before any weight is downloaded: what the hub tells of a
-    model in one part, `model_index.json` and then `unet/config.json` of one in several. Raises Offline, NotFound,
-    BadInput (pickles only) and DiskFull.
+    The result and `components` are as for `snapshot`. `on_note` is told how far it is, several times a second, and may
+    raise `Cancelled`. `accept` is given each configuration that says what the model is, and may raise before any weight
+    is downloaded: what the hub tells of a model in one part, `model_index.json` and then `unet/config.json` of one in
+    several. `accept_file` is given the name and header of a model in one file. Raises Offline, NotFound, BadInput
+    (pickles only) and DiskFull.
     """
     here = snapshot(reference, components)
     if here is not None:
@@ -147,12 +186,21 @@ def get(
                 )
             )
 
-        if accept is not None and len(components) == 1 and listing.config:
+        if components is None and (single := single_file(sizes)) is not None:
+            if accept_file is not None:
+                accept_file(single, _header(api.parse_safetensors_file_metadata(reference, single)))
+            _check_room(reference, str(listing.sha), {single: sizes[single]})
+            return fetch([single], _Meter(reference, sizes[single], on_note)) / single
+        if accept is not None and components is not None and len(components) == 1 and listing.config:
             accept(listing.config)
-        elif accept is not None and len(components) > 1:
+        elif components is None or len(components) > 1:
+            told = {}
             for name in _TELLING:
                 if name in sizes:
-                    accept(_json(fetch([name], _Meter(reference, sizes[name], None)) / name, reference))
+                    told[name] = _json(fetch([name], _Meter(reference, sizes[name], None)) / name, reference)
+                    if accept is not None:
+                        accept(told[name])
+            components = components or parts(told.get(_TELLING[0], {}))
         files = chosen_files(sizes, components, half)
         if not files:
             raise BadInput(
@@ -193,6 +241,27 @@ def _check_room(reference: str, revision: str, files: Mapping[str, int]) -> None
             f"{reference} needs {missing / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free; "
             f"make room in {folder}."
         )
+
+
+def _header(told: SafetensorsFileMetadata) -> Header:
+    tensors = {name: Tensor(str(one.dtype), tuple(one.shape)) for name, one in told.tensors.items()}
+    return Header(tensors, {key: str(value) for key, value in told.metadata.items()})
+
+
+def tell(reference: str, settings: Settings) -> None:
+    """Get the small file that says what kind of model `reference` is, before it is downloaded, if that is possible.
+
+    Whoever resolves it then knows its family. A hub that can't be reached, or doesn't know it, is no error yet.
+    """
+    name = _TELLING[1]
+    if settings.offline or cached_file(reference, name) is not None:
+        return
+    from huggingface_hub import hf_hub_download
+
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    # network failures have a different class in each HTTP library; the download itself will say what is wrong
+    with suppress(Exception):
+        hf_hub_download(reference, name, endpoint=settings.hf_endpoint, token=token, etag_timeout=TELL_SECONDS)
 
 
 def _json(path: Path, reference: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,17 +14,17 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
 from studio.engine.light_imports import dynamo_deferred
 from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
+from studio.engine.models.families import SD15
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
-_TEXT_PREFIX = "cond_stage_model.transformer."
 _TURN = threading.RLock()
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def in_turn(load: Callable[P, T]) -> Callable[P, T]:
 
 @in_turn
 def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
-    """unet, vae, text_encoder, tokenizer and scheduler_config of a model that is on this machine, on the CPU.
+    """The parts of `Components` of a model that is on this machine, on the CPU: networks, tokenizers, scheduler_config.
 
     Raises BadInput, naming the part, when something is missing, damaged or of another shape than its configuration.
     """
@@ -59,8 +59,8 @@ def load_parts(info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "unet": _part(info, "unet", lambda: _pretrained(UNet2DConditionModel, folder, "unet", dtype)),
         "vae": _part(info, "vae", lambda: _pretrained(AutoencoderKL, folder, "vae", dtype)),
-        "text_encoder": _part(info, "text_encoder", lambda: _text_encoder(folder, dtype)),
-        "tokenizer": _part(info, "tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
+        **{name: _part(info, name, partial(_text_encoder, folder, name, dtype)) for name in info.family.text_encoders},
+        **{name: _part(info, name, partial(load_tokenizer, folder / name)) for name in info.family.tokenizers},
         "scheduler_config": _part(info, "scheduler", lambda: _scheduler_config(folder)),
     }
 
@@ -83,8 +83,10 @@ def _file_vae(path: Path, info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
         return _pretrained(AutoencoderKL, place.parent, place.name, dtype)
     read_header(place)  # refuses pickles, which diffusers would open
     config = str(_config(info.family.single_file_config))
+    prefix = "first_stage_model."
+    weights = _tensors(place, prefix) or _tensors(place, "")  # that of a file of its own has no prefix
     return AutoencoderKL.from_single_file(
-        str(place), config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
+        weights, config=config, subfolder="vae", torch_dtype=dtype, local_files_only=True
     )
 
 
@@ -158,17 +160,22 @@ def _pretrained(cls: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _text_encoder(folder: Path, dtype: torch.dtype) -> CLIPTextModel:
+_TEXT_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+
+
+def _text_encoder(folder: Path, name: str, dtype: torch.dtype) -> CLIPTextModel | CLIPTextModelWithProjection:
     with dynamo_deferred():  # layers without numbers are made by functions that ask for it
-        model, report = CLIPTextModel.from_pretrained(
-            folder / "text_encoder",
+        model, report = _TEXT_CLASSES[name].from_pretrained(
+            folder / name,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            variant=_variant(folder, "text_encoder"),
+            variant=_variant(folder, name),
             output_loading_info=True,
         )
     _complete(report)
+    if name != "text_encoder":  # mapped at an odd address of its file the projection would round otherwise
+        model.text_projection.weight.data = model.text_projection.weight.data.clone()
     return model
 
 
@@ -179,8 +186,9 @@ def _complete(report: dict[str, Any]) -> None:
         raise ValueError(f"{len(missing) or 'some'} layers are missing or of another shape")
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+def load_tokenizer(folder: Path, pad: str | None = None) -> CLIPTokenizer:
+    """CLIP's tokenizer in `folder`; `pad`: what fills up a short prompt, where it isn't what the folder says."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **({"pad_token": pad} if pad else {}))
     if tokenizer.model_max_length > 10_000:  # what transformers says when the folder doesn't
         tokenizer.model_max_length = 77
     return tokenizer
@@ -195,41 +203,66 @@ def _config(name: str) -> Path:
 
 
 def _from_file(path: Path, info: ModelInfo, dtype: torch.dtype) -> dict[str, Any]:
-    """The parts of one file in the original layout; its configurations and tokenizer are those that ship with us."""
-    header = read_header(path)  # refuses pickles, which diffusers would open
-    config = _config(info.family.single_file_config)
+    """The parts of one file in the original layout; its configurations and tokenizers are those that ship with us."""
+    header, family = read_header(path), info.family  # refuses pickles, which diffusers would open
+    config = _config(family.single_file_config)
     channels = {"in_channels": INPAINTING} if info.inpainting else {}
-    arguments = {"config": str(config), "torch_dtype": dtype, "local_files_only": True}
     with quiet(), _sentences(path.name, "weights"):
-        unet = UNet2DConditionModel.from_single_file(str(path), subfolder="unet", **arguments, **channels)
+        unet = UNet2DConditionModel.from_single_file(
+            _tensors(path, "model.diffusion_model."), config=str(config), subfolder="unet", torch_dtype=dtype,
+            local_files_only=True, **channels,
+        )  # fmt: skip
         vae = _file_vae(path, info, dtype)
-        with torch.device("meta"):
-            text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder"))
-        wanted = text_encoder.state_dict()
-        weights = {}
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                if key.startswith(_TEXT_PREFIX) and not key.endswith("position_ids"):
-                    # files have `text_model.` or not, and so have versions of transformers
-                    name = key.removeprefix(_TEXT_PREFIX).removeprefix("text_model.")
-                    weights[name if name in wanted else "text_model." + name] = file.get_tensor(key).to(dtype)
-        text_encoder = text_encoder.to_empty(device="cpu").to(dtype)
-        missing = [
-            key
-            for key in text_encoder.load_state_dict(weights, strict=False).missing_keys
-            if not key.endswith("position_ids")
-        ]
-        for module in text_encoder.modules():
-            ids = getattr(module, "position_ids", None)
-            if ids is not None:
-                ids.copy_(torch.arange(ids.shape[-1]).expand_as(ids))
         empty = [name for part in (unet, vae) for name, value in part.named_parameters() if value.is_meta]
-        if missing or empty:
-            raise ValueError(f"{len(missing) + len(empty)} layers are missing")
-        return {
-            "unet": unet,
-            "vae": vae,
-            "text_encoder": text_encoder,
-            "tokenizer": load_tokenizer(config / "tokenizer"),
-            "scheduler_config": _scheduler_config(config) | scheduler_changes(path, header),
+        if empty:
+            raise ValueError(f"{len(empty)} layers are missing")
+        texts = {
+            name: _file_text_encoder(config / name, _TEXT_CLASSES[name], prefix, _tensors(path, prefix), dtype)
+            for name, prefix in family.single_file_text.items()
         }
+        tokenizers = {
+            name: load_tokenizer(_config(SD15.single_file_config) / "tokenizer", family.pads.get(name))
+            for name in family.tokenizers
+        }
+        scheduler = _scheduler_config(config) | scheduler_changes(path, header)
+    return {"unet": unet, "vae": vae, **texts, **tokenizers, "scheduler_config": scheduler}
+
+
+def _tensors(path: Path, *prefixes: str) -> dict[str, torch.Tensor]:
+    """What of a file is below these names: gigabytes that belong to another part needn't be in memory meanwhile."""
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
+
+
+def _file_text_encoder(
+    folder: Path, cls: Any, prefix: str, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """A text encoder from its `tensors` in a single file, in transformers' layout or in OpenCLIP's."""
+    with torch.device("meta"):
+        model = cls(CLIPTextConfig.from_pretrained(folder)).to(dtype)
+    wanted = model.state_dict()
+    if any(key.startswith(prefix + "transformer.resblocks.") for key in tensors):
+        from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint  # much, for few models
+
+        tensors = convert_open_clip_checkpoint(model, tensors, prefix)
+        prefix = ""
+    weights = {}
+    for key, tensor in tensors.items():
+        # files have `text_model.` or not, and so have versions of transformers
+        name = key.removeprefix(prefix)
+        name = next(
+            (each for each in (name, name.removeprefix("text_model."), f"text_model.{name}") if each in wanted), ""
+        )
+        if name and not name.endswith("position_ids"):
+            weights[name] = tensor.to(dtype)
+    model = model.to_empty(device="cpu")
+    missing = [
+        key for key in model.load_state_dict(weights, strict=False).missing_keys if not key.endswith("position_ids")
+    ]
+    if missing:
+        raise ValueError(f"{len(missing)} layers are missing")
+    for module in model.modules():
+        ids = getattr(module, "position_ids", None)
+        if ids is not None:
+            ids.copy_(torch.arange(ids.shape[-1]).expand_as(ids))
+    return model

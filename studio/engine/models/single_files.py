@@ -14,25 +14,32 @@ from studio.engine.models.file_kinds import is_vae
 from studio.engine.models.weights import Header, read_header
 
 VAE_ENDING = ".vae.safetensors"
-_TEXT = "cond_stage_model."
+# What to do with some kinds of files that no picture can be drawn with
+TOLD = {
+    "the refiner of SDXL": "it goes over pictures that another model has drawn and draws none itself: choose an SDXL "
+    "base model.",
+    "the UNet of an SDXL model in diffusers' layout": "it has no text encoders and no VAE: choose a file of the whole "
+    "model, or its folder with model_index.json.",
+}
 _V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*(?:\#.*)?$""", re.MULTILINE)
 
 
-def require_parts(path: Path, header: Header, family: Family) -> None:
-    """Raise BadInput, saying which part, when a file of this family lacks its text encoder."""
+def require_parts(name: str, header: Header, family: Family) -> None:
+    """Raise BadInput, saying which part, when a file of this family lacks one of its text encoders."""
     names = header.tensors
-    if any(name.startswith("cond_stage_model.model.") for name in names):
+    if any(key.startswith("cond_stage_model.model.") for key in names):
         raise BadInput(
-            f"{path.name} is a Stable Diffusion 2 model: it has another text encoder than {family.title}; "
+            f"{name} is a Stable Diffusion 2 model: it has another text encoder than {family.title}; "
             f"choose a {family.title} model."
         )
-    if not any(name.startswith(_TEXT) for name in names):
-        raise BadInput(
-            f"{path.name} has no text encoder: only a part of a model was saved in it; choose a file of the whole "
-            f"model, or {family.default_model}."
-        )
-    if not any(name.startswith(_TEXT + "transformer.") for name in names):
-        raise BadInput(f"{path.name} has another text encoder than {family.title}; choose a {family.title} model.")
+    if all(any(key.startswith(prefix) for key in names) for prefix in family.single_file_text.values()):
+        return
+    if any(key.startswith(("cond_stage_model.", "conditioner.embedders.")) for key in names):
+        raise BadInput(f"{name} has another text encoder than {family.title}; choose a {family.title} model.")
+    raise BadInput(
+        f"{name} has no text encoder: only a part of a model was saved in it; choose a file of the whole "
+        f"model, or {family.default_model}."
+    )
 
 
 def other_vae(path: Path, header: Header, family: Family) -> Path | None:
@@ -48,11 +55,12 @@ def other_vae(path: Path, header: Header, family: Family) -> Path | None:
         if not is_vae(read_header(beside).tensors):
             raise BadInput(f"{beside.name} is not the VAE of a {family.title} model; choose another one.")
         return beside
-    own = hub.snapshot(family.default_model, ("vae",))
+    reference = family.vae_model or family.default_model
+    own = hub.snapshot(reference, ("vae",))
     if own is None:
         raise BadInput(
             f"{path.name} has no VAE, the part that turns what is drawn into pixels; choose a version of it with the "
-            f"VAE in it, put one beside it as {beside.name}, or use {family.default_model} once: its VAE, the family's "
+            f"VAE in it, put one beside it as {beside.name}, or use {reference} once: its VAE, the family's "
             "own, is taken from then on."
         )
     return own / "vae"

@@ -26,7 +26,7 @@ from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import LoraInfo, ModelInfo, PromptRequest
 from studio.service.resolving import sampling
-from studio.service.sizes import largest_side
+from studio.service.sizes import default_size, largest_side
 
 PAGE = "generate"
 TEXT = {
@@ -238,8 +238,8 @@ def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     if about:  # a model that was typed may not be here yet
         steps, guidance = automatic(quality, about)
         native, state = about.native_size, st.session_state
-        side = f"{native}"
-        for name, value in {"steps": f"{steps}", "guidance": f"{guidance:g}", "width": side, "height": side}.items():
+        sides = dict(zip(("width", "height"), map(str, default_size(native, None, about.sizes)), strict=True))
+        for name, value in {"steps": f"{steps}", "guidance": f"{guidance:g}", **sides}.items():
             # no word before it: the fields are so narrow that its end would be cut off
             explained = f"{describe(GenerateSpec, name).help} {TEXT['auto_help']}"
             hints[name] = {"placeholder": value, "help": explained}

@@ -360,7 +360,8 @@ def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInf
         model = known.get(reference)
         if model is None:
             return reference.rstrip("/").rsplit("/", 1)[-1] if reference.startswith("/") else reference
-        state = {"ready": "", "download": f" · downloads {text.size(model.size_bytes)}" if model.size_bytes else ""}
+        size = f" · downloads {text.size(model.size_bytes)}" if model.size_bytes else ""
+        state = {"ready": "", "download": size + (f" · {model.license}" if model.license else "")}
         return f"{model.title}{state.get(model.state, ' · not here')}"
 
     options = [name for name, model in known.items() if model.state != "missing"]

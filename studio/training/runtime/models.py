@@ -8,7 +8,7 @@ import torch
 
 from studio.core.settings import Settings
 from studio.engine.models import hub
-from studio.engine.models.catalogue import ModelInfo, resolve
+from studio.engine.models.catalogue import ModelInfo, file_family, resolve
 from studio.engine.models.components import Components
 from studio.engine.models.families import accept
 from studio.engine.models.loading import load_parts
@@ -31,7 +31,7 @@ def get_model(runtime: Runtime, reference: str, config: Settings) -> ModelInfo:
 
     if info.path is None:
         session.log(f"{info.reference} is not on this machine yet and is downloaded.")
-        hub.get(info.reference, config, progress, accept=accept)
+        hub.get(info.reference, config, progress, accept=accept, accept_file=file_family)
         info = resolve(info.reference, config)
     return info
 

@@ -70,11 +70,11 @@ def fitted(spec: GenerateSpec, studio: Studio) -> tuple[GenerateSpec, tuple[int,
     """
     if spec.width is None or spec.height is None:
         return spec, None
-    native = next((info.native_size for info in studio.models.list() if info.reference == spec.model), None)
-    size = (spec.width, spec.height)
-    if native is None or (size[0] <= largest_side(native, size[1]) and size[1] <= largest_side(native, size[0])):
+    info = next((info for info in studio.models.list() if info.reference == spec.model), None)
+    native, size = info.native_size if info is not None else 0, (spec.width, spec.height)
+    if info is None or (size[0] <= largest_side(native, size[1]) and size[1] <= largest_side(native, size[0])):
         return spec, None
-    width, height = default_size(native, size[0] / size[1])
+    width, height = default_size(native, size[0] / size[1], info.sizes)
     return spec.model_copy(update={"width": width, "height": height}), size
 
 

@@ -1,0 +1,104 @@
+"""SDXL: from both layouts the same picture, and that of diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from support.sdxl import ship, tiny_sdxl, to_sdxl_file
+
+from studio.core.settings import Settings
+from studio.core.specs import Recipe
+from studio.engine.diffusion import sampling, schedulers
+from studio.engine.engine import Engine
+from studio.engine.models import catalogue, loading
+from studio.engine.models.components import Components
+from studio.engine.models.families import SDXL
+
+PROMPT, NEGATIVE = "1girl, red hair, blue eyes", "long dress"
+
+
+@pytest.fixture(scope="module")
+def engine(sdxl: Path) -> Engine:
+    return Engine(Settings(home=sdxl.parent.parent, device="cpu", offline=True, preview_every=0))
+
+
+@pytest.fixture(scope="module")
+def components(engine: Engine) -> Components:
+    return engine.components("sdxl")
+
+
+@pytest.fixture(scope="module")
+def pipeline(sdxl: Path) -> StableDiffusionXLPipeline:
+    """diffusers' own, from the files alone."""
+    made = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False, local_files_only=True)
+    made.set_progress_bar_config(disable=True)
+    for part in (made.unet, made.vae):  # as the studio lays them out: another layout rounds differently
+        part.to(memory_format=torch.channels_last)
+    projection = made.text_encoder_2.text_projection.weight
+    projection.data = projection.data.clone()  # likewise another address, as in a file that is mapped
+    return made
+
+
+def recipe(model: str, **fields: object) -> Recipe:
+    values = {"prompt": PROMPT, "negative": NEGATIVE, "seed": 1, "steps": 3, "guidance": 3.0, "sampler": "euler_a"}
+    return Recipe(**{"model": model, "model_hash": "", "width": 64, "height": 96, **values, **fields})
+
+
+def drawn(engine: Engine, one: Recipe) -> np.ndarray:
+    return np.asarray(dict(engine.draw([one]))[0])
+
+
+@pytest.mark.parametrize("sampler", ["euler_a", "ddim", "dpmpp_2m_karras"])
+def test_equal_in_every_bit_to_the_diffusers_pipeline(
+    pipeline: StableDiffusionXLPipeline, engine: Engine, sampler: str
+) -> None:
+    pipeline.scheduler = schedulers.make_scheduler(sampler, engine.components("sdxl").scheduler_config)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, width=64, height=96, num_inference_steps=3, guidance_scale=3.0,
+        generator=sampling.generators([1]), output_type="np",
+    ).images[0]  # fmt: skip
+    mine = drawn(engine, recipe("sdxl", sampler=sampler))
+    assert mine.shape == (96, 64, 3)
+    assert mine.std() > 1
+    assert np.array_equal(mine, (theirs * 255).round().astype(np.uint8))
+
+
+def test_one_file_draws_what_its_folder_draws(sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(sdxl, models / "folder")
+    monkeypatch.setattr(loading, "ASSETS", ship(sdxl, tmp_path / "assets"))
+    to_sdxl_file(sdxl, models / "file.safetensors")
+    engine = Engine(Settings(home=tmp_path, device="cpu", offline=True, preview_every=0))
+    prompts = ["1girl, (happy:1.2)", "1girl, red hair BREAK blue eyes"]
+    both = [[drawn(engine, recipe(name, prompt=prompt)) for prompt in prompts] for name in ("folder", "file")]
+    assert all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
+    assert not np.array_equal(*both[0])
+    info = catalogue.resolve("file", engine.settings)
+    assert (info.family, info.native_size, info.sizes[0]) == (SDXL, 1024, (832, 1216))
+    assert info.parameters == catalogue.resolve("folder", engine.settings).parameters + 1  # OpenCLIP's logit_scale
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_vae_that_overflows_decodes_in_full_precision(tmp_path: Path, half: bool) -> None:
+    """Once, not twice; a mended one (`force_upcast` false) stays in half precision."""
+    folder = tiny_sdxl(tmp_path / "models" / "half", dtype=torch.float16)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"force_upcast": not half}))
+    settings = Settings(home=tmp_path, device="cpu", offline=True, precision="fp16", preview_every=0)
+    components = Engine(settings).components("half")
+    assert components.dtype == components.vae.dtype == torch.float16
+    seen = []
+    decode = components.vae.decode
+    components.vae.decode = lambda latents, **options: seen.append(latents.dtype) or decode(latents, **options)
+    from studio.engine.diffusion import latents
+
+    with torch.no_grad():
+        latents.decode_pixels(components, torch.zeros(1, 4, 8, 8, dtype=torch.float16))
+    assert seen == [torch.float16 if half else torch.float32]
+    assert components.vae.dtype == torch.float16
