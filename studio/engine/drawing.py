@@ -23,7 +23,7 @@ from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor
 from studio.engine.models import controlnets
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
-from studio.engine.recipe import attached, encode, free, latent_size, sampler_of
+from studio.engine.recipe import attached, encode, free, guidance_of, latent_size, sampler_of
 
 if TYPE_CHECKING:
     from studio.engine.media.retouch import Area
@@ -180,7 +180,7 @@ def _sample(
     )
     return sampling.sample_denoiser(
         components,
-        Denoiser(components.unet, positive, negative, recipe.guidance, control, extra),
+        Denoiser(components.unet, positive, negative, guidance_of(recipe), control, extra),
         [each.seed for each in recipes],
         sampler=sampler_of(components.info, recipe),
         steps=recipe.steps,

@@ -13,8 +13,9 @@ from studio.core.errors import BadInput, StudioError
 from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import memory
-from studio.engine.diffusion import text
+from studio.engine.diffusion import schedulers, text
 from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.denoiser import Guidance
 from studio.engine.models import adapters
 from studio.engine.models.catalogue import FAST_STEPS, FastPath, ModelInfo, find_lora
 from studio.engine.models.components import Components
@@ -35,6 +36,11 @@ def fast_path(info: ModelInfo, recipe: Recipe) -> FastPath | None:
 def sampler_of(info: ModelInfo, recipe: Recipe) -> str:
     """The name of the sampler that a recipe means; `auto` is the model's own, or that of its fast path."""
     return recipe.sampler if recipe.sampler != "auto" else (fast_path(info, recipe) or info).sampler
+
+
+def guidance_of(recipe: Recipe, scale: float | None = None) -> Guidance:
+    """How a recipe is guided; `scale`: in place of its own."""
+    return Guidance(recipe.guidance if scale is None else scale, recipe.guidance_rescale)
 
 
 def latent_size(components: Components, recipe: Recipe) -> tuple[int, int]:
@@ -69,13 +75,17 @@ def free(components: Components, recipe: Recipe, settings: Settings) -> int:
 def attached(components: Components, recipe: Recipe, settings: Settings) -> Iterator[None]:
     """The recipe's LoRAs and its few-step adapter on the model inside the block; see `adapters.attached`.
 
-    What they were added up to is kept for the next pictures like these, while there is room for it. Raises BadInput,
-    also when the recipe asks for a fast path that the model doesn't have.
+    Inside of it the model also predicts what the recipe says that it does. What the adapters were added up to is kept
+    for the next pictures like these, while there is room for it. Raises BadInput, also when the recipe asks for a fast
+    path that the model doesn't have.
     """
+    own = components.scheduler_config
     try:
+        components.scheduler_config = schedulers.predicting(own, recipe.prediction)
         with adapters.attached(components, *_files(components, recipe, settings), keep=True):
             yield
     finally:
+        components.scheduler_config = own
         merged = components.merged
         if merged is not None and merged.bytes > memory.free(components.device):
             components.merged = None

@@ -158,7 +158,20 @@ def test_a_model_that_predicts_v_is_told(tmp_path: Path, extra, metadata, yaml: 
     assert ("predicts v" in catalogue.resolve(str(path), Settings(home=tmp_path)).note) == v
 
 
-def test_zero_terminal_snr_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("extra", "metadata", "yaml"),
+    [
+        ({"ztsnr": np.zeros(0, np.float16)}, {}, ""),
+        ({}, {"ss_zero_terminal_snr": "True"}, ""),
+        ({}, {}, "model:\n  params:\n    zsnr: true\n"),
+        ({}, {}, "model:\n  params:\n    use_zero_terminal_snr: True # as NoobAI\n"),
+    ],
+)
+@pytest.mark.parametrize("xl", [False, True])
+def test_zero_terminal_snr_is_told(tmp_path: Path, extra, metadata, yaml: str, xl: bool) -> None:
     path = tmp_path / "mix.safetensors"
-    save_file(UNET | TEXT | VAE | {"ztsnr": np.zeros(0, np.float16)}, path)
+    save_file((XL | XL_TEXT if xl else UNET | TEXT) | VAE | extra, path, metadata)
+    path.with_suffix(".yaml").write_text(yaml)
     assert scheduler_changes(path, read_header(path))["rescale_betas_zero_snr"] is True
+    path.with_suffix(".yaml").write_text("target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n")
+    assert scheduler_changes(path, read_header(path))["prediction_type"] == "v_prediction"

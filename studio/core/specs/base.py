@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Sampler: TypeAlias = str
 else:
     Sampler = Literal[("auto", *SAMPLERS)]
+Prediction = Literal["auto", "epsilon", "v", "v_zero_snr"]
 ControlKind = Literal["canny", "lines"]
 ControlMode = Literal["both", "sketch", "prompt"]
 MaskArea = Literal["auto", "whole", "masked"]

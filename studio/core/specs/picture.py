@@ -18,6 +18,7 @@ from studio.core.specs.base import (
     Guidance,
     LowConfidence,
     MaskArea,
+    Prediction,
     Quality,
     Reference,
     Request,
@@ -236,6 +237,40 @@ class Parameters(Spec):
             advanced=True,
         ),
     ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less
+    guidance_rescale: Annotated[
+        float,
+        Field(
+            title="Guidance rescale",
+            description="Takes back the contrast that guidance adds: 0.7 for models with zero terminal SNR whose "
+            "colours burn out, 0 for others.",
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+        ),
+        About(
+            step=0.05,
+            infotext=Infotext("CFG Rescale", write=lambda share: f"{share:g}" if share else ""),
+            axis="0, 0.2, 0.7",
+            advanced=True,
+        ),
+    ] = 0.0  # phi of 2305.08891, section 3.4
+    prediction: Annotated[
+        Prediction,
+        Field(
+            title="The model predicts",
+            description="What its network was trained to tell. Files say so themselves as a rule; choose it for one "
+            "that doesn't and draws noise or washed-out colours.",
+        ),
+        About(
+            names={
+                "auto": "As it says itself",
+                "epsilon": "Noise",
+                "v": "Velocity (v)",
+                "v_zero_snr": "Velocity, zero terminal SNR",
+            },
+            advanced=True,
+        ),
+    ] = "auto"
 
     @model_validator(mode="after")
     def _masked_picture(self) -> Self:

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """How classifier-free guidance (2207.12598) is done: g in u + g (c - u), and how much of the contrast that it adds
+    is taken back (phi in 2305.08891, section 3.4: 0 nothing, 1 all of it)."""
+
+    scale: float | Tensor = 1.0
+    rescale: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Denoiser:
     """A UNet together with what it is told: `denoiser(x, t)` is its output, with guidance applied.
@@ -30,8 +39,9 @@ class Denoiser:
     - `unet`: of diffusers, bare or wrapped (compiled, distributed), on the device and in the precision of `x`.
     - `conditioning`: one row per picture, or one for all.
     - `negative`: likewise, for classifier-free guidance; None: none is done.
-    - `guidance`: the pipelines' scale g in u + g (c - u) (2207.12598); (pictures,) or one for all. A number up to 1
-      means none. A UNet that has an input for the scale is told w = g - 1 instead (2310.04378, section 4.3).
+    - `guidance`: the pipelines' scale g in u + g (c - u) (2207.12598); (pictures,) or one for all; or a `Guidance`. A
+      number up to 1 means none. A UNet that has an input for the scale is told w = g - 1 instead (2310.04378, section
+      4.3).
     - `control`: a drawing that steers. Every call is steered; a sampler asks `at_step` for what its step needs.
     - `extra_channels` (1 or pictures, k, h, w): what a UNet reads beside the latents, such as the mask and the masked
       picture of an inpainting model.
@@ -43,7 +53,7 @@ class Denoiser:
     unet: UNet2DConditionModel | torch.nn.Module
     conditioning: Conditioning
     negative: Conditioning | None = None
-    guidance: float | Tensor = 1.0
+    guidance: float | Tensor | Guidance = 1.0
     control: Control | None = None
     extra_channels: Tensor | None = None
 
@@ -55,8 +65,15 @@ class Denoiser:
         if not self.guided:
             return self._predict(x, t, self.conditioning.expand(len(x)), guided=False)
         unconditional, conditional = self.branches(x, t)
-        scale = self.guidance.view(-1, 1, 1, 1) if isinstance(self.guidance, Tensor) else self.guidance
-        return unconditional + scale * (conditional - unconditional)
+        scale = self._scale.view(-1, 1, 1, 1) if isinstance(self._scale, Tensor) else self._scale
+        output = unconditional + scale * (conditional - unconditional)
+        if not isinstance(self.guidance, Guidance) or self.guidance.rescale == 0:
+            return output
+        return rescale_guided(output, conditional, self.guidance.rescale)
+
+    @property
+    def _scale(self) -> float | Tensor:
+        return self.guidance.scale if isinstance(self.guidance, Guidance) else self.guidance
 
     def branches(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) output, (pictures, channels, h, w) each, from one call; `negative` is needed."""
@@ -73,7 +90,7 @@ class Denoiser:
         """Whether a call computes both branches."""
         if self.negative is None or self._guidance_dim is not None:
             return False
-        return isinstance(self.guidance, Tensor) or self.guidance > 1
+        return isinstance(self._scale, Tensor) or self._scale > 1
 
     def at_step(self, index: int, count: int) -> Denoiser:
         """This denoiser as step `index` of `count` needs it: without control where that sets in later or has ended."""
@@ -95,7 +112,7 @@ class Denoiser:
             down, middle = self.control.residuals(x, t, conditioning, guided)
             more |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         if self._guidance_dim is not None:
-            w = torch.as_tensor(self.guidance - 1, dtype=torch.float32, device=x.device).expand(len(x))
+            w = torch.as_tensor(self._scale - 1, dtype=torch.float32, device=x.device).expand(len(x))
             more["timestep_cond"] = embed_guidance(w, self._guidance_dim).to(x.dtype)
         if self.extra_channels is not None:
             extra = self.extra_channels.expand(len(x) // (2 if guided else 1), -1, -1, -1)
@@ -108,6 +125,16 @@ class Denoiser:
             return_dict=False,
             **more,
         )[0]
+
+
+def rescale_guided(output: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """`output` (pictures, c, h, w) of guidance with the deviation that the `conditional` one has, `share` of the way.
+
+    2305.08891, section 3.4, eq. 15 and 16.
+    """
+    sides = list(range(1, output.ndim))
+    rescaled = output * (conditional.std(dim=sides, keepdim=True) / output.std(dim=sides, keepdim=True))
+    return share * rescaled + (1 - share) * output
 
 
 def embed_guidance(scale: Tensor, dim: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from studio.engine.diffusion import parameterization, sampling, schedulers
 from studio.engine.diffusion.attention import Anchors
 from studio.engine.diffusion.conditioning import Conditioning
-from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.denoiser import Denoiser, Guidance
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -83,7 +83,7 @@ def advance(
     unet: UNet2DConditionModel,
     tracks: Sequence[Track],
     negative: Conditioning | None,
-    guidance: float,
+    guidance: float | Guidance,
     noise: Noise,
     *,
     begin: int = 0,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from studio.engine.diffusion import parameterization, schedulers
 from studio.engine.diffusion.conditioning import Conditioning
-from studio.engine.diffusion.denoiser import Denoiser
+from studio.engine.diffusion.denoiser import Denoiser, Guidance
 from studio.engine.diffusion.parameterization import PredictionType
 from studio.engine.diffusion.sampling import finite
 
@@ -48,7 +48,7 @@ def invert(
     clean: torch.Tensor,
     source: Conditioning,
     negative: Conditioning,
-    guidance: float,
+    guidance: float | Guidance,
     steps: int,
     strength: float,
     seed: int,
@@ -101,7 +101,7 @@ def replay(
     inversion: Inversion,
     conditioning: Conditioning,
     negative: Conditioning,
-    guidance: float,
+    guidance: float | Guidance,
     region: torch.Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> torch.Tensor:

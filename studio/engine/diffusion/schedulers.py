@@ -14,6 +14,7 @@ from diffusers import EulerAncestralDiscreteScheduler, LCMScheduler, TCDSchedule
 
 from studio.core.errors import BadInput
 from studio.core.samplers import FEW_STEP_SAMPLERS, SAMPLERS
+from studio.core.specs.base import Prediction
 from studio.engine.diffusion import parameterization
 
 # What every scheduler takes over from the model: the noise schedule and what its UNet predicts.
@@ -34,6 +35,18 @@ def make_scheduler(name: str, scheduler_config: Mapping[str, Any]) -> Any:
         # without noise left at the last timestep a schedule has to begin there (2305.08891, section 3.3)
         model |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return getattr(diffusers, sampler.scheduler)(**{**sampler.options, **model})
+
+
+def predicting(scheduler_config: Mapping[str, Any], prediction: Prediction) -> dict[str, Any]:
+    """The configuration of a model that predicts what somebody said; "auto": what it says itself."""
+    if prediction == "auto":
+        return dict(scheduler_config)
+    kind = "epsilon" if prediction == "epsilon" else "v_prediction"
+    return {
+        **scheduler_config,
+        "prediction_type": kind,
+        "rescale_betas_zero_snr": prediction == "v_zero_snr",
+    }
 
 
 def set_timesteps(

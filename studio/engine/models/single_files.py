@@ -21,7 +21,13 @@ TOLD = {
     "the UNet of an SDXL model in diffusers' layout": "it has no text encoders and no VAE: choose a file of the whole "
     "model, or its folder with model_index.json.",
 }
-_V = re.compile(r"""^\s*parameterization\s*:\s*["']?v["']?\s*(?:\#.*)?$""", re.MULTILINE)
+_TRUE = r"""["']?(?:true|yes|on|1)["']?\s*(?:\#.*)?$"""
+# In Stability's configurations: that of Stable Diffusion 2, and the newer one's scaling
+_V = re.compile(
+    r"""^\s*(?:parameterization\s*:\s*["']?v["']?|target\s*:.*\bdenoiser_scaling\.VScaling)\s*(?:\#.*)?$""",
+    re.MULTILINE,
+)
+_ZERO = re.compile(rf"^\s*(?:use_)?(?:zero_terminal_snr|rescale_betas_zero_snr|ztsnr|zsnr)\s*:\s*{_TRUE}", re.M | re.I)
 
 
 def require_parts(name: str, header: Header, family: Family) -> None:
@@ -71,18 +77,20 @@ def scheduler_changes(path: Path, header: Header) -> dict[str, Any]:
 
     A model that predicts v (2202.00512, section 4) says so with an empty tensor `v_pred` in it, in its metadata, or in
     a `.yaml` of the same name beside it, as Stability's configurations do. `ztsnr` is the empty tensor of models that
-    were trained with zero terminal SNR (2305.08891, section 3).
+    were trained with zero terminal SNR (2305.08891, section 3); kohya's trainer writes it into the metadata.
     """
     changes: dict[str, Any] = {}
-    said = header.metadata.get("modelspec.prediction_type", "").lower()
-    if "v_pred" in header.tensors or said in ("v", "v_prediction") or _yaml_says_v(path):
+    said, beside = header.metadata.get("modelspec.prediction_type", "").lower(), _yaml(path)
+    if "v_pred" in header.tensors or said in ("v", "v_prediction") or _V.search(beside):
         changes["prediction_type"] = "v_prediction"
-    if "ztsnr" in header.tensors:
+    zero = header.metadata.get("ss_zero_terminal_snr") == "True"
+    if "ztsnr" in header.tensors or zero or _ZERO.search(beside):
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return changes
 
 
-def _yaml_says_v(path: Path) -> bool:
+def _yaml(path: Path) -> str:
+    """What stands in the configuration beside a checkpoint; "" without one."""
     for suffix in (".yaml", ".yml"):
         try:
             with open_regular(path.with_suffix(suffix)) as file:
@@ -91,7 +99,7 @@ def _yaml_says_v(path: Path) -> bool:
             continue
         for encoding in ("utf-8-sig", "utf-16"):
             try:
-                return _V.search(text.decode(encoding)) is not None
+                return text.decode(encoding)
             except UnicodeDecodeError:
                 continue
-    return False
+    return ""

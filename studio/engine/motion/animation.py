@@ -22,7 +22,7 @@ from studio.engine.diffusion.pixels import cut, fit
 from studio.engine.motion.lease import ModelLease, frames_per_batch
 from studio.engine.motion.morph import NOISE_OFFSET
 from studio.engine.motion.timing import Still
-from studio.engine.recipe import encode, latent_size, sampler_of
+from studio.engine.recipe import encode, guidance_of, latent_size, sampler_of
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
@@ -82,12 +82,12 @@ class Animation(ModelLease):
             pinned = Pinned(self.clean, shared.first, self.texts[self.stills[0].mix.source])
             with anchored(components.unet) as anchors:
                 advance(
-                    components.unet, tracks, self.negative, recipe.guidance, lambda index: shared(index + offset),
+                    components.unet, tracks, self.negative, guidance_of(recipe), lambda index: shared(index + offset),
                     anchors=anchors, pinned=pinned, on_step=self.on_step,
                 )  # fmt: skip
         else:
             for track, noise in zip(tracks, noises, strict=True):
-                advance(components.unet, [track], self.negative, recipe.guidance, noise, on_step=self.on_step)
+                advance(components.unet, [track], self.negative, guidance_of(recipe), noise, on_step=self.on_step)
         return torch.cat([track.latents for track in tracks])
 
     def _noise(self, index: int) -> SharedNoise:

@@ -26,7 +26,7 @@ from studio.engine.diffusion.pixels import cut, fit, to_tensor
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.motion import timing
 from studio.engine.motion.lease import ModelLease, frames_per_batch
-from studio.engine.recipe import encode, latent_size, sampler_of
+from studio.engine.recipe import encode, guidance_of, latent_size, sampler_of
 from studio.evaluation.judge import Judge
 from studio.evaluation.metrics import gini
 
@@ -137,7 +137,7 @@ class PromptMorph(_Chain):
         self.trunk = Track(scheduler, timesteps, begin, Conditioning.cat(self.texts).mean())
         self.halving_batch(
             lambda _: advance(
-                components.unet, [self.trunk], self.negative, recipe.guidance, self.noise, stop=self.shared_steps,
+                components.unet, [self.trunk], self.negative, guidance_of(recipe), self.noise, stop=self.shared_steps,
                 on_step=on_step,
             ), 1,
         )  # fmt: skip
@@ -163,8 +163,8 @@ class PromptMorph(_Chain):
                     track.ends = (row[leg], row[leg + 1], share)
                 tracks += [self.trunk.fork(self.texts[end]) for end in used]
             advance(
-                self.components.unet, tracks, self.negative, self.recipe.guidance, self.noise, begin=self.shared_steps,
-                anchors=anchors, on_step=self.on_step,
+                self.components.unet, tracks, self.negative, guidance_of(self.recipe), self.noise,
+                begin=self.shared_steps, anchors=anchors, on_step=self.on_step,
             )  # fmt: skip
         return torch.cat([track.latents for track in tracks[: len(positions)]])
 
@@ -237,7 +237,7 @@ class PictureMorph(_Chain):
         clean = latents.encode(components, [self.image])
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
         info = components.info
-        self.guidance = info.guidance if recipe.fast or recipe.guidance <= 1 else recipe.guidance
+        self.guidance = guidance_of(recipe, info.guidance if recipe.fast or recipe.guidance <= 1 else None)
         steps = max(recipe.steps, MIN_STEPS)
         self.inversion = self.halving_batch(
             lambda batch: inversion.invert(
@@ -314,7 +314,7 @@ class DirectionMorph(_Chain):
         kept = components.emotion_means
         if key not in kept:
             positive, negative = encode(components, recipe, [prompt], [recipe.negative])
-            denoiser = Denoiser(components.unet, positive, negative, recipe.guidance)
+            denoiser = Denoiser(components.unet, positive, negative, guidance_of(recipe))
             sampler = sampler_of(components.info, recipe)
 
             def draw(seeds: Sequence[int]) -> torch.Tensor:
@@ -353,7 +353,7 @@ class DirectionMorph(_Chain):
             # counted from the end, so that a frame gets the same noise in whatever company it is drawn
             offset = recipe.steps - max(len(track.timesteps) for track in tracks.values())
             advance(
-                components.unet, list(tracks.values()), self.negative, recipe.guidance,
+                components.unet, list(tracks.values()), self.negative, guidance_of(recipe),
                 lambda step: noise(step + offset), on_step=self.on_step,
             )  # fmt: skip
         return torch.cat([tracks[index].latents if index in tracks else row for index, row in enumerate(moved)])
