@@ -50,6 +50,10 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "unipc": SamplerInfo("UniPC", "UniPC", "UniPCMultistepScheduler", {"solver_order": 2}),
     "lcm": SamplerInfo("LCM", "LCM", "LCMScheduler", _GRID, few_steps=True),
     "tcd": SamplerInfo("TCD", "TCD", "TCDScheduler", _GRID, few_steps=True),
+    # LCM's steps at DMD2's noise levels: four of them are 999, 749, 499, 249 (2405.14867)
+    "dmd2": SamplerInfo(
+        "DMD2", "DMD2", "LCMScheduler", {**_GRID, "original_inference_steps": 20}, few_steps=True,
+    ),
 }  # fmt: skip
 FEW_STEP_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if sampler.few_steps)
 

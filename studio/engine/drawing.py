@@ -275,7 +275,10 @@ def _control(
 
     drawing = open_picture(files(spec.image))
     seen = control_images.extract(drawing, spec, size if area is None else area.picture.size)
-    net = controlnets.controlnet(components, spec.model or seen.kind(components.info.controlnets), settings, on_note)
+    kind = seen.kind(components.info.controlnets)
+    net = controlnets.controlnet(components, spec.model or kind, settings, on_note)
     shown = seen.image if area is None else area.seen(seen.image)
     image = (to_tensor([shown]) / 2 + 0.5).to(components.device, net.dtype)
-    return Control(net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control)
+    return Control(
+        net, image, spec.weight, spec.start, spec.end, spec.control_mode, **components.info.control, kind=kind
+    )

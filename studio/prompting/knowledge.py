@@ -62,7 +62,7 @@ class Knowledge:
 
     `synonyms`: a tag's other words in its captions; `neutral`: words of captions that ask for nothing ("masterpiece");
     `shares`: of pictures in which a tag was seen, 0 to 1; `added`: what LoRAs were taught beside it; `unreliable`: tags
-    that are often missing, where nobody counted.
+    that are often missing, where nobody counted. `quality` and `negative`: what it calls good pictures and bad ones.
     """
 
     title: str = "This model"
@@ -72,6 +72,8 @@ class Knowledge:
     shares: Mapping[str, float] = field(default_factory=dict)
     added: frozenset[str] = frozenset()
     unreliable: frozenset[str] = frozenset()
+    quality: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         alike = {normal(word): tag for tag, words in self.synonyms.items() for word in words}

@@ -12,7 +12,7 @@ import itertools
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from studio.core.specs import Emotion, Quality, Seed, Style, Text
 from studio.prompting import phrases
-from studio.prompting.knowledge import UnknownWord
+from studio.prompting.knowledge import Knowledge, UnknownWord
 from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, Tag, layer_words, normal
 from studio.prompting.syntax import balance, repair_brackets, segments, strip_weights
 from studio.prompting.validation import assess
@@ -237,10 +237,21 @@ def read_text(request: PromptRequest, lexicon: Lexicon) -> TypedText:
     return TypedText(text, subject, tuple(notes), penalty)
 
 
-def negative_for(quality: Quality, text: str) -> str:
-    """The negative prompt of a quality level, without what the person asks for ("monochrome", "text")."""
+def negative_for(quality: Quality, text: str, words: Sequence[str] = ()) -> str:
+    """The negative prompt of a quality level, or `words`, without what the person asks for ("monochrome", "text")."""
     wanted = {normal(part.text) for part in segments(text)}
-    return ", ".join(word for word in layer_words()["negative"][quality] if word not in wanted)
+    return ", ".join(word for word in words or layer_words()["negative"][quality] if word not in wanted)
+
+
+def in_words_of(result: PromptResult, knowledge: Knowledge, quality: Quality) -> PromptResult:
+    """A written prompt with what its model calls good pictures and bad ones in place of the writer's words for them."""
+    changes: dict[str, object] = {}
+    if knowledge.quality and result.layers.quality:
+        layers = result.layers.model_copy(update={"quality": knowledge.quality})
+        changes |= {"layers": layers, "positive_prompt": assemble(layers)}
+    if knowledge.negative:
+        changes["negative_prompt"] = negative_for(quality, result.layers.text, knowledge.negative)
+    return result.model_copy(update=changes)
 
 
 def without_contradicted(words: Iterable[str], text: str, lexicon: Lexicon) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class KnowledgeBase:
         added = {word for lora in loras for word in _taught(lora)}
         return base if not added else Knowledge(
             title=base.title, tags=base.tags, synonyms=base.synonyms, neutral=base.neutral, shares=base.shares,
-            unreliable=base.unreliable,
+            unreliable=base.unreliable, quality=base.quality, negative=base.negative,
             added=frozenset(added),
         )  # fmt: skip
 
@@ -45,9 +45,10 @@ class KnowledgeBase:
             info = resolve(reference, self._settings, with_hash=False)
         except StudioError:
             return Knowledge()
+        words = {} if info.words is None else {"quality": info.words.quality, "negative": info.words.negative}
         file = info.path / "studio.json" if info.path is not None and info.path.is_dir() else None
         if file is None or not info.tags or not file.is_file():
-            return Knowledge(title=info.title)
+            return Knowledge(title=info.title, **words)
         key = (str(file), file.stat().st_mtime)
         if key not in self._kept:
             facts = json.loads(read_regular(file))
@@ -58,6 +59,7 @@ class KnowledgeBase:
                 neutral=frozenset(map(str, facts.get("neutral") or ())),
                 unreliable=frozenset(map(str, facts.get("unreliable") or ())),
                 shares={str(tag): float(share) for tag, share in dict(facts.get("drawn") or {}).items()},
+                **words,
             )
         return self._kept[key]
 

@@ -20,7 +20,7 @@ from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
 from studio.prompting.traits import character_in, with_character
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, without_contradicted
+from studio.prompting.writers import PromptRequest, PromptResult, Writer, in_words_of, without_contradicted
 from studio.service.knowing import KnowledgeBase
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class PromptService:
         )
 
     def _judged(self, result: PromptResult, request: PromptRequest, knowledge: Knowledge) -> PromptResult:
+        result = in_words_of(result, knowledge, request.quality)
         return judged(result, self._said(result.layers.text), knowledge, self._lexicon, request.trigger_words)
 
     def _said(self, text: str, seed: int = 0) -> str:

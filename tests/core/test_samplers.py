@@ -61,3 +61,11 @@ def test_what_is_written_for_a_sampler_is_read_as_it(name: str) -> None:
 )
 def test_other_programs_names_are_known(name: str, schedule: str, ours: str | None) -> None:
     assert sampler_of(name, schedule) == ours
+
+
+def test_dmd2_asks_at_its_own_noise_levels() -> None:
+    from studio.engine.diffusion import schedulers
+
+    made = schedulers.make_scheduler("dmd2", {})
+    assert schedulers.set_timesteps(made, 4).tolist() == [999, 749, 499, 249]
+    assert len(schedulers.set_timesteps(schedulers.make_scheduler("dmd2", {}), 8)) == 8

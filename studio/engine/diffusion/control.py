@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel, ControlNetUnionModel
 
     from studio.engine.diffusion.conditioning import Conditioning
 
 SOFT = 0.825  # per layer, from the middle outwards: the drawing's small details weigh least
+UNION = {"scribble": 2, "canny": 3, "lines": 3}  # kinds of drawings as xinsir's network for several counts them
 STRICTER = 1.3  # "the sketch matters more" where guidance can't amplify the drawing, or does it anyway
 
 
@@ -28,7 +29,7 @@ class Control:
     unconditional half gets. Below 1 guidance amplifies the drawing too; published ControlNets are trained for 1.
     """
 
-    net: ControlNetModel | torch.nn.Module
+    net: ControlNetModel | ControlNetUnionModel | torch.nn.Module
     image: Tensor
     weight: float = 1.0
     start: float = 0.0
@@ -37,6 +38,7 @@ class Control:
     guided: float = 1.0
     unguided: float = 1.0
     unconditional: float = 1.0
+    kind: str = "lines"  # of the drawing; only a network for several kinds has to be told (`UNION`)
 
     def steps(self, count: int) -> range:
         """Which of `count` steps are steered: those that lie whole between `start` and `end`.
@@ -75,14 +77,20 @@ class Control:
         weight = self.weight * (self.guided if guided else self.unguided)
         if sketch and (amplified or not guided):
             weight *= STRICTER
+        told = {"controlnet_cond": drawing, "conditioning_scale": weight}
+        kinds = getattr(getattr(self.net, "module", self.net).config, "num_control_type", None)
+        if kinds is not None:
+            which = torch.zeros(len(x), kinds, device=x.device, dtype=x.dtype)
+            which[:, UNION[self.kind]] = 1
+            told = {"controlnet_cond": [drawing], "conditioning_scale": [weight], "control_type": which,
+                    "control_type_idx": [UNION[self.kind]]}  # fmt: skip
         down, middle = self.net(
             x,
             t,
             encoder_hidden_states=conditioning.embeddings,
-            controlnet_cond=drawing,
-            conditioning_scale=weight,
             added_cond_kwargs=conditioning.added_cond_kwargs,
             return_dict=False,
+            **told,
         )
         layers = [*down, middle]
         if self.mode == "prompt" or (sketch and guided and not amplified):

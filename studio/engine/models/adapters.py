@@ -22,20 +22,23 @@ from safetensors.torch import load_file
 from studio.core.errors import BadInput, StudioError
 from studio.engine.models.catalogue import lora_header
 from studio.engine.models.lora_keys import complete, split_key
-from studio.engine.models.lora_layers import Change, find_layer, fits, layer_names, rank
+from studio.engine.models.lora_layers import PARTS, Change, find_layer, fits, layer_names, rank
 from studio.engine.models.weights import fingerprint
 
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
 
+_ONLY_SD1 = ("unet_down_blocks_0_attentions_", "input_blocks_1_1_")
+
 
 @dataclass(frozen=True)
 class Adapter:
-    """A read LoRA file: changes by the name of the layer that they belong to, in the UNet and in the text encoder."""
+    """A read LoRA file: changes by the name of the layer that they belong to, in the UNet and in the text encoders."""
 
     name: str
     unet: Mapping[str, Change]
     text_encoder: Mapping[str, Change]
+    text_encoder_2: Mapping[str, Change]
 
 
 def read(path: Path, components: Components) -> Adapter:
@@ -50,21 +53,21 @@ def read(path: Path, components: Components) -> Adapter:
         raise BadInput(f"{path.name} can't be read ({error}); download it again.") from None
     _refuse_no_numbers(path, tensors)
     alphas = _configured_alphas(path, header.metadata)
-    unet_names, text_names = layer_names(components.unet), layer_names(components.text_encoder)
-    parts: dict[str, dict[str, dict[str, torch.Tensor]]] = {"unet": {}, "text_encoder": {}}
+    names = _names(components)
+    parts: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
     for key, value in tensors.items():
         known = split_key(key)
         if known is None:
             continue  # counted and named by `catalogue`
         stem, ending = known
-        part, layer = find_layer(stem, unet_names, text_names)
+        part, layer = find_layer(stem, names)
         if layer is None:
             raise BadInput(_other_architecture(path, header.metadata, tensors, components))
-        own = parts[part].setdefault(layer, {})
+        own = parts.setdefault(part, {}).setdefault(layer, {})
         if ending in own:
             raise BadInput(f"{path.name} has the layer {layer} under two names; get another version of it.")
         own[ending] = value
-    changes: dict[str, dict[str, Change]] = {"unet": {}, "text_encoder": {}}
+    changes: dict[str, dict[str, Change]] = {part: {} for part in PARTS}
     for part, layers in parts.items():
         for layer, own in layers.items():
             alpha = own.pop("alpha", None)
@@ -85,9 +88,15 @@ def read(path: Path, components: Components) -> Adapter:
             if not fits(change, module.weight.data, getattr(module, "bias", None)):
                 raise BadInput(_other_architecture(path, header.metadata, tensors, components))
             changes[part][layer] = change
-    if not changes["unet"] and not changes["text_encoder"]:
+    if not any(changes.values()):
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
-    return Adapter(path.stem, changes["unet"], changes["text_encoder"])
+    return Adapter(path.stem, **changes)
+
+
+def _names(components: Components) -> dict[str, dict[str, str]]:
+    """The layers of each part that a LoRA may change, by every name that files have for them."""
+    modules = {part: getattr(components, part) for part in PARTS}
+    return {part: layer_names(module) for part, module in modules.items() if module is not None}
 
 
 @dataclass(frozen=True)
@@ -140,13 +149,13 @@ def merging_bytes(components: Components, loras: Sequence[tuple[Path, float]], f
     wanted, merged = _wanted(loras, fast), components.merged
     if components.offload_hook is not None or (merged is not None and merged.key == _key(components, wanted)):
         return 0  # offloaded weights are added up in main memory
-    names, changed = (layer_names(components.unet), layer_names(components.text_encoder)), set()
+    names, changed = _names(components), set()
     for path, _ in wanted:
         try:
             stems = {known[0] for key in lora_header(path).tensors if (known := split_key(key)) is not None}
         except StudioError:
             continue
-        changed |= {find_layer(stem, *names) for stem in stems}
+        changed |= {find_layer(stem, names) for stem in stems}
     layers = [getattr(components, part).get_submodule(layer) for part, layer in changed if layer is not None]
     return sum(layer.weight.numel() * layer.weight.element_size() for layer in layers)
 
@@ -164,7 +173,7 @@ def _merge(components: Components, wanted: Sequence[tuple[Path, float]]) -> Merg
     """The weights that these files change, changed; the model stays as it is."""
     adapters = [(read(path, components), weight) for path, weight in wanted]
     weights: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-    for part in ("unet", "text_encoder"):
+    for part in PARTS:
         layers: dict[str, list[tuple[Change, float]]] = {}
         for adapter, weight in adapters:
             for layer, change in getattr(adapter, part).items():
@@ -178,7 +187,7 @@ def _merge(components: Components, wanted: Sequence[tuple[Path, float]]) -> Merg
     text_key = tuple(
         (fingerprint(path), weight)
         for (path, weight), (adapter, _) in zip(wanted, adapters, strict=True)
-        if adapter.text_encoder
+        if adapter.text_encoder or adapter.text_encoder_2
     )
     return Merged(_key(components, wanted), weights, text_key)
 
@@ -249,8 +258,11 @@ def _other_architecture(
 ) -> str:
     base_model = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture") or ""
     base_model = base_model.removesuffix("/lora")
-    if not base_model and any(key.startswith(("lora_te2_", "text_encoder_2.")) for key in tensors):
+    if not base_model and any(key.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for key in tensors):
         base_model = "SDXL"
+    # the largest level of SDXL has no attention
+    if not base_model and any(part in key.replace(".", "_") for key in tensors for part in _ONLY_SD1):
+        base_model = "Stable Diffusion 1.5 or 2"
     kind = f" ({base_model})" if base_model else ""
     return (
         f"The LoRA {path.name} was made for another kind of model{kind} and doesn't fit "

@@ -18,7 +18,17 @@ from studio.core.errors import BadInput, NotFound
 from studio.core.files import files_below, is_text, read_regular
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
-from studio.engine.models.families import FAMILIES, KNOWN, PUBLISHED, SD15, Family, family_of, inpaints
+from studio.engine.models.families import (
+    FAMILIES,
+    FAST_FILES,
+    KNOWN,
+    PUBLISHED,
+    SD15,
+    Family,
+    PromptWords,
+    family_of,
+    inpaints,
+)
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.infos import FastPath, LoraInfo, ModelInfo
 from studio.engine.models.lora_keys import unused
@@ -197,10 +207,18 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             tags=tuple(str(tag) for tag in facts.get("tags", ())),
             distill={key: float(value) for key, value in dict(facts.get("distill") or {}).items()},
             face=tuple(float(side) for side in box) if box else None,  # type: ignore[arg-type]
+            words=_words(facts.get("words")),
             license=str(facts.get("license", "")),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"studio.json of the model {path.name} is not as expected ({error}).") from None
+
+
+def _words(said: Any) -> PromptWords | None:
+    """What `studio.json` says of the words for good pictures and bad ones: lists `quality` and `negative`."""
+    if not said:
+        return None
+    return PromptWords(*(tuple(map(str, dict(said).get(name) or ())) for name in ("quality", "negative")))
 
 
 def _sizes(family: Family, native: int) -> tuple[tuple[int, int], ...]:
@@ -252,10 +270,11 @@ def _vae_note(vae: Path | None, family: Family) -> str:
 
 
 def _family_fast(family: Family) -> FastPath | None:
-    """The family's published few-step adapter, when it is on this machine."""
-    if family.fast is None or (adapter := hub.cached_file(family.fast.reference, family.fast.file)) is None:
-        return None
-    return FastPath(adapter, family.fast.steps, family.fast.guidance, family.fast.sampler)
+    """The first of the family's published few-step adapters that is on this machine."""
+    for fast in family.fast:
+        if (adapter := hub.cached_file(fast.reference, fast.file)) is not None:
+            return FastPath(adapter, fast.steps, fast.guidance, fast.sampler)
+    return None
 
 
 def file_family(name: str, header: Header) -> Family:
@@ -291,6 +310,7 @@ def _hub(reference: str) -> ModelInfo:
             "steps": published.steps,
             "guidance": published.guidance,
             "sampler": published.sampler,
+            "words": published.words,
         }
         own = {name: value for name, value in own.items() if value}
     here = hub.snapshot(reference)
@@ -377,7 +397,8 @@ def _lora(path: Path) -> LoraInfo:
     said = read_sidecars(path)
     metadata = header.metadata
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
-    fast = None
+    known = FAST_FILES.get(path.name.lower())
+    fast = FastPath(path, known.steps, known.guidance, known.sampler) if known is not None else None
     if isinstance(entry := said.facts.get("fast"), dict):
         try:
             fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
@@ -394,6 +415,8 @@ def _lora(path: Path) -> LoraInfo:
         )
     else:
         note = ""
+    if known is not None and known.license:
+        note = f"{note} {known.file} is licensed: {known.license}.".strip()
     phrase = metadata.get("modelspec.trigger_phrase")
     return LoraInfo(
         path=path,

@@ -16,13 +16,22 @@ from studio.core.errors import BadInput
 
 @dataclass(frozen=True)
 class FastReference:
-    """A few-step adapter published for a whole family."""
+    """A few-step adapter published for a whole family. Its file is known by its name, wherever it lies."""
 
     reference: str  # on the Hugging Face Hub
     file: str
     steps: int
     guidance: float
     sampler: str
+    license: str = ""
+
+
+@dataclass(frozen=True)
+class PromptWords:
+    """What a model was taught to call good pictures and bad ones; it takes the place of the writers' own words."""
+
+    quality: tuple[str, ...]
+    negative: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class Published:
     steps: int | None = None  # None: the family's
     guidance: float | None = None
     sampler: str = ""
+    words: PromptWords | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Family:
     vae_model: str = ""  # reference of the model whose autoencoder files without one take; "": the default model
     vae_overflows: bool = False  # in 16 bits, unless its configuration says that it was mended (`force_upcast`)
     sizes: tuple[tuple[int, int], ...] = ()  # width and height it was trained with, the best first; none: any shape
-    fast: FastReference | None = None
+    fast: tuple[FastReference, ...] = ()  # the first that is on this machine is taken by itself
     controlnets: Mapping[str, str] = field(default_factory=dict)  # kind of drawing -> reference
 
     @property
@@ -104,12 +114,29 @@ SD15 = Family(
     single_file_text={"text_encoder": "cond_stage_model.transformer."},
     text_layers=12,
     text_width=768,
-    fast=FastReference("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", 4, 1.0, "lcm"),
+    fast=(
+        FastReference(
+            "latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", 4, 1.0, "lcm", "openrail++"
+        ),
+    ),
     controlnets={
         "canny": "lllyasviel/control_v11p_sd15_canny",
         "lines": "lllyasviel/control_v11p_sd15s2_lineart_anime",
         "scribble": "lllyasviel/control_v11p_sd15_scribble",
     },
+)
+
+# Hyper's and Lightning's steps are Euler's from the end of the schedule, which DDIM's are in other words
+_LIGHTNING, _HYPER = "ByteDance/SDXL-Lightning", "ByteDance/Hyper-SD"
+_SDXL_FAST = (
+    FastReference(
+        "tianweiy/DMD2", "dmd2_sdxl_4step_lora_fp16.safetensors", 4, 1.0, "dmd2", "CC BY-NC 4.0, not for commerce"
+    ),
+    FastReference(_LIGHTNING, "sdxl_lightning_4step_lora.safetensors", 4, 1.0, "ddim", "openrail++"),
+    FastReference(_LIGHTNING, "sdxl_lightning_8step_lora.safetensors", 8, 1.0, "ddim", "openrail++"),
+    FastReference(_HYPER, "Hyper-SDXL-4steps-lora.safetensors", 4, 1.0, "ddim", "see its card"),
+    FastReference(_HYPER, "Hyper-SDXL-8steps-lora.safetensors", 8, 1.0, "ddim", "see its card"),
+    FastReference("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", 6, 1.0, "lcm", "openrail++"),
 )
 
 # Stable Diffusion XL (2307.01952) without its refiner. Few of its fine-tunes draw squares best: these are the sizes of
@@ -118,9 +145,23 @@ SDXL = Family(
     name="sdxl",
     title="SDXL",
     published=(
-        Published("OnomaAIResearch/Illustrious-XL-v1.0", 6_940_000_000, "sdxl-license", 28, 5.5, "euler_a"),
-        Published("Laxhar/noobai-XL-1.1", 7_110_000_000, "fair-ai-public-license-1.0-sd, not for commerce", 28, 5.5,
-                  "euler_a"),
+        Published(
+            "OnomaAIResearch/Illustrious-XL-v1.0", 6_940_000_000, "sdxl-license", 28, 5.5, "euler_a",
+            PromptWords(
+                ("masterpiece", "best quality", "very aesthetic", "absurdres", "newest", "general"),
+                ("lowres", "worst quality", "bad quality", "bad anatomy", "bad hands", "sketch", "jpeg artifacts",
+                 "signature", "watermark", "old", "oldest"),
+            ),
+        ),
+        Published(
+            "Laxhar/noobai-XL-1.1", 7_110_000_000, "fair-ai-public-license-1.0-sd, not for commerce", 28, 5.5,
+            "euler_a",
+            PromptWords(
+                ("masterpiece", "best quality", "newest", "absurdres", "highres", "safe"),
+                ("nsfw", "worst quality", "old", "early", "low quality", "lowres", "signature", "username", "logo",
+                 "bad hands", "mutated hands", "mammal", "anthro", "furry", "ambiguous form", "feral", "semi-anthro"),
+            ),
+        ),
     ),
     default_size=1024,
     steps=28,
@@ -141,7 +182,7 @@ SDXL = Family(
     vae_model="Laxhar/noobai-XL-1.1",
     vae_overflows=True,
     sizes=((832, 1216), (1216, 832), (896, 1152), (1152, 896), (768, 1344), (1344, 768), (1024, 1024)),
-    fast=FastReference("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", 6, 1.5, "lcm"),
+    fast=_SDXL_FAST,
     # one for all kinds of drawing, Apache 2.0 (`Control.kind`)
     controlnets=dict.fromkeys(("canny", "lines", "scribble"), "xinsir/controlnet-union-sdxl-1.0"),
 )  # fmt: skip
@@ -149,6 +190,13 @@ SDXL = Family(
 FAMILIES: dict[str, Family] = {family.name: family for family in (SD15, SDXL)}
 PUBLISHED: dict[str, tuple[Family, Published]] = {
     published.reference: (family, published) for family in FAMILIES.values() for published in family.published
+}
+# Adapters by the name of their file, without those that many files have
+FAST_FILES: dict[str, FastReference] = {
+    fast.file.lower(): fast
+    for family in FAMILIES.values()
+    for fast in family.fast
+    if fast.file != "pytorch_lora_weights.safetensors"
 }
 KNOWN = " or ".join(family.title for family in FAMILIES.values())
 OTHER = f"This model is not of the Stable Diffusion family; choose a {KNOWN} model."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from studio.engine.models.families import Family
+from studio.engine.models.families import Family, PromptWords
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class ModelInfo:
     judge: Path | None = None
     quality: Path | None = None  # folder of the head that tells melted pictures (see `engine.gate`)
     tags: tuple[str, ...] = ()
+    words: PromptWords | None = None  # None: the writers' own
     distill: Mapping[str, float] = field(default_factory=dict)
     face: tuple[float, float, float, float] | None = None  # left, top, right, bottom, in shares of the picture
     license: str = ""

@@ -21,7 +21,7 @@ from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
 from studio.engine.light_imports import dynamo_deferred
 from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
-from studio.engine.models.families import SD15
+from studio.engine.models.families import SD15, SDXL
 from studio.engine.models.single_files import scheduler_changes
 from studio.engine.models.weights import read_header
 
@@ -91,23 +91,30 @@ def _file_vae(path: Path, info: ModelInfo, dtype: torch.dtype) -> AutoencoderKL:
 
 
 @in_turn
-def load_controlnet(path: Path, dtype: torch.dtype) -> ControlNetModel:
+def load_controlnet(path: Path, dtype: torch.dtype) -> Any:
     """A ControlNet from a diffusers folder or a single file, on the CPU.
 
     Raises BadInput, also for a pickle under any name: diffusers would hand one to `torch.load`.
     """
-    if path.is_file():
-        read_header(path)
+    names = read_header(path).tensors if path.is_file() else {}
     with quiet(), _sentences(path.name, "ControlNet"):
-        if path.is_file():
-            return ControlNetModel.from_single_file(
-                str(path),
-                config=str(_config("sd15-config")),
-                subfolder="controlnet",
-                torch_dtype=dtype,
-                local_files_only=True,
-            )
-        return _pretrained(ControlNetModel, path.parent, path.name, dtype)
+        if not names:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            if "num_control_type" not in config:
+                return _pretrained(ControlNetModel, path.parent, path.name, dtype)
+            from diffusers import ControlNetUnionModel  # for several kinds of drawing, of SDXL alone
+
+            return _pretrained(ControlNetUnionModel, path.parent, path.name, dtype)
+        if "task_embedding" in names:
+            raise ValueError("one for several kinds of drawing needs its folder with config.json")
+        xl = any("label_emb." in name or "add_embedding." in name for name in names)
+        return ControlNetModel.from_single_file(
+            str(path),
+            config=str(_config((SDXL if xl else SD15).single_file_config)),
+            subfolder="controlnet",
+            torch_dtype=dtype,
+            local_files_only=True,
+        )
 
 
 def _part(info: ModelInfo, name: str, build: Callable[[], Any]) -> Any:

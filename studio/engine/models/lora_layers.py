@@ -9,15 +9,23 @@ import torch
 
 from studio.engine.models.lora_keys import KRON
 
-_TEXT = (
-    "lora_te1_", "lora_te_", "text_encoders_clip_l_transformer_", "clip_l_transformer_", "clip_l_",
-    "cond_stage_model_transformer_", "text_encoder_",
-)  # fmt: skip
+# The second one's first: `text_encoder_` begins its names too
+_TEXT = {
+    "text_encoder_2": (
+        "lora_te2_", "text_encoders_clip_g_transformer_", "clip_g_transformer_", "clip_g_", "text_encoder_2_",
+    ),
+    "text_encoder": (
+        "lora_te1_", "lora_te_", "text_encoders_clip_l_transformer_", "clip_l_transformer_", "clip_l_",
+        "cond_stage_model_transformer_", "text_encoder_",
+    ),
+}  # fmt: skip
+PARTS = ("unet", *reversed(_TEXT))  # of a model, on which layers can lie
 _UNET = ("lora_unet_", "lycoris_", "model_diffusion_model_", "diffusion_model_", "unet_")
 _RESNET = {"norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
            "conv2": "out_layers_3", "conv_shortcut": "skip_connection"}  # fmt: skip
 _FIXED = {"conv_in": "input_blocks_0_0", "time_embedding.linear_1": "time_embed_0",
-          "time_embedding.linear_2": "time_embed_2", "conv_norm_out": "out_0", "conv_out": "out_2"}  # fmt: skip
+          "time_embedding.linear_2": "time_embed_2", "add_embedding.linear_1": "label_emb_0_0",
+          "add_embedding.linear_2": "label_emb_0_2", "conv_norm_out": "out_0", "conv_out": "out_2"}  # fmt: skip
 
 
 def layer_names(module: torch.nn.Module) -> dict[str, str]:
@@ -62,18 +70,23 @@ def _original_names(unet: torch.nn.Module) -> dict[str, str]:
     return names | {f"mid_block.{name}": f"middle_block_{number}" for name, number in middle.items()}
 
 
-def find_layer(stem: str, unet: Mapping[str, str], text: Mapping[str, str]) -> tuple[str, str | None]:
-    """Which part a key without its ending belongs to, and the layer there (None: there is no such layer)."""
+def find_layer(stem: str, names: Mapping[str, Mapping[str, str]]) -> tuple[str, str | None]:
+    """Which of `PARTS` a key without its ending belongs to, and the layer there (None: there is no such layer).
+
+    `names`: those of each part that the model has, from `layer_names`.
+    """
     name = stem.replace(".processor.", ".").replace("base_model.model.", "", 1).replace(".", "_")
-    for prefix in _TEXT:
-        if name.startswith(prefix):
-            # transformers 5 left the outermost name away that all files still have
-            name = name.removeprefix(prefix).removeprefix("text_model_")
-            return "text_encoder", text.get(name) or text.get("text_model_" + name)
+    for part, prefixes in _TEXT.items():
+        for prefix in prefixes:
+            if name.startswith(prefix):
+                # transformers 5 left the outermost name of the first one away that all files still have
+                name, text = name.removeprefix(prefix).removeprefix("text_model_"), names.get(part, {})
+                return part, text.get(name) or text.get("text_model_" + name)
     for prefix in _UNET:
         if name.startswith(prefix):
             name = name.removeprefix(prefix)
             break
+    unet = names["unet"]
     # diffusers before 0.20 had no list in to_out
     return "unet", unet.get(name) or (unet.get(name + "_0") if name.endswith("to_out") else None)
 
