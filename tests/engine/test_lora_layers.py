@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
-from support.checkpoints import _unet_key, tiny_sd
+from support.checkpoints import tiny_sd, unet_key
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
@@ -164,7 +164,7 @@ def test_the_layers_of_the_original_layout_are_all_found(components: Components)
     config = components.unet.config
     for key in components.unet.state_dict():
         if key.endswith(".weight") and not key.startswith("add_embedding"):
-            original = _unet_key(key, len(config.block_out_channels), config.layers_per_block)
+            original = unet_key(key, config.layers_per_block, ["Attn" in kind for kind in config.up_block_types])
             assert names[original.removesuffix(".weight").replace(".", "_")] == key.removesuffix(".weight")
 
 
@@ -189,7 +189,11 @@ def test_one_lora_under_every_name_is_the_same(components, tmp_path: Path, prefi
             continue
         down, up = torch.randn(2, *value.shape[1:]) * 0.1, torch.randn(value.shape[0], 2, *[1] * (value.ndim - 2)) * 0.1
         ours = key.removesuffix(".weight")
-        place = _unet_key(key, len(config.block_out_channels), config.layers_per_block) if original else key
+        place = (
+            unet_key(key, config.layers_per_block, ["Attn" in kind for kind in config.up_block_types])
+            if original
+            else key
+        )
         place = prefix + (place if dots else place.replace(".", "_")).removesuffix("_weight").removesuffix(".weight")
         for half, name, tensor in zip(("lora_down", "lora_up"), halves, (down, up), strict=True):
             kohya[f"lora_unet_{ours.replace('.', '_')}.{half}.weight"] = tensor
