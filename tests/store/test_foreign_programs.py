@@ -223,6 +223,40 @@ def test_easy_diffusion_in_each_of_its_forms(data: bytes) -> None:
     assert found.spec.loras == (LoraRef(path="ink", weight=0.6),)
 
 
+def test_fooocus_says_each_lora_in_two_ways() -> None:
+    found = metadata.read(with_json(FOOOCUS | {"lora_combined_1": "ink : 0.6", "lora_combined_2": "b : 0.2"}))
+    assert found.spec.loras == (LoraRef(path="ink", weight=0.6), LoraRef(path="b", weight=0.2))
+
+
+def test_invokeai_s_pictures_of_other_models_are_read_as_far_as_they_say() -> None:
+    flux = {key: INVOKEAI[key] for key in ("positive_prompt", "seed", "steps", "width", "height", "model")}
+    found = metadata.read(with_json(flux | {"generation_mode": "flux_txt2img", "guidance": 3.5}, "invokeai_metadata"))
+    spec = found.spec
+    assert (found.program, spec.prompt, spec.seed, spec.model) == ("InvokeAI", "1girl, blue hair", 4242, "someMix_v3")
+
+
+MOCHI = (
+    "Include in Image: 1girl; blue hair; Exclude from Image: lowres; Model: someMix_v3; Steps: 24; "
+    "Guidance Scale: 6.5; Seed: 4242; Size: 256x320; Scheduler: Euler a; ML Compute Unit: CPU; "
+    "Generator: Mochi Diffusion 4.0"
+)
+DESCRIBED = (
+    '<x:xmpmeta><rdf:RDF><rdf:Description><dc:description><rdf:Alt><rdf:li xml:lang="x-default">'
+    f"{MOCHI}</rdf:li></rdf:Alt></dc:description></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize(
+    "data", [png({"Description": MOCHI.encode()}), png({"XML:com.adobe.xmp": DESCRIBED.encode()}, b"iTXt")]
+)
+def test_mochi_diffusion_s_one_line(data: bytes) -> None:
+    found = metadata.read(data)
+    assert found.program == "Mochi Diffusion"
+    spec = found.spec
+    assert (spec.prompt, spec.negative, spec.model) == ("1girl; blue hair", "lowres", "someMix_v3")
+    assert (spec.steps, spec.seed, spec.guidance, spec.width, spec.height) == (24, 4242, 6.5, 256, 320)
+
+
 # --- what isn't read --------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +273,8 @@ def test_easy_diffusion_in_each_of_its_forms(data: bytes) -> None:
         (png({"Comment": b"Created with GIMP"}), "a text (Comment), but no recipe"),
         (encoded(image()), "carries no recipe."),
         (png({"parameters": "синие волосы, улыбка".encode("koi8-r")}), "in an encoding that can't be told"),
+        (png({"Description": b"How to climb. Steps: 20 of them"}), "a text (Description), but no recipe"),
+        (b"<html><body>Steps: 20</body></html>", "can't be read as a picture"),
     ],
 )
 def test_what_is_not_read_is_named_truthfully(data: bytes, said: str) -> None:

@@ -139,6 +139,28 @@ def test_the_family_is_told_apart(more: str, program: str) -> None:
     assert (found.origin, found.program) == ("a1111", program)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (', TI hashes: "easynegative: c74b4e810b03"', "Its embedding 'easynegative' isn't used here."),
+        (', Hashes: {"embed:easynegative": "c74b4e810b"}', "Its embedding 'easynegative' isn't used here."),
+        ("\n\nUsed embeddings: easynegative [119b]", "Its embedding 'easynegative' isn't used here."),
+        (", ADetailer model: face_yolov8n.pt, ADetailer confidence: 0.3",
+         "ADetailer, which draws faces and hands again, isn't repeated here."),
+        (", Refiner: other [0123], Refiner switch at: 0.8", "Its refiner isn't repeated here."),
+        (", Variation seed: 3, Variation seed strength: 0.1", "Its variation of the seed isn't repeated here."),
+    ],
+)  # fmt: skip
+def test_what_draws_beside_the_model_is_said(more: str, said: str) -> None:
+    found = read_text(text_of("1girl, blue hair", more))
+    expect(found)
+    assert found.notes == (said,)
+
+
+def test_a_line_with_the_steps_alone_is_no_prompt() -> None:
+    assert read_text("1girl, smile\nSteps: 20").spec.prompt == "1girl, smile"
+
+
 def test_hires_fix_started_from_no_picture() -> None:
     more = ", Denoising strength: 0.45, Hires upscale: 2, Hires steps: 10, Hires upscaler: Latent"
     found = read_text(text_of("1girl, blue hair", more))
@@ -283,6 +305,18 @@ def test_what_we_write_in_a1111_s_words_comes_back(prompt: str, negative: str, s
     assert (spec.steps, spec.guidance, spec.width, spec.height) == (20, 3.5, 256, 320)
     assert (spec.model, found.model_hash) == ('A model: 2nd, "best"', "a" * 10)
     assert (spec.loras, found.lora_hashes) == ((LoraRef(path="ink style", weight=0.8),), ("b" * 12,))
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt"])
+def test_half_of_a_recipe_is_none(kind: bytes) -> None:
+    """A number that is cut in two is another number."""
+    data = png({"parameters": text_of("1girl, blue hair").encode()}, kind)
+    start = data.index(b"parameters")
+    whole = data.index(b"IDAT", start) - 8
+    for end in range(start + 30, whole - 4, 7):
+        with pytest.raises(BadInput, match="is cut off in the middle"):
+            metadata.read(data[:end])
+    expect(metadata.read(data[:whole]))
 
 
 def test_a_chunk_after_the_pixels_and_a_damaged_one_before() -> None:

@@ -11,13 +11,20 @@ import re
 from typing import Any
 
 from studio.core.views import Origin
-from studio.store.metadata.facts import CONTROL, HIRES, INFOTEXT, Facts, Lora, pair, tags
+from studio.store.metadata.facts import CONTROL, HIRES, INFOTEXT, Facts, Lora, pair, resources, tags
 
 _PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # as A1111's own re_param
 _JSON = re.compile(r"(?:^|,)\s*(\w[\w ]{1,40}): ?(?=[\[{])")
 _NEGATIVE = re.compile(r"^Negative prompt:", re.MULTILINE)
 _SETTINGS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,5}(?:[.,\s]|$)")
 _SECOND = ("hires", "first pass size", "hr ")
+_ONE = re.compile(r"Steps: ?\d{1,5}$")  # a line of settings with a single one
+# What draws beside the model, by the beginning of its keys.
+_BESIDE = {
+    "ADetailer": "ADetailer, which draws faces and hands again,", "Refiner": "Its refiner", "RP ": "Regional Prompter",
+    "Dynamic thresholding": "Dynamic thresholding", "FreeU": "FreeU", "Hypernet": "Its hypernetwork",
+    "Variation seed": "Its variation of the seed",
+}  # fmt: skip
 
 
 def read(text: str) -> Facts:
@@ -43,7 +50,12 @@ def read(text: str) -> Facts:
     _second_pass(facts, pairs)
     if any(key.startswith("ControlNet") for key in pairs):
         facts.notes.append(CONTROL)
-    _resources(facts, nested.get("Civitai resources"))
+    beside = [said for key, said in _BESIDE.items() if any(name.startswith(key) for name in pairs)]
+    facts.notes += [f"{said} isn't repeated here." for said in beside]
+    listed = nested.get("Civitai resources")
+    resources(facts, listed)
+    if not listed:  # they name embeddings themselves
+        facts.notes += [f"Its embedding {name[:80]!r} isn't used here." for name in _embeddings(text, pairs, nested)]
     hashes = _hashes(pairs, nested)
     facts.model_hash = facts.model_hash or hashes.pop("model", "")
     named = tags(facts.prompt)
@@ -74,7 +86,7 @@ def _parted(text: str) -> tuple[str, str]:
             assert start is not None
             begin = start.start() if number == 0 or _NEGATIVE.match(line) else 0
             return "\n".join([*lines[:number], line[:begin]]), line[begin:].lstrip(" .,")
-    if len(_PAIR.findall(lines[-1])) >= 3:
+    if len(_PAIR.findall(lines[-1])) >= 3 or _ONE.match(lines[-1]):
         return "\n".join(lines[:-1]), lines[-1]
     return text, ""
 
@@ -127,18 +139,13 @@ def _second_pass(facts: Facts, pairs: dict[str, str]) -> None:
         facts.strength = pairs.get("Denoising strength", pairs.get("Denoise strength"))
 
 
-def _resources(facts: Facts, resources: Any) -> None:
-    for item in resources if isinstance(resources, list) else ():
-        if not isinstance(item, dict):
-            continue
-        kind = str(item.get("type", "")).lower()
-        name = str(item.get("modelName") or item.get("air") or f"version {item.get('modelVersionId', '?')}")
-        if kind in ("checkpoint", "model"):
-            facts.model = facts.model or name
-        elif kind in ("lora", "lycoris", "locon", "dora"):
-            facts.loras.append(Lora(name, item.get("weight", 1.0)))
-        elif kind:
-            facts.notes.append(f"Its {kind[:40]} {name[:80]!r} isn't used here.")
+def _embeddings(text: str, pairs: dict[str, str], nested: dict[str, Any]) -> list[str]:
+    """Names of the textual inversions that were in its words."""
+    said = pairs.get("TI hashes") or next(iter(re.findall(r"^Used embeddings: (.+)$", text, re.MULTILINE)), "")
+    names = [name.strip() for name in re.findall(r"([^:,\[\]]+)(?:: ?[0-9a-f]+| \[[0-9a-f]+\])", said)]
+    civitai = nested.get("Hashes")
+    keys = map(str, civitai) if isinstance(civitai, dict) else ()
+    return list(dict.fromkeys([*names, *(key.removeprefix("embed:") for key in keys if key.startswith("embed:"))]))
 
 
 def _hashes(pairs: dict[str, str], nested: dict[str, Any]) -> dict[str, str]:

@@ -97,7 +97,7 @@ def read_recipe(facts: Facts) -> ReadRecipe:
     notes: list[str] = []
     prompt = facts.prompt.replace("\x00", "")
     loras = [*facts.loras]
-    loras += [Lora(name, weight) for name, weight in tags(prompt) if not any(_same(name, lora.name) for lora in loras)]
+    loras += [Lora(name, weight) for name, weight in tags(prompt) if not any(same(name, lora.name) for lora in loras)]
     for name, parts in _LORA.findall(prompt):
         weights = [part.strip() for part in parts.split(":")[1:3]]
         if len(weights) == 2 and "=" not in parts and weights[0] != weights[1]:
@@ -140,6 +140,21 @@ def read_recipe(facts: Facts) -> ReadRecipe:
         model_hash=facts.model_hash.lower(),
         lora_hashes=tuple(digest for _, digest in taken[:MAX_LORAS]),
     )
+
+
+def resources(facts: Facts, items: Any) -> None:
+    """Civitai's list of what a picture was drawn with: its model, its LoRAs, and a note for each other kind."""
+    for item in items if isinstance(items, list) else ():
+        if not isinstance(item, dict):
+            continue
+        kind = str(item.get("type", "lora")).lower()
+        name = str(item.get("modelName") or item.get("air") or f"version {item.get('modelVersionId', '?')}")
+        if kind in ("checkpoint", "model"):
+            facts.model = facts.model or name
+        elif kind in ("lora", "lycoris", "locon", "dora"):
+            facts.loras.append(Lora(name, item.get("strength", item.get("weight", 1.0))))
+        else:
+            facts.notes.append(f"Its {kind[:40]} {name[:80]!r} isn't used here.")
 
 
 def weights_name(reference: str) -> str:
@@ -203,7 +218,8 @@ def _reference(lora: Lora, notes: list[str]) -> LoraRef | None:
         return None
 
 
-def _same(left: str, right: str) -> bool:
+def same(left: str, right: str) -> bool:
+    """Whether two names of files of weights are of one file."""
     return weights_name(left).casefold() == weights_name(right).casefold()
 
 

@@ -25,6 +25,8 @@ MAX_TEXT = 16 * 2**20  # characters of one file: workflows of a few megabytes ex
 MAX_PASTED = 2 * 2**20
 MAX_HIDDEN = 20_000_000  # pixels in whose bits a text is looked for
 UNREADABLE = "\x00"  # the value of a field whose encoding can't be told
+CUT = "\x01"  # of one that isn't whole
+NO_PICTURE = "This file can't be read as a picture; drop a PNG, JPEG or WebP file."
 WRONG = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, OverflowError, EOFError, struct.error,
          zlib.error, RuntimeError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
 FORMATS = ("PNG", "JPEG", "WEBP", *(["AVIF"] if features.check("avif") else []))
@@ -42,7 +44,8 @@ _FIELDS = {
 def texts(data: bytes) -> dict[str, str]:
     """Every text in a picture file (PNG, JPEG, WebP) or, under "pasted", the text that `data` itself is.
 
-    A field whose encoding can't be told is there as `UNREADABLE`. Raises `BadInput` for what is neither.
+    A field whose encoding can't be told is there as `UNREADABLE`, one that isn't whole as `CUT`: half of a recipe would
+    give numbers that nobody wrote. Raises `BadInput` for what is neither.
     """
     fields: dict[str, str] = {}
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -68,7 +71,7 @@ def texts(data: bytes) -> dict[str, str]:
             return fields
         pasted = decode(data, is_recipe) if len(data) <= MAX_PASTED else None
         if pasted is None or not is_recipe(pasted):
-            raise BadInput("This file can't be read as a picture; drop a PNG, JPEG or WebP file.") from error
+            raise BadInput(NO_PICTURE) from error
         return {"pasted": pasted}
     return {name: text for name, text in fields.items() if text}
 
@@ -85,6 +88,8 @@ def _text(data: bytes) -> str:
 
 def _chunk_text(data: bytes, encoding: str) -> str:
     """`encoding`: the one that the kind of chunk stands for; many programs don't keep to it."""
+    if data == CUT.encode():
+        return CUT
     if encoding == "utf-8" and b"\0" not in data:
         try:
             return data.decode("utf-8").lstrip("\ufeff")
@@ -118,16 +123,20 @@ def _chunks(data: bytes) -> Iterator[tuple[str, bytes, str]]:
                 packed, rest = text[:1], text[2:].split(b"\0", 2)
                 text = rest[2] if len(rest) == 3 else b""
                 text = _inflated(text, left) if packed == b"\1" else text
+            if len(body) < length:
+                text = CUT.encode()
             left -= len(text)
             yield name.decode("latin-1"), text, {b"iTXt": "utf-8", b"eXIf": ""}.get(kind, "latin-1")
         offset += 12 + length
 
 
 def _inflated(data: bytes, most: int) -> bytes:
+    unpacking = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(data, most)
+        text = unpacking.decompress(data, most)
     except zlib.error:
         return b""
+    return text if unpacking.eof else CUT.encode()
 
 
 def _exif(data: bytes) -> dict[str, str]:
@@ -170,6 +179,7 @@ def _xmp(data: bytes) -> str:
     text = decode(data) or ""
     match = re.search(r"<exif:UserComment>.{0,400}?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.DOTALL)
     match = match or re.search(r'exif:UserComment="([^"]*)"', text)
+    match = match or re.search(r"<dc:description>.{0,400}?<rdf:li[^>]*>(.*?)</rdf:li>", text, re.DOTALL)
     return html.unescape(match[1]) if match else ""
 
 

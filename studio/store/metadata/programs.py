@@ -13,7 +13,7 @@ from typing import Any
 
 from studio.core.views import Origin
 from studio.store.metadata import comfyui
-from studio.store.metadata.facts import HIRES, SEVERAL, Facts, Lora, pair
+from studio.store.metadata.facts import HIRES, SEVERAL, Facts, Lora, pair, resources, same
 
 # Keys by their letters and digits in lower case.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -37,6 +37,11 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "model_hash": ("modelhash", "basemodelhash"),
 }
 _LORA_WEIGHTS = ("loraweights", "loraalpha", "lorastrength")
+# Mochi Diffusion's one line, whose keys these are.
+_MOCHI = re.compile(
+    r"(?:^|;\s*)(Include in Image|Exclude from Image|Model|Steps|Guidance Scale|Seed|Size|Scheduler|Upscaler"
+    r"|ML Compute Unit|Generator|Date): "
+)
 # Lines of a text of Easy Diffusion behind its prompt.
 _EASY = re.compile(r"^(Width|Height|Seed|Steps|Sampler|Tiling|[A-Z]\w+ [\w ]{1,30}): ?(.*)$")
 _SIZES = ("resolution", "size", "imagesize")
@@ -84,7 +89,9 @@ def of_fields(fields: dict[str, str]) -> Facts | None:
 
 
 def of_lines(text: str) -> Facts | None:
-    """Easy Diffusion's text: the prompt, then a line for each setting; None for any other."""
+    """Easy Diffusion's text (the prompt, then a line for each setting) and Mochi Diffusion's; None for any other."""
+    if text.lstrip().startswith("Include in Image: "):
+        return _mochi(text.strip())
     lines = text.replace("\r", "").strip().split("\n")
     begin = next((number for number, line in enumerate(lines) if _EASY.match(line)), len(lines))
     pairs = [(match[1], match[2]) for line in lines[begin:] if (match := _EASY.match(line))]
@@ -95,6 +102,14 @@ def of_lines(text: str) -> Facts | None:
     if facts.model.lower() == "none":
         facts.model = ""
     return facts
+
+
+def _mochi(text: str) -> Facts:
+    """ "Include in Image: 1girl; Exclude from Image: lowres; Steps: 20; Seed: 5", where a prompt may have semicolons."""
+    _, *parts = _MOCHI.split(text)
+    names = {"Include in Image": "prompt", "Exclude from Image": "negative_prompt"}
+    values = {names.get(key, key): said.strip() for key, said in zip(parts[::2], parts[1::2], strict=True)}
+    return _plain(values, "other", "Mochi Diffusion")
 
 
 def _parsed(text: Any) -> Any:
@@ -156,7 +171,8 @@ def _loras(known: dict[str, Any]) -> list[Lora]:
     for key in sorted(known):
         if re.fullmatch(r"lora(combined)?\d+", key) and isinstance(known[key], str) and ":" in known[key]:
             name, _, weight = known[key].rpartition(":")
-            loras.append(Lora(name.strip(), weight.strip()))
+            if not any(same(name, lora.name) for lora in loras):  # Fooocus says each in both ways
+                loras.append(Lora(name.strip(), weight.strip()))
     return loras
 
 
@@ -221,13 +237,7 @@ def _civitai(data: dict[str, Any]) -> Facts | None:
     if not isinstance(inner, dict):
         return None
     facts = _plain(inner, "civitai", "Civitai")
-    for item in inner.get("resources") or ():
-        if isinstance(item, dict):
-            name = str(item.get("modelName") or item.get("air") or f"version {item.get('modelVersionId', '?')}")
-            if str(item.get("type", "lora")).lower() in ("checkpoint", "model"):
-                facts.model = facts.model or name
-            else:
-                facts.loras.append(Lora(name, item.get("strength", item.get("weight", 1.0))))
+    resources(facts, inner.get("resources"))
     return facts
 
 
@@ -261,7 +271,9 @@ def _invokeai(fields: dict[str, str]) -> Facts | None:
     try:
         parsed = InvokeAIParser().parse(dict(fields))
     except (ParserError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
-        return None
+        # of other kinds of models not all is there that it asks for
+        values = _parsed(fields.get("invokeai_metadata"))
+        return _plain(values, "invokeai", "InvokeAI") if isinstance(values, dict) else None
     values = {str(key): value for key, value in parsed.metadata.items()}
     sampler = parsed.samplers[0]
     facts = _plain(values | sampler.parameters, "invokeai", "InvokeAI")

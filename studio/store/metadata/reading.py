@@ -53,9 +53,10 @@ def read(data: bytes) -> ReadRecipe:
 def _facts(fields: dict[str, str]) -> Facts | None:
     """What the first field that is a recipe says; a text without settings only where nothing else is."""
     words: Facts | None = None
+    fields = {name: text for name, text in fields.items() if text not in (files.UNREADABLE, files.CUT)}
     for name in _TEXTS:
         text = fields.get(name, "")
-        if not text or text == files.UNREADABLE:
+        if not text:
             continue
         data = _json(text) if re.match(r"\s*[{\[]", text) else None  # a prompt may begin with a bracket, too
         if isinstance(data, dict | list):
@@ -63,7 +64,8 @@ def _facts(fields: dict[str, str]) -> Facts | None:
         elif name == "parameters" or files.is_recipe(text):
             facts = programs.of_lines(text) or a1111.read(text)
             if facts.steps is None and facts.seed is None:
-                words, facts = words or facts, None
+                # elsewhere than under A1111's own key it is a text that only looks like settings
+                words, facts = words or (facts if name == "parameters" else None), None
         else:
             continue
         if facts is not None and not facts.empty:
@@ -86,6 +88,10 @@ def _json(text: str) -> Any:
 
 def _why_not(fields: dict[str, str]) -> str:
     """One true sentence about a picture whose recipe isn't read."""
+    if files.CUT in fields.values():
+        return "This file is cut off in the middle of what it says of itself, so that isn't read; get it again."
+    if "pasted" in fields:
+        return files.NO_PICTURE
     unreadable = [name for name, text in fields.items() if text == files.UNREADABLE]
     if unreadable:
         return f"The text in this file ({unreadable[0][:40]}) is in an encoding that can't be told, so it isn't read."
