@@ -24,6 +24,8 @@ class DataSets:
     Whose a set is: see `runs.dataset.kept`.
     """
 
+    suffixes = tuple(suffix.lstrip(".") for suffix in (*dataset.PICTURES, *dataset.CAPTIONS, *dataset.LISTS))
+
     def __init__(self, settings: Settings, trained_on: Callable[[Path], bool] = lambda path: False) -> None:
         """`trained_on`: whether a run reads a set just now."""
         self._settings = settings

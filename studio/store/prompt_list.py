@@ -16,6 +16,7 @@ from studio.core.errors import BadInput
 from studio.core.samplers import sampler_of
 from studio.core.specs import EMOTIONS, MAX_PROMPT, MAX_SEED, BatchRow
 from studio.core.text_encoding import decode
+from studio.store.metadata import a1111
 from studio.store.metadata.facts import USUAL_SCHEDULES
 
 MAX_ROWS = 1000
@@ -32,6 +33,7 @@ _KOHYA = {
 _NAMES = _FIELDS | {
     "negative": "negative", "guidance": "guidance", "guidance_scale": "guidance", "scale": "guidance",
     "sampler": "sampler", "sample_sampler": "sampler", "sample_steps": "steps", "emotion": "emotion", "text": "prompt",
+    "schedule": "schedule",
 }  # fmt: skip
 _OPTION = re.compile(r"(?:^|\s)--([A-Za-z]\w*)(?=[\s=]|$)")
 SHOWN = 5  # bad lines that the sentence names
@@ -52,7 +54,8 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     """Rows of a batch, in order. Blank lines and lines that start with # are skipped.
 
     A line may have the options of A1111's "Prompts from file" (--prompt "a cat" --negative_prompt "lowres" --seed 5) or
-    of kohya's sample prompts (a cat --n lowres --d 5). JSON, a line or all of it, and kohya's TOML are read as well.
+    of kohya's sample prompts (a cat --n lowres --d 5). JSON, a line or all of it, kohya's TOML, and A1111's generation
+    data (prompt, negative prompt, a line of settings; one after the other) are read as well.
     CSV is recognised by a header that names the column `prompt` (with `seed`, `emotion`, in any order); everything else
     is one prompt a line, commas and all, unless it is said to be a `table` (a .csv file): then more than one column
     needs that header. Raises `BadInput` that names the first bad lines and what is wrong with them.
@@ -64,6 +67,8 @@ def parse(text: str, table: bool = False) -> tuple[BatchRow, ...]:
     delimiter = max(",;\t", key=head.count)
     names = [name.strip().strip('"').lower() for name in head.split(delimiter)]
     several = len(names) > 1 and not (head.startswith('"') and head.endswith('"') and head.count('"') == 2)
+    if listed is None and any(map(a1111.is_settings, lines)):
+        listed = _infotexts(lines)
     if listed is None and several and (table or "prompt" in names or set(names) <= set(COLUMNS)):
         _check_header(names)
     rows: list[BatchRow] = []
@@ -147,6 +152,22 @@ def _listed(text: str) -> list[Any] | None:
     if isinstance(data, dict):
         data = data.get("prompts", [data])
     return data if isinstance(data, list) else None
+
+
+def _infotexts(lines: list[str]) -> list[Any]:
+    """The prompts of A1111's generation data, as pictures and its log have them, one text after the other."""
+    found, begin = [], 0
+    ends = [number for number, line in enumerate(lines) if a1111.is_settings(line)]
+    for end in ends:
+        facts = a1111.read("\n".join(lines[begin : end + 1]))
+        begin = end + 1
+        found.append({
+            "prompt": facts.prompt, "negative": facts.negative, "seed": facts.seed, "steps": facts.steps,
+            "guidance": facts.guidance, "sampler": facts.sampler or None, "schedule": facts.schedule,
+            "width": facts.width, "height": facts.height,
+        })  # fmt: skip
+    rest = [line.strip() for line in lines[begin:] if line.strip() and not line.startswith("Template")]
+    return found + rest
 
 
 def _of_toml(text: str) -> list[Any] | None:

@@ -224,6 +224,11 @@ def test_the_example_set_is_a_copy_and_wins_over_earlier_uploads(train_page: App
     assert [element.proto.id for element in train_page.get("file_uploader")] != before  # a fresh, empty one
 
 
+def test_whatever_a_set_may_consist_of_can_be_uploaded(train_page: AppTest) -> None:
+    taken = {kind for element in train_page.get("file_uploader") for kind in element.proto.type}
+    assert {".zip", ".jfif", ".caption", ".csv", ".json", ".jsonl"} <= taken
+
+
 def test_an_upload_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 

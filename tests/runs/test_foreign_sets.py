@@ -106,6 +106,25 @@ def test_a_set_whose_own_path_is_not_utf8_is_refused(tmp_path: Path) -> None:
         dataset.folder_of(Path(os.fsdecode(folder)), tmp_path / "datasets")
 
 
+def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
+    archive = plain_zip(["a/b.png", "a/c.png"], "ascii", tmp_path / "set.zip")
+    archive.write_bytes(archive.read_bytes().replace(b"a/c.png", b"a/b.png"))
+    with pytest.raises(BadInput, match=r"set\.zip has more than one entry called 'a/b\.png'"):
+        dataset.folder_of(tmp_path / "set.zip", tmp_path / "datasets")
+
+
+def test_every_file_is_used_or_named_and_none_is_both(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", 1, b"1girl, hat")
+    picture(2).save(tmp_path / "a.jpg")  # a picture of its own with the same caption
+    picture(3).save(tmp_path / "b.gif")
+    os.mkfifo(tmp_path / "c.png")
+    (tmp_path / "notes.md").write_text("x")
+    report = dataset.check(tmp_path, 64)
+    assert captions(report) == {"a.jpg": "1girl, hat", "a.png": "1girl, hat"}
+    assert sorted(problem.file for problem in report.problems) == ["b.gif", "c.png", "notes.md"]
+    assert not any(problem.used for problem in report.problems)
+
+
 def test_what_systems_leave_beside_files_is_no_picture(tmp_path: Path) -> None:
     names = ("__MACOSX/set/._a.png", "._a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.png", "$RECYCLE.BIN/x.png",
              "System Volume Information/y.png", ".thumbnails/z.png", "#recycle/v.png")  # fmt: skip
@@ -213,6 +232,17 @@ def test_numbered_folders_wherever_they_are(tmp_path: Path) -> None:
     zero = tmp_path / "zero"
     put(zero / "0_two" / "a.png", 4)
     assert dataset.check(zero, 64).entries[0].repeats is None
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("train/a.png", ""), ("Images/a.png", ""), ("train/ink/a.png", "ink"), ("ink/train/a.png", "ink"),
+     ("dataset/images/a.png", ""), ("train/5_ink/a.png", "ink")],
+)  # fmt: skip
+def test_a_folder_that_only_holds_the_set_is_no_trigger_word(tmp_path: Path, name: str, word: str) -> None:
+    put(tmp_path / name, 1, b"1girl")
+    (tmp_path / "metadata.jsonl").touch()
+    assert dataset.check(tmp_path, 64).triggers == ({word: 1} if word else {})
 
 
 def test_onetrainer_s_concepts_and_masks(tmp_path: Path) -> None:

@@ -112,6 +112,22 @@ def test_sample_prompts_of_kohya() -> None:
     )  # fmt: skip
 
 
+def test_generation_data_of_a1111() -> None:
+    one = (
+        "1girl, blue hair,\nhat <lora:ink:0.6>\nNegative prompt: lowres,\nbad hands\n"
+        "Steps: 24, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 5, Size: 256x320, Model: x\n"
+    )
+    row = BatchRow(
+        prompt="1girl, blue hair,\nhat <lora:ink:0.6>", negative="lowres,\nbad hands", steps=24, seed=5, guidance=6.5,
+        sampler="dpmpp_2m_karras", width=256, height=320,
+    )  # fmt: skip
+    other = BatchRow(prompt="a cat", negative="", steps=20, seed=6)
+    assert prompt_list.parse(one) == (row,)
+    assert prompt_list.parse(f"{one}\na cat\nSteps: 20, Seed: 6\n{one}") == (row, other, row)
+    with pytest.raises(BadInput, match="the sampler 'Heun' isn't in this studio"):
+        prompt_list.parse(one.replace("DPM++ 2M, Schedule type: Karras", "Heun"))
+
+
 def test_lists_in_json() -> None:
     row = {"prompt": "1girl, hat", "negative_prompt": "lowres", "seed": 5, "sample_steps": 24, "scale": 6.5}
     ours = BatchRow(prompt="1girl, hat", negative="lowres", seed=5, steps=24, guidance=6.5)

@@ -125,7 +125,9 @@ def batch_dialog(base: GenerateSpec) -> None:
     """Pasted prompts or a file of them."""
     st.caption(TEXT["batch_lead"])
     pasted = st.text_area(TEXT["paste"], key="gen_batch_text", height=180, placeholder=TEXT["paste_hint"])
-    file = st.file_uploader(TEXT["file"], ["txt", "csv"], key="gen_batch_file", max_upload_size=2)
+    file = st.file_uploader(
+        TEXT["file"], ["txt", "csv", "json", "jsonl", "toml"], key="gen_batch_file", max_upload_size=2
+    )
     listed = file.getvalue() if file else pasted or ""
     try:
         table = file is not None and file.name.lower().endswith(".csv")

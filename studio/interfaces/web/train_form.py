@@ -60,7 +60,7 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
     st.caption(lead or TEXT["data_lead"])
     files = st.file_uploader(
         TEXT["upload"],
-        ["zip", "png", "jpg", "jpeg", "webp", "bmp", "txt", "jsonl"],
+        ["zip", *studio().datasets.suffixes],
         accept_multiple_files=True,
         key=f"lora_files_{st.session_state.get('lora_uploads', 0)}",
         max_upload_size=200,

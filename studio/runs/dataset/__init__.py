@@ -13,11 +13,12 @@ from studio.runs.dataset.check import automatic_repeats, behind_triggers, check,
 from studio.runs.dataset.checked import checked
 from studio.runs.dataset.kept import Place
 from studio.runs.dataset.tags import add_tags, remove_tags, replace_tag, split_tags, tag_counts
-from studio.runs.dataset.views import CAPTIONS, DRAWN, PICTURES, Entry, Problem, Report
+from studio.runs.dataset.views import CAPTIONS, DRAWN, LISTS, PICTURES, Entry, Problem, Report
 
 __all__ = [
     "CAPTIONS",
     "DRAWN",
+    "LISTS",
     "PICTURES",
     "Entry",
     "Place",

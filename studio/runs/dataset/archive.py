@@ -12,13 +12,14 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from studio.core.errors import BadInput, NotFound
 from studio.core.files import is_text, open_regular
 from studio.core.text_encoding import decode_together
-from studio.runs.dataset.views import CAPTIONS, IGNORED, MAX_BYTES, MAX_FILES, PICTURES
+from studio.runs.dataset.views import CAPTIONS, IGNORED, LISTS, MAX_BYTES, MAX_FILES, PICTURES
 from studio.runs.rundir import write_failure
 
 # Names that no file system takes, or a file where another entry has a folder.
@@ -67,13 +68,16 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
             names = _names(bundle.infolist(), archive.name)
             named = [(m, _safe_name(name, m, archive.name)) for m, name in names.items() if not _is_folder(m, name)]
             members = [(m, name) for m, name in named if not IGNORED.search(str(name))]
+            twice = [str(name) for name, count in Counter(name for _, name in members).items() if count > 1]
+            if twice:  # the later one would take the place of the other
+                raise BadInput(f"{archive.name} has more than one entry called {twice[0]!r}: pack it again.")
             if len(members) > MAX_FILES:
                 raise BadInput(
                     f"{archive.name} has {len(members)} files; {MAX_FILES} are the most a data set may have."
                 )
             left = max_bytes
             for member, name in members:
-                if name.suffix.lower() not in {*PICTURES, *CAPTIONS, ".jsonl", ".json", ".csv"}:
+                if name.suffix.lower() not in {*PICTURES, *CAPTIONS, *LISTS}:
                     # The name stays, so that the check can list it; what is inside is of no use.
                     (target / name).parent.mkdir(parents=True, exist_ok=True)
                     (target / name).touch()

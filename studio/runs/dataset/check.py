@@ -23,6 +23,7 @@ from studio.runs.dataset.views import (
     DRAWN,
     EPOCH_HIGH,
     EPOCH_LOW,
+    LISTS,
     MAX_PIXELS,
     METADATA,
     PICTURES,
@@ -41,7 +42,7 @@ FAULTS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, Ove
           Image.DecompressionBombWarning)  # fmt: skip
 # A damaged header may claim any size; no picture of so many pixels is that small (deflate packs 1032 to 1).
 LARGE, MOST_PER_BYTE = 16_000_000, 2000
-_TEXTS = (*CAPTIONS, ".jsonl", ".json", ".csv")
+_TEXTS = (*CAPTIONS, *LISTS)
 _SAME_HASH, _SAME_COLOUR = 12, 6.0  # of 256 bits; of 255, mean over a 32 x 32 thumbnail
 
 
@@ -70,7 +71,7 @@ def check(folder: Path, resolution: int) -> Report:
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
     stems = {str(PurePosixPath(name).with_suffix("")): name for name in pictures}
     owned = {file for name in pictures if (file := captions.file_of(name))}
-    problems += [problem for name in names if name not in stems.values() and (problem := _stray(folder, name, owned))]
+    problems += [problem for name in names if not _pictured(name) and (problem := _stray(folder, name, owned))]
     about = [problem for name in drawings if (problem := _drawing(folder, name, stems)) is not None]
     problems += about
     looker = _Looker(folder, resolution, captions, concepts, problems)

@@ -15,7 +15,7 @@ from studio.runs.dataset.check import check
 from studio.runs.dataset.views import Report
 
 REPORTS = ".checked"  # below the folder of data sets
-_VERSION = 2  # of the check: raised when it would say something else of the same files
+_VERSION = 3  # of the check: raised when it would say something else of the same files
 _MOST = 50  # reports that are kept
 _FRESH = 2.0  # seconds in which a file may change again without another time of change
 

@@ -22,6 +22,8 @@ KOHYA = re.compile(r"^(\d{1,3})_(.+)$")
 CONCEPTS = "concepts.json"
 MASKS = ("-masklabel.png", "-condlabel.png")
 _IMAGES = {"img", "image", "images"}
+# Folders that only hold the set: their names say nothing of what is in the pictures.
+_HOLDERS = _IMAGES | {"train", "training", "data", "dataset", "pictures", "photos", "pics"}
 _REGULAR = {"reg", "regs", "reg_img", "reg_images", "regularization", "regularisation", "class_images"}
 
 
@@ -88,6 +90,8 @@ def _walk(folder: Path, inside: str, seen: set[str]) -> Iterator[tuple[str, str]
             yield name, ""
         elif entry.is_symlink():
             yield name, "is a link to something that isn't there: it is left out."
+        else:
+            yield name, "is no file (a pipe, a socket or a device): it is left out."
 
 
 def shown(name: str) -> str:
@@ -147,7 +151,10 @@ class Concept:
 
 
 def trigger_of(name: str, folder: Path) -> tuple[str, int | None]:
-    """The trigger word and repeats of one picture, by the nearest folder with kohya's number, else by the first."""
+    """The trigger word and repeats of one picture, by the nearest folder with kohya's number, else by the first.
+
+    A first folder that only holds the set, such as `train/` (diffusers) or `images/`, is no word.
+    """
     parts = PurePosixPath(name).parts[:-1]
     numbered = [part for part in parts if KOHYA.match(part)]
     if not numbered and not parts and (own := KOHYA.match(folder.name)):
@@ -156,7 +163,8 @@ def trigger_of(name: str, folder: Path) -> tuple[str, int | None]:
         match = KOHYA.match(numbered[-1])
         assert match is not None
         return _word(match[2]), _times(match[1])
-    return (_word(parts[0]), None) if parts else ("", None)
+    said = next((part for part in parts if part.lower() not in _HOLDERS), "")
+    return _word(said), None
 
 
 def _times(digits: str) -> int | None:

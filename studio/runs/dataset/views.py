@@ -14,6 +14,7 @@ PICTURES = {
 }  # fmt: skip
 CAPTIONS = (".txt", ".caption")
 METADATA = ("metadata.jsonl", "metadata.csv")
+LISTS = (".jsonl", ".csv", ".json")  # suffixes of captions in lists, of kohya's and OneTrainer's too
 DRAWN = ".control.png"  # beside a picture: its drawing, made by hand, for a ControlNet
 MAX_FILES = 20_000
 MAX_BYTES = 4 * 2**30  # unpacked

@@ -65,6 +65,11 @@ def read(text: str) -> Facts:
     return facts
 
 
+def is_settings(line: str) -> bool:
+    """Whether a line is A1111's settings and nothing else."""
+    return line.lstrip().startswith("Steps: ") and len(_PAIR.findall(line)) >= 2
+
+
 def _apart(pairs: dict[str, str]) -> list[tuple[str, str]]:
     """Name and weight of LoRAs that stand among the settings: Fooocus', SD.Next's, and Additional Networks'."""
     listed = ", ".join(pairs[key] for key in ("Lora weights", "LoRA networks") if key in pairs)

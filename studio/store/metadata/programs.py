@@ -105,7 +105,7 @@ def of_lines(text: str) -> Facts | None:
 
 
 def _mochi(text: str) -> Facts:
-    """ "Include in Image: 1girl; Exclude from Image: lowres; Steps: 20; Seed: 5", where a prompt may have semicolons."""
+    """Of "Include in Image: 1girl; Exclude from Image: lowres; Steps: 20"; a prompt may have a semicolon in it."""
     _, *parts = _MOCHI.split(text)
     names = {"Include in Image": "prompt", "Exclude from Image": "negative_prompt"}
     values = {names.get(key, key): said.strip() for key, said in zip(parts[::2], parts[1::2], strict=True)}
