@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     max_pixels: int = Field(2048 * 2048, ge=64 * 64, description="Largest picture that may be asked for.")
     max_upload_mb: int = Field(20, ge=1, le=2048, description="Largest file that pages and API accept.")
     queue_limit: int = Field(64, ge=1, description="Jobs that may wait at once.")
+    images_mb: int = Field(
+        0, ge=0, description="Disk for pictures: beyond it those go that nobody asked for the longest; 0: no bound."
+    )
     cache_mb: int = Field(4096, ge=0, description="Disk for deleted pictures, which can be brought back for a day.")
 
     log_format: Literal["auto", "json", "text"] = Field(

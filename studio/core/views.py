@@ -215,7 +215,10 @@ class SystemStatus(View):
     queue_running: int = 0
     disk_free: int = 0
     disk_used: int = 0  # bytes of pictures
+    disk_bound: int | None = None  # bytes that pictures may take
     pictures: int = 0
+    cache_asked: int = 0  # pictures that jobs of the last 30 days were asked for, by everybody
+    cache_found: int = 0  # those of them that were there already
     home: Path
     versions: dict[str, str] = Field(default_factory=dict)
     troubles: tuple[Trouble, ...] = ()

@@ -174,6 +174,14 @@ class JobLog:
         rows = self._database.rows("SELECT digest FROM jobs WHERE id = ? AND owner = ?", id, owner)
         return str(rows[0]["digest"]) if rows else None
 
+    def cache_figures(self) -> tuple[int, int]:
+        """Pictures of all jobs that are kept here, and how many of them were there already."""
+        [row] = self._database.rows(
+            "SELECT SUM(json_array_length(view, '$.pictures')) AS asked, "
+            "SUM(json_array_length(view, '$.cached')) AS found FROM jobs"
+        )
+        return int(row["asked"] or 0), int(row["found"] or 0)
+
     def _drawn(self, connection: Connection, owner: str) -> int:
         """Pictures that were drawn for an owner in the last 24 hours, and those that are going to be."""
         drawn = "json_array_length(view, '$.pictures') - json_array_length(view, '$.cached')"

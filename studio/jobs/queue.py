@@ -61,7 +61,7 @@ class Jobs:
         self._unwritten: dict[str, Job] = {}  # jobs whose end couldn't be written down yet
         self._engine: Any = None
         self._thread: threading.Thread | None = None
-        self._chores: deque[Callable[[Any], None]] = deque()  # what the worker does between two turns
+        self._chores: deque[Callable[[Any], object]] = deque()  # what the worker does between two turns
         self._starting = False  # the engine, for a chore
         self._taken = 0  # turns, by all workers so far
         self._closing = False
@@ -97,7 +97,7 @@ class Jobs:
         self._changed.notify_all()
         return job.view(self._position(job))
 
-    def between_turns(self, chore: Callable[[Any], None], start: bool = False) -> None:
+    def between_turns(self, chore: Callable[[Any], object], start: bool = False) -> None:
         """Have the worker call `chore` with its engine before its next turn, behind what it works on now.
 
         `start`: start the engine for it; otherwise, where there is none yet, nothing happens. What it raises is logged.

@@ -26,6 +26,8 @@ from studio.runs.trash import Trash
 
 Tables = dict[str, list[dict[str, str]]]  # rows by the name of the table
 
+# What opens the studio to people, or costs money: no trainer needs it, and nobody finds it in its environment.
+SECRETS = {"STUDIO_API_KEY", "STUDIO_PASSWORD", "STUDIO_ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY"}
 _ENDING = 30.0  # seconds
 _DYING = 3.0  # seconds in which a process that was killed is really gone, with its lock: it has memory to give back
 # Windows: what is pressed in the server's console isn't meant for its runs, which need no window
@@ -96,7 +98,8 @@ class Supervisor:
         if held is None:
             raise Busy(f"Run {run.id} is training already: stop it first.")
         try:
-            environment = os.environ | self._environment() | {"PYTHONUTF8": "1"}
+            kept = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
+            environment = kept | self._environment() | {"PYTHONUTF8": "1"}
             apart: dict[str, Any] = {"creationflags": _APART}
             if locks.INHERITABLE:
                 environment[LOCK_INHERITED] = str(run.path)
@@ -118,6 +121,8 @@ class Supervisor:
         variables = {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
         # `named_only` is for what strangers name: a run's request has been looked at, and has paths.
         for name in (self.settings.model_fields_set | {"home"}) - {"named_only"}:
+            if f"STUDIO_{name.upper()}" in SECRETS:
+                continue
             value = getattr(self.settings, name)
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()

@@ -17,6 +17,8 @@ from studio.engine.models.catalogue import resolve
 from studio.runs import dataset
 from studio.runs.rundir import write_failure
 
+UNPACKED = 20  # times the largest upload that a ZIP may have in it: pictures are packed already
+
 
 class DataSets:
     """Folders and ZIPs of pictures with their captions; uploaded ones are kept in `settings.datasets_dir`.
@@ -75,7 +77,7 @@ class DataSets:
                 if len(files) == 1 and first.suffix.lower() == ".zip":
                     archive = Path(fresh) / first.name
                     archive.write_bytes(files[0][1])
-                    return dataset.folder_of(archive, folder)
+                    return dataset.folder_of(archive, folder, self._settings.max_upload_mb * 2**20 * UNPACKED)
                 if any(Path(name).suffix.lower() == ".zip" for name, _ in files):
                     raise BadInput("Upload a ZIP alone: one at a time, and nothing beside it.")
                 if not any(Path(name).suffix.lower() in dataset.PICTURES for name, _ in files):

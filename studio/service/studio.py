@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -60,11 +61,13 @@ from studio.service.runs import TrainingRuns
 from studio.service.sizes import default_size
 from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
+from studio.store.bounds import keep_below
 from studio.store.canvases import Canvases
 from studio.store.database import Database
 from studio.store.keys import Keys
 from studio.store.pictures import Pictures, pixel_key
 
+BOUND_SECONDS = 30.0
 LEAST_DISK = 64 * 2**20  # bytes free, without which no work should be sent here
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
@@ -90,6 +93,7 @@ class Studio:
         self.words = WordPictures(settings, self._resolver, self._pictures)
         self._jobs = Jobs(self._log, WORK, self._make_engine, settings.queue_limit)
         self._canvases = Canvases(settings.home / "canvases")
+        self._bounded = -BOUND_SECONDS  # when that was done last
         self._pictures.purge()
         self._log.forget()
 
@@ -167,8 +171,16 @@ class Studio:
         job = self._job(plan, owner, notes, cached, id)
         if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
             return self._jobs.finished(job, Terms(digest=digest))
+        self._keep_bound()
         asked = max(len(plan.recipes) - len(cached), 0 if plan.complete else 1)
         return self._jobs.submit(job, Terms(asked, self._quota(owner), digest))
+
+    def _keep_bound(self) -> None:
+        """Have the worker see to it, now and then, that pictures don't take more disk than they may."""
+        if self.settings.images_mb and time.monotonic() - self._bounded > BOUND_SECONDS:
+            self._bounded = time.monotonic()
+            most = self.settings.images_mb * 2**20
+            self._jobs.between_turns(lambda engine: keep_below(most, self._pictures, self._database))
 
     def _quota(self, owner: str) -> int:
         """Pictures that this owner may have drawn in a day; 0: any number."""
@@ -441,6 +453,7 @@ class Studio:
         engine = self._jobs.engine
         status: dict[str, Any] = engine.status() if engine is not None else {}
         count, size = self._pictures.usage()
+        asked, found = self._log.cache_figures()
         device = status.get("device") or devices.expected(self.settings)
         processor = platform.processor() or platform.machine() if device == "cpu" else ""
         return SystemStatus(
@@ -458,7 +471,10 @@ class Studio:
             queue_running=self._jobs.running,
             disk_free=shutil.disk_usage(self.settings.home).free,
             disk_used=size,
+            disk_bound=self.settings.images_mb * 2**20 or None,
             pictures=count,
+            cache_asked=asked,
+            cache_found=found,
             home=self.settings.home.resolve(),
             versions=_versions(),
             troubles=tuple(devices.troubles(self.settings)),

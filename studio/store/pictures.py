@@ -236,8 +236,12 @@ class Pictures:
         self._database.set_reserve()
         return count
 
-    def _hide(self, wanted: list[str], owner: str) -> int:
-        now = time.time()
+    def expire(self, id: str, owner: str) -> int:
+        """Have `purge` remove this picture for good, with its parts. Returns how many of them there were."""
+        return self._hide([id], owner, now=0.0)
+
+    def _hide(self, wanted: list[str], owner: str, now: float | None = None) -> int:
+        now = time.time() if now is None else now
         with self._database.transaction() as connection:
             count = 0
             for id in wanted:
@@ -340,7 +344,9 @@ class Pictures:
         """Number of pictures that can be seen by anybody, and the bytes of all files."""
         row = self._database.rows(
             "SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS bytes FROM "
-            "(SELECT id, size_bytes FROM pictures WHERE deleted IS NULL GROUP BY id)"
+            "(SELECT id, size_bytes FROM pictures WHERE deleted IS NULL "
+            "GROUP BY id, CASE WHEN owner LIKE ? THEN owner END)",  # keys have files of their own
+            f"{KEY}%",
         )[0]
         return int(row["n"]), int(row["bytes"])
 

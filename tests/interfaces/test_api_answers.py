@@ -109,7 +109,7 @@ def test_the_documentation_says_what_is_really_sent(client: TestClient) -> None:
             assert "422" not in route["responses"], path  # FastAPI's own shape, which is never sent
             good = next(answer for code, answer in route["responses"].items() if code[0] == "2")
             assert route["responses"]["4XX"]["content"] == {
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
             }, (method, path)
             for media, content in good.get("content", {}).items():
                 if media == "application/json":

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import os
+import stat
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from PIL import Image
 from support.checkpoints import tiny_sd
+from support.pictures import encoded, image
 
 from studio.core.settings import Settings
 from studio.interfaces.api import app as api
 from studio.interfaces.api.middleware import MAX_ITEMS, items
+from studio.runs import supervisor
 from studio.service import Studio
 
 KEY = "a-key-that-is-long-enough"
@@ -159,3 +167,128 @@ def test_no_answer_repeats_a_foreign_host_or_loads_anything_from_elsewhere(clien
         page = client.get(url).text
         assert "https://" not in page.replace("https://fastapi.tiangolo.com", ""), page
         assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+# --- names, bodies and headers on every route ------------------------------------------------------------------------
+
+NAMES = (
+    "..", "../../studio.db", "..%2f..%2fstudio.db", "%2e%2e%2fstudio.db", "....//studio.db", "%00", "a%00.png",
+    "/etc/passwd", "%2fetc%2fpasswd", "x" * 5000, "a%0d%0aSet-Cookie:%20x=1", "%ff%fe", "%ed%a0%80", "studio.db",
+    ".keys", "%3Cscript%3Ealert(1)%3C%2Fscript%3E", "' OR 1=1 --",
+)  # fmt: skip
+
+
+def test_no_id_and_no_name_leads_anywhere_else(client: TestClient) -> None:
+    routes = [route for router in api.ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    asked_for = [(method, "/v1" + route.path) for route in routes for method in route.methods if "{" in route.path]
+    assert len(asked_for) >= 15
+    for method, path in asked_for:
+        for name in NAMES:
+            answer = client.request(method, path.replace("{id}", name).replace("{name}", name), follow_redirects=False)
+            assert answer.status_code in (404, 405, 422), (method, path, name, answer.status_code)
+            assert not any(word in answer.text for word in ("SQLite format", "root:", "Traceback"))
+            assert "set-cookie" not in answer.headers
+
+
+def test_headers_bring_nothing_into_the_answer(client: TestClient) -> None:
+    for value in (b"a\xff", b"x" * 300, b"../../x", b"a\tb"):
+        for name in (
+            "X-Request-ID",
+            "Idempotency-Key",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "Range",
+            "If-None-Match",
+        ):
+            answer = client.get("/v1/jobs", headers={name: value})
+            assert answer.status_code < 500, (name, value)
+            assert value not in b"".join(one for pair in answer.headers.raw for one in pair)
+    name = 'a"; filename="../../evil.html\r\nSet-Cookie: x=1'
+    sent = client.post("/v1/images", files={"file": (name, encoded(image(size=(32, 32))))})
+    assert sent.status_code == 201
+    got = client.get(f"/v1/images/{sent.json()['id']}")
+    assert (got.headers["content-type"], got.headers["x-content-type-options"]) == ("image/png", "nosniff")
+    assert "set-cookie" not in sent.headers | got.headers
+
+
+def test_scripts_stay_words(client: TestClient) -> None:
+    evil = "<script>alert(1)</script>"
+    sent = client.post("/v1/images", files={"file": (f"{evil}.png", encoded(image(size=(32, 32))))})
+    for answer in (sent, client.get("/v1/images"), client.post("/v1/jobs", json={"emotion": evil}),
+                   client.post("/v1/prompt", json={"text": evil, "offline": True})):  # fmt: skip
+        assert answer.headers["content-type"].split(";")[0] in ("application/json", "application/problem+json")
+    for data in (f"<html>{evil}".encode(), f"<svg xmlns='http://www.w3.org/2000/svg'>{evil}</svg>".encode()):
+        assert client.post("/v1/images", files={"file": ("a.png", data)}).status_code == 422
+
+
+def zipped(*entries: tuple[str, bytes], link: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, data in entries:
+            bundle.writestr(name, data)
+        if link:
+            info = zipfile.ZipInfo("link.png")
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            bundle.writestr(info, link)
+    return buffer.getvalue()
+
+
+PICTURE = ("a.png", encoded(image(size=(64, 64))))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (zipped(PICTURE, ("../../evil.png", b"x")), "points outside"),
+        (zipped(PICTURE, ("/etc/evil.png", b"x")), "points outside"),
+        (zipped(PICTURE, ("C:\\evil.png", b"x")), "points outside"),
+        (zipped(PICTURE, link="/etc/passwd"), "points outside"),
+        (zipped(PICTURE, ("b.png", b"\0" * (30 * 2**20))), "unpacks to more than"),
+        (zipped(*[(f"{n}.png", b"\0" * 2**20) for n in range(30)]), "unpacks to more than"),
+        (zipped(PICTURE)[:-30], "can be read"),
+    ],
+)
+def test_a_zip_of_a_stranger_is_taken_whole_or_not_at_all(
+    client: TestClient, studio: Studio, data: bytes, said: str
+) -> None:
+    before = {path for path in studio.settings.datasets_dir.rglob("*") if path.is_file()}
+    refused = client.post("/v1/datasets", files=[("files", ("a.zip", data))])
+    assert (refused.status_code, said in refused.json()["error"]) == (422, True), refused.text
+    after = {path for path in studio.settings.datasets_dir.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_picture_that_is_a_bomb_is_refused_by_its_head(client: TestClient) -> None:
+    bomb = encoded(Image.new("1", (30_000, 30_000)))
+    assert len(bomb) < 2**20
+    for url, body in (
+        ("/sdapi/v1/img2img", {"init_images": [base64.b64encode(bomb).decode()], "prompt": "x"}),
+        ("/sdapi/v1/extra-single-image", {"image": base64.b64encode(bomb).decode()}),
+        ("/sdapi/v1/png-info", {"image": base64.b64encode(bomb).decode()}),
+    ):
+        started = time.monotonic()
+        assert client.post(url, json=body).status_code in (200, 422), url  # 200: of png-info, which decodes nothing
+        assert time.monotonic() - started < SECONDS
+    assert client.post("/v1/images", files={"file": ("a.png", bomb)}).status_code == 422
+
+
+def test_no_secret_is_in_a_picture_or_in_what_a_trainer_is_given(
+    client: TestClient, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = client.post("/v1/jobs", json={"model": "tiny", "prompt": "secrets", "steps": 1, "seed": 1}).json()
+    deadline = time.monotonic() + 60
+    while (job := client.get(f"/v1/jobs/{job['id']}").json())["state"] != "done":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    data = client.get(f"/v1/images/{job['pictures'][0]}").content
+    for secret in (KEY, str(studio.settings.home), "api-"):
+        assert secret.encode() not in data
+    started: list[Any] = []
+    monkeypatch.setenv("STUDIO_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-of-somebody")
+    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda command, env, **given: started.append((command, env)))
+    client.post("/v1/runs", json={"kind": "lcm", "model": "tiny"})
+    [(command, environment)] = started
+    assert not any(secret in str((command, environment)) for secret in (KEY, "sk-ant-of-somebody"))
+    assert environment["STUDIO_HOME"] == str(studio.settings.home.resolve())
+    studio.runs._supervisor._children.clear()

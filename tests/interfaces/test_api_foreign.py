@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import socket
 import threading
 import time
@@ -16,7 +17,9 @@ import pytest
 import uvicorn
 import webuiapi
 from PIL import Image
+from support import foreign_payloads
 from support.checkpoints import tiny_sd
+from support.pictures import encoded
 
 from studio.core.settings import Settings
 from studio.interfaces.api import app as api
@@ -112,27 +115,58 @@ def test_interrupt_stops_the_caller_s_own_job_only(port: int, web: Any) -> None:
     bob.close()
 
 
+def asking(port: int) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("me", ANN), timeout=120)
+
+
+def first_picture(answer: httpx.Response) -> Image.Image:
+    assert answer.status_code == 200, answer.text
+    assert json.loads(answer.json()["info"])["infotexts"][0]
+    with Image.open(BytesIO(base64.b64decode(answer.json()["images"][0]))) as image:
+        return image.convert("RGB")
+
+
+@pytest.mark.parametrize("asks", [foreign_payloads.SILLYTAVERN_ASKS, foreign_payloads.KRITA_ASKS])
+def test_what_programs_ask_for_first_is_there(port: int, asks: dict[str, type]) -> None:
+    with asking(port) as client:
+        for path, kind in asks.items():
+            assert isinstance(client.get(path).raise_for_status().json(), kind), path
+    assert httpx.get(f"http://127.0.0.1:{port}/queue/status").status_code == 401
+
+
 def test_what_sillytavern_sends_is_drawn(port: int) -> None:
     """Fields that only other programs know, numbers beyond ours."""
-    body = {
-        "prompt": "1girl", "negative_prompt": "", "sampler_name": "Euler a", "scheduler": "normal", "steps": 150,
-        "cfg_scale": 7, "width": 512, "height": 768, "restore_faces": False, "enable_hr": False,
-        "hr_upscaler": "Latent", "hr_scale": 2, "hr_additional_modules": [], "denoising_strength": 0.7,
-        "hr_second_pass_steps": 0,
-        "seed": -1, "override_settings": {"CLIP_stop_at_last_layers": 1, "sd_model_checkpoint": "tiny"},
-        "override_settings_restore_afterwards": True, "clip_skip": 1, "save_images": True, "send_images": True,
-        "do_not_save_grid": False, "do_not_save_samples": False,
-    }  # fmt: skip
-    body["steps"] = 2
-    answer = httpx.post(f"http://127.0.0.1:{port}/sdapi/v1/txt2img", json=body, timeout=120, auth=("st", ANN))
-    assert answer.status_code == 200, answer.text
-    with Image.open(BytesIO(base64.b64decode(answer.json()["images"][0]))) as image:
-        assert image.size == (512, 768)
-    for wrong, status in (({"batch_size": 1000}, 422), ({"prompt": "x" * 5000}, 422), ({"override_settings": {
-            "sd_model_checkpoint": "/etc/shadow"}}, 404)):  # fmt: skip
-        refused = httpx.post(f"http://127.0.0.1:{port}/sdapi/v1/txt2img", json=body | wrong, auth=("st", ANN))
-        assert refused.status_code == status
+    body = foreign_payloads.SILLYTAVERN
+    with asking(port) as client:
+        assert first_picture(client.post("/sdapi/v1/txt2img", json=body)).size == (512, 768)
+        for wrong, status in (({"batch_size": 1000}, 422), ({"prompt": "x" * 5000}, 422), ({"override_settings": {
+                "sd_model_checkpoint": "/etc/shadow"}}, 404)):  # fmt: skip
+            assert client.post("/sdapi/v1/txt2img", json=body | wrong).status_code == status
     assert httpx.post(f"http://127.0.0.1:{port}/sdapi/v1/txt2img", json=body, auth=("st", "no")).status_code == 401
+
+
+def test_what_krita_sends_is_drawn(port: int) -> None:
+    canvas = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (8, 8, 40, 40))
+    sent = {"init_images": ["data:image/png;base64," + png(canvas)]}
+    with asking(port) as client:
+        drawn = client.post("/sdapi/v1/txt2img", json=foreign_payloads.KRITA_TXT2IMG)
+        assert first_picture(drawn).size == (128, 96)
+        changed = client.post("/sdapi/v1/img2img", json=foreign_payloads.KRITA_IMG2IMG | sent | {"steps": 4})
+        assert first_picture(changed).size == (128, 96)
+        filled = first_picture(
+            client.post(
+                "/sdapi/v1/img2img", json=foreign_payloads.KRITA_INPAINT | sent | {"mask": png(mask), "steps": 4}
+            )
+        )
+    assert filled.size == (64, 64)
+    assert filled.crop((0, 56, 64, 64)).tobytes() == canvas.crop((0, 56, 64, 64)).tobytes()
+    assert filled.tobytes() != canvas.tobytes()
+
+
+def png(image: Image.Image) -> str:
+    return base64.b64encode(encoded(image)).decode()
 
 
 def test_openai_s_shape(port: int) -> None:

@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.pictures import RECIPE, image
+from support.pictures import RECIPE, encoded, image
 
 from studio.core.errors import DiskFull, NotFound, StudioError
+from studio.store.bounds import keep_below
 from studio.store.database import Database
 from studio.store.pictures import Pictures
 
@@ -210,6 +211,7 @@ sys.path[:0] = [{repository!r}, {repository!r} + "/tests"]
 from pathlib import Path
 from PIL import Image
 from studio.core.errors import DiskFull
+from studio.store.bounds import keep_below
 from studio.store.database import Database
 from studio.store.pictures import Pictures
 from support.pictures import RECIPE
@@ -281,3 +283,26 @@ def test_a_home_that_can_not_be_used_is_one_sentence(tmp_path: Path, content: by
         path.write_bytes(content)
     with pytest.raises(StudioError, match=r"move it away|STUDIO_HOME"):
         Database(path)
+
+
+def test_what_was_asked_for_the_longest_ago_goes_when_pictures_take_too_much(tmp_path: Path) -> None:
+    database = Database(tmp_path / "studio.db")
+    store = Pictures(database, tmp_path / "images")
+    recipes = [RECIPE.model_copy(update={"seed": seed}) for seed in range(6)]
+    saved = [store.save(image(size=(64, 64)), recipe, "ann") for recipe in recipes]
+    sent = store.save_file(encoded(image("blue")), ".png", "ann", id="f" * 32, size=(16, 16), kind="upload")
+    store.favourite(saved[0].id, "ann")
+    store.claim_cached(recipes[1], "bob")  # somebody asks for it again: for Ann it is as old as it was
+    store.claim_cached(recipes[2], "ann")
+    one = saved[0].size_bytes
+    assert keep_below(100 * one, store, database) == 0
+    assert keep_below(4 * one + sent.size_bytes, store, database) == 3
+    left = {picture.recipe.seed for picture in store.gallery("ann") if picture.recipe}
+    assert (left, len(store.gallery("bob"))) == ({0, 2, 5}, 1)
+    assert not saved[3].path.exists()
+    assert saved[1].path.exists()  # Bob has it
+    assert store.undo_delete("ann") == 0
+    keep_below(0, store, database)
+    assert [picture.recipe.seed for picture in store.gallery("ann") if picture.recipe] == [0]  # the favourite
+    assert store.get(sent.id, "ann")
+    database.close()

@@ -67,6 +67,7 @@ def create(settings: Settings, studio: Studio | None = None) -> FastAPI:
         app.include_router(router, include_in_schema=False)  # as they were called before there was a version
     app.include_router(openai.router, prefix="/v1")
     app.include_router(sdapi.router)
+    app.include_router(sdapi.queue, include_in_schema=False)
     return app
 
 

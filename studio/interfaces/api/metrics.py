@@ -28,6 +28,9 @@ class _Figures(Collector):
             ("studio_memory_bytes", "Memory of this process.", system.memory_used),
             ("studio_disk_free_bytes", "Room on the disk of the home folder.", system.disk_free),
             ("studio_pictures", "Pictures in the home folder.", system.pictures),
+            ("studio_pictures_bytes", "Disk that pictures take.", system.disk_used),
+            ("studio_cache_asked", "Pictures of all jobs of the last 30 days.", system.cache_asked),
+            ("studio_cache_found", "Those of them that were there already.", system.cache_found),
             (
                 "studio_runs_active",
                 "Training runs that wait or train.",

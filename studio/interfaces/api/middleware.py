@@ -17,6 +17,7 @@ from studio.interfaces.api.problems import problem
 
 OPEN = frozenset(("/health", "/ready", "/v1/health", "/v1/ready", "/openapi.json", "/docs", "/redoc"))
 OPEN_BELOW = "/static-offline-docs/"  # style and scripts of the documentation
+OTHERS = ("/sdapi/", "/queue/")  # asked by programs that send a key as the password of a login
 JSON_BYTES = 8 * 2**20  # the largest batch of prompts fits
 FORM_ROOM = 2 * 2**20  # bytes of a form beside its file
 MAX_ITEMS = 100_000  # values in one JSON text: the largest batch has a tenth of them
@@ -65,7 +66,7 @@ class KeyFirst:
             return
         offered = Headers(scope=scope).get("authorization", "")
         try:
-            caller = await run_in_threadpool(self.access.caller, offered, path.startswith("/sdapi/"))
+            caller = await run_in_threadpool(self.access.caller, offered, path.startswith(OTHERS))
             if caller is not None:
                 self.access.admit(caller)
         except TooOften as error:

@@ -42,7 +42,7 @@ class Problem(BaseModel):
 
 DOCUMENTED: dict[str, Any] = {
     "description": "What is wrong with the request.",
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
 }
 
 
@@ -63,7 +63,14 @@ def handle(app: FastAPI) -> None:
 
     def documented() -> dict[str, Any]:
         schema = document()
-        schema["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        schemas = schema["components"]["schemas"]
+        schemas.setdefault("ProblemDetails", Problem.model_json_schema())
+        for path, default in (("/v1/jobs", "generate"), ("/v1/runs", "lora")):
+            kinds = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+            for one in (schemas[kind["$ref"].rpartition("/")[2]] for kind in kinds):
+                # A request that doesn't say its kind is the first one: told by all others, it isn't theirs.
+                if one["properties"]["kind"]["const"] != default:
+                    one["required"] = sorted({*one.get("required", ()), "kind"})
         return schema
 
     app.openapi = documented  # type: ignore[method-assign]

@@ -18,6 +18,10 @@ TEXT = {
     "device_memory": "Memory of the device",
     "disk": "Free disk",
     "disk_used": "{size} for {pictures}",
+    "cache": "Pictures found, not drawn",
+    "cache_of": "{found:,} of {asked:,} in 30 days",
+    "cache_none": "no picture asked for yet",
+    "disk_bound": "{size} of {bound} for {pictures}",
     "queue": "Jobs",
     "queue_idle": "idle",
     "queue_busy": "{running} running, {waiting} waiting",
@@ -64,13 +68,19 @@ def tiles(status: SystemStatus) -> None:
     of_all = TEXT["memory_of"].format
     busy = status.queue_running + status.queue_waiting
     waiting = TEXT["queue_busy"].format(running=status.queue_running, waiting=status.queue_waiting)
-    kept = TEXT["disk_used"].format(pictures=text.plural(status.pictures, "picture"), size=text.size(status.disk_used))
+    size, bound = text.size(status.disk_used), text.size(status.disk_bound or 0)
+    kept = TEXT["disk_bound" if status.disk_bound else "disk_used"].format(
+        pictures=text.plural(status.pictures, "picture"), size=size, bound=bound
+    )
+    found = TEXT["cache_of"].format(found=status.cache_found, asked=status.cache_asked)
+    rate = f"{status.cache_found / status.cache_asked:.0%}" if status.cache_asked else "0%"
     tile(TEXT["device"], status.device.upper(), status.device_name or None, icon=":material/memory:")
     tile(TEXT["memory"], text.size(status.memory_used), of_all(total=text.size(status.memory_total)))
     if status.device_memory_total:
         used = text.size(status.device_memory_used or 0)
         tile(TEXT["device_memory"], used, of_all(total=text.size(status.device_memory_total)))
     tile(TEXT["disk"], text.size(status.disk_free), kept)
+    tile(TEXT["cache"], rate, found if status.cache_asked else TEXT["cache_none"])
     tile(TEXT["queue"], str(busy), waiting if busy else TEXT["queue_idle"])
 
 

@@ -34,6 +34,7 @@ from studio.interfaces.api.routes.drawn import (
 from studio.service import ModelInfo, Studio
 
 router = APIRouter(prefix="/sdapi/v1", tags=["as A1111's web UI"])
+queue = APIRouter(tags=["as A1111's web UI"])  # of the page that A1111's web UI is
 MOST = 64  # pictures of one request
 
 
@@ -296,6 +297,24 @@ def upscalers(owner: Owner) -> list[dict[str, Any]]:
 def nothing(owner: Owner) -> list[dict[str, Any]]:
     """What A1111 has and the studio hasn't: an empty list."""
     return []
+
+
+@router.get("/scripts")
+def scripts(owner: Owner) -> dict[str, list[str]]:
+    """A1111's scripts, of which the studio has none."""
+    return {"txt2img": [], "img2img": []}
+
+
+@router.get("/embeddings")
+def embeddings(owner: Owner) -> dict[str, dict[str, Any]]:
+    """Textual inversions, of which the studio has none."""
+    return {"loaded": {}, "skipped": {}}
+
+
+@queue.get("/queue/status")
+def queue_status(owner: Owner, studio: TheStudio) -> dict[str, Any]:
+    """By this plugins find out whether a server is there: how many jobs wait."""
+    return {"msg": "estimation", "queue_size": studio.system().queue_waiting}
 
 
 @router.post("/extra-single-image")
