@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = REPOSITORY / "assets"
 EMBEDDED_MODEL = ASSETS / "models" / "embedded"
+EMBEDDED_UPSCALER = ASSETS / "models" / "upscaler" / "upscaler.safetensors"
 
 
 class Settings(BaseSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from studio.engine.diffusion import latents, masking, sampling
 from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.diffusion.pixels import cut, fit, to_images, to_tensor
-from studio.engine.models import controlnets
+from studio.engine.media import upscaling
+from studio.engine.models import controlnets, upscalers
 from studio.engine.models.components import Components
 from studio.engine.progress import Progress, Step
 from studio.engine.recipe import attached, encode, free, guidance_of, latent_size, sampler_of
@@ -66,9 +68,62 @@ def draw(
     on_step: Progress | None,
     files: Callable[[str], Path],
 ) -> Iterator[tuple[int, Image.Image]]:
-    """See `Engine.draw`. Sizes that the model can't make exactly are drawn larger and cut.
+    """See `Engine.draw`. A second pass begins from the first one's picture, enlarged; the finished one is enlarged."""
+    recipe, count = recipes[0], len(recipes)
+    passes = {"first": 0, "second": 0}  # steps that each has done
 
-    What is drawn in a mask is put back into its picture, whatever the size of that.
+    def counted(name: str, before: int = 0) -> Progress | None:
+        if on_step is None or recipe.hires == 1:
+            return on_step
+
+        def report(step: Step) -> None:
+            passes[name] = max(passes[name], before + step.done)
+            on_step(replace(step, done=sum(passes.values()), total=count * recipe.all_steps))
+
+        return report
+
+    for done, (index, image) in enumerate(_drawn(components, recipes, settings, counted("first"), files)):
+        facts = image.info
+        if recipe.hires > 1:
+            start = enlarge(image, recipe.upscaler, recipe.hires, settings, components.device)
+            again = _second_pass(recipes[index], start)
+            tell = counted("second", done * again.steps)
+            ((_, image),) = _drawn(components, [again], settings, tell, files, start)
+        if recipe.upscale > 1:
+            image = enlarge(image, recipe.upscaler, recipe.upscale, settings, components.device)
+        image.info |= facts
+        yield index, image
+
+
+def enlarge(
+    image: Image.Image, upscaler: str, scale: float, settings: Settings, device: torch.device,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Image.Image:  # fmt: skip
+    """A picture `scale` times as large on each side, by the network of this name. Raises NotFound and BadInput."""
+    return upscaling.upscale(image, upscaling.network_of(upscalers.find(upscaler, settings), device), scale, on_tile)
+
+
+def _second_pass(recipe: Recipe, start: Image.Image) -> Recipe:
+    """The recipe of a second pass (img2img) over `start`, its first one's picture in the size of the second."""
+    changes = {
+        "width": start.width, "height": start.height, "steps": recipe.hires_steps or recipe.steps,
+        "strength": recipe.hires_strength, "hires": 1, "upscale": 1, "redraw": False,
+    }  # fmt: skip
+    return recipe.model_copy(update=changes)
+
+
+def _drawn(
+    components: Components,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    on_step: Progress | None,
+    files: Callable[[str], Path],
+    start_from: Image.Image | None = None,
+) -> Iterator[tuple[int, Image.Image]]:
+    """One pass. Sizes that the model can't make exactly are drawn larger and cut.
+
+    What is drawn in a mask is put back into its picture, whatever the size of that. `start_from` is a picture in the
+    recipes' size that isn't in their `source`.
     """
     recipe = recipes[0]
     width, height = latent_size(components, recipe)
@@ -79,7 +134,9 @@ def draw(
     left = free(components, recipe, settings)  # beside the control network
     size = memory.batch_size(components, width, height, guided, len(recipes), left)
     optimizations.tiling(components, width, height)
-    source = None if recipe.source is None else fit(open_picture(files(recipe.source)), width, height)
+    if start_from is None and recipe.source is not None:
+        start_from = open_picture(files(recipe.source))
+    source = None if start_from is None else fit(start_from, width, height)
     if area is not None:
         source = area.start
     sampled = partial(_sample, components, source, None if area is None else area.change, control)

@@ -174,6 +174,13 @@ class Engine:
         components = self.components(first.model, drawing.noter(on_step, recipes))
         yield from drawing.draw(components, recipes, self.settings, on_step, files)
 
+    def enlarge(
+        self, image: Image.Image, upscaler: str, scale: float, on_tile: Callable[[int, int], None] | None = None
+    ) -> Image.Image:
+        """A picture `scale` times as large on each side; needs no model. See `drawing.enlarge`."""
+        device = self._components.device if self._components else torch.device(optimizations.kind_of(self.settings))
+        return drawing.enlarge(image, upscaler, scale, self.settings, device, on_tile)
+
     def status(self) -> dict[str, Any]:
         """Device, precision, model, choices and memory, as plain data for the System page.
 

@@ -33,7 +33,7 @@ def draw(engine: Any, job: Job, recipes: Sequence[Recipe]) -> Iterator[None]:
             job.show(picture.id, index)
         else:
             todo.append((index, recipe))
-    job.begin(sum(recipe.steps for _, recipe in todo))
+    job.begin(sum(recipe.all_steps for _, recipe in todo))
     # Equal recipes in one request (a grid that names a value twice) are one picture.
     first: dict[str, int] = {}
     again = {index: first[recipe.key] for index, recipe in todo if first.setdefault(recipe.key, index) != index}
@@ -46,7 +46,7 @@ def draw(engine: Any, job: Job, recipes: Sequence[Recipe]) -> Iterator[None]:
         while members:
             wanted = [recipe for _, recipe in members]
             wanted = wanted[: engine.at_once(wanted, job.say)]
-            on_step = _numbered(job.stage(sum(recipe.steps for recipe in wanted)), drawn, len(wanted), len(todo))
+            on_step = _numbered(job.stage(sum(recipe.all_steps for recipe in wanted)), drawn, len(wanted), len(todo))
             for number, image in engine.draw(wanted, on_step, job.files):
                 index, recipe = members[number]
                 job.save(image, recipe, index)

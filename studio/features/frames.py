@@ -35,6 +35,7 @@ TEXT = {
     "found": "{} of {} frames were there already.",
     "gif": "A GIF shows 50 frames a second at most, so it has {} pictures between two frames and not {}; "
     "the other formats have all of them.",
+    "hires": "Hires fix is for single pictures: frames are drawn once, and enlarged if that is asked for.",
     "plan": "One frame of this can't be written down ({}); use fewer emotions or shorter words.",
 }
 
@@ -91,7 +92,10 @@ class FrameDrawing:
 
 def recipes_for(job: Job, base: GenerateSpec, emotions: Sequence[Emotion], source: str | None) -> list[Recipe]:
     """One recipe per emotion, alike but for the prompt."""
-    base = base.model_copy(update={"count": 1, "source": source} if source else {"count": 1})
+    if base.hires > 1:
+        job.note(TEXT["hires"])
+    changes: dict[str, Any] = {"count": 1, "hires": 1}
+    base = base.model_copy(update=changes | ({"source": source} if source else {}))
     recipes = [job.resolve(job.wording.prompted(base, emotion, base.style))[0] for emotion in emotions]
     first = recipes[0]
     return [recipe.model_copy(update={"negative": first.negative, "seed": first.seed}) for recipe in recipes]
@@ -141,8 +145,17 @@ def batches(made: Any, missing: Sequence[int]) -> Iterator[Sequence[int]]:
         missing = missing[len(some) :]
 
 
+def finished(engine: Any, recipe: Recipe, picture: Any) -> Any:
+    """A frame's picture as large as its recipe says."""
+    return picture if recipe.upscale == 1 else engine.enlarge(picture, recipe.upscaler, recipe.upscale)
+
+
 def draw_source(engine: Any, job: Job, recipe: Recipe, name: str) -> Iterator[None]:
-    """A picture to start from, from the cache or drawn now; shown before all frames, its id in the result."""
+    """A picture to start from, from the cache or drawn now; shown before all frames, its id in the result.
+
+    It is as large as the model draws it: its frames are enlarged once they are drawn.
+    """
+    recipe = recipe.model_copy(update={"upscale": 1, "upscaler": "embedded", "upscaler_hash": ""})
     picture = job.claim_cached(recipe)
     if picture is not None:
         job.result[name] = job.show(picture.id, -1)

@@ -18,10 +18,24 @@ from studio.features.inpaint import INPAINT
 from studio.features.morph import MORPH
 from studio.features.sheets import BATCH, GRID, SHEET
 from studio.features.sketch import SKETCH
+from studio.features.upscale import UPSCALE
 
 FEATURES: dict[str, Feature] = {
     feature.kind: feature
-    for feature in (GENERATE, SHEET, GRID, BATCH, MORPH, ANIMATE, SPRITES, SKETCH, INPAINT, EXPERIMENT, CAPTION)
+    for feature in (
+        GENERATE,
+        SHEET,
+        GRID,
+        BATCH,
+        MORPH,
+        ANIMATE,
+        SPRITES,
+        SKETCH,
+        INPAINT,
+        UPSCALE,
+        EXPERIMENT,
+        CAPTION,
+    )
 }
 WORK = {kind: with_models(feature.work) for kind, feature in FEATURES.items()}
 if TYPE_CHECKING:

@@ -65,19 +65,32 @@ def worn(image: Image.Image, kind: str, vae: AutoencoderKL, rng: random.Random) 
     return image
 
 
-def pairs(seed: int, vae: AutoencoderKL, crops: int) -> tuple[Tensor, Tensor]:
-    """Crops of one painting, (crops, 3, CROP, CROP) and (crops, 3, 2 CROP, 2 CROP) in 0..1."""
-    rng = random.Random(seed)
-    small, large = painting(seed)
-    x, y = pixels(worn(small, rng.choice(KINDS), vae, rng)), pixels(large)
-    found = []
-    for _ in range(crops):
-        top, left = rng.randrange(SIDE - CROP + 1), rng.randrange(SIDE - CROP + 1)
-        one = x[..., top : top + CROP, left : left + CROP]
-        two = y[..., 2 * top : 2 * (top + CROP), 2 * left : 2 * (left + CROP)]
-        turn = [2, 3][: rng.randrange(3)]
-        found.append((one.flip(turn), two.flip(turn)))
-    return torch.cat([one for one, _ in found]), torch.cat([two for _, two in found])
+class Pool:
+    """The last `size` paintings, worn and large: one costs as much as a step, and a step wants crops of several."""
+
+    def __init__(self, vae: AutoencoderKL, size: int = 64) -> None:
+        self.vae, self.size = vae, size
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, seed: int) -> None:
+        """A new painting; the oldest goes."""
+        rng = random.Random(seed)
+        small, large = painting(seed)
+        self.kept.append((pixels(worn(small, rng.choice(KINDS), self.vae, rng)), pixels(large)))
+        del self.kept[: -self.size]
+
+    def crops(self, count: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Crops of any of them, (count, 3, CROP, CROP) and (count, 3, 2 CROP, 2 CROP) in 0..1."""
+        found = []
+        for _ in range(count):
+            x, y = rng.choice(self.kept)
+            top, left = rng.randrange(SIDE - CROP + 1), rng.randrange(SIDE - CROP + 1)
+            one = x[..., top : top + CROP, left : left + CROP]
+            two = y[..., 2 * top : 2 * (top + CROP), 2 * left : 2 * (left + CROP)]
+            turn = [2, 3][: rng.randrange(3)]
+            found.append((one.flip(turn), two.flip(turn)))
+        x, y = torch.cat([one for one, _ in found]), torch.cat([two for _, two in found])
+        return x.contiguous(memory_format=torch.channels_last), y.contiguous(memory_format=torch.channels_last)
 
 
 def loss_of(made: Tensor, wanted: Tensor) -> Tensor:
@@ -111,7 +124,8 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).eval().requires_grad_(False)
-    network = CompactNetwork(args.channels, args.depth)
+    network = CompactNetwork(args.channels, args.depth).to(memory_format=torch.channels_last)
+    pool = Pool(vae)
     optimizer = torch.optim.Adam(network.parameters(), lr=args.rate, betas=(0.9, 0.99))
     step, spent, began, saved = 0, 0.0, time.time(), time.time()
     if (state := load_state(args.out / "state")) is not None:
@@ -128,8 +142,12 @@ def main(args: argparse.Namespace) -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     while share() < 1:
-        x, y = pairs(args.seed * 1_000_000 + step, vae, args.crops)
-        loss = loss_of(network(x), y)
+        if step % args.each == 0 or not pool.kept:
+            pool.add(args.seed * 1_000_000 + step)
+        x, y = pool.crops(args.crops, random.Random(f"{args.seed} {step}"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            made = network(x)
+        loss = loss_of(made.float(), y)
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / 100) * 0.5 * (1.02 + math.cos(math.pi * share()))
         optimizer.zero_grad(set_to_none=True)
@@ -155,9 +173,11 @@ def cli() -> None:
     parser.add_argument("--vae", type=Path, default=EMBEDDED_MODEL / "vae")
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--steps", type=int, default=10**9)
-    parser.add_argument("--crops", type=int, default=12, help="of each painting")
-    parser.add_argument("--channels", type=int, default=24)
-    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--crops", type=int, default=12, help="in a step")
+    parser.add_argument("--each", type=int, default=3, help="steps to a new painting")
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--depth", type=int, default=10)
+    parser.add_argument("--bf16", action="store_true", help="convolutions in bfloat16: faster where the CPU has it")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)

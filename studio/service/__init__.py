@@ -2,6 +2,7 @@
 
 from studio.core.specs.runs import parse_run
 from studio.engine.models.catalogue import LoraInfo, ModelInfo
+from studio.engine.models.upscalers import UpscalerInfo
 from studio.features.registry import FEATURES, AnyRequest, parse_spec
 from studio.prompting.knowledge import UnknownWord
 from studio.prompting.validation import Validation
@@ -22,6 +23,7 @@ __all__ = [
     "Report",
     "Studio",
     "UnknownWord",
+    "UpscalerInfo",
     "Validation",
     "add_tags",
     "owner_of",

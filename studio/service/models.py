@@ -13,9 +13,10 @@ from pathlib import Path
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.core.specs import LoraRef
-from studio.engine.models import captioners, catalogue
+from studio.engine.models import captioners, catalogue, upscalers
 from studio.engine.models.captioners import CaptionerInfo
 from studio.engine.models.catalogue import LoraInfo, ModelInfo
+from studio.engine.models.upscalers import UpscalerInfo
 from studio.prompting.triggers import trigger_words as trigger_words_of
 from studio.runs.rundir import write_failure
 from studio.service import ownership
@@ -65,6 +66,14 @@ class ModelLibrary:
     def captioners(self) -> Sequence[CaptionerInfo]:
         """Who can write first captions (a `CaptionSpec` job) without a download: the judge first, then taggers."""
         return captioners.catalogue(self._settings)
+
+    def upscalers(self) -> Sequence[UpscalerInfo]:
+        """What pictures can be enlarged with: the studio's own network, a filter, files in `models/upscalers/`."""
+        return upscalers.catalogue(self._settings)
+
+    def refused_upscalers(self) -> Sequence[tuple[str, str]]:
+        """File name and reason of every file that lies where upscalers do and can't be used."""
+        return upscalers.refused(self._settings)
 
     def import_lora(self, data: bytes, name: str, trigger_words: Sequence[str] = (), weight: float = 1.0) -> LoraInfo:
         """Put a LoRA from elsewhere into the LoRA folder, with its trigger words and weight beside it.

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from PIL import Image
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, NotFound, StudioError, explain
@@ -22,7 +21,6 @@ from studio.core.samplers import FEW_STEP_SAMPLERS
 from studio.core.settings import Settings
 from studio.core.specs import (
     MAX_SEED,
-    ControlSpec,
     GenerateSpec,
     LoraRef,
     MaskSpec,
@@ -31,14 +29,15 @@ from studio.core.specs import (
     Request,
 )
 from studio.core.views import ImportedRecipe, Picture
-from studio.engine.models import controlnets, hub
+from studio.engine.models import controlnets, upscalers
 from studio.engine.models.catalogue import FAST_STEPS, LoraInfo, ModelInfo, catalogue, find_lora, loras, resolve
-from studio.engine.models.families import PUBLISHED
 from studio.features.feature import Planned, Planning
 from studio.features.registry import FEATURES
 from studio.prompting.dynamic import has_choices
 from studio.prompting.exchange import says
-from studio.service import ownership, sizes
+from studio.service import sizes
+from studio.service.enlarging import NOT_LARGER, drawn_size, larger
+from studio.service.named_files import Files
 from studio.service.prompts import PromptService
 from studio.service.wording import Wording, once
 from studio.store.metadata import ReadRecipe, known_loras
@@ -47,11 +46,6 @@ MAX_PICTURES = 4000  # of one job
 FAST_GUIDANCE = 2.0  # up to this and `FAST_STEPS` times its steps the fast path is taken by itself
 TOO_FEW_LAYERS = "This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
 RECOMMENDED = "The LoRA {name!r} is applied at {weight:g}: its own notes recommend that."
-TOO_LARGE = (
-    "{width} x {height} pixels are more than this model was made for ({native} x {native}): things stand twice in such "
-    "pictures, or melt."
-)
-
 FULL_MASK = "The mask covers the whole picture, so nothing of it stays as it is."
 NEEDS_MASK = (
     "{title} only fills a mask in a picture (Retouch, verb `inpaint`); choose a text-to-image model for the rest."
@@ -74,65 +68,6 @@ class Plan:
     complete: bool  # the recipes are all pictures of the job
     fixed: bool | None = None  # what `Wording.written` is to be asked with for this job
     result: Mapping[str, Any] = field(default_factory=dict)  # what the job's result begins with
-
-
-class Files:
-    """Models and LoRAs by reference, each looked at once: a batch of a thousand prompts has one model."""
-
-    def __init__(self, settings: Settings, owner: str = "") -> None:
-        self._settings = settings
-        self._owner = owner  # who asks: results of other keys' runs are not found
-        self._models: dict[str, ModelInfo] = {}
-        self._loras: dict[str, LoraInfo] = {}
-        self._nets: dict[Any, str] = {}
-        self._masks: dict[Any, tuple[float, bool]] = {}
-
-    def mask(self, spec: MaskSpec, picture: Picture, mask: Picture) -> tuple[float, bool]:
-        """Width by height of the area around a mask, and whether it covers all of its picture.
-
-        Raises `BadInput` for a mask that isn't the picture's, or in which there is nothing.
-        """
-        key = (spec, picture.id)
-        if key not in self._masks:
-            from studio.engine.media import retouch  # OpenCV: only where something is retouched
-
-            with Image.open(mask.path) as opened:
-                used = retouch.check((picture.width, picture.height), opened, spec)
-            self._masks[key] = retouch.drawn_shape(used, spec.padding), retouch.covers(used)
-        return self._masks[key]
-
-    def model(self, reference: str) -> ModelInfo:
-        """Raises `NotFound` and `BadInput`."""
-        if reference not in self._models:
-            found = resolve(reference, self._settings)
-            if found.state == "download" and reference not in PUBLISHED:
-                hub.tell(found.reference, self._settings)
-                found = resolve(reference, self._settings)
-            ownership.check(found.path, self._owner, self._settings, reference)
-            self._models[reference] = found
-        return self._models[reference]
-
-    def lora(self, reference: str) -> LoraInfo:
-        """Raises `NotFound` and `BadInput`."""
-        if reference not in self._loras:
-            found = find_lora(reference, self._settings)
-            ownership.check(found.path, self._owner, self._settings, reference)
-            self._loras[reference] = found
-        return self._loras[reference]
-
-    def net(self, info: ModelInfo, spec: ControlSpec, drawing: Picture, size: tuple[int, int]) -> str:
-        """Fingerprint of the ControlNet that will follow this drawing; "" for none, and for one not downloaded yet.
-
-        Raises `NotFound` and `BadInput`, also for a drawing in which there is nothing to follow.
-        """
-        key = (info.reference, spec, size)
-        if key not in self._nets:
-            from studio.engine.media import control_images as control  # OpenCV: only where something is drawn
-
-            fitting = control.controlnet_kind(drawing.path, spec, size, info.controlnets)
-            wanted = spec.model or fitting
-            self._nets[key] = controlnets.fingerprint_of(info.controlnets, wanted, self._settings)
-        return self._nets[key] if spec.weight else ""
 
 
 class Resolver:
@@ -194,13 +129,8 @@ class Resolver:
             raise BadInput(NEEDS_MASK.format(title=info.title))
         else:
             width, height = self._size(spec, info, owner)
-        if width * height > self._settings.max_pixels:
-            raise BadInput(
-                f"{width} x {height} pixels are more than this studio draws "
-                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
-            )
-        if width > sizes.largest_side(info.native_size, height) or height > sizes.largest_side(info.native_size, width):
-            once(notes, TOO_LARGE.format(width=width, height=height, native=info.native_size))
+        self._check_pixels(width, height)
+        width, height, upscale = drawn_size(spec, (width, height), info, notes)
         if info.note:
             once(notes, info.note)
         if spec.clip_skip > info.text_layers:
@@ -227,11 +157,25 @@ class Resolver:
             "control_hash": net,
             "mask": mask,
             "redraw": spec.redraw and info.quality is not None,
+            "upscale": upscale,
         }
+        if upscale > 1 or spec.hires > 1:
+            again = spec.model_copy(update={"source": "the first pass", "steps": spec.hires_steps or spec.steps})
+            values |= larger(spec, files.upscaler(spec.upscaler), sampling(again, info, loras)[0])
+        else:
+            values |= NOT_LARGER
+        self._check_pixels(round(width * spec.hires), round(height * spec.hires))
         try:
             return Recipe(**values)
         except ValidationError as error:
             raise BadInput(explain(error)) from error
+
+    def _check_pixels(self, width: int, height: int) -> None:
+        if width * height > self._settings.max_pixels:
+            raise BadInput(
+                f"{width} x {height} pixels are more than this studio draws "
+                f"({self._settings.max_pixels / 1e6:.1f} million); choose a smaller size."
+            )
 
     def _size(self, spec: GenerateSpec, info: ModelInfo, owner: str) -> tuple[int, int]:
         """The size asked for; else the model's own, in the shape of the picture that the drawing starts from."""
@@ -288,6 +232,12 @@ class Resolver:
             notes.append(f"Its Clip skip of {spec.clip_skip} belongs to its own model and is left out.")
             changes["clip_skip"] = 1
         changes["loras"] = self._known_loras(read, notes, own)
+        if spec.times > 1 or spec.upscaler != "embedded":
+            try:
+                changes["upscaler"] = upscalers.find(spec.upscaler, self._settings).reference
+            except StudioError:
+                notes.append(f"Its upscaler {spec.upscaler[:60]!r} isn't here; the studio's own is used.")
+                changes["upscaler"] = "embedded"
         if spec.control is not None and spec.control.model is not None:
             try:
                 controlnets.find(spec.control.model, self._settings)
@@ -312,7 +262,7 @@ class Resolver:
         from or follows has to be this owner's. Raises `BadInput` that says what is missing.
         """
         recipe = read.recipe if read is not None else None
-        if read is None or recipe is None or (recipe.mask is None and size != (recipe.width, recipe.height)):
+        if read is None or recipe is None or (recipe.mask is None and size != recipe.size):
             return None
         models = self._models_like(recipe.model, recipe.model_hash, drawn_with, listed=True)
         same = (info for info in (resolve(name, self._settings) for name in models) if info.hash == recipe.model_hash)
@@ -322,18 +272,21 @@ class Resolver:
         refs = self._known_loras(read, notes)
         if notes or len(refs) < len(recipe.loras):
             raise BadInput(notes[0] if notes else "It names a LoRA twice.")
+        if recipe.times > 1 and upscalers.find(recipe.upscaler, self._settings).hash != recipe.upscaler_hash:
+            raise BadInput("Its upscaler isn't here.")
         control = recipe.control
         try:
             source = self._picture(recipe.source, owner) if recipe.source is not None else None
             if recipe.mask is not None and source is not None:
                 self._picture(recipe.mask.image, owner)
-                if size != (source.width, source.height):
+                if size != (round(source.width * recipe.upscale), round(source.height * recipe.upscale)):
                     return None
             drawing = self._picture(control.image, owner) if control else None
         except NotFound:
             raise BadInput("The picture that it started from isn't here.") from None
         if control is not None and drawing is not None:
-            net = Files(self._settings).net(info, control, drawing, size)  # in a mask, too, that of its picture
+            drawn = (round(size[0] / recipe.times), round(size[1] / recipe.times))
+            net = Files(self._settings).net(info, control, drawing, drawn)  # in a mask, too, that of its picture
             if net != recipe.control_hash and (recipe.control_hash or control.model):
                 raise BadInput("Its ControlNet isn't here.")
         return recipe.model_copy(update={"model": info.reference, "loras": refs, "labels": _labels(read.spec)})

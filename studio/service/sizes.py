@@ -9,6 +9,8 @@ from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec, MaskArea, MaskSpec
 
 ROOM = 1.5  # how much longer than a model's own a side may be, and how many times its own pixels it draws well
+MOST_TIMES = 4  # as large on each side a picture is made that the model can't draw
+LEAST = 0.4  # of a model's own pixels: with fewer it draws too little to be enlarged, while more would fit
 WHOLE_SIZE = (
     "What is masked is drawn in the picture's own size, {width} x {height}; leave the size out, or draw only the "
     "masked area."
@@ -43,6 +45,32 @@ def largest_side(native: int, other: int | None = None) -> int:
     return max(64, int(min(ROOM * native, ROOM * native * native / other)) // 8 * 8)
 
 
+def fits(width: int, height: int, native: int) -> bool:
+    """Whether a model of `native` pixels draws this size well."""
+    return width <= largest_side(native, height) and height <= largest_side(native, width)
+
+
+def enlarged(width: int, height: int, native: int) -> tuple[int, int, float] | None:
+    """The size in which a picture beyond the model is drawn, and how many times that is enlarged; None: it can't be.
+
+    The result has exactly the size asked for where a size of the same shape fits the model, else nearly. Whole factors
+    are preferred: a network that doubles has nothing to reduce again then.
+    """
+    shape = math.gcd(width // 8, height // 8)
+    steps = (width // shape, height // shape)  # the smallest picture of this shape
+    exact = [(steps[0] * k, steps[1] * k, shape / k) for k in range(shape - 1, 0, -1)]
+    near = []
+    for factor in (1.5, 2.0, 3.0, 4.0):
+        small = [round(length / factor / 8) * 8 for length in (width, height)]
+        near.append((small[0], small[1], factor))
+    for found in (exact, near):
+        able = [one for one in found if 1 < one[2] <= MOST_TIMES and min(one[:2]) >= 64 and fits(*one[:2], native)]
+        able = [one for one in able if one[0] * one[1] >= LEAST * native * native] or able
+        if able:
+            return next((one for one in able if one[2] == int(one[2])), able[0])
+    return None
+
+
 def side(length: float) -> int:
     return min(2048, max(64, round(length / 16) * 16))
 
@@ -59,8 +87,7 @@ def masked(
     asked = (spec.width or whole[0], spec.height or whole[1])
     area = mask.area
     if area == "auto":
-        fits = whole[0] <= largest_side(native, whole[1]) and whole[1] <= largest_side(native, whole[0])
-        area = "whole" if fits and asked == whole else "masked"
+        area = "whole" if fits(*whole, native) and asked == whole else "masked"
     if area == "whole":
         if asked != whole:
             raise BadInput(WHOLE_SIZE.format(width=picture[0], height=picture[1]))

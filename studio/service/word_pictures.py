@@ -9,7 +9,8 @@ from studio.core.errors import NotFound
 from studio.core.settings import Settings
 from studio.core.specs import BatchRow, GenerateSpec
 from studio.features.sheets.spec import BatchSpec
-from studio.service.resolving import Files, Resolver
+from studio.service.named_files import Files
+from studio.service.resolving import Resolver
 from studio.store.pictures import Pictures
 
 SEED = 7

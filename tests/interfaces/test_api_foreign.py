@@ -71,8 +71,9 @@ def test_webuiapi_draws_and_reads_what_it_drew(web: Any) -> None:
 def test_a_size_that_the_model_was_not_made_for_is_enlarged(web: Any) -> None:
     result = web.txt2img(prompt="red hair", seed=3, steps=1, width=512, height=512)
     assert result.image.size == (512, 512)
-    assert (result.info["width"], result.info["height"]) == (64, 64)
-    assert "Seed: 3" in web.png_info(result.image).info
+    assert (result.info["width"], result.info["height"]) == (512, 512)
+    assert "Size: 64x64" in web.png_info(result.image).info  # drawn so, four times by the upscaler, the rest a filter
+    assert "Postprocess upscale by: 4" in web.png_info(result.image).info
 
 
 def test_webuiapi_starts_from_a_picture_and_enlarges(web: Any) -> None:

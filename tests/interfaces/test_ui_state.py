@@ -119,20 +119,18 @@ def test_pictures_are_called_by_what_was_drawn(page_home: Path) -> None:
     assert kept.recipe.labels["text"] == "pink hair"
 
 
-def test_sizes_are_bounded_by_what_the_model_can_do(page_home: Path) -> None:
+def test_sizes_beyond_the_model_are_drawn_smaller_and_enlarged(page_home: Path) -> None:
     assert [largest_side(256), largest_side(256, 256), largest_side(256, 384)] == [312, 384, 256]
     at = app(gen_model="embedded")
     assert "made for 256 × 256 pixels" in at.number_input(key="gen_width").help
     at.number_input(key="gen_width").set_value(512)
     at.number_input(key="gen_height").set_value(512).run()
-    assert [at.number_input(key=f"gen_{side}").value for side in ("width", "height")] == [312, 312]
-    said = " ".join(part.value for part in at.toast).replace("\\", "")
-    assert "Width can't be 512, so it is 312 now" in said
-    assert "This model was made for 256 × 256 pixels" in said
-    at.number_input(key="gen_height").set_value(256).run()
-    at.number_input(key="gen_width").set_value(384).run()
-    assert [at.number_input(key=f"gen_{side}").value for side in ("width", "height")] == [384, 256]
+    assert [at.number_input(key=f"gen_{side}").value for side in ("width", "height")] == [512, 512]
+    assert not at.toast
     plan = studio()._resolver.plan(GenerateSpec(model="embedded", width=512, height=512, seed=1), "me")
+    assert any("drawn in 256 x 256 and enlarged 2 times" in note for note in plan.notes)
+    assert (plan.recipes[0].width, plan.recipes[0].upscale, plan.recipes[0].size) == (256, 2, (512, 512))
+    plan = studio()._resolver.plan(GenerateSpec(model="embedded", width=512, height=512, hires=2, seed=1), "me")
     assert any("more than this model was made for" in note for note in plan.notes)
 
 

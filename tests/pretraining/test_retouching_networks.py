@@ -55,7 +55,9 @@ def test_what_goes_in_is_the_painting_itself_worn(vae: AutoencoderKL) -> None:
     }
     assert difference.pop("clean") == 0
     assert all(0.2 < value < 12 for value in difference.values()), difference
-    x, y = upscaler.pairs(3, vae, 2)
+    pool = upscaler.Pool(vae, size=1)
+    pool.add(3)
+    x, y = pool.crops(2, random.Random(1))
     assert (x.shape, y.shape) == ((2, 3, 64, 64), (2, 3, 128, 128))
     reduced = torch.nn.functional.avg_pool2d(y, 2)
     assert (reduced - x).abs().mean() < 0.05  # the same place of the same character

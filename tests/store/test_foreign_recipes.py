@@ -165,8 +165,12 @@ def test_hires_fix_started_from_no_picture() -> None:
     more = ", Denoising strength: 0.45, Hires upscale: 2, Hires steps: 10, Hires upscaler: Latent"
     found = read_text(text_of("1girl, blue hair", more))
     expect(found)
-    assert found.notes == (HIRES,)
-    assert found.spec.strength == 0.6  # the field's own default: nothing was taken over
+    assert found.notes == ()
+    spec = found.spec
+    assert (spec.hires, spec.hires_steps, spec.hires_strength, spec.upscaler) == (2, 10, 0.45, "Latent")
+    assert spec.strength == 0.6  # the field's own default: nothing was taken over
+    same = read_text(text_of("1girl, blue hair", ", Denoising strength: 0.45, Hires upscale: 1.5, Hires steps: 0"))
+    assert (same.spec.hires, same.spec.hires_steps) == (1.5, same.spec.steps)
     old = read_text(text_of("1girl, blue hair", ", Denoising strength: 0.7, First pass size: 0x0"))
     assert old.notes == (HIRES,)
     started = read_text(text_of("1girl, blue hair", ", Denoising strength: 0.45, Mask blur: 4"))

@@ -210,6 +210,13 @@ Redraw = Annotated[
 ]
 
 
+HIRES_STRENGTH = 0.4  # of a second pass for which none is said
+
+
+def _beyond_one(factor: float) -> str:
+    return f"{factor:g}" if factor > 1 else ""
+
+
 class Parameters(Spec):
     """What a request hands on to its recipe as it is. A parameter of the drawing that nothing is worked out for is
     written here, and so has a place in both."""
@@ -271,11 +278,72 @@ class Parameters(Spec):
             advanced=True,
         ),
     ] = "auto"
+    upscale: Annotated[
+        float,
+        Field(
+            title="Enlarge",
+            description="How many times as large on each side the finished picture is made, by the upscaler.",
+            ge=1,
+            le=4,
+            allow_inf_nan=False,
+        ),
+        About(step=0.5, infotext=Infotext("Postprocess upscale by", write=_beyond_one), advanced=True),
+    ] = 1.0
+    hires: Annotated[
+        float,
+        Field(
+            title="Hires fix",
+            description="Draw, enlarge this many times on each side, and draw over that once more, for details of the "
+            "new size. 1: no second pass.",
+            ge=1,
+            le=4,
+            allow_inf_nan=False,
+        ),
+        About(step=0.5, infotext=Infotext("Hires upscale", write=_beyond_one), advanced=True),
+    ] = 1.0
+    hires_steps: Annotated[
+        int | None,
+        Field(title="Hires steps", description="Steps of the second pass.", ge=1, le=50),
+        About(blank="automatic", infotext=Infotext("Hires steps"), advanced=True),
+    ] = None
+    hires_strength: Annotated[
+        float | None,
+        Field(
+            title="Hires strength",
+            description="How much the second pass may change: 0.3 keeps the picture, 0.5 gives it new details.",
+            gt=0,
+            le=1,
+        ),
+        About(
+            step=0.05,
+            blank=f"{HIRES_STRENGTH:g}",
+            infotext=Infotext("Denoising strength", write="{:g}".format),
+            advanced=True,
+        ),
+    ] = None
+    upscaler: Annotated[
+        Reference,
+        Field(
+            title="Upscaler",
+            description="What enlarges: embedded (the studio's own), lanczos, or a .safetensors file in "
+            "models/upscalers.",
+        ),
+        About(
+            infotext=Infotext("Hires upscaler", write=lambda name: "" if name == "embedded" else name), advanced=True
+        ),
+    ] = "embedded"
+
+    @property
+    def times(self) -> float:
+        """How many times as large on each side as what is drawn first the picture is in the end."""
+        return self.hires * self.upscale
 
     @model_validator(mode="after")
     def _masked_picture(self) -> Self:
         if self.mask is not None and self.source is None:
             raise ValueError("a mask needs the picture that it is for, as the source")
+        if self.hires > 1 and self.source is not None:
+            raise ValueError("hires fix begins from words alone; enlarge a picture instead, and start from that")
         return self
 
 
@@ -417,6 +485,7 @@ class Recipe(Parameters):
     fast: bool = False  # the model's own few-step adapter is attached
     strength: float | None = None
     control_hash: Annotated[str, Field(max_length=64)] = ""
+    upscaler_hash: Annotated[str, Field(max_length=64)] = ""  # of the network that enlarges, where one does
     frame: Annotated[str, Field(max_length=MAX_FRAME)] = ""  # one frame of a morph or animation: its plan, as JSON
     labels: Annotated[dict[str, str], About(in_key=False)] = Field(default_factory=dict)
 
@@ -441,6 +510,17 @@ class Recipe(Parameters):
             "control",
         )
     )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the finished picture, in pixels; of one with a mask: as drawn, not that of its source."""
+        first = (round(self.width * self.hires), round(self.height * self.hires))
+        return round(first[0] * self.upscale), round(first[1] * self.upscale)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of both passes."""
+        return self.steps + (self.hires_steps or 0)
 
     @property
     def key(self) -> str:

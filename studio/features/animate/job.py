@@ -23,6 +23,7 @@ from studio.features.frames import (
     FrameDrawing,
     batches,
     draw_source,
+    finished,
     frame_recipe,
     missing_frames,
     recipes_for,
@@ -66,7 +67,7 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
         if given and missing[0] == 0:
             missing = missing[1:]
             whole = fit(image, first.width, first.height)
-            job.save(whole, frames[0], 0, kind="frame", details={"strength": 0.0})
+            job.save(finished(engine, first, whole), frames[0], 0, kind="frame", details={"strength": 0.0})
     if missing:
         drawing = FrameDrawing(engine, job, first)
         drawing.begin(sum(animation.steps_of(first, stills[index]) for index in missing))
@@ -79,6 +80,7 @@ def animate(engine: Any, job: Job, spec: AnimateSpec) -> Iterator[None]:
             with drawing.borrowed(made):
                 for index, picture in made.draw(chunk):
                     drawing.note = TEXT["frame"].format(index + 1, len(frames))
+                    picture = finished(engine, first, picture)
                     job.save(picture, frames[index], index, kind="frame", details={"strength": stills[index].strength})
             yield
     holds = [still.hold for still in stills]
@@ -122,6 +124,7 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
             positions = [chain.index(emotions[index]) / (len(chain) - 1) for index in some]
             with drawing.borrowed(made):
                 for index, picture in zip(some, made.draw(positions), strict=True):
+                    picture = finished(engine, recipes[0], picture)
                     job.save(picture, frames[index], index, kind="frame", title=emotions[index])
             yield
     ids = [job.ids[index] for index in range(len(frames))]

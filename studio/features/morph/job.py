@@ -16,6 +16,7 @@ from studio.features.frames import (
     FrameDrawing,
     batches,
     draw_source,
+    finished,
     frame_recipe,
     missing_frames,
     recipes_for,
@@ -93,6 +94,7 @@ def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
             with drawing.borrowed(made):
                 for index, picture in zip(some, made.draw([positions[index] for index in some]), strict=True):
                     drawing.note = TEXT["even"] if spec.retime else TEXT["frame"].format(index + 1, spec.frames)
+                    picture = finished(engine, first, picture)
                     job.save(picture, frames[index], index, kind="frame", details={"place": positions[index]})
             yield
         ids |= {position: frame.key for position, frame in zip(positions, frames, strict=True)}

@@ -83,6 +83,15 @@ def retouched(done: Finished) -> Answer:
     return {"images": images, "seconds": round(done.seconds, 3)}, [image["path"] for image in images]
 
 
+def enlarged(done: Finished) -> Answer:
+    """The picture, and how large it is."""
+    images = done.images(done.view.pictures)
+    for id, image in zip(done.view.pictures, images, strict=True):
+        picture = done.studio.picture(id, OWNER)
+        image |= {"width": picture.width, "height": picture.height}
+    return {"images": images, "seconds": round(done.seconds, 3)}, [image["path"] for image in images]
+
+
 def animation(done: Finished) -> Answer:
     """The frames, the animation, and in a folder the filmstrip."""
     ids = done.view.result["frames"]
@@ -156,6 +165,7 @@ class Verb:
     request: Callable[[Studio, dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda studio, fields, given: fields
     file: AnimationFormat | Literal["any"] | None = None
     out: str = FOLDER
+    copies: bool = False  # it has `--out`, though it draws nothing
 
 
 _ANY = (
@@ -186,6 +196,7 @@ VERBS: dict[str, Verb] = {
     "sprites": Verb(sprites, file="zip", out=f"{FOLDER} A name that ends in .zip: write only the ZIP there."),
     "sketch": Verb(followed),
     "inpaint": Verb(retouched),
+    "upscale": Verb(enlarged, copies=True),
     "caption": Verb(captions),
 }
 
@@ -210,7 +221,7 @@ def _verb(kind: str) -> Callable[..., None]:
         parameters += options(GenerateSpec, without | taken, "base__")
     draws = based or feature.spec is GenerateSpec
     parameters += [*own.more, *(COMMON if draws else ())]
-    if draws:
+    if draws or own.copies:
         parameters.append(option("out", Path | None, own.out, "--out"))
     return command(lambda **given: _run(kind, own, given), [*parameters, JSON], feature.verb.help)
 

@@ -44,6 +44,7 @@ HOME_OF = {
     "morph": "emotion_morph",
     "sketch": "sketch_to_character",
     "inpaint": "retouch",
+    "upscale": "gallery",
     "animate": "img2img_animation",
     "sprites": "emotion_morph",
     "caption": "train_lora",

@@ -51,7 +51,7 @@ TEXT = {
     "note": "Frame 1 is the first. An empty strength follows the slider above.",
 }
 MotionSpec = MorphSpec | AnimateSpec
-LEFT_OUT = ("guidance", "width", "height", "sampler")  # as the model, or the picture, has them
+LEFT_OUT = ("guidance", "width", "height", "sampler", *parameters.HIRES)  # as the model, or the picture, has them
 
 
 # --- the form -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ KNOWN: Mapping[str, SpecField] = {
     for name, field in sorted(fields(GenerateSpec).items(), key=lambda item: item[0] in Parameters.model_fields)
     if field.about.advanced
 }
-PICKED = ("model", "loras")  # by pickers of their own
+PICKED = ("model", "loras", "upscaler")  # by pickers of their own
+HIRES = ("hires", "hires_steps", "hires_strength")  # the second pass: for single pictures from words
 
 
 def key(prefix: str, name: str) -> str:
@@ -53,6 +54,8 @@ def form(
                 options = {"placeholder": blank} if blank and number else {}
                 options |= (hints or {}).get(name, {})
                 values[name] = inputs.field(GenerateSpec, name, key(prefix, name), **options)
+    if "upscaler" not in without:
+        values["upscaler"] = widgets.upscaler_picker(key(prefix, "upscaler"))
     values["loras"] = widgets.lora_picker(key(prefix, "loras"))
     return values
 

@@ -26,12 +26,13 @@ from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 from studio.service import LoraInfo, ModelInfo, PromptRequest
 from studio.service.resolving import sampling
-from studio.service.sizes import default_size, largest_side
+from studio.service.sizes import default_size
 
 PAGE = "generate"
 TEXT = {
     "more": "More settings",
-    "native": "This model was made for {native} × {native} pixels and loses the picture in much larger ones.",
+    "native": "This model was made for {native} × {native} pixels: much larger pictures are drawn smaller and "
+    "enlarged.",
     "auto_help": "The grey number is what is taken while the field is empty.",
     "source": "Starting from",
     "starts": "Draw starts from this picture now. Say below what is to be different.",
@@ -237,21 +238,15 @@ def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
     hints: dict[str, dict[str, Any]] = {}
     if about:  # a model that was typed may not be here yet
         steps, guidance = automatic(quality, about)
-        native, state = about.native_size, st.session_state
+        native = about.native_size
         sides = dict(zip(("width", "height"), map(str, default_size(native, None, about.sizes)), strict=True))
         for name, value in {"steps": f"{steps}", "guidance": f"{guidance:g}", **sides}.items():
             # no word before it: the fields are so narrow that its end would be cut off
             explained = f"{describe(GenerateSpec, name).help} {TEXT['auto_help']}"
             hints[name] = {"placeholder": value, "help": explained}
         because = TEXT["native"].format(native=native)
-        width, height = state.get("gen_width"), state.get("gen_height")
-        alone = largest_side(native)
-        both = width and height and min(width, height) > alone  # a square then, and not what the first one leaves
-        across = largest_side(native, min(height, largest_side(native, 1))) if height and not both else alone
-        down = largest_side(native, min(width, across)) if width else alone
-        most = {"width": across, "height": down}
-        for name, high in most.items():
-            hints[name] |= {"max_value": high, "because": because, "help": f"{hints[name]['help']} {because}"}
+        for name in ("width", "height"):
+            hints[name]["help"] = f"{hints[name]['help']} {because}"
     rest = parameters.form("gen", hints=hints, models=models)
     dropped()
     return rest, rest.pop("loras")

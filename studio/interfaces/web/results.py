@@ -11,7 +11,7 @@ import streamlit as st
 from studio.core.errors import StudioError
 from studio.core.specs import MAX_SEED, GenerateSpec
 from studio.core.views import JobView, Picture
-from studio.interfaces.web import character, lab, text, widgets
+from studio.interfaces.web import character, lab, larger, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -94,9 +94,14 @@ def actions(picture: Picture, key: str) -> None:
             if st.button(TEXT["new_seed"], key=f"new_{key}", icon=":material/casino:", help=TEXT["new_seed_help"]):
                 _draw(picture, seed=random.randint(0, MAX_SEED))
             if st.button(TEXT["vary"], key=f"vary_{key}", icon=":material/shuffle:", help=TEXT["vary_help"]):
-                _draw(picture, seed=random.randint(0, MAX_SEED), source=picture.id, mask=None, strength=VARIATION)
+                _draw(
+                    picture, seed=random.randint(0, MAX_SEED), source=picture.id, mask=None, strength=VARIATION, hires=1
+                )
         widgets.download(picture, key)
+        if picture.drawable and "frames" not in picture.details:
+            larger.button(picture, key)
         widgets.send_menu(picture, key)
+    larger.result(picture, key)
     character.offer(picture, key)
     if picture.recipe is not None:
         recipe(picture)

@@ -21,7 +21,7 @@ from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
 PAGE = "retouch"
-LEFT_OUT = ("width", "height")  # the picture has a size
+LEFT_OUT = ("width", "height", "upscale", "upscaler", *parameters.HIRES)  # the picture has a size
 MOST_STATES = 8  # that are offered to go back to
 TEXT = {
     "mask": "The mask",

@@ -87,7 +87,7 @@ def summary(recipe: Recipe) -> str:
     parts = [f"seed {recipe.seed}", plural(recipe.steps, "step"), SAMPLER_NAMES.get(recipe.sampler, recipe.sampler)]
     if recipe.guidance > 1:
         parts.append(f"guidance {recipe.guidance:g}")
-    parts.append(f"{recipe.width} × {recipe.height}")
+    parts.append("{} × {}".format(*recipe.size))
     if recipe.loras:
         parts.append(plural(len(recipe.loras), "LoRA"))
     if attempts := recipe.labels.get("attempts"):

@@ -14,8 +14,9 @@ import streamlit as st
 from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
+from studio.core.fields import describe
 from studio.core.settings import settings
-from studio.core.specs import LoraRef, Request
+from studio.core.specs import GenerateSpec, LoraRef, Request
 from studio.core.views import JobView, Picture
 from studio.interfaces.web import frame, inputs, text
 from studio.interfaces.web.identity import owner
@@ -382,6 +383,18 @@ def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInf
         persist_state="session",
     )
     return (picked or default).strip()
+
+
+def upscaler_picker(key: str) -> str:
+    """What enlarges, by reference: the studio's own network, the filter, or a file of somebody's."""
+    known = {info.reference: info.title for info in studio().models.upscalers()}
+    first = describe(GenerateSpec, "upscaler")
+    chosen: str = st.session_state.get(key) or first.default
+    picked = st.selectbox(
+        first.label, list(dict.fromkeys([*known, chosen])), key=key, format_func=lambda name: known.get(name, name),
+        help=first.help, persist_state="session",
+    )  # fmt: skip
+    return picked or chosen
 
 
 def put_loras(key: str, refs: Sequence[LoraRef]) -> None:

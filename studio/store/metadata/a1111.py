@@ -42,7 +42,7 @@ def read(text: str) -> Facts:
     facts.guidance = pairs.get("CFG scale", pairs.get("CFG Scale"))
     facts.sampler, facts.schedule = pairs.get("Sampler", ""), pairs.get("Schedule type", pairs.get("Scheduler", ""))
     for key in INFOTEXT:
-        if key in pairs and key not in ("Steps", "Seed", "CFG scale", "Denoising strength"):
+        if key in pairs and key not in ("Steps", "Seed", "CFG scale", "Denoising strength", "Hires upscaler"):
             facts.setting(key, pairs[key], usual="1")
     if size := pair(pairs.get("Size", "")):
         facts.width, facts.height = size
@@ -137,8 +137,15 @@ def _program(pairs: dict[str, str], nested: dict[str, Any]) -> tuple[Origin, str
 def _second_pass(facts: Facts, pairs: dict[str, str]) -> None:
     """Hires fix writes its strength where img2img does; only the second started from a picture."""
     second = any(key.lower().startswith(_SECOND) for key in pairs)
-    if second:
+    if second and "Hires upscale" in pairs:
+        facts.others["hires_strength"] = ("Denoising strength", pairs.get("Denoising strength"))
+        if "Hires steps" in pairs and pairs["Hires steps"] == "0":  # as many as in the first pass
+            facts.others["hires_steps"] = ("Hires steps", facts.steps)
+    elif second:
         facts.notes.append(HIRES)
+    name = pairs.get("Hires upscaler", pairs.get("Postprocess upscaler", ""))
+    if name:
+        facts.others["upscaler"] = ("Hires upscaler", name)
     operations = pairs.get("Operations", "")
     if not second and not ("txt2img" in operations and "img2img" not in operations):
         facts.strength = pairs.get("Denoising strength", pairs.get("Denoise strength"))

@@ -70,7 +70,8 @@ def portable(recipe: Recipe) -> Recipe:
     control = recipe.control
     if control is not None and control.model is not None:
         control = control.model_copy(update={"model": plain_name(control.model) or None})
-    return recipe.model_copy(update={"model": plain_name(recipe.model), "loras": loras, "control": control})
+    names = {"model": plain_name(recipe.model), "upscaler": plain_name(recipe.upscaler)}
+    return recipe.model_copy(update=names | {"loras": loras, "control": control})
 
 
 def plain_name(reference: str) -> str:

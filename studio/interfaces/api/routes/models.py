@@ -52,9 +52,20 @@ class Lora(BaseModel):
     base: str
 
 
+class Upscaler(BaseModel):
+    """An upscaler: a request names it by `reference`. `scale` 0: not known before it is used."""
+
+    reference: str
+    title: str
+    scale: int
+    size_bytes: int
+    hash: str
+
+
 class Models(BaseModel):
     models: list[Model]
     loras: list[Lora]
+    upscalers: list[Upscaler]
 
 
 @router.get("/models")
@@ -63,6 +74,10 @@ def models(owner: Owner, studio: TheStudio) -> Models:
     return Models(
         models=[_model(info) for info in studio.models.list()],
         loras=[_lora(info) for info in studio.models.loras_of(owner)],
+        upscalers=[
+            Upscaler(**{name: getattr(info, name) for name in Upscaler.model_fields})
+            for info in studio.models.upscalers()
+        ],
     )
 
 

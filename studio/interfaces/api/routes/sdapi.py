@@ -19,17 +19,22 @@ from studio.core.errors import BadInput
 from studio.core.specs import GenerateSpec, MaskArea, MaskSpec
 from studio.core.specs.picture import SAMPLER_NAMES
 from studio.core.views import JobView, Picture
+from studio.features.upscale.spec import UpscaleSpec
 from studio.interfaces.api.access import Once, Owner, TheStudio
 from studio.interfaces.api.routes.drawn import (
     Drawn,
     bounded,
+    check,
     draw,
     encoded,
     enlarged,
+    finished,
     picture_of,
     reference,
     rounded,
     sampler,
+    upscaler,
+    upscaler_name,
 )
 from studio.service import ModelInfo, Studio
 
@@ -62,6 +67,14 @@ class Txt2Img(Loose):
     send_images: bool | None = True
 
 
+class Txt2ImgHires(Txt2Img):
+    enable_hr: bool | None = False
+    hr_scale: float | None = Field(2, allow_inf_nan=False)
+    hr_second_pass_steps: int | None = 0
+    hr_upscaler: str | None = Field(None, max_length=1024)
+    denoising_strength: float | None = Field(None, allow_inf_nan=False)
+
+
 class Img2Img(Txt2Img):
     init_images: list[str] = Field(max_length=1)
     denoising_strength: float | None = Field(0.75, allow_inf_nan=False)
@@ -83,6 +96,7 @@ class Extra(Loose):
     upscaling_resize: float = Field(2, gt=0, le=16, allow_inf_nan=False)
     upscaling_resize_w: int = 512
     upscaling_resize_h: int = 512
+    upscaler_1: str | None = Field(None, max_length=1024)
 
 
 class OnePicture(Loose):
@@ -142,8 +156,8 @@ def _answer(drawn: list[Drawn], body: Txt2Img, view: JobView) -> Pictures:
         "all_negative_prompts": [one.recipe.negative for one in drawn],
         "seed": first.seed if first else -1,
         "all_seeds": [one.recipe.seed for one in drawn],
-        "width": first.width if first else 0,
-        "height": first.height if first else 0,
+        "width": drawn[0].size[0] if drawn else 0,
+        "height": drawn[0].size[1] if drawn else 0,
         "sampler_name": SAMPLER_NAMES.get(first.sampler, first.sampler) if first else "",
         "cfg_scale": first.guidance if first else 0,
         "steps": first.steps if first else 0,
@@ -159,9 +173,21 @@ def _answer(drawn: list[Drawn], body: Txt2Img, view: JobView) -> Pictures:
 
 
 @router.post("/txt2img")
-async def txt2img(body: Txt2Img, owner: Owner, studio: TheStudio, chosen: Chosen, once: Once) -> Pictures:
-    """Draw pictures of a prompt and answer with them. A size beyond the model's is drawn smaller and enlarged."""
+async def txt2img(body: Txt2ImgHires, owner: Owner, studio: TheStudio, chosen: Chosen, once: Once) -> Pictures:
+    """Draw pictures of a prompt and answer with them. A size beyond the model's is drawn smaller and enlarged.
+
+    `enable_hr` with its fields is the second pass (hires fix).
+    """
     spec = await run_in_threadpool(_spec, body, chosen, studio)
+    if body.enable_hr and (body.hr_scale or 2) > 1:
+        strength = body.denoising_strength
+        hires: dict[str, Any] = {
+            "hires": bounded(body.hr_scale or 2, 1, 4),
+            "hires_steps": bounded(body.hr_second_pass_steps, 1, 50) if body.hr_second_pass_steps else None,
+            "hires_strength": bounded(strength, 0.01, 1) if strength is not None else None,
+            "upscaler": upscaler(body.hr_upscaler, studio),
+        }
+        spec = spec.model_copy(update=hires)
     drawn, view = await draw(spec, owner, studio, once)
     return _answer(drawn, body, view)
 
@@ -280,10 +306,15 @@ def schedulers(owner: Owner) -> list[dict[str, Any]]:
 
 
 @router.get("/upscalers")
-def upscalers(owner: Owner) -> list[dict[str, Any]]:
+def upscalers(owner: Owner, studio: TheStudio) -> list[dict[str, Any]]:
+    """What pictures can be enlarged with."""
+    plain: dict[str, Any] = {"model_name": None, "model_path": None, "model_url": None, "scale": 4}
     return [
-        {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}
-        for name in ("None", "Lanczos")
+        plain | {"name": "None"},
+        *(
+            plain | {"name": upscaler_name(info), "model_name": info.title, "scale": info.scale or 4}
+            for info in studio.models.upscalers()
+        ),
     ]
 
 
@@ -318,15 +349,30 @@ def queue_status(owner: Owner, studio: TheStudio) -> dict[str, Any]:
 
 
 @router.post("/extra-single-image")
-def extra_single_image(body: Extra, owner: Owner, studio: TheStudio) -> Upscaled:
-    """Enlarge a picture (Lanczos), by a factor (`resize_mode` 0) or to a size (1)."""
+async def extra_single_image(body: Extra, owner: Owner, studio: TheStudio) -> Upscaled:
+    """Enlarge a picture by `upscaler_1` (left out: the studio's own; "None": a filter).
+
+    By a factor (`resize_mode` 0) or to a size (1); what lies beyond four times is left to the filter.
+    """
     data = picture_of(body.image)
-    with Image.open(studio.upload(data, owner, "extra").path) as image:
-        factor = body.upscaling_resize
-        size = (round(image.width * factor), round(image.height * factor))
-        if body.resize_mode == 1:
-            size = (body.upscaling_resize_w, body.upscaling_resize_h)
-        return Upscaled(image=encoded(enlarged(image, size, _infotext(data))))
+    shown = source = await run_in_threadpool(studio.upload, data, owner, "extra")
+    factor = body.upscaling_resize
+    size = (round(source.width * factor), round(source.height * factor))
+    if body.resize_mode == 1:
+        size = (body.upscaling_resize_w, body.upscaling_resize_h)
+    check(size)
+    times = max(size[0] / source.width, size[1] / source.height)
+    name = await run_in_threadpool(upscaler, body.upscaler_1, studio)
+    if times > 1 and name != "lanczos":
+        spec = UpscaleSpec(image=source.id, scale=bounded(times, 1, 4), upscaler=name)
+        view = await finished(spec, owner, studio)
+        shown = await run_in_threadpool(studio.picture, view.pictures[0], owner)
+
+    def sent() -> bytes:
+        with Image.open(shown.path) as image:
+            return enlarged(image, size, _infotext(data))
+
+    return Upscaled(image=encoded(await run_in_threadpool(sent)))
 
 
 @router.post("/png-info")
