@@ -15,6 +15,10 @@ ENLARGED = (
     "{width} x {height} pixels are more than {title} draws well: drawn in {small} and enlarged "
     "{times:.3g} times{result}."
 )
+SECOND_PASS = (
+    "The second pass draws {width} x {height} pixels, and {title} was made for {native} x {native}: figures may stand "
+    "twice in it, or melt. Enlarge without a second pass to be sure."
+)
 TOO_LARGE = (
     "{width} x {height} pixels are more than this model was made for ({native} x {native}): things stand twice in such "
     "pictures, or melt."
@@ -30,6 +34,10 @@ def drawn_size(spec: GenerateSpec, size: tuple[int, int], info: ModelInfo, notes
     note says so. Where the request enlarges by itself its size is that of the drawing, whatever the model is for.
     """
     width, height = size
+    second = (round(width * spec.hires), round(height * spec.hires))
+    if spec.hires > 1 and not sizes.fits(*second, info.native_size):
+        said = {"width": second[0], "height": second[1], "title": info.title, "native": info.native_size}
+        once(notes, SECOND_PASS.format(**said))
     if sizes.fits(width, height, info.native_size):
         return width, height, spec.upscale
     able = spec.times == 1 and spec.mask is None

@@ -129,6 +129,7 @@ def test_a_second_pass_draws_over_the_first(studio: Studio) -> None:
     hires, view = drawn(studio, hires=2.0, steps=4)
     assert (hires.width, hires.height) == (128, 128)
     assert view.total == 8
+    assert any("The second pass draws 128 x 128 pixels" in note for note in view.notes)
     assert not np.array_equal(pixels(studio, larger.id), pixels(studio, hires.id))
     stronger, _ = drawn(studio, hires=2.0, steps=4, hires_strength=0.9)
     assert not np.array_equal(pixels(studio, stronger.id), pixels(studio, hires.id))

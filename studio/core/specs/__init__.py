@@ -36,16 +36,8 @@ from studio.core.specs.base import (
     Text,
     by_kind,
 )
-from studio.core.specs.picture import (
-    DRAWN_LABELS,
-    MAX_FRAME,
-    ControlSpec,
-    GenerateSpec,
-    LoraRef,
-    MaskSpec,
-    Parameters,
-    Recipe,
-)
+from studio.core.specs.guides import ControlSpec, MaskSpec
+from studio.core.specs.picture import DRAWN_LABELS, MAX_FRAME, GenerateSpec, LoraRef, Parameters, Recipe
 from studio.core.specs.runs import RUN_KINDS, AnyRun, RunKindName, makes_lora
 from studio.core.specs.training import ControlRunSpec, LcmSpec, LoraSpec, RunSpec
 
