@@ -240,7 +240,7 @@ def test_a_body_that_is_not_proper_json_is_refused(client: TestClient, body: byt
 
 def test_models_prompt_status(client: TestClient, studio: Studio) -> None:
     models = client.get("/models").json()
-    assert {"models", "loras"} == set(models)
+    assert {"models", "loras", "upscalers"} == set(models)
     assert str(studio.settings.home) not in json.dumps(models)
     written = client.post("/prompt", json={"emotion": "sad", "offline": True}).json()
     assert "sad" in written["positive_prompt"]
