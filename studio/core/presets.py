@@ -39,6 +39,22 @@ _DISTILL_EMBEDDED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def distill_defaults(model: str, form: str = "lora") -> dict[str, Any]:
-    """What a distillation of `model` into a LoRA, or into a whole model ("full"), begins with."""
-    return {"model": model, **(_DISTILL_EMBEDDED if model == "embedded" and form == "lora" else {})}
+UNSPARING = "large card"
+# With a model of Stable Diffusion's size it is the teacher's own pictures that take long: the 2,000 that a large card
+# draws first would take a T4 two hours. What a machine really takes is measured (`training.distill.duration`).
+_DISTILL_MACHINE: dict[str, dict[str, Any]] = {
+    "processor": {"latents": 64, "epochs": 5, "steps_per_epoch": 40, "batch_size": 1, "gradient_checkpointing": False},
+    "small card": {"latents": 500, "batch_size": 4, "gradient_checkpointing": True},
+    UNSPARING: {},
+}
+
+
+def distill_defaults(model: str, form: str = "lora", machine: str = UNSPARING) -> dict[str, Any]:
+    """What a distillation of `model` into a LoRA, or into a whole model ("full"), begins with.
+
+    `machine`: "processor", "small card" (below 20 GB, or older than RTX 30) or "large card", on which nothing
+    has to be spared, nor with a small model on any.
+    """
+    if model != "embedded":
+        return {"model": model, **_DISTILL_MACHINE[machine]}
+    return {"model": model, **(_DISTILL_EMBEDDED if form == "lora" else {})}

@@ -23,6 +23,7 @@ from studio.engine import packages
 
 _NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last one: WSL
 _SMI = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits")
+LARGE = 20_000_000_000  # bytes of a card on which nothing has to be spared
 INDEX = "https://download.pytorch.org/whl/"
 # Oldest NVIDIA driver that each major version of CUDA runs with (CUDA's release notes, minor version compatibility)
 DRIVERS = {12: 525, 13: 580}
@@ -176,6 +177,16 @@ def runs(capability: tuple[int, int], cuda: str, architectures: Collection[str] 
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
             return True
     return False
+
+
+def training_kind(settings: Settings) -> str:
+    """What would train here: "processor", "small card" or "large card", as `presets.distill_defaults` calls them."""
+    if expected(settings) != "cuda":
+        return "processor"
+    best = max(cards(), key=lambda card: card.memory, default=None)
+    if best is None:  # its driver can't be asked
+        return "small card"
+    return "large card" if best.memory >= LARGE and best.capability >= (8, 0) else "small card"
 
 
 def expected(settings: Settings) -> str:

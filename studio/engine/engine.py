@@ -21,9 +21,17 @@ from studio.core.settings import Settings
 from studio.core.specs import Recipe
 from studio.engine import allocator, drawing, memory, optimizations
 from studio.engine.models import controlnets, hub
-from studio.engine.models.catalogue import ModelInfo, component_weights, file_family, resolve
+from studio.engine.models.catalogue import (
+    ModelInfo,
+    component_weights,
+    file_family,
+    find_lora,
+    fingerprint,
+    resolve,
+)
 from studio.engine.models.components import Components
-from studio.engine.models.families import SD15, accept
+from studio.engine.models.families import SD15, FastReference, accept
+from studio.engine.models.few_steps import few_step
 from studio.engine.models.loading import load_parts
 from studio.engine.models.weights import read_header
 from studio.engine.progress import Progress
@@ -54,6 +62,17 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
 def fetch(reference: str, settings: Settings, on_note: Callable[[str], None] | None = None) -> None:
     """Download a model of the hub in the precision that it will be loaded in. Raises as `hub.get`."""
     hub.get(reference, settings, on_note, half=_half(settings), accept=accept, accept_file=file_family)
+
+
+def _fetch_few_step(known: FastReference, settings: Settings, on_note: Callable[[str], None]) -> None:
+    """Download a published few-step adapter. Raises as `hub.get`, and BadInput where it is another file by now."""
+    path = hub.get_file(known.reference, known.file, known.download_bytes, settings, on_note)
+    if fingerprint(path) != known.sha256:
+        path.unlink()  # a link into the Hub's cache: nobody takes it for the right one
+        raise BadInput(
+            f"{known.reference} isn't the file any more that the studio knows; get it yourself and put it into "
+            f"{settings.models_dir}/loras, if you trust it."
+        )
 
 
 def _half(settings: Settings) -> bool:
@@ -136,6 +155,12 @@ class Engine:
             yield from _in_turns(
                 lambda note: controlnets.fetch(missing, self.settings, note, _half(self.settings)), on_note
             )
+
+    def fetched_lora(self, reference: str, on_note: Callable[[str], None]) -> Iterator[None]:
+        """As `fetched`, of a LoRA that is published for a whole family. Nothing is done for any other."""
+        known = few_step(reference)
+        if known is not None and find_lora(reference, self.settings).state == "download":
+            yield from _in_turns(lambda note: _fetch_few_step(known, self.settings, note), on_note)
 
     def free(self) -> None:
         """Give the memory of the loaded model back."""

@@ -1,9 +1,11 @@
-"""diffusers and transformers without what drawing has no use for: `torch._dynamo` and peft, half of their import time.
+"""diffusers and transformers without what drawing has no use for, more than half of their import time.
 
 diffusers imports torch's compiler to mark functions for it, and peft to tell its layers from others. Here both get
 stand-ins while diffusers is imported: marks are left out (the compiler traces these functions as well without them), a
 layer is compared with peft's when somebody compares. Whoever needs the two (a trainer, STUDIO_COMPILE) imports them as
-ever. Import this module before diffusers.
+ever. transformers is told that this torch can't spread a model over several machines: the tensors for that, which bring
+sympy, stay away. (Training in several processes is accelerate's, which asks torch itself.) Import this module before
+diffusers.
 """
 
 from __future__ import annotations
@@ -99,8 +101,32 @@ def _unless_one(scale: Callable[..., None]) -> Callable[..., None]:
     return scaled
 
 
+@contextmanager
+def _on_one_machine() -> Iterator[None]:
+    """What transformers imports inside the block takes torch for one that is built without `torch.distributed`."""
+    utils = importlib.import_module("transformers.utils")
+    places = (utils, importlib.import_module("transformers.utils.import_utils"))
+    asked = utils.is_torch_distributed_available
+    for place in places:
+        place.is_torch_distributed_available = lambda: False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for place in places:
+            place.is_torch_distributed_available = asked  # type: ignore[attr-defined]
+
+
+def _distributed(name: str) -> Any:
+    """`torch.distributed.tensor`, which peft and torch's compiler read without importing it, as somebody always had."""
+    if name != "tensor":
+        raise AttributeError(f"module 'torch.distributed' has no attribute {name!r}")
+    return importlib.import_module("torch.distributed.tensor")
+
+
 def _load() -> None:
-    with dynamo_deferred():
+    if not hasattr(torch.distributed, "__getattr__"):
+        torch.distributed.__getattr__ = _distributed
+    with dynamo_deferred(), _on_one_machine():
         importlib.import_module("studio.engine.optimizations")  # tells diffusers of an xformers that can't be imported
         importlib.import_module("diffusers.utils")  # asks whether peft is installed
         peft_utils = importlib.import_module("diffusers.utils.peft_utils")

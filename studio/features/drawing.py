@@ -77,6 +77,8 @@ def with_models(work: Work) -> Work:
                 yield from engine.fetched(recipe.model, job.say)
             if recipe.control is not None and recipe.control.weight:
                 yield from engine.fetched_control(recipe.model, _follows(engine, job, recipe), job.say)
+        for path in dict.fromkeys(ref.path for recipe in job.recipes for ref in recipe.loras):
+            yield from engine.fetched_lora(path, job.say)
         yield from work(engine, job, spec) or ()
 
     return run

@@ -180,7 +180,8 @@ class Supervisor:
     def measure(self, spec: LoraSpec | LcmSpec, timeout: float = 600) -> dict[str, float]:
         """Seconds per step, seconds to load and bytes of memory of a run like `spec`, from three real steps.
 
-        Of a distillation: bytes of memory, and bytes that are free, from the sizes of its parts.
+        Of a distillation: bytes of memory, bytes that are free, from the sizes of its parts, and seconds of all that it
+        draws first and of all its steps.
         Takes as long as loading the model. Raises BadInput with the reason when it can't be measured.
         """
         with tempfile.TemporaryDirectory() as folder:

@@ -6,7 +6,7 @@ Knows the run folders and their supervisor; it doesn't know how anything is trai
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 
-from studio.core.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory, explain
+from studio.core import presets
+from studio.core.errors import BadInput, DiskFull, NotFound, Offline, OutOfMemory, StudioError, explain
 from studio.core.settings import Settings
 from studio.core.specs import RUN_KINDS, ControlRunSpec, LcmSpec, LoraRef, LoraSpec, RunSpec
 from studio.core.views import RunView
+from studio.engine import devices
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import ModelInfo, component_weights, find_lora, resolve
 from studio.engine.models.weights import read_header
@@ -45,6 +47,7 @@ _PLAIN = set(RunView.model_fields) - {
 }
 DEFAULT_INIT = ControlRunSpec.model_fields["init"].default  # where a model has none, a new one begins
 _NUMBERS = {"step", "steps", "epoch", "epochs"}  # 0 and not None until they are known
+LARGE_MODEL = 300_000_000  # parameters: Stable Diffusion 1.5 has a billion
 LEFT_THE_CARD = "The studio's own model leaves the card for this run; the next picture loads it again."
 UNREADABLE = "unreadable"  # the state of a run whose request this version can't read: it can only be deleted
 _PACKAGES = {  # optional ones, by the optimiser that needs them
@@ -109,7 +112,10 @@ class TrainingRuns:
                 report = self._datasets.checked(spec.data, info.native_size)
         else:
             for ref in spec.loras:
-                ownership.check(find_lora(ref.path, self._settings).path, owner, self._settings, ref.path)
+                found = find_lora(ref.path, self._settings)
+                ownership.check(found.path, owner, self._settings, ref.path)
+                if found.state == "download":
+                    raise NotFound(f"{found.title} isn't on this machine, and draws in few steps itself: leave it out.")
             spec = spec.model_copy(update={"loras": weighted(spec.loras, self._settings)})
             if spec.data is not None:
                 report = self._datasets.checked(spec.data, info.native_size)
@@ -177,6 +183,15 @@ class TrainingRuns:
     def publish(self, id: str, repository: str, private: bool = True) -> str:
         """Upload a run's LoRA to the Hugging Face Hub; the address of the commit."""
         return publish(self._supervisor.get(id).adapter, repository, self._settings, private)
+
+    def defaults(self, kind: str, model: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that a run of this kind on `model` begins with on this machine, beside those that were `given`."""
+        small = False
+        with suppress(StudioError):  # the start says what is wrong with it
+            info = resolve(model, self._settings, with_hash=False)
+            small = info.path is not None and info.parameters < LARGE_MODEL
+        machine = presets.UNSPARING if small else devices.training_kind(self._settings)
+        return RUN_KINDS[kind].defaults(model, given, machine)
 
     def measure(self, spec: LoraSpec | LcmSpec) -> dict[str, float]:
         """What a run will take (see `Supervisor.measure`), found out by a process of its own."""

@@ -288,7 +288,7 @@ def test_a_download_that_fails_or_is_left_ends_with_its_job(slow_hub: SimpleName
 
 def test_every_kind_of_job_waits_for_its_models_in_turns(settings: Settings) -> None:
     engine = SimpleNamespace(settings=settings, fetched=lambda reference, say: iter([None, None]))
-    job = SimpleNamespace(recipes=[SimpleNamespace(model="somebody/model", control=None)] * 3, say=print)
+    job = SimpleNamespace(recipes=[SimpleNamespace(model="somebody/model", control=None, loras=())] * 3, say=print)
     worked: list[str] = []
 
     def work(engine: object, job: object, spec: object) -> None:
@@ -312,7 +312,7 @@ def test_others_may_draw_while_a_controlnet_is_downloaded(
 
     def job_of(**control: object) -> SimpleNamespace:
         asked = ControlSpec(image="one", **control)
-        recipe = SimpleNamespace(model=str(tiny), control=asked, width=64, height=64, mask=None)
+        recipe = SimpleNamespace(model=str(tiny), control=asked, width=64, height=64, mask=None, loras=())
         return SimpleNamespace(recipes=[recipe], say=lambda note: None, files=lambda id: drawing)
 
     def turns_of(**control: object) -> Iterator[None]:

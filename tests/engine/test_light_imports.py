@@ -1,4 +1,4 @@
-"""Drawing loads neither torch's compiler nor peft, and whoever needs them afterwards has them whole."""
+"""Drawing loads neither torch's compiler nor peft nor sympy, and whoever needs them afterwards has them whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ engine = Engine(Settings(home=Path(sys.argv[1]), device="cpu"))
 recipe = Recipe(model="tiny", model_hash="", prompt="1girl", negative="", seed=5, steps=2, guidance=3.0,
                 sampler="dpmpp_2m", width=64, height=64)
 assert len(list(engine.draw([recipe]))) == 1
-heavy = [name for name in ("torch._dynamo", "peft", "torch._inductor") if name in sys.modules]
+heavy = {"torch._dynamo", "peft", "torch._inductor", "torch.distributed.tensor", "sympy"} & set(sys.modules)
 assert not heavy, heavy
 """
 AFTERWARDS = """
@@ -37,6 +37,11 @@ unet.disable_adapters()
 x = torch.ones(4)
 assert torch.equal(torch.compile(lambda y: y * 2, backend="eager")(x), x * 2)
 import torch._dynamo
+from torch.distributed.tensor import DTensor
+from transformers.utils import is_torch_distributed_available
+assert is_torch_distributed_available() == torch.distributed.is_available()
+encoder = engine.components("tiny").text_encoder
+assert torch.equal(encoder.embeddings.position_ids.flatten(), torch.arange(encoder.config.max_position_embeddings))
 assert callable(torch._dynamo.reset) and hasattr(torch._dynamo.config, "recompile_limit")
 """
 

@@ -112,18 +112,20 @@ def test_an_unmeasured_result_is_used_with_its_character(
     assert "quick was made with Mika (0.8)" in texts(at)
 
 
-def test_the_memory_that_a_run_takes_is_told_before(
+def test_the_memory_and_the_time_that_a_run_takes_are_told_before(
     page_home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = memory.measure(LcmSpec(model=str(tiny_model), rank=4, batch_size=1))
     assert memory.RUNTIME < said["memory"] < 2 * memory.RUNTIME
     assert said["free"] > 0
-    figures = iter([{"memory": 3e9, "free": 2e9}])
+    assert said["latents"] > 0 < said["steps"]
+    figures = iter([{"memory": 3e9, "free": 2e9, "latents": 600.0, "steps": 7200.0}])
     monkeypatch.setattr(Supervisor, "measure", lambda *_: next(figures))
     at = distill_page()
     at.button(key="lcm_memory").click().run()
     assert not at.exception
     assert "About 3.0 GB of memory in full precision; 2.0 GB are free." in texts(at)
     assert "That is more than is free" in texts(at)
+    assert "About 2 h 10 min on this machine, measuring left out: 10 min for the pictures" in texts(at)
     at.number_input(key="lcm_batch_size").set_value(1).run()  # another run now
     assert "in full precision" not in texts(at)

@@ -22,8 +22,9 @@ class RunKind:
 
     `trainer` is the module that is run as `python -m MODULE DIR`; `estimate` one that says what a run will take, read
     from a file with its request ("" where there is none). `verb` and `help` are its command, `defaults` what a run on a
-    model begins with where nothing else was said (it is given the model and the fields that were). `learns` is what the
-    model learns, in a few words; `too_large` what to do where memory runs out even for single pictures.
+    model begins with where nothing else was said (it is given the model, the fields that were, and the kind of machine,
+    as `presets.distill_defaults` names it). `learns` is what the model learns, in a few words; `too_large` what to do
+    where memory runs out even for single pictures.
     `makes_lora`: its result is a LoRA, which any checkpoint holds whole (unless the request says `form: full`).
     """
 
@@ -34,7 +35,7 @@ class RunKind:
     verb: str
     help: str
     too_large: str
-    defaults: Callable[[str, Mapping[str, Any]], dict[str, Any]] = lambda model, given: {"model": model}
+    defaults: Callable[[str, Mapping[str, Any], str], dict[str, Any]] = lambda model, given, machine: {"model": model}
     estimate: str = ""
     makes_lora: bool = False
 
@@ -48,7 +49,7 @@ RUN_KINDS: dict[str, RunKind] = {
         verb="train-lora",
         help="Teach a model a style.",
         too_large=f"{_TOO_LARGE}choose a lower resolution or turn on gradient checkpointing, then resume.",
-        defaults=lambda model, given: presets.lora_defaults(model),
+        defaults=lambda model, given, machine: presets.lora_defaults(model),
         estimate="studio.training.lora.estimate",
         makes_lora=True,
     ),
@@ -61,7 +62,7 @@ RUN_KINDS: dict[str, RunKind] = {
         help="Make a model fast: latent consistency distillation to four steps.",
         too_large=f"{_TOO_LARGE}start a new run with gradient checkpointing, that makes a LoRA and not a whole model, "
         "or on a smaller model.",
-        defaults=lambda model, given: presets.distill_defaults(model, given.get("form", "lora")),
+        defaults=lambda model, given, machine: presets.distill_defaults(model, given.get("form", "lora"), machine),
         estimate="studio.training.distill.memory",
         makes_lora=True,
     ),

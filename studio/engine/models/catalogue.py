@@ -20,15 +20,16 @@ from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.engine.models import hub
 from studio.engine.models.families import (
     FAMILIES,
-    FAST_FILES,
     KNOWN,
     PUBLISHED,
     SD15,
     Family,
+    FastReference,
     PromptWords,
     family_of,
     inpaints,
 )
+from studio.engine.models.few_steps import downloadable, fast_here, fast_path, few_step, of_file
 from studio.engine.models.file_kinds import has_lora, kind_of, other_adapter
 from studio.engine.models.infos import FastPath, LoraInfo, ModelInfo
 from studio.engine.models.lora_keys import unused
@@ -166,8 +167,9 @@ def _folder(reference: str, path: Path) -> ModelInfo:
     factor = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
     sample = unet.get("sample_size")
     native = int(sample) * factor if isinstance(sample, int) else family.default_size
+    offered = family.fast_for(unet)
     try:
-        fast = None
+        fast = fast_here(offered)
         if facts.get("fast"):
             entry = facts["fast"]
             adapter = inside(path, entry["adapter"])
@@ -198,6 +200,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             guidance=float(facts.get("guidance", family.guidance)),
             sampler=str(facts.get("sampler", family.sampler)),
             fast=fast,
+            fast_published=downloadable(offered),
             # published ones are made for the family's own text encoders
             controlnets=controlnets
             or (dict(family.controlnets) if unet.get("cross_attention_dim") == family.text_width else {}),
@@ -258,7 +261,8 @@ def _file(reference: str, path: Path) -> ModelInfo:
         guidance=family.guidance,
         sampler=family.sampler,
         controlnets=dict(family.controlnets),
-        fast=_family_fast(family),
+        fast=fast_here(family.fast),
+        fast_published=downloadable(family.fast),
     )
 
 
@@ -267,14 +271,6 @@ def _vae_note(vae: Path | None, family: Family) -> str:
         return ""
     own = vae.name if vae.is_file() else f"that of {family.vae_model or family.default_model}"
     return f" It has no VAE; {own} is used."
-
-
-def _family_fast(family: Family) -> FastPath | None:
-    """The first of the family's published few-step adapters that is on this machine."""
-    for fast in family.fast:
-        if (adapter := hub.cached_file(fast.reference, fast.file)) is not None:
-            return FastPath(adapter, fast.steps, fast.guidance, fast.sampler)
-    return None
 
 
 def file_family(name: str, header: Header) -> Family:
@@ -317,7 +313,7 @@ def _hub(reference: str) -> ModelInfo:
     if here is not None:
         info = _folder(reference, here) if here.is_dir() else _file(reference, here)
         told = {} if (here / "studio.json").is_file() else own
-        return replace(info, kind="hub", title=title, fast=info.fast or _family_fast(info.family), **told)
+        return replace(info, kind="hub", title=title, **told)
     # nothing of the model is here: this is what it turns out to be, or it is refused before its weights are downloaded
     family = family or _told(reference) or SD15
     return ModelInfo(
@@ -331,8 +327,9 @@ def _hub(reference: str) -> ModelInfo:
         note="Not on this machine yet; it is downloaded when it is used first.",
         native_size=family.default_size,
         sizes=family.sizes,
+        fast_published=downloadable(family.fast) if published is not None else None,
         controlnets=dict(family.controlnets),
-        **({"steps": family.steps, "guidance": family.guidance, "sampler": family.sampler} | own),
+        **dict[str, Any](steps=family.steps, guidance=family.guidance, sampler=family.sampler) | own,
     )
 
 
@@ -397,8 +394,11 @@ def _lora(path: Path) -> LoraInfo:
     said = read_sidecars(path)
     metadata = header.metadata
     default_title = path.parent.parent.name if path.parent.name == "adapter" else path.stem
-    known = FAST_FILES.get(path.name.lower())
-    fast = FastPath(path, known.steps, known.guidance, known.sampler) if known is not None else None
+    digest = fingerprint(path)
+    known = of_file(path.name, digest)
+    fast = fast_path(known, path) if known is not None else None
+    if known is not None and known.title:
+        default_title = known.title
     if isinstance(entry := said.facts.get("fast"), dict):
         try:
             fast = FastPath(path, int(entry["steps"]), float(entry["guidance"]), str(entry["sampler"]))
@@ -416,12 +416,12 @@ def _lora(path: Path) -> LoraInfo:
     else:
         note = ""
     if known is not None and known.license:
-        note = f"{note} {known.file} is licensed: {known.license}.".strip()
+        note = f"{note} {known.title or known.file} is licensed: {known.license}.".strip()
     phrase = metadata.get("modelspec.trigger_phrase")
     return LoraInfo(
         path=path,
         title=said.title or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title,
-        hash=fingerprint(path),
+        hash=digest,
         trigger_words=said.trigger_words or ((phrase,) if phrase else ()),
         weight=said.weight,
         fast=fast,
@@ -432,7 +432,10 @@ def _lora(path: Path) -> LoraInfo:
 
 
 def find_lora(reference: str, settings: Settings) -> LoraInfo:
-    """A LoRA by path, by file name in `models/loras/`, or by title. Raises NotFound; BadInput if it is none."""
+    """A LoRA by path, by file name in `models/loras/`, by title, or a published few-step one by its hub id.
+
+    Raises NotFound; BadInput if it is none.
+    """
     keep_in(settings.hashes)
     name = Path(reference)
     if name.suffix.lower() in PICKLES:
@@ -452,9 +455,20 @@ def find_lora(reference: str, settings: Settings) -> LoraInfo:
     for info in loras(settings):
         if reference in (info.title, info.path.name, info.path.stem):
             return info
+    if (known := few_step(reference)) is not None:
+        here = hub.cached_file(known.reference, known.file)
+        return _lora(here) if here is not None else _absent(known)
     raise NotFound(
         f"There is no LoRA {reference!r}: give a .safetensors file, or put it into {settings.models_dir}/loras."
     )
+
+
+def _absent(known: FastReference) -> LoraInfo:
+    path = Path(known.reference)
+    return LoraInfo(
+        path=path, title=known.title, hash=known.sha256, fast=fast_path(known, path), state="download",
+        note=f"{known.said} isn't on this machine yet: it is downloaded first.",
+    )  # fmt: skip
 
 
 def loras(settings: Settings) -> list[LoraInfo]:

@@ -24,6 +24,16 @@ class FastReference:
     guidance: float
     sampler: str
     license: str = ""
+    # of one that is downloaded when it is asked for: it is checked to be the file that is known, whatever its name
+    title: str = ""
+    download_bytes: int = 0
+    sha256: str = ""
+
+    @property
+    def said(self) -> str:
+        """What it is, for whoever is about to download it."""
+        size = f"{self.download_bytes / 1e6:.0f} MB"
+        return f"{self.title} ({self.reference}, {size}, licence {self.license})"
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,11 @@ class Family:
         """Of the default model."""
         return self.published[0].download_bytes
 
+    def fast_for(self, unet_config: Mapping[str, Any]) -> tuple[FastReference, ...]:
+        """The published few-step adapters, where they fit a UNet; none fits one that was distilled whole."""
+        fits = unet_config.get("cross_attention_dim") == self.text_width
+        return self.fast if fits and not unet_config.get("time_cond_proj_dim") else ()
+
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """Sub-folders, one for each text encoder."""
@@ -116,7 +131,8 @@ SD15 = Family(
     text_width=768,
     fast=(
         FastReference(
-            "latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", 4, 1.0, "lcm", "openrail++"
+            "latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", 4, 1.0, "lcm", "openrail++",
+            "LCM-LoRA", 134_621_556, "8f90d840e075ff588a58e22c6586e2ae9a6f7922996ee6649a7f01072333afe4",
         ),
     ),
     controlnets={
@@ -124,7 +140,7 @@ SD15 = Family(
         "lines": "lllyasviel/control_v11p_sd15s2_lineart_anime",
         "scribble": "lllyasviel/control_v11p_sd15_scribble",
     },
-)
+)  # fmt: skip
 
 # Hyper's and Lightning's steps are Euler's from the end of the schedule, which DDIM's are in other words
 _LIGHTNING, _HYPER = "ByteDance/SDXL-Lightning", "ByteDance/Hyper-SD"
@@ -136,8 +152,11 @@ _SDXL_FAST = (
     FastReference(_LIGHTNING, "sdxl_lightning_8step_lora.safetensors", 8, 1.0, "ddim", "openrail++"),
     FastReference(_HYPER, "Hyper-SDXL-4steps-lora.safetensors", 4, 1.0, "ddim", "see its card"),
     FastReference(_HYPER, "Hyper-SDXL-8steps-lora.safetensors", 8, 1.0, "ddim", "see its card"),
-    FastReference("latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", 6, 1.0, "lcm", "openrail++"),
-)
+    FastReference(
+        "latent-consistency/lcm-lora-sdxl", "pytorch_lora_weights.safetensors", 6, 1.0, "lcm", "openrail++",
+        "LCM-LoRA for SDXL", 393_855_224, "a764e6859b6e04047cd761c08ff0cee96413a8e004c9f07707530cd776b19141",
+    ),
+)  # fmt: skip
 
 # Stable Diffusion XL (2307.01952) without its refiner. Few of its fine-tunes draw squares best: these are the sizes of
 # its training (appendix I) that anime models recommend, portraits first.

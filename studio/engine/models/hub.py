@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,15 +161,11 @@ def get(
     here = snapshot(reference, components)
     if here is not None:
         return here
-    if settings.offline:
-        raise Offline(
-            f"{reference} is not on this machine and STUDIO_OFFLINE is on; use the embedded model or a local file."
-        )
+    _refuse_offline(reference, settings)
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    try:
+    token = _token(settings)
+    with _said(reference):
         api = HfApi(endpoint=settings.hf_endpoint, token=token)
         listing = api.model_info(reference, files_metadata=True, timeout=15)
         sizes = {file.rfilename: int(file.size or 0) for file in listing.siblings or ()}
@@ -208,6 +204,45 @@ def get(
             )
         _check_room(reference, str(listing.sha), files)
         return fetch(sorted(files), _Meter(reference, sum(files.values()), on_note))
+
+
+def get_file(
+    reference: str, name: str, size: int, settings: Settings, on_note: Callable[[str], None] | None = None
+) -> Path:
+    """One file of `size` bytes of a hub repository, downloaded when it isn't here. Raises as `get`."""
+    here = cached_file(reference, name)
+    if here is not None:
+        return here
+    _refuse_offline(reference, settings)
+    from huggingface_hub import snapshot_download
+
+    with _said(reference):
+        _check_room(reference, "", {name: size})
+        folder = snapshot_download(
+            reference, allow_patterns=[name], endpoint=settings.hf_endpoint, token=_token(settings),
+            tqdm_class=_Meter(reference, size, on_note).bar(),
+        )  # fmt: skip
+        return Path(folder) / name
+
+
+def _refuse_offline(reference: str, settings: Settings) -> None:
+    if settings.offline:
+        raise Offline(
+            f"{reference} is not on this machine and STUDIO_OFFLINE is on; use the embedded model or a local file."
+        )
+
+
+def _token(settings: Settings) -> str | None:
+    return settings.hf_token.get_secret_value() if settings.hf_token else None
+
+
+@contextmanager
+def _said(reference: str) -> Iterator[None]:
+    """What goes wrong with the hub, in sentences."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        yield
     except GatedRepoError:
         raise NotFound(
             f"{reference} asks for permission first: accept its terms on the hub and set STUDIO_HF_TOKEN."
@@ -258,7 +293,7 @@ def tell(reference: str, settings: Settings) -> None:
         return
     from huggingface_hub import hf_hub_download
 
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    token = _token(settings)
     # network failures have a different class in each HTTP library; the download itself will say what is wrong
     with suppress(Exception):
         hf_hub_download(reference, name, endpoint=settings.hf_endpoint, token=token, etag_timeout=TELL_SECONDS)

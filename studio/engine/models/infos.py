@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from studio.engine.models.families import Family, PromptWords
+from studio.engine.models.families import Family, FastReference, PromptWords
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class ModelInfo:
     guidance: float = 7.0
     sampler: str = "dpmpp_2m"
     fast: FastPath | None = None
+    fast_published: FastReference | None = None  # that fits it and can be downloaded, on this machine or not
     controlnets: Mapping[str, str] = field(default_factory=dict)  # kind -> path or hub reference
     control: Mapping[str, float] = field(default_factory=dict)  # the `CONTROL` of its own ControlNets
     judge: Path | None = None
@@ -66,7 +67,10 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class LoraInfo:
-    """A LoRA file. `base` is what its own metadata says about the model it was trained on, if anything."""
+    """A LoRA file. `base` is what its own metadata says about the model it was trained on, if anything.
+
+    One with state "download" isn't on this machine yet; its path is what it is called on the hub.
+    """
 
     path: Path
     title: str
@@ -77,3 +81,4 @@ class LoraInfo:
     fast: FastPath | None = None  # a few-step adapter (the result of a distillation) says how to draw with it
     note: str = ""  # what of the file can't be applied
     beside: tuple[tuple[str, float], ...] = ()  # title and weight of LoRAs that were part of its teacher: use them too
+    state: Literal["ready", "download"] = "ready"

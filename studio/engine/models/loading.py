@@ -14,12 +14,12 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
+from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
-from studio.engine.light_imports import dynamo_deferred
 from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
 from studio.engine.models.families import SD15, SDXL
 from studio.engine.models.single_files import scheduler_changes
@@ -167,11 +167,28 @@ def _pretrained(cls: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     return model
 
 
+class _Unfilled(TorchFunctionMode):
+    """Weights that will be read aren't filled first: on the device "meta" that takes torch's compiler and sympy.
+
+    Whether all were read is checked (`_complete`). Holds in this thread only.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = kwargs or {}
+        if func is torch.nn.init.normal_:
+            return args[0] if args else given["tensor"]
+        if func is torch.empty_like and args[0].is_meta and "device" in given:
+            return torch.empty(args[0].shape, **{"dtype": args[0].dtype} | given)
+        if func is torch.arange and str(given.get("device")) == "meta":
+            return func(*args, **given | {"device": "cpu"}).to("meta")
+        return func(*args, **given)
+
+
 _TEXT_CLASSES = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
 
 
 def _text_encoder(folder: Path, name: str, dtype: torch.dtype) -> CLIPTextModel | CLIPTextModelWithProjection:
-    with dynamo_deferred():  # layers without numbers are made by functions that ask for it
+    with _Unfilled():
         model, report = _TEXT_CLASSES[name].from_pretrained(
             folder / name,
             dtype=dtype,

@@ -87,7 +87,7 @@ def _verb(name: str, kind: RunKind) -> Callable[..., None]:
         fields |= only_given(loras=lora_refs(given.get("lora")))
         if out is not None:
             fields.setdefault("name", out.resolve().name)
-        defaults = kind.defaults(fields.get("model", studio.settings.model), fields)
+        defaults = studio.runs.defaults(name, fields.get("model", studio.settings.model), fields)
         data_said: dict[str, Any] = {}
         done = carry_out(studio, spec, defaults, fields, given["resume"], given["detach"], data_said)
         adapter = copied(done, out)

@@ -14,7 +14,6 @@ import streamlit as st
 from pydantic import ValidationError
 
 from studio.core.errors import StudioError
-from studio.core.presets import distill_defaults
 from studio.core.specs import LcmSpec, LoraRef
 from studio.core.views import RunView
 from studio.interfaces.web import download, inputs, text, widgets
@@ -28,8 +27,11 @@ TEXT = {
     "data_help": "Without pictures of your own the model draws what it learns from first: slower to start, as good.",
     "folder": "A folder or ZIP of pictures on this computer",
     "more": "More settings",
-    "measure_memory": "How much memory?",
-    "measuring": "Loading the model to count",
+    "measure_memory": "How long, how much memory?",
+    "measuring": "Loading the model to measure",
+    "time": "About {all} on this machine, measuring left out.",
+    "time_first": "About {all} on this machine, measuring left out: {first} for the pictures that the teacher draws, "
+    "{rest} to learn.",
     "memory": "About {needed} of memory in full precision; {free} are free.",
     "memory_most": "At most {needed} of memory in full precision, less where it is saved; {free} are free.",
     "too_much": "That is more than is free: choose a smaller batch, turn on gradient checkpointing, or make a LoRA.",
@@ -79,12 +81,14 @@ def _number(field: str, **options: Any) -> Any:
     return inputs.number(LcmSpec, field, f"lcm_{field}", **options)
 
 
-_FITTED = ("objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+_FITTED = (
+    "objective", "epochs", "steps_per_epoch", "batch_size", "learning_rate", "latents", "gradient_checkpointing"
+)  # fmt: skip
 
 
 def _preset(model: str, form: str) -> dict[str, Any]:
     """Fill the form with what suits model and result, once chosen; the settings that have no field are given back."""
-    fits = distill_defaults(model, form)
+    fits = studio().runs.defaults("lcm", model, {"form": form})
     if st.session_state.get("lcm_for") != [model, form]:
         st.session_state["lcm_for"] = [model, form]
         plain = {name: field.default for name, field in LcmSpec.model_fields.items()}
@@ -136,7 +140,7 @@ def request() -> str | None:
 
 def _memory(spec: LcmSpec, asked: bool) -> None:
     """What the run will take, once asked for and until the form describes another run."""
-    of_now = [spec.model, spec.form, spec.objective, spec.rank, spec.batch_size, spec.gradient_checkpointing]
+    of_now = spec.model_copy(update={"name": "", "seed": 0})
     if asked:
         with st.spinner(TEXT["measuring"]):
             st.session_state["lcm_measured"] = (of_now, studio().runs.measure(spec))
@@ -146,6 +150,9 @@ def _memory(spec: LcmSpec, asked: bool) -> None:
     needed, free = int(measured["memory"]), int(measured["free"])
     words = TEXT["memory_most" if spec.gradient_checkpointing else "memory"]
     st.caption(words.format(needed=text.size(needed), free=text.size(free)))
+    first, rest = measured["latents"], measured["steps"]
+    said = TEXT["time_first" if first else "time"]
+    st.caption(said.format(all=text.duration(first + rest), first=text.duration(first), rest=text.duration(rest)))
     if needed > free and not spec.gradient_checkpointing:
         st.warning(TEXT["too_much"], icon=":material/warning:")
 

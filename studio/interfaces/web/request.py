@@ -34,6 +34,9 @@ TEXT = {
     "native": "This model was made for {native} × {native} pixels: much larger pictures are drawn smaller and "
     "enlarged.",
     "auto_help": "The grey number is what is taken while the field is empty.",
+    "fast": "{model} can draw in {steps} steps instead of {instead}, with {adapter}.",
+    "fast_use": "Draw in {steps} steps",
+    "fast_help": "It is a LoRA. The next picture downloads it, once; later the model takes it by itself.",
     "source": "Starting from",
     "starts": "Draw starts from this picture now. Say below what is to be different.",
     "own": "Your own prompt",
@@ -248,8 +251,24 @@ def more(quality: str) -> tuple[dict[str, Any], tuple[LoraRef, ...]]:
         for name in ("width", "height"):
             hints[name]["help"] = f"{hints[name]['help']} {because}"
     rest = parameters.form("gen", hints=hints, models=models)
+    if about is not None:
+        few_steps(about)
     dropped()
     return rest, rest.pop("loras")
+
+
+def few_steps(info: ModelInfo) -> None:
+    """Offer the published few-step adapter of a model that has none here."""
+    known = info.fast_published
+    chosen = list(st.session_state.get("gen_loras") or ())
+    if known is None or info.fast is not None or known.reference in chosen:
+        return
+    said = TEXT["fast"].format(model=info.title, steps=known.steps, instead=info.steps, adapter=known.said)
+    st.caption(text.escape(said))
+    st.button(
+        TEXT["fast_use"].format(steps=known.steps), key="gen_fast", icon=":material/bolt:", help=TEXT["fast_help"],
+        on_click=st.session_state.update, args=({"gen_loras": [*chosen, known.reference]},),
+    )  # fmt: skip
 
 
 def dropped() -> None:

@@ -1,6 +1,7 @@
 """How much memory a distillation takes, from the real sizes of its weights and activations, before it is started.
 
-`python -m studio.training.distill.memory SPEC.json` prints one JSON object: `memory` and `free`, in bytes.
+`python -m studio.training.distill.memory SPEC.json` prints one JSON object: `memory` and `free` in bytes, `latents` and
+`steps` in seconds (see `duration`).
 
 The networks are built without weights and run once on PyTorch's "meta" device, which computes shapes only; what
 autograd would keep for the backward pass is counted there. Knows no data and no device.
@@ -25,6 +26,7 @@ from studio.engine.models.components import Components
 from studio.engine.models.loading import load_parts
 from studio.runs.requirements import ADAM, RUNTIME
 from studio.training.distill import dmd
+from studio.training.distill.duration import duration, seconds_per_call
 from studio.training.distill.student import FullStudent, LoraStudent
 from studio.training.runtime.runtime import Runtime
 
@@ -105,18 +107,21 @@ def check(runtime: Runtime, spec: LcmSpec, components: Components) -> None:
 
 
 def measure(spec: LcmSpec) -> dict[str, float]:
-    """Bytes that a run of `spec` takes, and bytes that are free where it would run."""
+    """Bytes that a run of `spec` takes, bytes that are free where it would run, and seconds."""
     info, cuda = resolve(spec.model, settings(), with_hash=False), torch.cuda.is_available()
-    available = free(torch.device("cuda" if cuda and settings().device != "cpu" else "cpu"))
+    device = torch.device("cuda" if cuda and settings().device != "cpu" else "cpu")
+    available = free(device)
     parts = load_parts(info, torch.float32)
     vae, text_encoder = parts["vae"], parts["text_encoder"]
     others = sum(p.numel() * p.element_size() for part in (vae, text_encoder) for p in part.parameters())
+    tokens = parts["tokenizer"].model_max_length
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     needed = estimate(
-        spec, dict(parts["unet"].config), info.native_size // factor, parts["tokenizer"].model_max_length,
-        info.family.lcm_lora_targets, others,
-    )  # fmt: skip
-    return {"memory": float(needed.total), "free": float(available)}
+        spec, dict(parts["unet"].config), info.native_size // factor, tokens, info.family.lcm_lora_targets, others
+    )
+    unet = parts["unet"].to(device, torch.float32 if device.type == "cpu" else torch.float16)
+    time = duration(spec, info.steps, info.guidance, seconds_per_call(unet, info.native_size // factor, tokens))
+    return {"memory": float(needed.total), "free": float(available), "latents": time.latents, "steps": time.steps}
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from studio.engine.models.catalogue import find_lora
 from studio.training.distill import adversary, dmd, latent_dataset, memory, result
 from studio.training.distill import consistency as lcd
 from studio.training.distill.curve import FAST_STEPS
-from studio.training.distill.distillation import Distillation, Phases
+from studio.training.distill.distillation import Distillation
+from studio.training.distill.duration import DMD_COST, EXACT_COST, duration, phases_of, seconds_per_call
 from studio.training.distill.history import QualityHistory
 from studio.training.distill.student import FullStudent, LoraStudent, Student, tensors_of
 from studio.training.runtime import steps
@@ -47,7 +48,6 @@ from studio.training.runtime.session import Session, run_trainer
 SOLVED = 5  # jumps in which the teacher goes to the end of a phase by itself
 EXACT_RATE = 1.5  # times the learning rate: targets that don't move allow larger steps
 RATE = {"lora": 1e-4, "full": 8e-6}
-EXACT_COST, DMD_COST = 2.2, 3.0  # of such a step in PCM's, for the time left only
 
 
 def distill(session: Session, spec: LcmSpec) -> None:
@@ -71,6 +71,10 @@ def distill(session: Session, spec: LcmSpec) -> None:
     memory.check(runtime, spec, model)
     runtime.to_device(model.unet, model.text_encoder)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
+    if session.main:
+        with runtime.autocast():
+            call = seconds_per_call(model.unet, info.native_size // model.factor, model.tokenizer.model_max_length)
+        session.log(duration(spec, info.steps, info.guidance, call / runtime.processes).said, note=True)
 
     with contextlib.ExitStack() as stack:
         # Merged for the length of the run: a character is part of the teacher, and the student is made from that.
@@ -243,23 +247,6 @@ def learn_consistency(run: Distillation) -> None:
 def grid_points(spec: LcmSpec) -> int:
     """Jumps of the teacher's solver."""
     return lcd.PHASED_GRID if spec.objective in ("pcm", "dmd") else lcd.GRID
-
-
-def phases_of(spec: LcmSpec, step: int, dmd_from: int | None) -> Phases:
-    """When each part of a run begins, of which `step` steps are done.
-
-    `dmd_from`: when DMD began, or was to begin, by the checkpoint that the run goes on from. With another number of
-    epochs now a run that was matching goes on with that; any other begins it now at the earliest.
-    """
-    total = spec.epochs * spec.steps_per_epoch
-    if spec.objective not in ("pcm", "dmd"):
-        return Phases(total, total, total, total)
-    begins = total - round(spec.dmd_share * total) if spec.objective == "dmd" else total
-    if step and spec.objective == "dmd":
-        begins = dmd_from if dmd_from is not None and dmd_from < step else max(begins, step)
-    exact_from = max(0, begins - round(spec.exact_target_share * total))
-    student_from = begins + min(dmd.CRITIC_WARMUP, (total - begins) // 3)
-    return Phases(exact_from, begins, student_from, total)
 
 
 def main(path: Path) -> None:

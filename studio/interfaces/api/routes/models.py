@@ -21,6 +21,15 @@ class Fast(BaseModel):
     sampler: str
 
 
+class FewStep(BaseModel):
+    """A published few-step adapter that isn't on the machine: as a LoRA of a request it is downloaded with it."""
+
+    reference: str
+    size_bytes: int
+    license: str
+    steps: int
+
+
 class Model(BaseModel):
     """A model: `reference` is what a request names it by. Sizes in pixels and bytes."""
 
@@ -36,6 +45,7 @@ class Model(BaseModel):
     sampler: str
     family: str
     fast: Fast | None
+    fast_available: FewStep | None
     controls: list[str]
     license: str
     hash: str
@@ -66,6 +76,9 @@ class Models(BaseModel):
     models: list[Model]
     loras: list[Lora]
     upscalers: list[Upscaler]
+
+
+_DERIVED = ("family", "fast", "fast_available", "controls")
 
 
 @router.get("/models")
@@ -103,9 +116,15 @@ def words(
 
 def _model(info: ModelInfo) -> Model:
     # Where files lie on the server is nobody's business.
-    plain = {name: getattr(info, name) for name in Model.model_fields if name not in ("family", "fast", "controls")}
+    plain = {name: getattr(info, name) for name in Model.model_fields if name not in _DERIVED}
     fast = Fast(steps=info.fast.steps, guidance=info.fast.guidance, sampler=info.fast.sampler) if info.fast else None
-    return Model(family=info.family.name, fast=fast, controls=list(info.controlnets), **plain)
+    known = info.fast_published if info.fast is None else None
+    available = None
+    if known is not None:
+        available = FewStep(
+            reference=known.reference, size_bytes=known.download_bytes, license=known.license, steps=known.steps
+        )
+    return Model(family=info.family.name, fast=fast, fast_available=available, controls=list(info.controlnets), **plain)
 
 
 def _lora(info: LoraInfo) -> Lora:
