@@ -67,6 +67,7 @@ class TrainingRuns:
         """`leave_the_card` frees what draws from the card, and says whether there was something."""
         self._settings = settings
         self._leave_the_card = leave_the_card
+        self._left_for: set[str] = set()  # runs of this process that it left for
         self._supervisor = Supervisor(settings)
         self._datasets = DataSets(settings)
         self._once = StartedOnce(settings.runs_dir / ".once")
@@ -126,8 +127,9 @@ class TrainingRuns:
 
     def _with_the_card(self, id: str) -> RunView:
         """A run that was started, once the studio's own model is on its way from the card that it will train on."""
-        left, run = self._leave_the_card(), self.get(id)
-        return run.model_copy(update={"notes": (*run.notes, LEFT_THE_CARD)}) if left else run
+        if self._leave_the_card():
+            self._left_for.add(id)
+        return self.get(id)
 
     def _placed(self, spec: RunSpec, info: ModelInfo) -> RunSpec:
         """The request with paths for the names that a stranger gave: the trainer takes any path, and no such names."""
@@ -224,7 +226,9 @@ class TrainingRuns:
     def get(self, id: str, owner: str | None = None) -> RunView:
         """One run with its metrics and the end of its log. Raises `NotFound`."""
         run = self._of(id, owner)
-        return view(run).model_copy(update={"metrics": tuple(run.metrics()), "log": run.tail()})
+        seen = view(run)
+        notes = (*seen.notes, LEFT_THE_CARD) if id in self._left_for and seen.active else seen.notes
+        return seen.model_copy(update={"metrics": tuple(run.metrics()), "log": run.tail(), "notes": notes})
 
     def stop(self, id: str, owner: str | None = None) -> RunView:
         """Ask it to save and end after the step it is in."""

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from support.job_queues import WAIT
+from support.training_sets import write_run
 
+from studio.core import locks
 from studio.core.settings import Settings
+from studio.core.specs import LoraSpec
 from studio.service import Studio
 from studio.service.runs import LEFT_THE_CARD, TrainingRuns
 
@@ -94,9 +97,13 @@ def test_the_model_leaves_the_card_for_a_run(tmp_path: Path, monkeypatch, device
     studio.close()
 
 
-def test_a_run_says_so(tmp_path: Path, monkeypatch) -> None:
-    for left in (True, False):
-        runs = TrainingRuns(Settings(home=tmp_path), lambda left=left: left)
-        monkeypatch.setattr(runs, "get", lambda id: SimpleNamespace(
-            notes=("first",), model_copy=lambda update: SimpleNamespace(**update)))  # fmt: skip
-        assert runs._with_the_card("x").notes == (("first", LEFT_THE_CARD) if left else ("first",))
+def test_a_run_says_so_for_as_long_as_it_trains(tmp_path: Path) -> None:
+    here = Settings(home=tmp_path)
+    run = write_run(here.runs_dir.parent, "mine", LoraSpec(data=str(tmp_path)))
+    run.update(state="running")
+    left, stayed = TrainingRuns(here, lambda: True), TrainingRuns(here)
+    with locks.take(run.lock_file) or pytest.fail("it is free"):
+        assert left._with_the_card(run.id).notes == left.get(run.id).notes == (LEFT_THE_CARD,)
+        assert stayed._with_the_card(run.id).notes == ()
+        run.update(state="done")
+    assert left.get(run.id).notes == ()

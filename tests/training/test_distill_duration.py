@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from support.checkpoints import tiny_sd
 
 from studio.core.presets import distill_defaults
 from studio.core.settings import EMBEDDED_MODEL, Settings
@@ -32,20 +34,10 @@ def test_calls_are_counted_as_the_trainer_makes_them() -> None:
     assert duration(spec.model_copy(update={"objective": "dmd"}), 20, 7.0, 0.1).steps > 1.2 * told.steps
 
 
-def test_a_call_is_timed_where_the_network_is_and_draws_no_lots() -> None:
-    asked: list[tuple[int, ...]] = []
-
-    class Network(torch.nn.Linear):
-        config = SimpleNamespace(in_channels=4, cross_attention_dim=8)
-
-        def forward(self, x: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
-            asked.extend([tuple(x.shape), tuple(encoder_hidden_states.shape)])
-            return SimpleNamespace(sample=x)
-
-    network = Network(1, 1)
+def test_a_call_is_timed_where_the_network_is_and_draws_no_lots(tmp_path: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(tiny_sd(tmp_path / "tiny") / "unet")
     before = torch.get_rng_state()
-    assert 0 < seconds_per_call(network, 16, 77) < 5
-    assert asked == [(1, 4, 16, 16), (1, 77, 8)] * 2
+    assert 0 < seconds_per_call(unet, 8, 77) < 5
     assert torch.equal(torch.get_rng_state(), before), "a run that is resumed makes the same steps"
 
 

@@ -18,7 +18,7 @@ from studio.core.settings import Settings
 from studio.engine.models.weights import Header, Tensor
 
 if TYPE_CHECKING:
-    from huggingface_hub.utils import SafetensorsFileMetadata
+    from huggingface_hub.utils._safetensors import SafetensorsFileMetadata
 
 WEIGHTED = ("unet", "vae", "text_encoder")
 MODEL = (*WEIGHTED, "tokenizer", "scheduler")

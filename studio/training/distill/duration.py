@@ -6,14 +6,14 @@ Coding, checkpoints and the measurements of quality aren't counted. Knows no dat
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from studio.core.specs import LcmSpec
+from studio.engine.diffusion.conditioning import blank
+from studio.engine.diffusion.denoiser import Denoiser
 from studio.training.distill import dmd
 from studio.training.distill.distillation import Phases
 
@@ -47,23 +47,18 @@ def duration(spec: LcmSpec, teacher_steps: int, guidance: float, seconds_per_cal
 
 
 @torch.no_grad()
-def seconds_per_call(
-    unet: UNet2DConditionModel, side: int, tokens: int, autocast: AbstractContextManager[Any] | None = None
-) -> float:
+def seconds_per_call(unet: UNet2DConditionModel, side: int, tokens: int) -> float:
     """Of one picture, where the UNet is and in its precision; the first call, which is slower, isn't counted.
 
     `side` is the latents', `tokens` the length of a prompt.
     """
     parameter = next(unet.parameters())
-    place: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
-    x = torch.zeros(1, unet.config.in_channels, side, side, **place)
-    text = torch.zeros(1, tokens, unet.config.cross_attention_dim, **place)
+    x = torch.zeros(1, unet.config.in_channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    denoiser = Denoiser(unet, blank(unet.config, tokens).to(parameter.device, parameter.dtype))
     t = torch.zeros(1, dtype=torch.long, device=parameter.device)
-    with autocast or nullcontext():
-        for _ in range(2):
-            started = time.perf_counter()
-            # reading a number waits for the card
-            float(unet(x, t, encoder_hidden_states=text).sample.sum())
+    for _ in range(2):
+        started = time.perf_counter()
+        float(denoiser(x, t).sum())  # reading a number waits for the card
     return time.perf_counter() - started
 
 
