@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from support.browser import PATIENCE, REPOSITORY, Server, open_page, settle, studio_server
 
@@ -71,6 +72,29 @@ def test_type_draw_and_come_back(server: Server, visitor: Visitor) -> None:
     page.get_by_role("link", name="Gallery").click()
     page.get_by_role("button", name=re.compile("^Open ")).first.click()
     expect(page.get_by_role("dialog").get_by_role("button", name="Variation")).to_be_visible()
+
+
+def test_a_picture_is_enlarged_where_it_stands(server: Server, visitor: Visitor) -> None:
+    page = visitor()
+    open_page(page, server.url)
+    more(page, steps=2)
+    describe(page, "green hair, cape")
+    page.get_by_role("button", name="Draw").click()
+    button = page.get_by_role("button", name="Enlarge", exact=True)
+    button.click()
+    larger = page.locator('[class*="st-key-larger_box_"]')
+    expect(larger.get_by_text("128 × 128 pixels, kept in the Gallery.")).to_be_visible()
+    with page.expect_download() as file:
+        larger.get_by_role("button", name="Download").click()
+    with Image.open(file.value.path()) as image:
+        assert image.size == (128, 128)
+        assert "Postprocess upscale by: 2" in image.info["parameters"]
+    open_page(page, f"{server.url}/gallery")
+    opened = page.get_by_role("button", name=re.compile("^Open "))
+    expect(opened).to_have_count(2)
+    opened.first.click()  # the larger one, larger once more: in the dialog, which stays open
+    page.get_by_role("dialog").get_by_role("button", name="Enlarge", exact=True).click()
+    expect(page.get_by_role("dialog").get_by_text("256 × 256 pixels")).to_be_visible()
 
 
 def test_cancel_stops_a_job_and_keeps_the_page(server: Server, visitor: Visitor) -> None:
