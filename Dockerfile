@@ -1,12 +1,14 @@
 # The studio on one port, with the embedded model inside. With a GPU: --build-arg PIP_EXTRA_INDEX_URL="" and run --gpus all.
 FROM python:3.11-slim
 ARG PIP_EXTRA_INDEX_URL="https://download.pytorch.org/whl/cpu"
+# What else is installed: ray[serve] for a cluster.
+ARG EXTRA=""
 WORKDIR /app
 COPY requirements.txt requirements.lock ./
-RUN pip install --no-cache-dir -r requirements.txt -c requirements.lock
+RUN pip install --no-cache-dir -r requirements.txt ${EXTRA} -c requirements.lock
 COPY . .
-RUN useradd --create-home studio && mkdir /data && chown studio /data
-USER studio
+RUN useradd --create-home --uid 1000 studio && mkdir /data && chown studio /data
+USER 1000
 # Models from the Hub are gigabytes: on the volume, they survive the container.
 ENV STUDIO_HOME=/data HF_HOME=/data/hub STUDIO_HOST=0.0.0.0 STUDIO_PORT=8501
 VOLUME /data
