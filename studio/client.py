@@ -44,9 +44,9 @@ class _Tries:
 
     def after(self, met: httpx.Response | httpx.TransportError) -> float:
         """Seconds until the next try. Raises what was met where there is none: `Refused`, or httpx's error."""
-        answer = met if isinstance(met, httpx.Response) else None
+        answer = None if isinstance(met, httpx.TransportError) else met
         if not self._left or (answer is not None and answer.status_code not in (429, 503)):
-            raise refused(met) if isinstance(met, httpx.Response) else met
+            raise met if isinstance(met, httpx.TransportError) else refused(met)
         self._left, pause, self._pause = self._left - 1, self._pause, self._pause * 2
         said = "" if answer is None else answer.headers.get("retry-after", "")
         return min(30.0, float(said)) if said.isdigit() else pause
