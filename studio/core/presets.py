@@ -21,6 +21,10 @@ LORA: dict[str, dict[str, Any]] = {
         "model": "stable-diffusion-v1-5/stable-diffusion-v1-5", "rank": 32, "learning_rate": 2e-4, "batch_size": 4,
         "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_lr": 0.0, "resolution": 512,
     },
+    "12 GB card, SDXL": {
+        "model": "OnomaAIResearch/Illustrious-XL-v1.0", "rank": 32, "learning_rate": 1e-4, "batch_size": 2,
+        "accumulation": 1, "gradient_checkpointing": True, "epochs": 20, "text_encoder_lr": 0.0, "resolution": None,
+    },
 }  # fmt: skip
 
 

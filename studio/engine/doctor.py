@@ -21,7 +21,7 @@ from studio.core.views import Choice, Diagnosis, Finding, Trouble
 from studio.engine import devices, memory, optimizations
 from studio.engine.models import hub
 from studio.engine.models.catalogue import resolve
-from studio.engine.models.families import SD15
+from studio.engine.models.families import FAMILIES, Family
 
 HUB_SECONDS = 5.0
 ROOM = 10_000_000_000  # bytes: a model with its ControlNets, and a training run's checkpoints
@@ -51,6 +51,7 @@ def examine(settings: Settings) -> Diagnosis:
             Finding(name="Precision", value=f"{precision} ({name})", reason=by_name["Half precision"].reason),
             Finding(name="Attention", value=attention.split()[0], reason=by_name[attention].reason),
         ]
+        findings += [_expected(family, settings, there) for family in FAMILIES.values()]
         if there.kind == "cuda":
             value = f"{there.free / 1e9:.1f} of {there.total / 1e9:.1f} GB free"
             findings.append(Finding(name="Card's memory", value=value, reason=by_name["CPU offload"].reason))
@@ -91,10 +92,24 @@ def _device(settings: Settings, architectures: list[str]) -> list[Finding]:
     ]  # fmt: skip
 
 
+def _expected(family: Family, settings: Settings, there: optimizations.Machine) -> Finding:
+    """How a model of the usual size of a family will be drawn with here."""
+    weights, unet = 4 * family.parameters, 4 * family.unet_parameters
+    plan = optimizations.plan(settings, weights, on=there, unet_bytes=unet)
+    need = family.parameters * plan.dtype.itemsize
+    if there.kind != "cuda":
+        fits = need + optimizations.RESERVE < there.free
+        value = f"{need / 1e9:.1f} GB" + ("" if fits else f", and {there.free / 1e9:.1f} GB are free: too little")
+        return Finding(name=family.title, value=value)
+    how = "block by block" if plan.streamed else "parts take turns" if plan.offload else "all of it on the card"
+    reason = next(choice.reason for choice in plan.choices if choice.name == "CPU offload")
+    return Finding(name=family.title, value=f"{need / 1e9:.1f} GB, {how}", reason=reason)
+
+
 def _weights(settings: Settings) -> tuple[str, int]:
     """Title of the model that pages start with, and the bytes of its weights in 32 bits."""
     info = resolve(settings.model, settings, with_hash=False)
-    return info.title, 4 * info.parameters or SD15.download_bytes
+    return info.title, 4 * (info.parameters or info.family.parameters)
 
 
 def _broken() -> Trouble | None:

@@ -51,7 +51,9 @@ def load(info: ModelInfo, settings: Settings, on_note: Callable[[str], None] | N
         info = resolve(info.reference, settings)
     if on_note is not None:
         on_note(f"loading {info.title}")
-    decided = optimizations.plan(settings, 4 * info.parameters, 4 * _control_parameters(info, settings))
+    decided = optimizations.plan(
+        settings, 4 * info.parameters, 4 * _control_parameters(info, settings), unet_bytes=4 * info.unet_parameters
+    )
     components = Components(
         info=info, family=info.family, device=decided.device, dtype=decided.dtype, **load_parts(info, decided.dtype)
     )

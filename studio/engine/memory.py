@@ -100,17 +100,20 @@ def step_bytes(components: Components, width: int, height: int, guided: bool) ->
 def waiting_bytes(components: Components) -> int:
     """Bytes of the weights that a sampling step needs on the card and that wait in main memory: UNet and ControlNet.
 
-    Zero unless parts are offloaded; what is on the card already isn't free any more.
+    Of a UNet whose blocks come one by one, the largest of them. Zero unless parts are offloaded; what is on the card
+    already isn't free any more.
     """
     if components.offload_hook is None:
         return 0
-    parts = (components.unet, *components.controls.values())
-    return sum(
-        p.numel() * p.element_size()
-        for part in parts
-        for p in part.parameters()
-        if p.device.type != components.device.type
-    )
+    unet = components.unet
+    own = [unet] if not components.streamed else [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    largest = max(_elsewhere(part, components.device) for part in own)
+    return largest + sum(_elsewhere(net, components.device) for net in components.controls.values())
+
+
+def _elsewhere(module: torch.nn.Module, device: torch.device) -> int:
+    """Bytes of the weights that aren't on the device."""
+    return sum(p.numel() * p.element_size() for p in module.parameters() if p.device.type != device.type)
 
 
 def surely_fits(components: Components, width: int, height: int, left: int | None = None) -> bool:

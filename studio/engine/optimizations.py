@@ -20,10 +20,14 @@ from studio.core.views import Choice
 from studio.engine import devices, memory
 
 if TYPE_CHECKING:
+    from accelerate.hooks import UserCpuOffloadHook
+    from diffusers import UNet2DConditionModel
+
     from studio.engine.models.components import Components
 
 # Held back for activations and the system when weights are to stay on a card.
 RESERVE = 1_500_000_000  # bytes
+STEP_RESERVE = 600_000_000  # bytes: for the activations of a step beside the UNet, where parts take turns
 _FLASH = (8, 0)  # cards from this compute capability on have flash attention in torch itself
 _SDPA = "torch's fused attention: fast, and little memory."
 _AGAIN = "a picture that overflows is made again in full precision."
@@ -80,6 +84,7 @@ class Plan:
     offload: bool
     compile: bool
     benchmark: bool
+    streamed: bool  # the UNet's blocks come to the card one by one
     choices: tuple[Choice, ...]
 
 
@@ -124,10 +129,13 @@ def precision(settings: Settings, machine: Machine, need: int) -> tuple[torch.dt
     return torch.float16, f"Half the memory, and faster; {_AGAIN}"
 
 
-def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Machine | None = None) -> Plan:
+def plan(
+    settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Machine | None = None, unet_bytes: int = 0
+) -> Plan:
     """Decide for a machine and a model whose weights would be `weight_bytes` bytes in 32 bits.
 
-    `control_bytes`: likewise of the ControlNet that sketches may need beside it. `on`: another machine than this one.
+    `control_bytes`: likewise of the ControlNet that sketches may need beside it, `unet_bytes` of its UNet, where that
+    is known. `on`: another machine than this one.
     Raises BadInput when the settings ask for a device that isn't there.
     """
     there = machine(settings) if on is None else on
@@ -136,9 +144,14 @@ def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Mach
     half = dtype.itemsize == 2
     need = (weight_bytes + control_bytes) // (2 if half else 1)
     offload = cuda and there.free < need + RESERVE
+    unet = unet_bytes // (2 if half else 1)
+    streamed = offload and memory.SHARE * there.free < unet + STEP_RESERVE and not settings.compile
     xformers = XFORMERS_PROBLEM is None and cuda and there.capability < _FLASH
     detected = {"cuda": "A CUDA device was found", "mps": "An Apple GPU was found", "cpu": "No GPU was found"}
     what = "the model and its ControlNet need" if control_bytes else "the model needs"
+    turns = f"The card has {there.free / 1e9:.1f} GB free and {what} {need / 1e9:.1f} GB and room to work."
+    if streamed:
+        turns += f" The UNet alone has {unet / 1e9:.1f} GB: its blocks come one by one, which is slow."
     choices = (
         Choice(
             name="GPU", on=there.kind != "cpu",
@@ -150,7 +163,7 @@ def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Mach
         Choice(name="channels_last", on=True, reason="Convolutions are faster in this memory layout."),
         Choice(
             name="CPU offload", on=offload,
-            reason=f"The card has {there.free / 1e9:.1f} GB free and {what} {need / 1e9:.1f} GB and room to work."
+            reason=turns
             if offload
             else "The whole model fits on the card."
             if cuda
@@ -166,7 +179,7 @@ def plan(settings: Settings, weight_bytes: int, control_bytes: int = 0, on: Mach
     # With cuDNN's usual choice of kernels, cards without tensor cores make NaN of fp16
     benchmark = cuda and half and there.capability == (7, 5)
     device = torch.device(there.kind)
-    return Plan(device, dtype, xformers, True, offload, settings.compile, benchmark, choices)
+    return Plan(device, dtype, xformers, True, offload, settings.compile, benchmark, streamed, choices)
 
 
 def _about_xformers(cuda: bool, on: bool) -> str:
@@ -191,8 +204,11 @@ def apply(components: Components, plan: Plan) -> None:
 
         hook = None
         for part in parts:
-            _, hook = cpu_offload_with_hook(part, plan.device, prev_module_hook=hook)
-        components.offload_hook = hook
+            if plan.streamed and part is components.unet:
+                _stream(components.unet, plan.device, hook)
+            else:
+                _, hook = cpu_offload_with_hook(part, plan.device, prev_module_hook=hook)
+        components.offload_hook, components.streamed = hook, plan.streamed
     else:
         for part in parts:
             part.to(plan.device)
@@ -212,6 +228,14 @@ def apply(components: Components, plan: Plan) -> None:
             _say(components, **{"torch.compile": (False, reason)})
         else:
             components.unet.compile(dynamic=True)  # or it would compile anew for every other size
+
+
+def _stream(unet: UNet2DConditionModel, device: torch.device, before: UserCpuOffloadHook) -> None:
+    """Each block of the UNet on the card only while it works; what worked `before` leaves first."""
+    unet.enable_group_offload(
+        onload_device=device, offload_device=torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1
+    )
+    unet.register_forward_pre_hook(lambda *_: before.offload())
 
 
 def _try_xformers(device: torch.device, dtype: torch.dtype) -> None:

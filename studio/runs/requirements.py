@@ -38,8 +38,10 @@ class Sizes:
     controlnet: int
 
 
-# Of a model that has yet to be downloaded: Stable Diffusion 1.5's.
+# Of models that have yet to be downloaded.
 SD15 = Sizes(859_520_964, 206_714_343, 199_296, 1_050_816, 73_728, 348_712_960)
+SDXL = Sizes(2_567_463_684, 901_374_183, 1_451_520, 3_074_240, 401_408, 1_238_121_600)
+OF_FAMILY = {"sd15": SD15, "sdxl": SDXL}
 
 
 def sizes_of(unet: Shapes, others: Shapes, targets: Iterable[str], lcm_targets: Iterable[str]) -> Sizes:

@@ -203,9 +203,9 @@ class TrainingRuns:
         return self._supervisor.measure(spec)
 
     def card_classes(self) -> Tables:
-        """Tables of what is chosen for cards by size ("sizes") and by generation ("kinds"), by the code that chooses.
+        """Tables of what is chosen for cards by size ("sizes" and "sdxl") and by generation ("kinds").
 
-        A process of its own finds out, in a minute.
+        By the code that chooses. A process of its own finds out, in a minute.
         """
         return self._supervisor.card_classes()
 
@@ -296,9 +296,9 @@ def _gb(size: int) -> str:
 
 
 def _sizes(info: ModelInfo) -> requirements.Sizes:
-    """From the headers of the weights; Stable Diffusion 1.5's where they have yet to be downloaded."""
+    """From the headers of the weights; those of the family where they have yet to be downloaded."""
     if info.path is None:
-        return requirements.SD15
+        return requirements.OF_FAMILY[info.family.name]
     unet: dict[str, tuple[int, ...]] = {}
     others: dict[str, tuple[int, ...]] = {}
     if info.path.is_file():
@@ -308,7 +308,8 @@ def _sizes(info: ModelInfo) -> requirements.Sizes:
     else:
         for part in ("unet", "vae", *info.family.text_encoders):
             for file in component_weights(info.path, part):
-                shapes = {name: tensor.shape for name, tensor in read_header(file).tensors.items()}
+                start = "" if part == "unet" else f"{part}."  # two text encoders have the same names
+                shapes = {start + name: tensor.shape for name, tensor in read_header(file).tensors.items()}
                 (unet if part == "unet" else others).update(shapes)
     return requirements.sizes_of(unet, others, info.family.lora_targets, info.family.lcm_lora_targets)
 

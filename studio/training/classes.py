@@ -1,7 +1,7 @@
 """What is chosen for cards of each size: `python -m studio.training.classes` prints the tables as JSON.
 
-Nothing is measured: the code that decides on a machine is asked about cards that aren't there, with Stable Diffusion
-1.5 built on PyTorch's "meta" device, which has shapes and no numbers. Knows no run and no data.
+Nothing is measured: the code that decides on a machine is asked about cards that aren't there, with models of each
+family built on PyTorch's "meta" device, which has shapes and no numbers. Knows no run and no data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from studio.core.errors import OutOfMemory
 from studio.core.settings import ASSETS, Settings
@@ -27,7 +27,7 @@ from studio.engine.diffusion.control import Control
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.models.catalogue import ModelInfo
 from studio.engine.models.components import Components
-from studio.engine.models.families import SD15
+from studio.engine.models.families import FAMILIES, SD15, SDXL, Family
 from studio.engine.models.loading import load_tokenizer, quiet
 from studio.engine.optimizations import Machine
 from studio.training.distill.student import FullStudent, LoraStudent
@@ -37,7 +37,6 @@ from studio.training.runtime.saved_activations import save_fewer_activations
 
 SIZES = (4, 6, 8, 12, 16, 24)  # GB, as cards are sold
 TAKEN = 800_000_000  # bytes of a card that a desktop and CUDA itself hold before the studio starts
-SIDE = 512
 BATCHES = (8, 4, 2, 1)
 KINDS = (
     ("GTX 900", "NVIDIA GeForce GTX 980", (5, 2), 4),
@@ -51,26 +50,31 @@ KINDS = (
 
 
 @lru_cache
-def to_draw() -> tuple[Components, int]:
-    """Stable Diffusion 1.5 in half precision, and the numbers of a ControlNet of it."""
-    whole = sd15(torch.float16, control=True)
+def to_draw(name: str) -> tuple[Components, int]:
+    """A model of the family of this name in half precision, and the numbers of a ControlNet of it."""
+    whole = networks(FAMILIES[name], torch.float16, control=True)
     return replace(whole, controls={}), numbers([*whole.controls.values()])
 
 
-def sd15(dtype: torch.dtype, control: bool = False) -> Components:
-    """Stable Diffusion 1.5 without numbers, on a card that isn't there."""
-    config = ASSETS / "models" / SD15.single_file_config
-    info = ModelInfo("sd15", SD15.title, SD15, "hub", None, native_size=SIDE)
+def networks(family: Family, dtype: torch.dtype, control: bool = False) -> Components:
+    """A model of this family without numbers, on a card that isn't there."""
+    config = ASSETS / "models" / family.single_file_config
+    info = ModelInfo(family.name, family.title, family, "hub", None, native_size=family.default_size)
+    classes = (CLIPTextModel, CLIPTextModelWithProjection)
     with quiet(), torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config / "unet")).to(dtype)
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(config / "vae")).to(dtype)
-        text_encoder = CLIPTextModel(CLIPTextConfig.from_pretrained(config / "text_encoder")).to(dtype)
+        texts = {
+            name: cls(CLIPTextConfig.from_pretrained(config / name)).to(dtype)
+            for name, cls in zip(family.text_encoders, classes, strict=False)
+        }
         controls = {"lines": ControlNetModel.from_unet(unet, load_weights_from_unet=False)} if control else {}
-    for part in (unet, vae, text_encoder):
+    for part in (unet, vae, *texts.values()):
         part.requires_grad_(False)
+    tokenizer = load_tokenizer(ASSETS / "models" / SD15.single_file_config / "tokenizer")
     return Components(
-        info=info, family=SD15, unet=unet, vae=vae, text_encoder=text_encoder, scheduler_config={},
-        tokenizer=load_tokenizer(config / "tokenizer"), device=torch.device("cuda"), dtype=dtype, controls=controls,
+        info=info, family=family, unet=unet, vae=vae, scheduler_config={}, tokenizer=tokenizer,
+        device=torch.device("cuda"), dtype=dtype, controls=controls, **texts,
     )  # fmt: skip
 
 
@@ -78,32 +82,39 @@ def numbers(modules: list[nn.Module]) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def drawing(gigabytes: int) -> dict[str, str]:
+def drawing(gigabytes: int, family: Family = SD15) -> dict[str, str]:
     """Precision, offload, pictures at once and tiles on a card of this size, that has half precision."""
     total = gigabytes * 2**30
     there = Machine("cuda", total - TAKEN, total, "a card", (8, 6))
-    whole, control = to_draw()
-    weights = numbers([whole.unet, whole.vae, whole.text_encoder])
-    plan = optimizations.plan(Settings(device="cuda"), 4 * weights, 4 * control, on=there)
-    whole = replace(whole, offload_hook=True if plan.offload else None)  # then the weights wait in main memory
+    whole, control = to_draw(family.name)
+    weights, unet = numbers([whole.unet, whole.vae, *whole.text_encoders]), numbers([whole.unet])
+    control = 0 if family.sizes else control  # one of SDXL is as large as three of SD 1.5, and rarer
+    plan = optimizations.plan(Settings(device="cuda"), 4 * weights, 4 * control, on=there, unet_bytes=4 * unet)
+    # then the weights wait in main memory
+    whole = replace(whole, offload_hook=True if plan.offload else None, streamed=plan.streamed)
     left = there.free - (0 if plan.offload else plan.dtype.itemsize * (weights + control))
 
-    def at_once(side: int) -> int:
+    def at_once(width: int, height: int) -> int:
         try:
-            return memory.batch_size(whole, side, side, guided=True, wanted=memory.MAX_BATCH, left=left)
+            return memory.batch_size(whole, width, height, guided=True, wanted=memory.MAX_BATCH, left=left)
         except OutOfMemory:
             return 0
 
-    sides = [side for side in (512, 768, 1024, 1536, 2048) if at_once(side)]
+    first = family.sizes[0] if family.sizes else (family.default_size,) * 2
+    sides = [side for side in (512, 768, 1024, 1536, 2048) if at_once(side, side)]
     tiled = [side for side in sides if memory.needs_tiles(whole, side, side, left=left)]
     return {
         "card": f"{gigabytes} GB",
         "precision": str(plan.dtype).removeprefix("torch."),
-        "offload": "yes" if plan.offload else "no",
-        f"{SIDE} px at once": str(at_once(SIDE)),
+        "offload": "block by block" if plan.streamed else "yes" if plan.offload else "no",
+        f"{_size(*first)} at once": str(at_once(*first)),
         "largest": f"{sides[-1]} px" if sides else "none",
         "tiles from": f"{tiled[0]} px" if tiled else "never",
     }
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width} px" if width == height else f"{width} x {height}"
 
 
 def kept(run: Callable[[], Any], blocks: list[nn.Module], weights: list[nn.Module]) -> tuple[int, int]:
@@ -134,34 +145,35 @@ def kept(run: Callable[[], Any], blocks: list[nn.Module], weights: list[nn.Modul
     return sum(by_storage.values()), worst[0]
 
 
-def trainings() -> dict[str, tuple[int, int, int]]:
-    """Of each kind of training of SD 1.5 at its size: bytes without activations, bytes of those of one picture, and
+def trainings(family: Family = SD15) -> dict[str, tuple[int, int, int]]:
+    """Of each kind of training of a family at its size: bytes without activations, bytes of those of one picture, and
     the latter with gradient checkpointing."""
     half = torch.float16
     by_kind: dict[str, tuple[int, int, int]] = {}
-    x, t = torch.empty(1, 4, SIDE // 8, SIDE // 8, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
+    side = family.default_size
+    x, t = torch.empty(1, 4, side // 8, side // 8, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
 
     def add(name: str, module: nn.Module, run: Callable[[], Any], fixed: int) -> None:
         blocks = [*module.down_blocks, module.mid_block, *getattr(module, "up_blocks", ())]
         whole, largest = kept(run, blocks, [module])
         # between two blocks only what leads from one to the next and across is kept; one of them is made again at a
         # time
-        checkpointed = largest + memory.step_bytes(parts, SIDE, SIDE, guided=False) // parts.unet.dtype.itemsize
+        checkpointed = largest + memory.step_bytes(parts, side, side, guided=False) // parts.unet.dtype.itemsize
         by_kind[name] = (fixed, 2 * whole, 2 * min(whole, checkpointed))
 
-    parts = sd15(torch.float32)
+    parts = networks(family, torch.float32)
     text = blank(parts.unet.config, 77).to("meta")
     with quiet(), torch.device("meta"):
         unet = add_lora(parts, LoraSpec(data="x", model="x", rank=32))["unet"]
         save_fewer_activations(unet)
     add("LoRA, rank 32", unet, lambda: Denoiser(unet, text)(x, t), training_bytes([unet], half, average=False))
 
-    others = 4 * numbers([parts.vae, parts.text_encoder])  # in full precision, as long as pictures are encoded
+    others = 4 * numbers([parts.vae, *parts.text_encoders])  # in full precision, as long as pictures are encoded
     for name, make in (
-        ("LCM-LoRA, rank 64", lambda unet: LoraStudent(unet, SD15.lcm_lora_targets, 64)),
+        ("LCM-LoRA, rank 64", lambda unet: LoraStudent(unet, family.lcm_lora_targets, 64)),
         ("Whole model", FullStudent),
     ):
-        parts = sd15(torch.float32)
+        parts = networks(family, torch.float32)
         frozen = 2 * numbers([parts.unet])
         with torch.device("meta"):
             student = make(parts.unet)
@@ -169,14 +181,14 @@ def trainings() -> dict[str, tuple[int, int, int]]:
         fixed = frozen + others + 4 * 5 * sum(p.numel() for p in student.trainable.values())
 
         def ask(student: Any = student, w: torch.Tensor = w) -> Any:
-            return student.student(x, t, text.embeddings, w)
+            return student.student(x, t, text, w)
 
         add(name, student.unet, ask, fixed)
 
-    parts = sd15(torch.float32, control=True)
+    parts = networks(family, torch.float32, control=True)
     net = parts.controls["lines"].requires_grad_(True)
-    drawing = torch.empty(1, 3, SIDE, SIDE, device="meta")
-    fixed = training_bytes([net, parts.unet, parts.text_encoder], half, average=True) + 4 * numbers([parts.vae])
+    drawing = torch.empty(1, 3, side, side, device="meta")
+    fixed = training_bytes([net, parts.unet, *parts.text_encoders], half, average=True) + 4 * numbers([parts.vae])
     add("ControlNet", net, lambda: Denoiser(parts.unet, text, control=Control(net, drawing))(x, t), fixed)
     return by_kind
 
@@ -199,8 +211,8 @@ def training(gigabytes: int, needs: dict[str, tuple[int, int, int]]) -> dict[str
 
 def kinds() -> list[dict[str, str]]:
     """A row for each generation of cards: what SD 1.5 is drawn in on it, and which of PyTorch's wheels it needs."""
-    whole, _ = to_draw()
-    weights, rows = 4 * numbers([whole.unet, whole.vae, whole.text_encoder]), []
+    whole, _ = to_draw(SD15.name)
+    weights, rows = 4 * numbers([whole.unet, whole.vae, *whole.text_encoders]), []
     for kind, name, capability, gigabytes in KINDS:
         there = Machine("cuda", gigabytes * 2**30 - TAKEN, gigabytes * 2**30, name, capability)
         plan = optimizations.plan(Settings(device="cuda"), weights, on=there)
@@ -218,11 +230,11 @@ def kinds() -> list[dict[str, str]]:
     return rows
 
 
-def sizes() -> list[dict[str, str]]:
+def sizes(family: Family = SD15) -> list[dict[str, str]]:
     """A row for each size of card: how it draws, and what can be trained on it."""
-    needs = trainings()
-    return [drawing(size) | training(size, needs) for size in SIZES]
+    needs = trainings(family)
+    return [drawing(size, family) | training(size, needs) for size in SIZES]
 
 
 if __name__ == "__main__":
-    print(json.dumps({"sizes": sizes(), "kinds": kinds()}))
+    print(json.dumps({"sizes": sizes(), "sdxl": sizes(SDXL), "kinds": kinds()}))

@@ -281,7 +281,7 @@ def test_other_architectures_are_named(tmp_path: Path, settings: Settings) -> No
             catalogue.resolve(str(path), settings)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
 def test_the_configurations_that_ship_are_of_their_family(family: Family) -> None:
     folder = ASSETS / "models" / family.single_file_config
     assert family_of(json.loads((folder / "unet" / "config.json").read_text())) is family

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from support.sdxl import ship, tiny_sdxl, to_sdxl_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from studio.core.samplers import SAMPLERS
-from studio.core.settings import Settings
+from studio.core.settings import ASSETS, Settings
 from studio.core.specs import Recipe
-from studio.engine.diffusion import sampling, schedulers
+from studio.engine import optimizations
+from studio.engine.diffusion import latents, sampling, schedulers
 from studio.engine.engine import Engine
 from studio.engine.models import catalogue, loading
 from studio.engine.models.components import Components
-from studio.engine.models.families import SDXL
+from studio.engine.models.families import FAMILIES, SDXL
 
 PROMPT, NEGATIVE = "1girl, red hair, blue eyes", "long dress"
 
@@ -129,9 +132,52 @@ def test_a_vae_that_overflows_decodes_in_full_precision(tmp_path: Path, half: bo
     seen = []
     decode = components.vae.decode
     components.vae.decode = lambda latents, **options: seen.append(latents.dtype) or decode(latents, **options)
-    from studio.engine.diffusion import latents
-
     with torch.no_grad():
         latents.decode_pixels(components, torch.zeros(1, 4, 8, 8, dtype=torch.float16))
     assert seen == [torch.float16 if half else torch.float32]
     assert components.vae.dtype == torch.float16
+
+
+def test_parts_that_take_turns_draw_the_same(sdxl: Path, engine: Engine) -> None:
+    """Also where the blocks of the UNet come one by one; here from main memory to main memory."""
+    whole = drawn(engine, recipe("sdxl", height=64))
+    for streamed in (False, True):
+        other = Engine(engine.settings)
+        info = catalogue.resolve("sdxl", engine.settings)
+        decided = optimizations.plan(engine.settings, 4 * info.parameters, unet_bytes=4 * info.unet_parameters)
+        made = Components(
+            info=info, family=info.family, device=decided.device, dtype=decided.dtype,
+            **loading.load_parts(info, torch.float32),
+        )  # fmt: skip
+        optimizations.apply(made, replace(decided, offload=True, streamed=streamed))
+        assert made.offload_hook is not None
+        assert made.streamed == streamed
+        other._components = made
+        assert np.array_equal(drawn(other, recipe("sdxl", height=64)), whole)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "offload", "streamed"), [(4, True, True), (6, True, True), (8, True, False), (12, False, False)]
+)
+def test_what_a_card_of_each_size_does_with_it(gigabytes: int, offload: bool, streamed: bool) -> None:
+    there = optimizations.Machine("cuda", gigabytes * 2**30 - 800_000_000, gigabytes * 2**30, "a card", (8, 6))
+    plan = optimizations.plan(
+        Settings(device="cuda"), 4 * SDXL.parameters, on=there, unet_bytes=4 * SDXL.unet_parameters
+    )
+    assert (plan.offload, plan.streamed) == (offload, streamed)
+    reason = next(choice.reason for choice in plan.choices if choice.name == "CPU offload")
+    assert ("blocks come one by one" in reason) == streamed
+
+
+def test_how_large_each_family_is() -> None:
+    """The numbers that plans are made of are those of the configurations that ship."""
+    for family in FAMILIES.values():
+        config = ASSETS / "models" / family.single_file_config
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(config / "unet"))
+            others = [AutoencoderKL.from_config(AutoencoderKL.load_config(config / "vae"))]
+            for name, cls in zip(family.text_encoders, (CLIPTextModel, CLIPTextModelWithProjection), strict=False):
+                others.append(cls(CLIPTextConfig.from_pretrained(config / name)))
+        counted = [sum(p.numel() for p in module.parameters()) for module in (unet, *others)]
+        assert counted[0] == family.unet_parameters
+        assert sum(counted) == family.parameters

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from studio.core.settings import REPOSITORY
+from studio.engine.models.families import FAMILIES, Family
 from studio.interfaces.cli.doctor import markdown
 from studio.training import classes
 
@@ -24,16 +25,19 @@ def test_the_generations_stand_in_the_document() -> None:
     assert documented(lines[0]) == lines
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
 @pytest.mark.parametrize("size", classes.SIZES)
-def test_how_each_size_draws_stands_in_the_document(size: int) -> None:
-    row = classes.drawing(size)
-    [said] = [line for line in DOCUMENT if line.startswith(f"| {size} GB |")]
+def test_how_each_size_draws_stands_in_the_document(size: int, family: Family) -> None:
+    row = classes.drawing(size, family)
+    first = next(line for line in DOCUMENT if line.startswith(" | ".join(["| " + next(iter(row)), *list(row)[1:]])))
+    [said] = [line for line in documented(first) if line.startswith(f"| {size} GB |")]
     assert said.split(" | ")[: len(row)] == markdown([row])[2].removesuffix(" |").split(" | ")
 
 
 @pytest.mark.slow
-def test_what_can_be_trained_stands_in_the_document() -> None:
-    lines = markdown(classes.sizes())
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_what_can_be_trained_stands_in_the_document(family: Family) -> None:
+    lines = markdown(classes.sizes(family))
     assert documented(lines[0]) == lines
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 from studio.core.specs import LoraSpec
 from studio.engine.diffusion.parameterization import NoiseSchedule
 from studio.runs import dataset as files
-from studio.training.lora import dataset
+from studio.training.lora import dataset, texts
 from studio.training.runtime import steps
 from studio.training.runtime.average import MovingAverage
 from studio.training.runtime.loss import min_snr_weights
@@ -166,12 +166,13 @@ def test_captions_are_letters_not_weights(tmp_path: Path) -> None:
     """The predecessor trained on empty prompts; and brackets in a tag are part of its name."""
     model = tiny_sd(tmp_path / "model")
     encoder, tokenizer = CLIPTextModel.from_pretrained(model / "text_encoder"), tiny_tokenizer()
-    texts = dataset.cache_texts(tokenizer, encoder, ["", "happy girl", "(happy) girl", "happy girl"])
-    assert len(texts) == 3
-    assert texts[""].shape == (77, 32)
-    assert not torch.allclose(texts["happy girl"], texts[""])
-    assert not torch.allclose(texts["happy girl"], texts["(happy) girl"])
-    ids = dataset.tokenize(tokenizer, ["happy girl", "sad"])
+    encode = texts.TextEncoders([tokenizer], [encoder])
+    rows = texts.cache_texts(encode, ["", "happy girl", "(happy) girl", "happy girl"])
+    assert len(rows) == 3
+    assert rows[""].embeddings.shape == (1, 77, 32)
+    assert not torch.allclose(rows["happy girl"].embeddings, rows[""].embeddings)
+    assert not torch.allclose(rows["happy girl"].embeddings, rows["(happy) girl"].embeddings)
+    ids = texts.tokenize(tokenizer, ["happy girl", "sad"])
     assert ids.shape == (2, 77)
     assert int((ids != tokenizer.pad_token_id).sum()) > 4
-    assert dataset.too_long(tokenizer, ["happy", "girl " * 90]) == ["girl " * 90]
+    assert texts.too_long(tokenizer, ["happy", "girl " * 90]) == ["girl " * 90]

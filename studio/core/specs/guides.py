@@ -87,7 +87,8 @@ class ControlSpec(Spec):
             title="ControlNet",
             description="What reads the drawing: a Hugging Face id, a folder in diffusers format, or a .safetensors "
             "file that fits the model. For Stable Diffusion 1.5 for instance lllyasviel/control_v11p_sd15_canny, "
-            "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime.",
+            "lllyasviel/control_v11p_sd15_scribble or lllyasviel/control_v11p_sd15s2_lineart_anime, for SDXL "
+            "xinsir/controlnet-union-sdxl-1.0 or xinsir/controlnet-canny-sdxl-1.0.",
         ),
         About(blank="the model's own", option="--controlnet"),
     ] = None  # None: the family's own for this kind

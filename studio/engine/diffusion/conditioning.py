@@ -53,6 +53,11 @@ class Conditioning:
         return _together([self, other], lambda pair: torch.lerp(pair[0], pair[1], amount))
 
     @classmethod
+    def of(cls, text: Tensor | Conditioning) -> Conditioning:
+        """`text` itself, or encoded prompts (rows, tokens, dim) as all that there is to be told."""
+        return text if isinstance(text, Conditioning) else cls(text)
+
+    @classmethod
     def cat(cls, parts: Iterable[Conditioning]) -> Conditioning:
         """The rows of all `parts`, which have equally many tokens and the same inputs."""
         return _together(list(parts), torch.cat)

@@ -162,7 +162,7 @@ def _folder(reference: str, path: Path) -> ModelInfo:
     family = FAMILIES.get(str(facts.get("family"))) or family_of(unet)
     texts = [_json(path / name / "config.json") for name in family.text_encoders]
     parts = ("unet", "vae", *family.text_encoders)
-    parameters = sum(read_header(file).parameters() for part in parts for file in component_weights(path, part))
+    numbers = {part: sum(read_header(file).parameters() for file in component_weights(path, part)) for part in parts}
     size = sum(file.stat().st_size for file in path.glob("**/*.safetensors"))
     factor = 2 ** (len(vae.get("block_out_channels", (0, 0, 0, 0))) - 1)
     sample = unet.get("sample_size")
@@ -191,7 +191,8 @@ def _folder(reference: str, path: Path) -> ModelInfo:
             kind="folder",
             path=path,
             size_bytes=size,
-            parameters=parameters,
+            parameters=sum(numbers.values()),
+            unet_parameters=numbers["unet"],
             native_size=int(facts.get("native_size", native)),
             sizes=_sizes(family, int(facts.get("native_size", native))),
             inpainting=inpaints(unet),
@@ -251,6 +252,7 @@ def _file(reference: str, path: Path) -> ModelInfo:
         parameters=header.parameters(
             "model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.embedders."
         ),
+        unet_parameters=header.parameters("model.diffusion_model."),
         note=f"A single file: its configuration and tokenizer come with the studio{v}.{_vae_note(vae, family)}",
         vae=vae,
         text_layers=family.text_layers,

@@ -43,6 +43,7 @@ class Components:
     choices: tuple[Choice, ...] = ()
     controls: dict[str, ControlNetModel] = field(default_factory=dict)  # by fingerprint; one at a time
     offload_hook: Any = None  # of accelerate, where parts move to the card only while they work
+    streamed: bool = False  # then the UNet's blocks do so one by one: it is too large as a whole
     merged: Merged | None = None  # weights with the adapters of the last pictures added; see `adapters.attached`
     sizes: dict[tuple[Any, ...], int] = field(default_factory=dict, repr=False)  # see `memory`
     text_key: tuple[Any, ...] = ()

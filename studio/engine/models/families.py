@@ -64,6 +64,8 @@ class Family:
     name: str
     title: str
     published: tuple[Published, ...]  # the first is the default
+    parameters: int  # of all that draws
+    unet_parameters: int  # of these
     default_size: int
     steps: int
     guidance: float
@@ -117,6 +119,8 @@ SD15 = Family(
     name="sd15",
     title="Stable Diffusion 1.5",
     published=(Published("stable-diffusion-v1-5/stable-diffusion-v1-5", 4_270_000_000),),
+    parameters=1_066_235_307,
+    unet_parameters=859_520_964,
     default_size=512,
     steps=20,
     guidance=7.0,
@@ -182,6 +186,8 @@ SDXL = Family(
             ),
         ),
     ),
+    parameters=3_468_837_867,
+    unet_parameters=2_567_463_684,
     default_size=1024,
     steps=28,
     guidance=5.5,

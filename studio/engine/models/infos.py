@@ -31,6 +31,7 @@ class ModelInfo:
     path: Path | None
     size_bytes: int = 0  # on the disk, or to be downloaded; 0: unknown
     parameters: int = 0  # of the parts that are loaded to draw, without a ControlNet
+    unet_parameters: int = 0  # of these
     state: Literal["ready", "download", "missing"] = "ready"
     note: str = ""
     native_size: int = 512

@@ -20,7 +20,7 @@ def doctor(
     studio = open_studio()
     if classes:
         tables = studio.runs.card_classes()
-        answer(json, tables, [*markdown(tables["sizes"]), "", *markdown(tables["kinds"])])
+        answer(json, tables, [line for name in ("sizes", "sdxl", "kinds") for line in (*markdown(tables[name]), "")])
         return
     diagnosis = studio.doctor()
     answer(json, diagnosis.model_dump(mode="json"), lines(diagnosis))

@@ -61,10 +61,10 @@ def train(session: Session, spec: ControlRunSpec) -> None:
     session.stage(3, "Make the ControlNet")
     latest = checkpoints.latest_good(session.run)
     net = first_network(runtime, spec, model, config, resumed=latest[0] is not None)
-    needed = training_bytes([net, model.unet, model.text_encoder], runtime.dtype, average=True)
+    needed = training_bytes([net, model.unet, *model.text_encoders], runtime.dtype, average=True)
     runtime.check_memory(needed, "choose a smaller model")
     net.to(memory_format=torch.channels_last).train()
-    runtime.to_device(net, model.unet, model.text_encoder)
+    runtime.to_device(net, model.unet, *model.text_encoders)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
     if spec.gradient_checkpointing:
         net.enable_gradient_checkpointing()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from studio.training.distill.student import LoraStudent
+from studio.training.distill.student import LoraStudent, Text
 
 HEAD_WEIGHT = 1e-2  # beside the critic's denoising (DMD2)
 
@@ -43,7 +43,7 @@ def make_head(critic: LoraStudent) -> Head:
     return Head(critic.unet.config.block_out_channels[-1]).to(next(critic.unet.parameters()).device)
 
 
-def features(critic: LoraStudent, z_t: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+def features(critic: LoraStudent, z_t: Tensor, t: Tensor, text: Text, w: Tensor) -> Tensor:
     """What the middle of the critic's UNet makes of noised latents, (batch, channels, h, w); gradients flow."""
     outputs: list[Tensor] = []
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from studio.core.errors import Cancelled
 from studio.core.specs import LcmSpec
+from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.parameterization import PredictionType
 from studio.training.distill.consistency import SolverGrid
 from studio.training.distill.history import QualityHistory
@@ -62,8 +63,8 @@ class Distillation:
         """The pictures of the next step: in every pass through the data another order."""
         return steps.rows(self.step, self.spec.batch_size, len(self.data), self.spec.seed)
 
-    def text(self, rows: Sequence[int]) -> Tensor:
-        """The encoded prompts of this process's pictures, (pictures, tokens, dim)."""
+    def text(self, rows: Sequence[int]) -> Conditioning:
+        """What the UNet is told of this process's pictures."""
         text = self.data.text[self.data.row[list(rows)]][self.own]
         return text.to(self.runtime.device, self.runtime.dtype)
 

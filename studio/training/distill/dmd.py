@@ -27,7 +27,7 @@ from studio.training.distill import adversary
 from studio.training.distill import consistency as lcd
 from studio.training.distill.curve import FAST_STEPS
 from studio.training.distill.distillation import Distillation
-from studio.training.distill.student import LoraStudent, Student
+from studio.training.distill.student import LoraStudent, Student, Text
 from studio.training.runtime import steps
 from studio.training.runtime.optimizers import adamw
 
@@ -174,7 +174,7 @@ class Networks:
 
     def __init__(
         self, student: Student, critic: LoraStudent, grid: lcd.SolverGrid, kind: PredictionType, times: list[int],
-        empty: Tensor, dtype: torch.dtype, head: adversary.Head | None = None, adversarial_weight: float = 0.0,
+        empty: Text, dtype: torch.dtype, head: adversary.Head | None = None, adversarial_weight: float = 0.0,
     ) -> None:  # fmt: skip
         self.head, self.adversarial_weight = head, adversarial_weight
         self.student, self.critic, self.grid, self.kind = student, critic, grid, kind
@@ -183,13 +183,13 @@ class Networks:
     def _x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         return to_x0(output.float(), z_t, *self.grid.schedule.at(t), self.kind)
 
-    def _ask(self, z: Tensor, index: int, text: Tensor, w: Tensor) -> Tensor:
+    def _ask(self, z: Tensor, index: int, text: Text, w: Tensor) -> Tensor:
         """The student's z_0 at its step number `place`."""
         t = torch.full((len(z),), self.times[index], device=z.device)
         return self._x0(self.student.student(z.to(self.dtype), t, text, w), z, t)
 
     @torch.no_grad()
-    def _simulate(self, noise: StepNoise, text: Tensor, w: Tensor) -> Tensor:
+    def _simulate(self, noise: StepNoise, text: Text, w: Tensor) -> Tensor:
         """z at the step that learns, by the student itself: z_0, then noise of the next time, as LCM draws."""
         z = noise.noise[:, 0]
         for index in range(noise.last):
@@ -199,11 +199,11 @@ class Networks:
         return z
 
     @torch.no_grad()
-    def generate(self, noise: StepNoise, text: Tensor, w: Tensor) -> Tensor:
+    def generate(self, noise: StepNoise, text: Text, w: Tensor) -> Tensor:
         """The student's z_0 alone, while it doesn't learn yet."""
         return self._ask(self._simulate(noise, text, w), noise.last, text, w)
 
-    def student_loss(self, noise: StepNoise, text: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    def student_loss(self, noise: StepNoise, text: Text, w: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, the student's z_0 without gradient). The loss's gradient at z_0 is `direction` / numel, and with an
         adversary what makes it take the noised z_0 for real."""
         z = self._simulate(noise, text, w)
@@ -226,7 +226,7 @@ class Networks:
         return loss, z_0.detach()
 
     def critic_loss(
-        self, k: int, z_0: Tensor, noise: StepNoise, text: Tensor, w: Tensor, real: Tensor | None = None
+        self, k: int, z_0: Tensor, noise: StepNoise, text: Text, w: Tensor, real: Tensor | None = None
     ) -> Tensor:
         """The denoising loss of the critic's `k`-th step on the student's pictures, in the output that it predicts.
 

@@ -25,6 +25,7 @@ from studio.core.errors import BadInput, Cancelled
 from studio.core.settings import Settings
 from studio.core.specs import LcmSpec
 from studio.engine.diffusion import latents, pixels, sampling, text
+from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.models.components import Components
 from studio.runs import dataset
 from studio.training.distill.prompts import training as training_prompts
@@ -43,25 +44,25 @@ Report = Callable[[int, int], None]  # done, total; may raise
 class LatentDataset:
     """Clean latents (n, channels, h, w), scaled for the UNet, and their prompts, each encoded once.
 
-    The prompt of latent k is `text[row[k]]`, (tokens, dim); `empty` is that of "", (1, tokens, dim). All fp32, on CPU.
-    `digest` is a fingerprint of latents and prompts.
+    The prompt of latent k is row `row[k]` of `text`; `empty` is that of "", one row. All fp32, on the CPU. `digest` is
+    a fingerprint of latents and prompts.
     """
 
     latents: torch.Tensor
-    text: torch.Tensor
+    text: Conditioning
     row: torch.Tensor
-    empty: torch.Tensor
+    empty: Conditioning
     digest: str
 
     def __len__(self) -> int:
         return len(self.latents)
 
 
-def encode_prompts(components: Components, prompts: Sequence[str]) -> torch.Tensor:
-    """(n, tokens, dim), one chunk of the text encoder's length each: what is longer is cut."""
+def encode_prompts(components: Components, prompts: Sequence[str]) -> Conditioning:
+    """A row each, one chunk of the text encoder's length: what is longer is cut. For pictures of the native size."""
     length = components.tokenizer.model_max_length
-    parts = [text.encode_prompts(components, [prompt]).embeddings[:, :length] for prompt in prompts]
-    return torch.cat(parts)
+    rows = [text.encode_prompts(components, [prompt]) for prompt in prompts]
+    return Conditioning.cat(replace(row, embeddings=row.embeddings[:, :length]) for row in rows)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -160,10 +161,10 @@ def gather(components: Components, files: Sequence[Path], prompts: Sequence[str]
     if not torch.isfinite(latents).all():
         raise BadInput("The teacher draws pictures that are not numbers; its weights are damaged or overflow in fp16.")
     unique = list(dict.fromkeys(prompts))
-    encoded = encode_prompts(components, unique).float().cpu()
+    encoded = encode_prompts(components, unique).to("cpu", torch.float32)
     row = {prompt: index for index, prompt in enumerate(unique)}
     rows = torch.tensor([row[prompt] for prompt in prompts])
-    empty = encode_prompts(components, [""]).float().cpu()
+    empty = encode_prompts(components, [""]).to("cpu", torch.float32)
     return LatentDataset(latents, encoded, rows, empty, digest.hexdigest()[:16])
 
 

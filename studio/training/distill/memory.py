@@ -20,6 +20,7 @@ from diffusers import UNet2DConditionModel
 
 from studio.core.settings import settings
 from studio.core.specs import LcmSpec
+from studio.engine.diffusion.conditioning import blank
 from studio.engine.memory import free, resident
 from studio.engine.models.catalogue import resolve
 from studio.engine.models.components import Components
@@ -60,7 +61,7 @@ def estimate(
         critic = dmd.make_critic(unet, targets, spec.rank) if spec.objective == "dmd" else None
         student = LoraStudent(unet, targets, spec.rank) if spec.form == "lora" else FullStudent(unet)
         z = torch.empty(spec.batch_size, unet.config.in_channels, side, side)
-        text = torch.empty(spec.batch_size, tokens, unet.config.cross_attention_dim)
+        text = blank(unet.config, tokens, spec.batch_size)
         t = torch.zeros(spec.batch_size, dtype=torch.long)
         kept: dict[int, int] = {}
         weights = {p.untyped_storage()._cdata for p in student.unet.parameters()}
@@ -89,7 +90,7 @@ def check(runtime: Runtime, spec: LcmSpec, components: Components) -> None:
 
     Raises OutOfMemory where even single pictures are too many for the card.
     """
-    session, parts = runtime.session, (components.vae, components.text_encoder)
+    session, parts = runtime.session, (components.vae, *components.text_encoders)
     others = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     side, tokens = components.info.native_size // components.factor, components.tokenizer.model_max_length
     config, targets = dict(components.unet.config), components.family.lcm_lora_targets
@@ -112,8 +113,9 @@ def measure(spec: LcmSpec) -> dict[str, float]:
     device = torch.device("cuda" if cuda and settings().device != "cpu" else "cpu")
     available = free(device)
     parts = load_parts(info, torch.float32)
-    vae, text_encoder = parts["vae"], parts["text_encoder"]
-    others = sum(p.numel() * p.element_size() for part in (vae, text_encoder) for p in part.parameters())
+    vae = parts["vae"]
+    beside = (vae, *(parts[name] for name in info.family.text_encoders))
+    others = sum(p.numel() * p.element_size() for part in beside for p in part.parameters())
     tokens = parts["tokenizer"].model_max_length
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     needed = estimate(

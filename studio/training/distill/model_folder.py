@@ -32,18 +32,18 @@ def write(
     fresh = fresh_folder(folder)
     unet.save_pretrained(fresh / "unet", safe_serialization=True)
     components.vae.save_pretrained(fresh / "vae", safe_serialization=True)
-    components.text_encoder.save_pretrained(fresh / "text_encoder", safe_serialization=True)
-    components.tokenizer.save_pretrained(fresh / "tokenizer")
+    family = components.family
+    texts = {name: getattr(components, name) for name in (*family.text_encoders, *family.tokenizers)}
+    for name, part in texts.items():
+        part.save_pretrained(fresh / name)
     scheduler = make_scheduler(sampler, components.scheduler_config)
     scheduler.save_pretrained(fresh / "scheduler")
     index = {
-        # The first takes LCM's scheduler only; the second any, and tells the UNet the guidance as well.
-        "_class_name": "LatentConsistencyModelPipeline" if sampler == "lcm" else "StableDiffusionPipeline",
+        "_class_name": _pipeline(components, sampler),
         "_diffusers_version": diffusers.__version__,
         "vae": ["diffusers", type(components.vae).__name__],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "text_encoder": ["transformers", type(components.text_encoder).__name__],
-        "tokenizer": ["transformers", type(components.tokenizer).__name__],
+        **{name: ["transformers", type(part).__name__] for name, part in texts.items()},
         "scheduler": ["diffusers", type(scheduler).__name__],
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
@@ -69,3 +69,12 @@ def write(
     (fresh / "studio.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     replace_folder(folder, fresh)
     return folder
+
+
+def _pipeline(components: Components, sampler: str) -> str:
+    """The pipeline that draws with it. LCM's own takes LCM's scheduler only, and there is none for SDXL; the others
+    take any, and tell the UNet the guidance as well.
+    """
+    if components.text_encoder_2 is not None:
+        return "StableDiffusionXLPipeline"
+    return "LatentConsistencyModelPipeline" if sampler == "lcm" else "StableDiffusionPipeline"

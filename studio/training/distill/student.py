@@ -24,6 +24,7 @@ from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.training.runtime.average import MovingAverage
 
+Text = Tensor | Conditioning
 ADAPTER = "student"
 GUIDANCE_DIM = 256  # of the guidance embedding, as in diffusers' full-UNet script
 
@@ -71,8 +72,8 @@ def _merge_where_cheaper(layer: Any, rank: int) -> None:
 class LoraStudent:
     """LCM-LoRA: `unet` is teacher, student and target. Its running mean is what pictures are drawn with.
 
-    Texts are encoded prompts (batch, tokens, dim), `empty` is that of "" (1, tokens, dim); z and outputs (batch, c, h,
-    w); t and w (batch,).
+    Texts are what the UNet is told, a row per picture: a `Conditioning`, or encoded prompts (batch, tokens, dim) alone;
+    `empty` is that of "", one row; z and outputs (batch, c, h, w); t and w (batch,).
     """
 
     group = "lora"
@@ -90,20 +91,20 @@ class LoraStudent:
         self.average = MovingAverage(self.trainable, ema_decay, tensors=None if averaged else {})
 
     @torch.no_grad()
-    def teacher(self, z: Tensor, t: Tensor, text: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher(self, z: Tensor, t: Tensor, text: Text, empty: Text) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) output of the teacher at (z, t)."""
         self.unet.disable_adapters()
         try:
-            return Denoiser(self.unet, Conditioning(text), Conditioning(empty)).branches(z, t)
+            return Denoiser(self.unet, Conditioning.of(text), Conditioning.of(empty)).branches(z, t)
         finally:
             self.unet.enable_adapters()
 
-    def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    def student(self, z: Tensor, t: Tensor, text: Text, w: Tensor) -> Tensor:
         """Output of the student at (z, t). `w` is not told to it: it learns the mean over the range."""
-        return Denoiser(self.unet, Conditioning(text))(z, t)
+        return Denoiser(self.unet, Conditioning.of(text))(z, t)
 
     @torch.no_grad()
-    def target(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    def target(self, z: Tensor, t: Tensor, text: Text, w: Tensor) -> Tensor:
         """Output of the target: the student, without a gradient (LCM-LoRA has no EMA target)."""
         return self.student(z, t, text, w)
 
@@ -145,18 +146,18 @@ class FullStudent:
         self.average = MovingAverage(self.trainable, ema_decay, constant=True, tensors=means)
 
     @torch.no_grad()
-    def teacher(self, z: Tensor, t: Tensor, text: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher(self, z: Tensor, t: Tensor, text: Text, empty: Text) -> tuple[Tensor, Tensor]:
         """(unconditional, conditional) output of the teacher at (z, t)."""
-        return Denoiser(self._teacher, Conditioning(text), Conditioning(empty)).branches(z, t)
+        return Denoiser(self._teacher, Conditioning.of(text), Conditioning.of(empty)).branches(z, t)
 
-    def student(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    def student(self, z: Tensor, t: Tensor, text: Text, w: Tensor) -> Tensor:
         """Output of the student at (z, t) for guidance `w`."""
-        return Denoiser(self.unet, Conditioning(text), guidance=w + 1)(z, t)
+        return Denoiser(self.unet, Conditioning.of(text), guidance=w + 1)(z, t)
 
     @torch.no_grad()
-    def target(self, z: Tensor, t: Tensor, text: Tensor, w: Tensor) -> Tensor:
+    def target(self, z: Tensor, t: Tensor, text: Text, w: Tensor) -> Tensor:
         """Output of the running mean theta-minus."""
-        return Denoiser(self._target, Conditioning(text), guidance=w + 1)(z, t)
+        return Denoiser(self._target, Conditioning.of(text), guidance=w + 1)(z, t)
 
     @contextmanager
     def drawing(self) -> Iterator[UNet2DConditionModel]:

@@ -69,7 +69,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
     if float(schedule.alpha[-1]) == 0 and kind == "epsilon":
         raise BadInput(f"{info.title} predicts noise on a schedule that ends in pure noise, which says nothing there.")
     memory.check(runtime, spec, model)
-    runtime.to_device(model.unet, model.text_encoder)
+    runtime.to_device(model.unet, *model.text_encoders)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
     if session.main:
         with runtime.autocast():

@@ -3,7 +3,7 @@
     adapter/<name>.safetensors                       kohya, with `.alpha` tensors and `ss_*` metadata: opens everywhere
     adapter/epochs/epoch-0005.safetensors            the same of earlier checkpoints, for the epoch x weight grid
     adapter/diffusers/pytorch_lora_weights.safetensors
-    adapter/peft/{unet,text_encoder}/adapter_model.safetensors + adapter_config.json
+    adapter/peft/{unet,text_encoder,text_encoder_2}/adapter_model.safetensors + adapter_config.json
     adapter/studio.json, adapter/README.md           what the studio's LoRA list and the Hub show
 
 Knows tensors and names of layers, not how they were trained. The alpha of each format is its own: kohya's stands in the
@@ -29,6 +29,8 @@ from torch import Tensor
 from studio.training.export.folder import fresh_folder, replace_folder
 
 _ALPHAS = ".alpha"
+SDXL_BASE = "sdxl_base_v1-0"
+_ARCHITECTURES = {"sd_v1": "stable-diffusion-v1", SDXL_BASE: "stable-diffusion-xl-v1-base"}
 _PRIVATE = ("kind", "name", "data", "model", "loras")  # said elsewhere, or paths of the machine it was trained on
 
 
@@ -42,10 +44,12 @@ class Adapter:
     targets: tuple[str, ...]
     text_encoder: Mapping[str, Tensor] = field(default_factory=dict)  # layers as in CLIPTextModel
     text_targets: tuple[str, ...] = ()
+    text_encoder_2: Mapping[str, Tensor] = field(default_factory=dict)  # as in CLIPTextModelWithProjection
 
     @property
     def parts(self) -> dict[str, Mapping[str, Tensor]]:
-        return {"unet": self.unet} | ({"text_encoder": self.text_encoder} if self.text_encoder else {})
+        texts = {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+        return {"unet": self.unet} | {part: state for part, state in texts.items() if state}
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,14 @@ class Card:
 def from_parameters(
     values: Mapping[str, Tensor], rank: int, alpha: float, targets: Sequence[str], text_targets: Sequence[str] = ()
 ) -> Adapter:
-    """An adapter from PEFT's parameters by name, `unet.` or `text_encoder.` in front (a run's, or a checkpoint's)."""
-    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text_encoder": {}}
+    """An adapter from PEFT's parameters by name, `unet.` or a text encoder's in front (a run's, or a checkpoint's)."""
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text_encoder": {}, "text_encoder_2": {}}
     for name, value in values.items():
         part, _, rest = name.partition(".")
         layer, _, half = rest.rpartition(".lora_")
         parts[part][f"{layer}.lora_{half[0]}.weight"] = value.detach().float().cpu().clone()
-    return Adapter(parts["unet"], rank, alpha, tuple(targets), parts["text_encoder"], tuple(text_targets))
+    texts = parts["text_encoder"], tuple(text_targets), parts["text_encoder_2"]
+    return Adapter(parts["unet"], rank, alpha, tuple(targets), *texts)
 
 
 # --- the three formats ---------------------------------------------------------------------------------------------
@@ -97,13 +102,15 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
     (diffusers' own converter writes the rank as alpha, always.)
     """
     tensors: dict[str, Tensor] = {}
+    first = "lora_te1_" if adapter.text_encoder_2 else "lora_te_"
+    prefixes = {"unet": "lora_unet_", "text_encoder": first, "text_encoder_2": "lora_te2_"}
     for part, state in adapter.parts.items():
         for key, value in state.items():
             layer, _, half = key.rpartition(".lora_")
-            if part == "text_encoder":
+            if part != "unet":
                 # transformers 5 dropped this level from CLIPTextModel; every reader of the format expects it
                 layer = layer if layer.startswith("text_model.") else f"text_model.{layer}"
-            name = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[part] + layer.replace(".", "_")
+            name = prefixes[part] + layer.replace(".", "_")
             tensors[f"{name}.lora_{'down' if half.startswith('A') else 'up'}.weight"] = value.clone()
             tensors[name + _ALPHAS] = torch.tensor(float(adapter.alpha))
     return tensors
@@ -117,7 +124,7 @@ def peft_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def kohya_metadata(adapter: Adapter, card: Card, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """`ss_*` keys (sd-scripts) and `modelspec.*` keys (Stability's model spec) that A1111 and ComfyUI show."""
     settings, data = card.settings, card.data
-    architecture = "stable-diffusion-v1" if card.base_version == "sd_v1" else card.base_version
+    architecture = _ARCHITECTURES.get(card.base_version, card.base_version)
     metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": adapter.rank,
@@ -157,7 +164,9 @@ def hash_of(file: bytes) -> str:
 
 
 def base_version(title: str, unet_config: Mapping[str, Any]) -> str:
-    """kohya's word for a base model: `sd_v1` for whatever has Stable Diffusion 1's inputs, else its own name."""
+    """kohya's word for a base model: `sd_v1` or SDXL's for whatever has their inputs, else its own name."""
+    if unet_config.get("addition_embed_type") == "text_time" and unet_config.get("cross_attention_dim") == 2048:
+        return SDXL_BASE
     sd1 = unet_config.get("cross_attention_dim") == 768 and unet_config.get("in_channels") == 4
     return "sd_v1" if sd1 else title
 

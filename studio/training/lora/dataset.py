@@ -2,14 +2,14 @@
 
 Everything that a step draws comes from (seed, epoch) or (seed, step, position in the step): nothing here has a state.
 Shuffle, dropout, flip and the sampling of the VAE's posterior survive the caches: mean and deviation are kept, both
-flips, several variants of each caption and the empty one. Knows VAE and text encoder, not the UNet or the loss.
+flips, several variants of each caption and the empty one. Knows the VAE, not the UNet or the loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from studio.core.specs import LoraSpec
+from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.parameterization import NoiseSchedule
 from studio.engine.diffusion.pixels import fit, to_tensor
 from studio.engine.models.components import Components
 from studio.runs.dataset import Entry, Report, split_tags, upright
+from studio.training.lora.texts import TextEncoders, cache_texts, too_long
 from studio.training.runtime import steps
 from studio.training.runtime.runtime import Runtime
 
@@ -40,8 +42,9 @@ class TrainingSet:
     repeats: list[int]  # of each picture in an epoch
     latents: list[Latents]
     captions: list[list[str]]  # the variants of each picture's caption
-    texts: dict[str, Tensor]  # encoded captions, (tokens, dim); empty where the text encoder learns
-    tokenizer: Any
+    texts: dict[str, Conditioning]  # encoded captions, a row each; empty where the text encoders learn
+    encode: TextEncoders | None  # where they do
+    regions: list[tuple[int, ...]]  # of each picture what SDXL is told, see `region`
     scaling: float  # of latents, as the UNet reads them
     timesteps: int
 
@@ -63,12 +66,15 @@ class TrainingSet:
     def caption(self, noise: StepNoise) -> str:
         return self.captions[noise.picture][noise.caption] if noise.caption >= 0 else ""
 
-    def encoded(self, captions: Sequence[str], text_encoder: Any) -> Tensor:
-        """(captions, tokens, dim), from the cache or, with its gradient, from a `text_encoder` that learns."""
-        if self.texts:
-            return torch.stack([self.texts[caption] for caption in captions])
-        encoded: Tensor = text_encoder(tokenize(self.tokenizer, captions).to(text_encoder.device))[0]
-        return encoded
+    def conditioning(self, noise: Sequence[StepNoise]) -> Conditioning:
+        """What the UNet is told of these pictures, a row each, from the cache or, with gradient, from encoders that
+        learn."""
+        captions = [self.caption(one) for one in noise]
+        rows = Conditioning.cat(self.texts[one] for one in captions) if self.encode is None else self.encode(captions)
+        if rows.pooled is None:
+            return rows
+        regions = torch.tensor([self.regions[one.picture] for one in noise], dtype=rows.pooled.dtype)
+        return replace(rows, added={"time_ids": regions.to(rows.pooled.device)})
 
 
 def cache(model: Components, report: Report, spec: LoraSpec, runtime: Runtime) -> TrainingSet:
@@ -84,7 +90,8 @@ def cache(model: Components, report: Report, spec: LoraSpec, runtime: Runtime) -
     if long:
         session.log(f"{len(long)} captions are longer than the model reads; their last tags don't count.", note=True)
     model.vae.to(runtime.device)  # in fp32: SD 1.5's can overflow in half precision
-    model.text_encoder.to(runtime.device)
+    for encoder in model.text_encoders:
+        encoder.to(runtime.device)
     bucket_step = model.factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
     picture_sizes = sizes(entries, spec.resolution or model.info.native_size, bucket_step, spec.buckets)
     latents = cache_latents(model.vae, report.folder, entries, picture_sizes, spec.flip, runtime.pause)
@@ -93,11 +100,14 @@ def cache(model: Components, report: Report, spec: LoraSpec, runtime: Runtime) -
         for entry in entries
     ]
     every = ["", *(variant for variants in captions for variant in variants)]
-    learns = bool(spec.text_encoder_lr)
-    texts = {} if learns else cache_texts(model.tokenizer, model.text_encoder, every, runtime.pause)
+    encode, learns = TextEncoders.of(model), bool(spec.text_encoder_lr)
+    texts = {} if learns else cache_texts(encode, every, runtime.pause)
+    regions = [region((e.width, e.height), size) for e, size in zip(entries, picture_sizes, strict=True)]
     timesteps = len(NoiseSchedule.from_config(model.scheduler_config))
     scaling = float(model.vae.config.scaling_factor)
-    return TrainingSet(spec, picture_sizes, repeats, latents, captions, texts, model.tokenizer, scaling, timesteps)
+    return TrainingSet(
+        spec, picture_sizes, repeats, latents, captions, texts, encode if learns else None, regions, scaling, timesteps
+    )
 
 
 def by_size(noise: Sequence[StepNoise]) -> list[list[StepNoise]]:
@@ -157,6 +167,17 @@ def sizes(entries: Sequence[Entry], resolution: int, step: int, buckets: bool) -
     return [bucket(e.width, e.height, resolution, step) if buckets else square for e in entries]
 
 
+def region(original: tuple[int, int], size: tuple[int, int]) -> tuple[int, ...]:
+    """What SDXL is told of a picture of `original` pixels (width, height) that `fit` made `size`, 2307.01952, 2.2:
+    original height and width, what was cut away above and at the left, target height and width.
+    """
+    scale = max(size[0] / original[0], size[1] / original[1])
+    left, top = (
+        max(0, (max(side, round(whole * scale)) - side) // 2) for whole, side in zip(original, size, strict=True)
+    )
+    return original[1], original[0], top, left, size[1], size[0]
+
+
 # --- caches --------------------------------------------------------------------------------------------------------
 
 
@@ -197,34 +218,6 @@ def caption_variants(prompt: str, count: int, keep: int, dropout: float, seed: i
         kept = (torch.rand(len(rest), generator=draw) >= dropout).tolist()
         variants.append(", ".join(head + [rest[k] for k in order if kept[k]]))
     return list(dict.fromkeys(variants))
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids (prompts, 77), cut at the model's length. Brackets are letters here: captions have no weights."""
-    ids: Tensor = tokenizer(
-        list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids
-
-
-def too_long(tokenizer: Any, prompts: Iterable[str]) -> list[str]:
-    """Those prompts of which the text encoder doesn't read the end."""
-    return [
-        p for p in prompts if len(tokenizer(p, truncation=False, verbose=False).input_ids) > tokenizer.model_max_length
-    ]
-
-
-@torch.no_grad()
-def cache_texts(
-    tokenizer: Any, text_encoder: Any, prompts: Iterable[str], pause: Callable[[], None] = _go_on
-) -> dict[str, Tensor]:
-    """Encoding (tokens, dim) of each distinct prompt, on the CPU. `pause` is called before each and may raise."""
-    encoded = {}
-    for prompt in dict.fromkeys(prompts):
-        pause()
-        ids = tokenize(tokenizer, [prompt]).to(text_encoder.device)
-        encoded[prompt] = text_encoder(ids)[0][0].cpu()
-    return encoded
 
 
 # --- chance --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,10 +17,11 @@ import torch
 
 from studio.core.settings import settings
 from studio.core.specs import LoraSpec
-from studio.engine.diffusion.conditioning import Conditioning
+from studio.engine.diffusion.conditioning import blank
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.engine.models.catalogue import resolve
 from studio.training.lora.network import add_lora, trained_parameters
+from studio.training.lora.texts import TextEncoders
 from studio.training.runtime.average import MovingAverage
 from studio.training.runtime.batch_sizer import map_large_blocks
 from studio.training.runtime.models import load_frozen
@@ -41,7 +43,8 @@ def measure(spec: LoraSpec) -> dict[str, float]:
     _, dtype = choose_precision(spec.precision, not cuda)
     model = load_frozen(info, device, torch.float32)
     side = (spec.resolution or info.native_size) // model.factor
-    width, length = model.text_encoder.config.hidden_size, model.tokenizer.model_max_length
+    told = blank(model.unet.config, model.tokenizer.model_max_length, spec.batch_size).to(device, dtype)
+    encode = TextEncoders.of(model) if spec.text_encoder_lr else None
     trained = add_lora(model, spec)
     unet = trained["unet"]
     del model
@@ -61,13 +64,9 @@ def measure(spec: LoraSpec) -> dict[str, float]:
         for _ in range(spec.accumulation):
             x = torch.randn(spec.batch_size, unet.config.in_channels, side, side, device=device, dtype=dtype)
             t = torch.randint(1000, (spec.batch_size,), device=device)
-            if "text_encoder" in trained:
-                tokens = torch.zeros(spec.batch_size, length, dtype=torch.long, device=device)
-                text = trained["text_encoder"](tokens)[0].to(dtype)  # (batch, 77, dim)
-            else:
-                text = torch.randn(spec.batch_size, length, width, device=device, dtype=dtype)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = Denoiser(unet, Conditioning(text))(x, t).float().square().mean()
+                rows = told if encode is None else replace(encode([""] * spec.batch_size).to(dtype), added=told.added)
+                loss = Denoiser(unet, rows)(x, t).float().square().mean()
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -22,14 +22,16 @@ def alpha_of(spec: LoraSpec) -> float:
 
 
 def add_lora(model: Components, spec: LoraSpec) -> dict[str, torch.nn.Module]:
-    """Put the run's LoRA on the frozen UNet, and on the text encoder where that learns too; what learns, by part.
+    """Put the run's LoRA on the frozen UNet, and on the text encoders where they learn too; what learns, by part.
 
     The second matrices are zero: nothing is changed yet. The first ones are drawn from the run's seed.
     """
     targets: dict[str, tuple[str, ...]] = {"unet": model.family.lora_targets}
     if spec.text_encoder_lr:
-        targets["text_encoder"] = TEXT_TARGETS
+        targets |= dict.fromkeys(model.family.text_encoders, TEXT_TARGETS)
     adapted = {part: getattr(model, part) for part in targets}
+    # the last layer of the first of two encoders isn't read, so there is nothing to learn
+    unread = {"text_encoder": model.text_encoder.config.num_hidden_layers - 1} if model.text_encoder_2 else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(steps.generator(spec.seed, "init").initial_seed() % 2**32)
         for part, module in adapted.items():
@@ -39,6 +41,7 @@ def add_lora(model: Components, spec: LoraSpec) -> dict[str, torch.nn.Module]:
                     lora_alpha=alpha_of(spec),
                     init_lora_weights="gaussian",
                     target_modules=list(targets[part]),
+                    layers_to_transform=list(range(unread[part])) if part in unread else None,
                 )
             )
     return adapted

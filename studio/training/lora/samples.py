@@ -108,7 +108,7 @@ class Sampler:
     def _draw(self, step: int, pause: Callable[[], None]) -> None:
         info, dtype = self.model.info, self.runtime.dtype
         model = replace(self.model, unet=self.adapted["unet"], dtype=dtype)
-        if "text_encoder" in self.adapted:
+        if "text_encoder" in self.adapted:  # and the second one, where there is one
             self.conditioning = self._encode()
         model.vae = load_vae(info, torch.float32).to(model.device).eval()
         self.run.samples.mkdir(exist_ok=True)

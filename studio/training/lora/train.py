@@ -21,7 +21,6 @@ import torch
 from studio.core.settings import settings
 from studio.core.specs import LoraSpec
 from studio.engine.diffusion import parameterization
-from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.runs import dataset as files
 from studio.training.export import adapter_files
@@ -53,7 +52,9 @@ def train(session: Session, spec: LoraSpec) -> None:
         session.log(problem.message)
 
     session.stage(2, f"Load {info.title} and freeze it")
-    model = load_frozen(info, runtime.device, torch.float32)
+    # of SDXL in half: a fp32 copy beside what is on the card wouldn't fit into many machines
+    half = info.family.vae_overflows and not runtime.on_cpu
+    model = load_frozen(info, runtime.device, torch.float32, loaded=runtime.dtype if half else torch.float32)
     kind = parameterization.prediction_type(model.scheduler_config)
     schedule = parameterization.NoiseSchedule.from_config(model.scheduler_config).to(runtime.device)
 
@@ -69,7 +70,7 @@ def train(session: Session, spec: LoraSpec) -> None:
     data = dataset.cache(model, report, spec, runtime)
     sampler = Sampler(model, spec, report, data.pictures_per_epoch, runtime, adapted)
     model.vae = None  # loaded again for samples; the text encoder stays where it learns
-    model.text_encoder = adapted.get("text_encoder")
+    model.text_encoder, model.text_encoder_2 = adapted.get("text_encoder"), adapted.get("text_encoder_2")
     release()
 
     session.stage(5, "Make the optimiser")
@@ -110,8 +111,8 @@ def train(session: Session, spec: LoraSpec) -> None:
         z_t = parameterization.add_noise(z_0, epsilon, alpha, sigma)  # (batch, c, h, w)
         target = parameterization.from_x0_and_epsilon(z_0, epsilon, alpha, sigma, kind)
         with runtime.autocast():
-            text = data.encoded([data.caption(noise) for noise in batch], model.text_encoder)  # (batch, 77, dim)
-            prediction = Denoiser(unet, Conditioning(text.to(runtime.device, runtime.dtype)))(z_t.to(runtime.dtype), t)
+            conditioning = data.conditioning(batch).to(runtime.device, runtime.dtype)
+            prediction = Denoiser(unet, conditioning)(z_t.to(runtime.dtype), t)
         each = (prediction.float() - target).square().mean((1, 2, 3))  # (batch,)
         loss = (min_snr_weights(schedule.snr(t), spec.min_snr_gamma, kind) * each).sum() / len(members)
         return runtime.backward(loss)

@@ -11,7 +11,7 @@ from studio.engine.models import hub
 from studio.engine.models.catalogue import ModelInfo, file_family, resolve
 from studio.engine.models.components import Components
 from studio.engine.models.families import accept
-from studio.engine.models.loading import load_parts
+from studio.engine.models.loading import load_parts, load_vae
 from studio.training.runtime.runtime import Runtime
 
 
@@ -36,12 +36,21 @@ def get_model(runtime: Runtime, reference: str, config: Settings) -> ModelInfo:
     return info
 
 
-def load_frozen(info: ModelInfo, device: torch.device, dtype: torch.dtype, channels_last: bool = False) -> Components:
+def load_frozen(
+    info: ModelInfo,
+    device: torch.device,
+    dtype: torch.dtype,
+    channels_last: bool = False,
+    loaded: torch.dtype = torch.float32,
+) -> Components:
     """All parts in fp32 on the CPU, frozen, never compiled: where each goes, and when, is the trainer's business.
 
-    `device` and `dtype` are where and in which precision the UNet will compute.
+    `device` and `dtype` are where and in which precision the UNet will compute. `loaded`: of all parts but the VAE, in
+    place of fp32.
     """
-    model = Components(info=info, family=info.family, device=device, dtype=dtype, **load_parts(info, torch.float32))
+    model = Components(info=info, family=info.family, device=device, dtype=dtype, **load_parts(info, loaded))
+    if loaded != torch.float32:
+        model.vae = load_vae(info, torch.float32)  # exact, and it can overflow in half precision
     for module in model.modules.values():
         module.requires_grad_(False).eval()
     if channels_last:

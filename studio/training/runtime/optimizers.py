@@ -22,8 +22,8 @@ def make_optimizer(spec: LoraSpec, parameters: Mapping[str, torch.nn.Parameter])
 
     Raises BadInput, with what to install, where the optional package isn't there.
     """
-    text = [p for name, p in parameters.items() if name.startswith("text_encoder.")]
-    unet = [p for name, p in parameters.items() if not name.startswith("text_encoder.")]
+    text = [p for name, p in parameters.items() if name.startswith(("text_encoder.", "text_encoder_2."))]
+    unet = [p for name, p in parameters.items() if name.startswith("unet.")]
     groups: list[dict[str, Any]] = [{"params": unet, "lr": spec.learning_rate, "peak": spec.learning_rate}]
     if text:
         groups.append({"params": text, "lr": spec.text_encoder_lr, "peak": spec.text_encoder_lr})
