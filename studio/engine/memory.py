@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from studio.engine.models.components import Components
 
 MAX_BATCH = 16
+TILE = 512  # pixels
 SHARE = 0.8  # of the free memory is planned with; allocators waste some, and others take some
 
 
@@ -132,6 +133,12 @@ def surely_fits(components: Components, width: int, height: int, left: int | Non
     return max(step, decode) < left * SHARE
 
 
+def tile_side(components: Components) -> int:
+    """Pixels of the sides of tiles: those of the VAE's training, but no more than 512: SDXL's would save nothing."""
+    side = components.vae.config.sample_size
+    return min(TILE, int(side if isinstance(side, int) else side[0]))
+
+
 def needs_tiles(components: Components, width: int, height: int, left: int | None = None) -> bool:
     """Whether a whole picture of this size can't be decoded at once; tiles can show faint seams, so only then."""
     left = free(components.device) if left is None else left
@@ -155,8 +162,8 @@ def batch_size(
     step, decode = step_bytes(components, width, height, guided), decode_bytes(components, width, height)
     room = int(left * SHARE)
     weights = waiting_bytes(components)
-    # decoding can fall back to tiles of the native size
-    tile = decode_bytes(components, *(min(side, components.info.native_size) for side in (width, height)))
+    # decoding can fall back to tiles
+    tile = decode_bytes(components, *(min(side, tile_side(components)) for side in (width, height)))
     if max(step + weights, min(decode, tile)) > room:
         side = components.info.native_size
         smaller = f"{side} x {side}" if width * height > side * side else "a smaller size"

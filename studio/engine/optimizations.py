@@ -266,6 +266,9 @@ def tiling(components: Components, width: int, height: int) -> None:
     if on:
         need, left = memory.decode_bytes(components, width, height), memory.free(components.device)
         components.vae.enable_tiling()
+        side = memory.tile_side(components)
+        components.vae.tile_sample_min_size = side
+        components.vae.tile_latent_min_size = side // components.factor
         reason = f"Decoding {width} x {height} needs {need / 1e9:.1f} GB and {left / 1e9:.1f} GB are free."
     else:
         components.vae.disable_tiling()

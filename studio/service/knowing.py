@@ -45,7 +45,9 @@ class KnowledgeBase:
             info = resolve(reference, self._settings, with_hash=False)
         except StudioError:
             return Knowledge()
-        words = {} if info.words is None else {"quality": info.words.quality, "negative": info.words.negative}
+        words: dict[str, Any] = (
+            {} if info.words is None else {"quality": info.words.quality, "negative": info.words.negative}
+        )
         file = info.path / "studio.json" if info.path is not None and info.path.is_dir() else None
         if file is None or not info.tags or not file.is_file():
             return Knowledge(title=info.title, **words)

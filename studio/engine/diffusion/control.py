@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class Control:
         weight = self.weight * (self.guided if guided else self.unguided)
         if sketch and (amplified or not guided):
             weight *= STRICTER
-        told = {"controlnet_cond": drawing, "conditioning_scale": weight}
+        told: dict[str, Any] = {"controlnet_cond": drawing, "conditioning_scale": weight}
         kinds = getattr(getattr(self.net, "module", self.net).config, "num_control_type", None)
         if kinds is not None:
             which = torch.zeros(len(x), kinds, device=x.device, dtype=x.dtype)

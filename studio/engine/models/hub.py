@@ -279,6 +279,7 @@ def _check_room(reference: str, revision: str, files: Mapping[str, int]) -> None
 
 
 def _header(told: SafetensorsFileMetadata) -> Header:
+    """What the hub's client tells of a safetensors file (its `SafetensorsFileMetadata`) as we read one ourselves."""
     tensors = {name: Tensor(str(one.dtype), tuple(one.shape)) for name, one in told.tensors.items()}
     return Header(tensors, {key: str(value) for key, value in told.metadata.items()})
 

@@ -6,7 +6,7 @@ Knows how a network is drawn with and measured, not how it learns.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class Evaluator:
         clean = sampling.sample_latents(
             model, [self.data.captions[row][0] for row in rows], [self.spec.seed + k for k in range(len(rows))],
             sampler=model.info.sampler, steps=min(15, model.info.steps), guidance=model.info.guidance,
-            size=(width, height), control=Control(self.net, lines, 1.0, 0.0, 1.0, "both", **model.info.control),
+            size=(width, height), control=replace(Control(self.net, lines), **model.info.control),
             on_step=lambda *_: self.runtime.pause(),
         )  # fmt: skip
         drawn = pictures.decode(model, clean)

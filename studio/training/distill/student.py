@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from studio.engine.diffusion.conditioning import Conditioning
 from studio.engine.diffusion.denoiser import Denoiser
 from studio.training.runtime.average import MovingAverage
 
-Text = Tensor | Conditioning
+Text: TypeAlias = "Tensor | Conditioning"
 ADAPTER = "student"
 GUIDANCE_DIM = 256  # of the guidance embedding, as in diffusers' full-UNet script
 
