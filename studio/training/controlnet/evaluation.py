@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,11 +117,12 @@ class Evaluator:
         run, model = self.runtime.session.run, self.model
         rows = (list(range(self.count, len(self.data))) or list(range(len(self.data))))[:SAMPLES]
         lines = self.data.controls(rows, [measured_kind(self.data, k) for k in range(len(rows))])
+        strictness: dict[str, Any] = dict(model.info.control)
         height, width = (side // model.factor * model.factor for side in lines.shape[2:])
         clean = sampling.sample_latents(
             model, [self.data.captions[row][0] for row in rows], [self.spec.seed + k for k in range(len(rows))],
             sampler=model.info.sampler, steps=min(15, model.info.steps), guidance=model.info.guidance,
-            size=(width, height), control=replace(Control(self.net, lines), **model.info.control),
+            size=(width, height), control=replace(Control(self.net, lines), **strictness),
             on_step=lambda *_: self.runtime.pause(),
         )  # fmt: skip
         drawn = pictures.decode(model, clean)
