@@ -139,3 +139,16 @@ def test_what_is_no_upscaler_is_a_sentence(tmp_path: Path) -> None:
         upscaling.load(other)
     with pytest.raises(BadInput, match="not an upscaler that the studio knows"):
         upscaling.load(part)
+
+
+def test_other_architectures_are_left_to_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dat.safetensors"
+    save_file({"transformer.weight": torch.zeros(4, 4)}, path)
+    for name in upscalers.NEEDED:  # installed, but for another torch: it can't be imported
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert upscalers.with_spandrel()
+    assert upscalers.find(str(path), Settings(home=tmp_path)).layout == "spandrel"
+    with pytest.raises(BadInput, match=r"can't be loaded here \(operator torchvision::nms does not exist\)"):
+        upscaling.load(path)

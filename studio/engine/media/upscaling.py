@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from studio.core.errors import BadInput
 from studio.engine.diffusion.pixels import to_tensor
-from studio.engine.models.upscalers import MORE, UNKNOWN, Shape, UpscalerInfo, plain_names, shape_of
+from studio.engine.models.upscalers import BROKEN, UNKNOWN, Shape, UpscalerInfo, plain_names, shape_of
 from studio.engine.models.weights import read_header
 
 TILE = 256  # pixels of the picture worked on at once: memory grows with it, not with the picture
@@ -159,12 +159,13 @@ def _built(shape: Shape) -> CompactNetwork | RRDBNetwork:
 def _foreign(path: Path) -> _Foreign:
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
-    except ImportError:
-        raise BadInput(UNKNOWN.format(name=path.name) + MORE) from None
+    except (ImportError, RuntimeError) as error:  # torchvision of another torch says it in its own way
+        raise BadInput(UNKNOWN.format(name=path.name) + BROKEN.format(error)) from None
     try:
         descriptor = ModelLoader(device="cpu").load_from_file(path)
     except Exception as error:  # whatever a reader of thirty architectures says of a file that is none of them
-        raise BadInput(f"{path.name} is not an upscaler that spandrel can read ({error}).") from None
+        said = str(error) or type(error).__name__
+        raise BadInput(f"{path.name} is not an upscaler that spandrel can read ({said}).") from None
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.input_channels != 3:
         raise BadInput(f"{path.name} doesn't make colour pictures larger; choose another upscaler.")
     return _Foreign(descriptor)

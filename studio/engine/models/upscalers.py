@@ -28,6 +28,7 @@ UNKNOWN = (
     "RRDBNet (ESRGAN) saved as .safetensors."
 )
 MORE = " Other architectures need the packages spandrel and torchvision, which aren't installed."
+BROKEN = " The package spandrel reads more, but can't be loaded here ({})."
 OTHER = "{name} is {kind}, not an upscaler."
 SCALES = (1, 2, 4, 8)
 _PREFIX = re.compile(r"^(params_ema|params|module)\.")
