@@ -146,9 +146,26 @@ def test_adapters_that_are_no_loras_are_named_and_listed(settings: Settings, key
     assert catalogue.refused_loras(settings) == [
         (
             "other.safetensors",
-            f"other.safetensors is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.",
+            f"other.safetensors is an adapter of the kind {kind}, and {kind} isn't supported yet; use a plain LoRA.",
         )
     ]
+
+
+def test_a_title_is_one_line_and_no_essay(settings: Settings) -> None:
+    file = settings.models_dir / "loras" / "ink.safetensors"
+    file.parent.mkdir(parents=True)
+    for said, title in (("Ink\n lines ", "Ink lines"), ("word " * 60, "word " * 19 + "word…"), (" \n", "ink")):
+        save_file({"lora_unet_x.diff": np.zeros((1, 1), np.float32)}, file, {"modelspec.title": said})
+        assert catalogue.find_lora("ink", settings).title == title
+
+
+def test_a_file_with_bytes_behind_its_end_is_not_called_incomplete(settings: Settings) -> None:
+    file = settings.home / "long.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"lora_unet_x.diff": np.zeros((1, 1), np.float32)}, file)
+    file.write_bytes(file.read_bytes() + b"xx")
+    with pytest.raises(BadInput, match="longer than it says itself"):
+        catalogue.find_lora(str(file), settings)
 
 
 def test_loras_in_capitals_behind_links_and_with_names_in_bytes(settings: Settings, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from support.checkpoints import tiny_sd, unet_key
+from transformers import CLIPTextModel
 
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
@@ -203,6 +204,40 @@ def test_one_lora_under_every_name_is_the_same(components, tmp_path: Path, prefi
     expected = attached(components, tmp_path / "kohya.safetensors")
     assert torch.equal(attached(components, tmp_path / "other.safetensors"), expected)
     assert not torch.equal(expected, output(components.unet))
+
+
+def test_a_lora_that_fits_but_for_a_layer_is_not_called_another_kind(components: Components, tmp_path: Path) -> None:
+    out, *into = components.unet.conv_in.weight.shape
+    halves = {"lora_down": torch.ones(1, *into), "lora_up": torch.ones(out, 1, 1, 1)}
+    names = ("conv_in", "extra_in")
+    norms = [name for name, layer in components.unet.named_modules() if isinstance(layer, torch.nn.GroupNorm)]
+    tensors = {f"lora_unet_{name}.{half}.weight": tensor.clone() for name in names for half, tensor in halves.items()}
+    for name in norms:
+        ones = torch.ones_like(components.unet.get_submodule(name).weight)
+        tensors[f"lora_unet_{name.replace('.', '_')}.w_norm"] = ones
+    save_file(tensors, tmp_path / "ink.safetensors")
+    with pytest.raises(BadInput, match=r"but for 1 of its layers \(such as lora_unet_extra_in\)"):
+        adapters.read(tmp_path / "ink.safetensors", components)
+    save_file({key: value for key, value in tensors.items() if "extra" in key}, tmp_path / "other.safetensors")
+    with pytest.raises(BadInput, match="another kind of model"):
+        adapters.read(tmp_path / "other.safetensors", components)
+
+
+def test_peft_s_file_for_a_text_encoder_has_its_alpha(components: Components, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = inject_adapter_in_model(
+        LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, target_modules=["q_proj"]),
+        CLIPTextModel(components.text_encoder.config),
+    )
+    state = get_peft_model_state_dict(model)
+    named = {  # as files have it that older versions of transformers wrote
+        "base_model.model.text_model." + key.removeprefix("text_model."): value for key, value in state.items()
+    }
+    save_file(named, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 8}))
+    read = adapters.read(tmp_path / "adapter_model.safetensors", components)
+    assert (len(read.unet), len(read.text_encoder)) == (0, len(named) // 2)
+    assert {change.scale for change in read.text_encoder.values()} == {4.0}
 
 
 def test_norms_change_weight_and_bias_and_come_off_again(components: Components, tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_a_missing_part_is_named_before_anything_is_loaded(tmp_path: Path, tenso
         ({"down_blocks.0.motion_modules.0.x": ONE}, "a motion module"),
         ({"text_model.encoder.layers.0.mlp.fc1.weight": ONE}, "a text encoder"),
         ({"conv_in.weight": ONE, "down_blocks.0.resnets.0.conv1.weight": ONE}, "the UNet of a model in diffusers"),
+        ({"unet.conv_in.weight": ONE, "unet.down_blocks.0.x": ONE}, "the UNet of a model in diffusers"),
+        ({"input_blocks.0.0.weight": ONE, "out.0.weight": ONE}, "the UNet of a model alone"),
+        (
+            {"diffusion_model.input_blocks.0.0.weight": ONE, "first_stage_model.decoder.conv_in.weight": ONE} | TEXT,
+            "a model whose layers have other names",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, tensors: dict, kind: str, door) -> None:
@@ -146,6 +152,10 @@ def test_a_vae_beside_a_file_without_one_is_used_and_said(tmp_path: Path, monkey
         ({}, {}, b"\xef\xbb\xbfmodel:\r\n  params:\r\n    parameterization: v  # velocity\r\n", True),
         ({}, {}, b"model:\n  params:\n    parameterization: eps\n", False),
         ({}, {}, b"# parameterization: v\n", False),
+        ({}, {}, b"# of old, parameterization: v\n", False),
+        ({}, {}, b'model: {params: {parameterization: "v", linear_start: 0.1}}\n', True),
+        ({}, {}, b'{"model": {"params": {"parameterization": "v"}}}', True),
+        ({}, {}, b"model: {params: {parameterization: eps, v: 1}}\n", False),
         ({}, {}, b"\xff\xfe\x00", False),
     ],
 )
@@ -171,7 +181,8 @@ def test_a_model_that_predicts_v_is_told(tmp_path: Path, extra, metadata, yaml: 
 def test_zero_terminal_snr_is_told(tmp_path: Path, extra, metadata, yaml: str, xl: bool) -> None:
     path = tmp_path / "mix.safetensors"
     save_file((XL | XL_TEXT if xl else UNET | TEXT) | VAE | extra, path, metadata)
-    path.with_suffix(".yaml").write_text(yaml)
+    beside = path.with_suffix(".YAML" if xl else ".yaml")
+    beside.write_text(yaml)
     assert scheduler_changes(path, read_header(path))["rescale_betas_zero_snr"] is True
-    path.with_suffix(".yaml").write_text("target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n")
+    beside.write_text("target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n")
     assert scheduler_changes(path, read_header(path))["prediction_type"] == "v_prediction"

@@ -28,6 +28,11 @@ from studio.engine.models.weights import fingerprint
 if TYPE_CHECKING:
     from studio.engine.models.components import Components
 
+# How files call our families that they were made for, in small letters
+_SAID = {
+    "sd15": ("sd_v1", "stable-diffusion-v1", "stable diffusion 1"),
+    "sdxl": ("sdxl", "stable-diffusion-xl"),
+}
 _ONLY_SD1 = ("unet_down_blocks_0_attentions_", "input_blocks_1_1_")
 
 
@@ -55,6 +60,7 @@ def read(path: Path, components: Components) -> Adapter:
     alphas = _configured_alphas(path, header.metadata)
     names = _names(components)
     parts: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
+    unknown: list[str] = []  # layers that this model hasn't
     for key, value in tensors.items():
         known = split_key(key)
         if known is None:
@@ -62,11 +68,16 @@ def read(path: Path, components: Components) -> Adapter:
         stem, ending = known
         part, layer = find_layer(stem, names)
         if layer is None:
-            raise BadInput(_other_architecture(path, header.metadata, tensors, components))
+            unknown.append(stem)
+            continue
         own = parts.setdefault(part, {}).setdefault(layer, {})
         if ending in own:
             raise BadInput(f"{path.name} has the layer {layer} under two names; get another version of it.")
         own[ending] = value
+    made_for = _made_for(header.metadata, tensors).lower()
+    other = made_for and not made_for.startswith(_SAID.get(components.family.name, ()))
+    if unknown and (other or 4 * len(set(unknown)) > sum(map(len, parts.values()))):
+        raise BadInput(_other_architecture(path, header.metadata, tensors, components))
     changes: dict[str, dict[str, Change]] = {part: {} for part in PARTS}
     for part, layers in parts.items():
         for layer, own in layers.items():
@@ -88,6 +99,12 @@ def read(path: Path, components: Components) -> Adapter:
             if not fits(change, module.weight.data, getattr(module, "bias", None)):
                 raise BadInput(_other_architecture(path, header.metadata, tensors, components))
             changes[part][layer] = change
+    if unknown:
+        count = len(set(unknown))
+        raise BadInput(
+            f"The LoRA {path.name} fits {components.info.title} but for {count} of its layers (such as "
+            f"{min(unknown)[:80]}), which this model hasn't; get another version of it."
+        )
     if not any(changes.values()):
         raise BadInput(f"{path.name} is not a LoRA: it has no low-rank layers; choose a LoRA file.")
     return Adapter(path.stem, **changes)
@@ -228,9 +245,8 @@ def _configured_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, obj
         if "lora_adapter_metadata" in metadata:
             return dict(json.loads(metadata["lora_adapter_metadata"]))
         if path.name == "adapter_model.safetensors" and config_file.is_file():
-            return {
-                f"unet.{key}": value for key, value in json.loads(config_file.read_text(encoding="utf-8-sig")).items()
-            }
+            said = json.loads(config_file.read_text(encoding="utf-8-sig"))  # of one part, whichever it is
+            return {f"{part}.{key}": value for part in PARTS for key, value in said.items()}
     except (ValueError, AttributeError, TypeError):
         raise BadInput(f"The settings of {path.name} are not readable JSON; export the LoRA again.") from None
     return {}
@@ -253,9 +269,8 @@ def _whole_rank(own: Mapping[str, torch.Tensor], configured: Mapping[str, object
     return asked if "lokr_w1" in own and isinstance(asked, int) and asked > 0 else None
 
 
-def _other_architecture(
-    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], components: Components
-) -> str:
+def _made_for(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """The kind of model that a file was made for, as it says itself or its layers do; "" where neither does."""
     base_model = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture") or ""
     base_model = base_model.removesuffix("/lora")
     if not base_model and any(key.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for key in tensors):
@@ -263,6 +278,13 @@ def _other_architecture(
     # the largest level of SDXL has no attention
     if not base_model and any(part in key.replace(".", "_") for key in tensors for part in _ONLY_SD1):
         base_model = "Stable Diffusion 1.5 or 2"
+    return base_model
+
+
+def _other_architecture(
+    path: Path, metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], components: Components
+) -> str:
+    base_model = _made_for(metadata, tensors)
     kind = f" ({base_model})" if base_model else ""
     return (
         f"The LoRA {path.name} was made for another kind of model{kind} and doesn't fit "

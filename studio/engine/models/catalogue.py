@@ -36,7 +36,16 @@ from studio.engine.models.lora_keys import unused
 from studio.engine.models.places import candidates, inside
 from studio.engine.models.sidecars import read_sidecars
 from studio.engine.models.single_files import TOLD, VAE_ENDING, other_vae, require_parts, scheduler_changes
-from studio.engine.models.weights import PICKLES, Header, Tensor, fingerprint, keep_in, read_header, remembered
+from studio.engine.models.weights import (
+    PICKLES,
+    Header,
+    Tensor,
+    fingerprint,
+    keep_in,
+    one_line,
+    read_header,
+    remembered,
+)
 
 __all__ = [
     "FastPath",
@@ -243,7 +252,7 @@ def _file(reference: str, path: Path) -> ModelInfo:
     v = "; it predicts v, as it says itself" if scheduler_changes(path, header).get("prediction_type") else ""
     return ModelInfo(
         reference=reference,
-        title=header.metadata.get("modelspec.title") or path.stem,
+        title=one_line(header.metadata.get("modelspec.title", "")) or path.stem,
         family=family,
         kind="file",
         path=path,
@@ -374,7 +383,7 @@ def catalogue(settings: Settings, with_hash: bool = False) -> list[ModelInfo]:
 
 def _refuse_other_adapter(name: str, tensors: Mapping[str, Tensor]) -> None:
     if kind := other_adapter(tensors):
-        raise BadInput(f"{name} is a {kind} adapter, and {kind} isn't supported yet; use a plain LoRA.")
+        raise BadInput(f"{name} is an adapter of the kind {kind}, and {kind} isn't supported yet; use a plain LoRA.")
 
 
 def lora_header(path: Path) -> Header:
@@ -411,18 +420,20 @@ def _lora(path: Path) -> LoraInfo:
     except (KeyError, TypeError, ValueError, OverflowError):
         beside = ()
     if rest := unused(header.tensors):
+        are = "is" if len(rest) == 1 else "are"
         note = (
-            f"{len(rest)} of the {len(header.tensors)} tensors of the LoRA {path.name} are of a kind that isn't "
+            f"{len(rest)} of the {len(header.tensors)} tensors of the LoRA {path.name} {are} of a kind that isn't "
             f"applied (such as {min(rest)[:80]})."
         )
     else:
         note = ""
     if known is not None and known.license:
         note = f"{note} {known.title or known.file} is licensed: {known.license}.".strip()
+    titles = (said.title, metadata.get("modelspec.title", ""), metadata.get("ss_output_name", ""))
     phrase = metadata.get("modelspec.trigger_phrase")
     return LoraInfo(
         path=path,
-        title=said.title or metadata.get("modelspec.title") or metadata.get("ss_output_name") or default_title,
+        title=next(filter(None, map(one_line, titles)), default_title),
         hash=digest,
         trigger_words=said.trigger_words or ((phrase,) if phrase else ()),
         weight=said.weight,

@@ -10,6 +10,7 @@ from studio.engine.models.weights import Tensor
 Tensors = Mapping[str, Tensor]
 _OTHER_ADAPTERS = {"oft_": "OFT", ".on_input": "IA3", "ia3_": "IA3", ".a1.weight": "GLoRA", "vera_lambda": "VeRA"}
 _UNET = "model.diffusion_model."
+_TEXT = ("cond_stage_model.", "conditioner.embedders.")
 _INPUT = ("input_blocks.0.0.weight", "conv_in.weight")  # of a UNet, in the original layout and in diffusers'
 
 
@@ -26,7 +27,7 @@ def has_lora(names: Tensors) -> bool:
 def is_vae(tensors: Tensors) -> bool:
     """Whether it is a VAE alone with the four channels of Stable Diffusion's latents."""
     first = tensors.get("decoder.conv_in.weight", tensors.get("first_stage_model.decoder.conv_in.weight"))
-    return first is not None and first.shape[1:2] == (4,) and not _some(_UNET)(tensors)
+    return first is not None and first.shape[1:2] == (4,) and not _some("diffusion_model.", *_TEXT)(tensors)
 
 
 def kind_of(tensors: Tensors) -> str:
@@ -85,6 +86,8 @@ _KINDS: dict[str, Callable[[Tensors], bool]] = {
     "a VAE": lambda tensors: is_vae(tensors) or (_begins("decoder.")(tensors) and _begins("encoder.")(tensors)),
     "a text encoder": lambda tensors: _begins("text_model.", "encoder.block.", "shared.weight")(tensors),
     "the UNet of a model in diffusers' layout": lambda tensors: (
-        _begins("down_blocks.")(tensors) and "conv_in.weight" in tensors
+        _begins("down_blocks.", "unet.down_blocks.")(tensors) and _some("conv_in.weight")(tensors)
     ),
+    "the UNet of a model alone": _begins("input_blocks."),
+    "a model whose layers have other names than those known here": _begins("diffusion_model.input_blocks."),
 }

@@ -16,7 +16,7 @@ _TEXT = {
     ),
     "text_encoder": (
         "lora_te1_", "lora_te_", "text_encoders_clip_l_transformer_", "clip_l_transformer_", "clip_l_",
-        "cond_stage_model_transformer_", "text_encoder_",
+        "cond_stage_model_transformer_", "text_encoder_", "text_model_",
     ),
 }  # fmt: skip
 PARTS = ("unet", *reversed(_TEXT))  # of a model, on which layers can lie

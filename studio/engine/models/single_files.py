@@ -21,13 +21,15 @@ TOLD = {
     "the UNet of an SDXL model in diffusers' layout": "it has no text encoders and no VAE: choose a file of the whole "
     "model, or its folder with model_index.json.",
 }
-_TRUE = r"""["']?(?:true|yes|on|1)["']?\s*(?:\#.*)?$"""
+_TRUE = r"""["']?(?:true|yes|on|1)["']?\s*$"""
 # In Stability's configurations: that of Stable Diffusion 2, and the newer one's scaling
 _V = re.compile(
-    r"""^\s*(?:parameterization\s*:\s*["']?v["']?|target\s*:.*\bdenoiser_scaling\.VScaling)\s*(?:\#.*)?$""",
+    r"""^\s*(?:parameterization["']?\s*:\s*["']?v|target["']?\s*:.*\bdenoiser_scaling\.VScaling)["']?\s*$""",
     re.MULTILINE,
 )
-_ZERO = re.compile(rf"^\s*(?:use_)?(?:zero_terminal_snr|rescale_betas_zero_snr|ztsnr|zsnr)\s*:\s*{_TRUE}", re.M | re.I)
+_ZERO = re.compile(
+    rf"""^\s*(?:use_)?(?:zero_terminal_snr|rescale_betas_zero_snr|ztsnr|zsnr)["']?\s*:\s*{_TRUE}""", re.M | re.I
+)
 
 
 def require_parts(name: str, header: Header, family: Family) -> None:
@@ -90,8 +92,8 @@ def scheduler_changes(path: Path, header: Header) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> str:
-    """What stands in the configuration beside a checkpoint; "" without one."""
-    for suffix in (".yaml", ".yml"):
+    """What stands in the configuration beside a checkpoint, an entry a line, without comments; "" without one."""
+    for suffix in (".yaml", ".yml", ".YAML", ".YML"):
         try:
             with open_regular(path.with_suffix(suffix)) as file:
                 text = file.read(1_000_000)
@@ -99,7 +101,8 @@ def _yaml(path: Path) -> str:
             continue
         for encoding in ("utf-8-sig", "utf-16"):
             try:
-                return text.decode(encoding)
+                said = re.sub(r"(?:^|\s)#.*", "", text.decode(encoding), flags=re.MULTILINE)
+                return re.sub(r"""[{},]\s*["']?""", "\n", said)  # {a: b, "c": d} is two entries
             except UnicodeDecodeError:
                 continue
     return ""

@@ -45,6 +45,12 @@ class Header:
         return sum(math.prod(t.shape) for name, t in self.tensors.items() if name.startswith(prefixes or ""))
 
 
+def one_line(title: str) -> str:
+    """A title that somebody wrote into a file, as it can be shown: on one line, at most 100 characters."""
+    title = " ".join(title.split())
+    return title if len(title) <= 100 else title[:99] + "…"
+
+
 def read_header(path: Path) -> Header:
     """The checked header of a safetensors file (format: 8 bytes little-endian length, JSON, then the tensors).
 
@@ -86,7 +92,9 @@ def read_header(path: Path) -> Header:
             raise BadInput(f"{name} has a damaged header; download it again.")
         position = end
     if position != size - 8 - length:
-        raise BadInput(f"{name} is incomplete ({size:,} of {position + 8 + length:,} bytes); download it again.")
+        whole = position + 8 + length
+        how = "is incomplete" if size < whole else "is longer than it says itself, so damaged"
+        raise BadInput(f"{name} {how} ({size:,} of {whole:,} bytes); download it again.")
     return Header(tensors, metadata)
 
 
