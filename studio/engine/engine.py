@@ -23,7 +23,6 @@ from studio.engine import allocator, drawing, memory, optimizations
 from studio.engine.models import controlnets, hub
 from studio.engine.models.catalogue import (
     ModelInfo,
-    component_weights,
     file_family,
     find_lora,
     fingerprint,
@@ -33,7 +32,7 @@ from studio.engine.models.components import Components
 from studio.engine.models.families import SD15, FastReference, accept
 from studio.engine.models.few_steps import few_step
 from studio.engine.models.loading import load_parts
-from studio.engine.models.weights import read_header
+from studio.engine.models.weights import component_weights, read_header
 from studio.engine.progress import Progress
 from studio.engine.recipe import latent_size
 

@@ -22,8 +22,8 @@ from studio.core.specs import RUN_KINDS, ControlRunSpec, LcmSpec, LoraRef, LoraS
 from studio.core.views import RunView
 from studio.engine import devices
 from studio.engine.models import controlnets
-from studio.engine.models.catalogue import ModelInfo, component_weights, find_lora, resolve
-from studio.engine.models.weights import read_header
+from studio.engine.models.catalogue import ModelInfo, find_lora, resolve
+from studio.engine.models.weights import component_weights, read_header
 from studio.runs import dataset, requirements
 from studio.runs.launch import has_driver
 from studio.runs.publish import publish

@@ -40,6 +40,7 @@ from studio.engine.models.weights import (
     PICKLES,
     Header,
     Tensor,
+    component_weights,
     fingerprint,
     keep_in,
     one_line,
@@ -142,27 +143,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadInput(f"{path} is not readable JSON; get the model again.")
     return data
-
-
-def component_weights(folder: Path, component: str) -> list[Path]:
-    """The safetensors files of one component of a diffusers folder, checked; several when it was saved in shards.
-
-    Full-precision files are preferred to a `fp16` variant. Raises BadInput when there are none.
-    """
-    parent = folder / component
-    files = sorted(parent.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16." not in file.name and ".non_ema." not in file.name]
-    chosen = plain or [file for file in files if ".fp16." in file.name]
-    if not chosen:
-        if any(file.suffix in PICKLES for file in parent.glob("*")):
-            raise BadInput(
-                f"The {component} of {folder.name} is a pickle, which can run code when it is opened; "
-                "use a version of the model with .safetensors files."
-            )
-        raise BadInput(f"The model {folder.name} has no weights for its {component}; get it again.")
-    for file in chosen:
-        read_header(file)
-    return chosen
 
 
 def _folder(reference: str, path: Path) -> ModelInfo:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from studio.core.errors import BadInput, NotFound
 from studio.core.settings import Settings
 from studio.engine.models import hub
-from studio.engine.models.catalogue import component_weights
 from studio.engine.models.places import candidates
-from studio.engine.models.weights import PICKLES, fingerprint, read_header
+from studio.engine.models.weights import PICKLES, component_weights, fingerprint, read_header
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel

@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from studio.core.errors import BadInput
 from studio.core.settings import ASSETS
-from studio.engine.models.catalogue import INPAINTING, ModelInfo, component_weights
+from studio.engine.models.catalogue import INPAINTING, ModelInfo
 from studio.engine.models.families import SD15, SDXL
 from studio.engine.models.single_files import scheduler_changes
-from studio.engine.models.weights import read_header
+from studio.engine.models.weights import component_weights, read_header
 
 _TURN = threading.RLock()
 P = ParamSpec("P")

@@ -98,6 +98,27 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata)
 
 
+def component_weights(folder: Path, component: str) -> list[Path]:
+    """The safetensors files of one component of a diffusers folder, checked; several when it was saved in shards.
+
+    Full-precision files are preferred to a `fp16` variant. Raises BadInput when there are none.
+    """
+    parent = folder / component
+    files = sorted(parent.glob("*.safetensors"))
+    plain = [file for file in files if ".fp16." not in file.name and ".non_ema." not in file.name]
+    chosen = plain or [file for file in files if ".fp16." in file.name]
+    if not chosen:
+        if any(file.suffix in PICKLES for file in parent.glob("*")):
+            raise BadInput(
+                f"The {component} of {folder.name} is a pickle, which can run code when it is opened; "
+                "use a version of the model with .safetensors files."
+            )
+        raise BadInput(f"The model {folder.name} has no weights for its {component}; get it again.")
+    for file in chosen:
+        read_header(file)
+    return chosen
+
+
 _Key = tuple[str, int, int]  # absolute path, bytes, time of the last change in ns
 _KEPT_FROM = 100_000  # bytes: what is smaller is read faster than looked up
 _known: dict[_Key, str] = {}
