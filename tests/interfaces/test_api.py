@@ -487,6 +487,13 @@ def test_the_documentation_knows_every_kind_of_request(client: TestClient) -> No
     body = client.get("/openapi.json").json()
     kinds = body["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
     assert len(kinds) == len(FEATURES)
+    schemas = body["components"]["schemas"]
+    for kind in kinds:  # what doesn't say its kind is a picture
+        name = kind["$ref"].rpartition("/")[2]
+        assert ("kind" in schemas[name].get("required", [])) == (name != "GenerateSpec"), name
+    for place in ("LcmSpec seed minimum", "PromptRequest seed maximum", "CaptionSpec data maxLength"):
+        name, field, bound = place.split()
+        assert bound in schemas[name]["properties"][field], place
     steps = body["components"]["schemas"]["GenerateSpec"]["properties"]["steps"]
     assert steps["title"] == "Steps"
     assert steps["description"]

@@ -64,9 +64,10 @@ def _run_name(name: str) -> str:
     return name
 
 
-Text = Annotated[str, BeforeValidator(no_nul), Field(max_length=MAX_PROMPT)]
-Reference = Annotated[str, BeforeValidator(no_nul), Field(min_length=1, max_length=1024)]  # a name, hub id or path
-Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_SEED)]
+# Bounds stand before what looks at the value first: behind it they would be missing from the JSON schema.
+Text = Annotated[str, Field(max_length=MAX_PROMPT), BeforeValidator(no_nul)]
+Reference = Annotated[str, Field(min_length=1, max_length=1024), BeforeValidator(no_nul)]  # a name, hub id or path
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
 RunName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_run_name)]
 # 8 is the coarsest step that every family accepts for its latents; the engine rounds further where a family needs it.
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]

@@ -17,18 +17,18 @@ class CaptionSpec(Request):
     kind: Literal["caption"] = "caption"
     data: Annotated[
         str,
-        BeforeValidator(no_nul),
         Field(
             title="Pictures", description="A folder of pictures, or a ZIP of one.", min_length=1, max_length=MAX_PATH
         ),
+        BeforeValidator(no_nul),
         About(file="dataset"),
     ]
     captioner: Annotated[
         str,
-        BeforeValidator(no_nul),
         Field(
             title="Captioner", description="judge, a hub id, or the folder of a tagger.", min_length=1, max_length=1024
         ),
+        BeforeValidator(no_nul),
     ] = "judge"
     every: Annotated[
         bool,

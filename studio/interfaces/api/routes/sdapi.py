@@ -60,8 +60,8 @@ class Txt2Img(Loose):
     sampler_name: str | None = Field(None, max_length=100)
     sampler_index: str | None = Field(None, max_length=100)
     scheduler: str | None = Field(None, max_length=100)
-    batch_size: int | None = 1
-    n_iter: int | None = 1
+    batch_size: int | None = Field(1, ge=0, le=MOST)
+    n_iter: int | None = Field(1, ge=0, le=MOST)
     clip_skip: int | None = None
     override_settings: dict[str, Any] | None = None
     send_images: bool | None = True
@@ -76,7 +76,7 @@ class Txt2ImgHires(Txt2Img):
 
 
 class Img2Img(Txt2Img):
-    init_images: list[str] = Field(max_length=1)
+    init_images: list[str] = Field(min_length=1, max_length=1)
     denoising_strength: float | None = Field(0.75, allow_inf_nan=False)
     mask: str | None = None
     mask_blur: float | None = Field(None, allow_inf_nan=False)
@@ -195,8 +195,6 @@ async def txt2img(body: Txt2ImgHires, owner: Owner, studio: TheStudio, chosen: C
 @router.post("/img2img")
 async def img2img(body: Img2Img, owner: Owner, studio: TheStudio, chosen: Chosen, once: Once) -> Pictures:
     """Draw pictures that start from one; with a mask, what is white in it anew, in the picture's own size."""
-    if not body.init_images:
-        raise BadInput("A picture to start from has to be sent.")
     source = await run_in_threadpool(studio.upload, picture_of(body.init_images[0]), owner, "img2img")
     spec = await run_in_threadpool(_spec, body, chosen, studio)
     strength = bounded(0.75 if body.denoising_strength is None else body.denoising_strength, 0.01, 1)
