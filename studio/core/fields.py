@@ -13,6 +13,7 @@ whatever has to do with the field reads that:
 - a form: label, help, bounds, step, unit, names of the choices, what an empty field means, whether it is `advanced`;
 - a verb: the option's name, how its text becomes a value, whether it is a file (see `interfaces.cli.options`);
 - a picture's infotext, written and read (see `store.metadata`), and with it "load this picture's recipe";
+- requests of A1111's API and workflows of ComfyUI: `elsewhere`;
 - the content key: `in_key`, and the old spelling of a renamed field (`key_data`);
 - a grid: `axis`, the values that its form begins with.
 
@@ -48,6 +49,19 @@ class Infotext:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What a numeric field is called by other programs.
+
+    `a1111`: its name in a request of A1111's API, and, behind it, among that API's options; `comfyui`: names of inputs
+    of ComfyUI's nodes. `read` makes our value of theirs.
+    """
+
+    a1111: tuple[str, ...] = ()
+    comfyui: tuple[str, ...] = ()
+    read: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True)
 class About:
     """What pydantic has no place for. All of it is optional.
 
@@ -61,6 +75,9 @@ class About:
 
     `in_key`: whether it counts in a picture's content key; `key_name`: its name in there, if it was renamed since.
     `axis`: values with which a grid over it may begin; a field without any is no axis.
+
+    `elsewhere` are its names in other programs. `of_model`: its value was chosen for the model, so it goes with that:
+    to another request for the same model, and not to one for another model.
     """
 
     unit: str = ""
@@ -75,6 +92,8 @@ class About:
     in_key: bool = True
     key_name: str = ""
     axis: str = ""
+    elsewhere: Elsewhere = Elsewhere()
+    of_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +223,17 @@ def key_data(spec: BaseModel) -> dict[str, Any]:
         value = getattr(spec, info.name)
         data[info.about.key_name or info.name] = key_data(value) if isinstance(value, BaseModel) else plain[info.name]
     return data
+
+
+def of_model(spec: type[BaseModel]) -> tuple[SpecField, ...]:
+    """The fields whose value was chosen for the model."""
+    return tuple(info for info in fields(spec).values() if info.about.of_model)
+
+
+def within(info: SpecField, value: float) -> Any:
+    """A number brought into the bounds `ge` and `le` of its field, in its type."""
+    value = max(value, info.bounds.get("ge", value))
+    return info.type(min(value, info.bounds.get("le", value)))
 
 
 def infotext(spec: type[BaseModel], values: Any) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from studio.core.errors import BadInput, NotFound, StudioError, explain
+from studio.core.fields import of_model
 from studio.core.samplers import FEW_STEP_SAMPLERS
 from studio.core.settings import Settings
 from studio.core.specs import (
@@ -228,9 +229,10 @@ class Resolver:
         if model is None:
             notes.append(f"Its model {spec.model!r} isn't here; another one gives another picture.")
         changes: dict[str, Any] = {"model": model or self._settings.model}
-        if model is None and spec.clip_skip > 1:
-            notes.append(f"Its Clip skip of {spec.clip_skip} belongs to its own model and is left out.")
-            changes["clip_skip"] = 1
+        for info in of_model(GenerateSpec):
+            if model is None and (value := getattr(spec, info.name)) != info.default:
+                notes.append(f"Its {info.label} of {value} belongs to its own model and is left out.")
+                changes[info.name] = info.default
         changes["loras"] = self._known_loras(read, notes, own)
         if spec.times > 1 or spec.upscaler != "embedded":
             try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from studio.core.fields import About, Infotext, key_data
+from studio.core.fields import About, Elsewhere, Infotext, key_data
 from studio.core.samplers import SAMPLERS
 from studio.core.specs.base import (
     MAX_LORAS,
@@ -91,6 +91,12 @@ class Parameters(Spec):
             infotext=Infotext("Clip skip", write=lambda layer: str(layer) if layer > 1 else ""),
             axis="1, 2",
             advanced=True,
+            elsewhere=Elsewhere(
+                a1111=("clip_skip", "CLIP_stop_at_last_layers"),
+                comfyui=("stop_at_clip_layer", "clip_skip"),
+                read=abs,  # ComfyUI's -1 is the last
+            ),
+            of_model=True,
         ),
     ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less
     guidance_rescale: Annotated[

@@ -76,7 +76,7 @@ class Family:
     single_file_config: str  # folder under assets/models: configs for files that hold weights only
     single_file_kind: str  # what `file_kinds.kind_of` calls such a file
     single_file_text: Mapping[str, str]  # where such a file has its text encoders
-    text_layers: int  # as far as `clip_skip` goes
+    text_layers: int  # how far from its end a text encoder can be read
     text_width: int  # of what published ControlNets and few-step adapters read; a model of another width has none
     single_file_key: str = "model.diffusion_model.input_blocks.0.0.weight"  # a tensor that every such file has
     pads: Mapping[str, str] = field(default_factory=dict)  # by tokenizer, where it isn't the end of a text

@@ -37,7 +37,7 @@ class ModelInfo:
     native_size: int = 512
     sizes: tuple[tuple[int, int], ...] = ()  # it was trained with, the best first; none: squares, and any shape
     inpainting: bool = False  # fills a mask in a picture, and does nothing else
-    text_layers: int = 12  # of the text encoder: as far as `clip_skip` goes
+    text_layers: int = 12  # of the text encoder
     steps: int = 20
     guidance: float = 7.0
     sampler: str = "dpmpp_2m"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from studio.core.errors import StudioError
+from studio.core.fields import of_model
 from studio.core.specs import GenerateSpec, Recipe
 from studio.engine.models.catalogue import resolve
 from studio.features.feature import Planned, Planning
@@ -39,7 +40,8 @@ def _in_its_words(request: GenerateSpec, recipe: Recipe, planning: Planning) -> 
             info = resolve(known.model, planning.settings, with_hash=False)
             if known.model != request.model:
                 planning.note(TEXT["own"].format(info.title))
-            changes |= {"model": known.model, "loras": known.loras, "clip_skip": known.clip_skip}
+            changes |= {"model": known.model, "loras": known.loras}
+            changes |= {field.name: getattr(known, field.name) for field in of_model(GenerateSpec)}
         except StudioError:
             pass  # it isn't here any more
     if request.prompt is None:

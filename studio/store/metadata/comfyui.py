@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from studio.core.fields import fields
+from studio.core.specs import GenerateSpec
 from studio.store.metadata.comfyui_canvas import MAX_NODES, Graph, api_form
 from studio.store.metadata.facts import CONTROL, HIRES, SEVERAL, Facts, Lora
 
@@ -254,14 +256,13 @@ class _Reader:
         for id in way:
             facts.loras += self._loras(self._inputs(id))
             facts.model = facts.model or self._model_name(id)
-        layers = [
-            inputs[name]
-            for inputs in (node["inputs"] for node in self.graph.values())
-            for name in ("stop_at_clip_layer", "clip_skip")
-            if isinstance(inputs.get(name), int | float)
-        ]
-        if layers:  # counted from the end there, -1 is the last
-            facts.setting("Clip skip", str(layers[0]).lstrip("-"), usual="1")
+        for name, field in fields(GenerateSpec).items():
+            for inputs in (node["inputs"] for node in self.graph.values()):
+                theirs = [
+                    inputs[key] for key in field.about.elsewhere.comfyui if isinstance(inputs.get(key), int | float)
+                ]
+                if theirs:
+                    facts.others.setdefault(name, (field.label, field.about.elsewhere.read(theirs[0])))
 
     def _model_name(self, id: str) -> str:
         inputs = self._inputs(id)

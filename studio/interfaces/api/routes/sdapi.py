@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.concurrency import run_in_threadpool
 
 from studio.core.errors import BadInput
+from studio.core.fields import SpecField, fields, within
 from studio.core.specs import GenerateSpec, MaskArea, MaskSpec
 from studio.core.specs.picture import SAMPLER_NAMES
 from studio.core.views import JobView, Picture
@@ -49,7 +50,12 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class Txt2Img(Loose):
+ADDED = {name: field for name, field in fields(GenerateSpec).items() if field.about.elsewhere.a1111}
+_TYPES: Any = {field.about.elsewhere.a1111[0]: (field.type | None, None) for field in ADDED.values()}
+_Added = create_model("_Added", __base__=Loose, **_TYPES)
+
+
+class Txt2Img(_Added):
     prompt: str = Field("", max_length=4000)
     negative_prompt: str = Field("", max_length=4000)
     seed: int | None = -1
@@ -62,7 +68,6 @@ class Txt2Img(Loose):
     scheduler: str | None = Field(None, max_length=100)
     batch_size: int | None = Field(1, ge=0, le=MOST)
     n_iter: int | None = Field(1, ge=0, le=MOST)
-    clip_skip: int | None = None
     override_settings: dict[str, Any] | None = None
     send_images: bool | None = True
 
@@ -115,7 +120,8 @@ class PngInfo(BaseModel):
 
 
 def _chosen(request: Request, owner: Owner, studio: TheStudio) -> dict[str, Any]:
-    plain = {"sd_model_checkpoint": studio.settings.model, "CLIP_stop_at_last_layers": 1, "samples_format": "png"}
+    plain = {"sd_model_checkpoint": studio.settings.model, "samples_format": "png"}
+    plain |= {option: field.default for field in ADDED.values() for option in field.about.elsewhere.a1111[1:]}
     kept: dict[str, dict[str, Any]] = request.app.state.sd_options
     return plain | kept.get(owner, {})
 
@@ -128,7 +134,7 @@ def _spec(body: Txt2Img, chosen: dict[str, Any], studio: Studio) -> GenerateSpec
     count = (body.batch_size or 1) * (body.n_iter or 1)
     if not 1 <= count <= MOST:
         raise BadInput(f"At most {MOST} pictures can be asked for at once.")
-    clip_skip = body.clip_skip or options.get("CLIP_stop_at_last_layers") or 1
+    given = options | body.model_dump(exclude_none=True)
     values: dict[str, Any] = {
         "model": reference(str(options.get("sd_model_checkpoint") or ""), studio),
         "prompt": body.prompt,
@@ -136,8 +142,11 @@ def _spec(body: Txt2Img, chosen: dict[str, Any], studio: Studio) -> GenerateSpec
         "seed": body.seed % 2**32 if body.seed is not None and body.seed >= 0 else None,
         "sampler": sampler(body.sampler_name or body.sampler_index, body.scheduler),
         "count": count,
-        "clip_skip": bounded(int(clip_skip), 1, 4) if str(clip_skip).isdigit() else 1,
     }
+    for name, field in ADDED.items():
+        theirs = next((given[key] for key in field.about.elsewhere.a1111 if given.get(key)), None)
+        if (value := _number(field, theirs)) is not None:
+            values[name] = value
     if body.steps is not None:
         values["steps"] = bounded(body.steps, 1, 50)
     if body.cfg_scale is not None:
@@ -145,6 +154,14 @@ def _spec(body: Txt2Img, chosen: dict[str, Any], studio: Studio) -> GenerateSpec
     if body.width and body.height:
         values |= {"width": rounded(body.width), "height": rounded(body.height)}
     return GenerateSpec(**values)
+
+
+def _number(field: SpecField, theirs: Any) -> Any:
+    """A number of another program as ours, brought into the field's bounds; None for what isn't a number."""
+    try:
+        return within(field, field.about.elsewhere.read(float(theirs)))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _answer(drawn: list[Drawn], body: Txt2Img, view: JobView) -> Pictures:
@@ -266,8 +283,10 @@ def set_options(body: dict[str, Any], owner: Owner, studio: TheStudio, request: 
         found["sd_model_checkpoint"] = reference(str(body["sd_model_checkpoint"])[:1024], studio)
         if found["sd_model_checkpoint"] not in [info.reference for info in studio.models.list()]:
             raise BadInput("There is no such model; GET /sdapi/v1/sd-models lists those that there are.")
-    if str(body.get("CLIP_stop_at_last_layers", "")).isdigit():
-        found["CLIP_stop_at_last_layers"] = int(bounded(int(body["CLIP_stop_at_last_layers"]), 1, 4))
+    for field in ADDED.values():
+        for option in field.about.elsewhere.a1111[1:]:
+            if (value := _number(field, body.get(option))) is not None:
+                found[option] = value
     kept: dict[str, dict[str, Any]] = request.app.state.sd_options
     kept[owner] = kept.get(owner, {}) | found
     return found
