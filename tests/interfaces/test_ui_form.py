@@ -14,6 +14,7 @@ from support.pages import MAIN, STEPS, app, draw, finish, prompt_of, sentences
 from studio.core.errors import BadInput
 from studio.core.specs import EMOTIONS, GenerateSpec, Recipe
 from studio.engine.models.catalogue import FastPath
+from studio.engine.models.families import SD15
 from studio.features.sheets.spec import SheetSpec
 from studio.interfaces.api import problems
 from studio.interfaces.web import frame, request, text
@@ -152,3 +153,20 @@ def test_how_often_a_picture_was_drawn_is_said_beside_it() -> None:
     again = recipe.model_copy(update={"labels": {"attempts": "3"}})
     assert text.summary(again).endswith("drawn 3 times, the best one kept")
     assert again.key == recipe.key
+
+
+def test_few_steps_are_offered_to_a_model_that_has_none_here(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(page_home / "hub"))
+    at = app()
+    assert not [button for button in at.button if button.key == "gen_fast"], "none fits the small model"
+    at.session_state["gen_model"] = SD15.default_model
+    at.run()
+    assert not at.exception
+    said = " ".join(caption.value for caption in at.caption).replace("\\", "")
+    assert f"in 4 steps instead of 20, with {SD15.fast[0].said}." in said
+    assert at.number_input(key="gen_steps").placeholder == "20"
+    at.button(key="gen_fast").click().run()
+    assert not at.exception
+    assert at.session_state["gen_loras"] == [SD15.fast[0].reference]
+    assert at.number_input(key="gen_steps").placeholder == "4"
+    assert not [button for button in at.button if button.key == "gen_fast"]
