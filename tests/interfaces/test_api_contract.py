@@ -14,6 +14,7 @@ from support.checkpoints import tiny_sd
 from studio.core.errors import BadInput
 from studio.core.settings import Settings
 from studio.features.registry import WORK
+from studio.interfaces.api import access
 from studio.interfaces.api import app as api
 from studio.runs.supervisor import Supervisor
 from studio.service import Studio
@@ -29,6 +30,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Supervisor, "_spawn", lambda self, run: None)  # nothing is trained and nothing drawn:
         patch.setattr(Studio, "_make_engine", lambda self: None)  # requests are random, and some of them large
+        patch.setattr(access, "GUESSES", 10**9)  # wrong keys are among what is tried
         for kind in WORK:
             patch.setitem(WORK, kind, undrawn)
         app = api.create(Settings(home=home, model="tiny", api_key=KEY, queue_limit=10_000, _env_file=None))
