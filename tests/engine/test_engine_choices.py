@@ -127,7 +127,9 @@ def test_half_a_file_is_not_halved_again(tmp_path: Path, monkeypatch) -> None:
     """The same weights in 16 and in 32 bits, as a folder and as one file: the plan is asked about the same number."""
     asked: list[tuple[int, ...]] = []
     real = optimizations.plan
-    monkeypatch.setattr(optimizations, "plan", lambda settings, *sizes: asked.append(sizes) or real(settings, *sizes))
+    monkeypatch.setattr(
+        optimizations, "plan", lambda settings, *sizes, **more: asked.append(sizes) or real(settings, *sizes, **more)
+    )
     settings = Settings(home=tmp_path, device="cpu")
     tiny = tiny_sd(tmp_path / "models" / "full", controlnet=True)
     tiny_sd(tmp_path / "models" / "half", controlnet=True, dtype=torch.float16)
