@@ -40,6 +40,9 @@ class Engine:
     def components(self, model: str) -> Any:
         return SimpleNamespace(info=SimpleNamespace(judge=Path("judge")))
 
+    def fetched_lora(self, reference: str, on_note: Any) -> Iterator[None]:
+        yield from ()
+
     def at_once(self, recipes: Sequence[Recipe], say: Any) -> int:
         return min(3, len(recipes))
 

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
+from support.asynchronous import run_async
 from support.checkpoints import tiny_sd
 from support.training_sets import write_set
 
@@ -374,7 +375,6 @@ def test_no_route_tells_where_the_server_keeps_its_files(client: TestClient, stu
 
 
 def test_a_watcher_does_not_hold_up_the_others(client: TestClient, studio: Studio) -> None:
-    import asyncio
 
     class Waiting:
         def job(self, id: str, owner: str) -> Any:
@@ -386,7 +386,7 @@ def test_a_watcher_does_not_hold_up_the_others(client: TestClient, studio: Studi
     async def watch() -> list[str]:
         return [event async for event in jobs._events(Waiting(), "1", "me", lambda value: value)]  # type: ignore[arg-type]
 
-    assert "It is gone." in asyncio.run(watch())[0]
+    assert "It is gone." in run_async(watch())[0]
     assert threads[0] != threading.get_ident()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -19,6 +18,7 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
+from support.asynchronous import run_async
 from support.checkpoints import tiny_sd
 from support.pictures import encoded, image
 
@@ -135,7 +135,7 @@ def test_nothing_is_read_before_the_key_is_known(client: TestClient, path: str, 
     scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": path, "raw_path": path.encode(),
              "query_string": b"", "root_path": "", "scheme": "http", "server": ("localhost", 80),
              "headers": [(b"authorization", header), (b"content-length", b"27000000")]}  # fmt: skip
-    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    run_async(client.app(scope, receive, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 401
 
 

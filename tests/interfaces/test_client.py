@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
@@ -11,6 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from support.asynchronous import run_async
 from support.checkpoints import tiny_sd
 from support.pictures import encoded, image
 
@@ -81,7 +81,7 @@ def test_the_other_one_is_awaited(app: Any) -> None:
                 await studio.job("nothing")
             return await studio.draw(SPEC), states, len(await studio.images(limit=1))
 
-    pictures, states, listed = asyncio.run(work())
+    pictures, states, listed = run_async(work())
     assert ([size(png) for png in pictures], states[-1], listed) == ([(64, 64)], "done", 1)
 
 

@@ -58,7 +58,7 @@ def test_settings_of_other_pages_come_from_the_same_fields(page_home: Path, page
     prefix = {"emotion_morph": "morph", "img2img_animation": "anim", "sketch_to_character": "sk"}[page]
     at = app(page)
     keys = {part.key for kind in ("number_input", "selectbox", "toggle") for part in at.get(kind)}
-    left_out = {"loras", "width", "height"} | (set() if prefix == "sk" else {"guidance", "sampler"})
+    left_out = {"loras", "width", "height"} | (set() if prefix == "sk" else {"guidance", "sampler", *parameters.HIRES})
     assert {f"{prefix}_{name}" for name in set(parameters.KNOWN) - left_out} <= keys
 
 
