@@ -19,9 +19,9 @@ TEXT = {
 }
 IDEAS = {
     "School friend": "brown hair, short hair, green eyes, serafuku, blue sailor collar",
-    "Ice princess": "silver hair, long hair, blue eyes, white dress",
-    "Detective": "1boy, black hair, brown eyes, dress shirt, necktie",
-    "Idol": "pink hair, twintails, purple eyes, ribbon",
+    "Ice princess": "silver hair, long hair, blue eyes, white kimono",
+    "Detective": "1boy, black hair, brown eyes, dress shirt, black coat",
+    "Idol": "pink hair, twintails, purple eyes, pink sailor collar",
 }
 
 st.session_state.pop(f"refused:{PAGE}", None)  # of another page

@@ -12,7 +12,7 @@ TEXT = {
     "title": "Sketch to character",
     "lead": "Draw a few lines, say who it is, and get the character in those lines.",
     "text": "Describe your character",
-    "text_hint": "red hair, blue eyes, school uniform…",
+    "text_hint": "red hair, blue eyes, serafuku…",
     "draw": "Draw",
     "nothing": "Draw something first, upload a drawing, or take an example.",
 }

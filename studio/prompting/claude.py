@@ -253,7 +253,7 @@ class ClaudeWriter:
         return self.cache.spent() if self.cache else Usage()
 
     def _key(self, request: PromptRequest) -> str:
-        data = request.model_dump(mode="json", exclude={"offline", "model"})
+        data = request.model_dump(mode="json", exclude={"offline", "model", "every_word"})
         data |= {"template": TEMPLATE_VERSION, "words": layer_words()["version"], "system": SYSTEM}
         return self._digest(data)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from studio.core.errors import BadInput
 from studio.core.specs import MAX_SEED, LowConfidence
 from studio.prompting.knowledge import Knowledge, known_share, sentence, unknown_words
+from studio.prompting.leaving_out import leave_out
 from studio.prompting.lexicon import Lexicon
-from studio.prompting.writers import PromptRequest, PromptResult, fixed_template
+from studio.prompting.writers import PromptRequest, PromptResult, assemble, fixed_template
 
 RETRIES = 2  # each may be a call that costs money
 LOST = 0.6  # of the confidence, when the model knows nothing of what was typed
@@ -37,13 +38,35 @@ def judged(
     )
 
 
+def without_unknown(
+    result: PromptResult, knowledge: Knowledge, lexicon: Lexicon, protected: Sequence[str] = ()
+) -> PromptResult:
+    """`result` without its `unknown_words` where one knows what the model was taught; a note says which they are."""
+    if not knowledge.tags or not result.unknown_words:
+        return result
+    text, left = leave_out(result.layers.text, result.unknown_words, knowledge, lexicon, protected)
+    if not left:
+        return result
+    layers = result.layers.model_copy(update={"text": text})
+    notes = [note for note in result.notes if note != sentence(result.unknown_words)]
+    if kept := [one for one in result.unknown_words if one.word not in left]:
+        notes.append(sentence(kept))
+    told = [one for one in result.unknown_words if one.word in left]
+    notes.append(sentence(told, "These words are left out, because this model can't draw them"))
+    changes = {"layers": layers, "positive_prompt": assemble(layers), "left_out": left, "notes": tuple(notes)}
+    return result.model_copy(update=changes)
+
+
 def apply_policy(
-    write: Callable[[PromptRequest], PromptResult], request: PromptRequest, policy: LowConfidence = "run"
+    write: Callable[[PromptRequest], PromptResult],
+    request: PromptRequest,
+    policy: LowConfidence = "run",
+    template: Callable[[PromptRequest], PromptResult] = fixed_template,
 ) -> PromptResult:
     """The prompt that is to be drawn, by `policy` where what `write` gives is doubtful (see `PromptResult.doubtful`).
 
-    run: as it is. fixed: the fixed template instead, with a note that says why. retry: written up to twice more, with
-    the seeds that follow, and the surest is taken; if that is doubtful too, the fixed template. fail: raises `BadInput`
+    run: as it is. fixed: the fixed `template` instead, with a note that says why. retry: written up to twice more, with
+    the seeds that follow, and the surest is taken; if that is doubtful too, the template. fail: raises `BadInput`
     with the sentence of `doubt`. Tokens and cost are those of all calls together.
     """
     tries = [write(request)]
@@ -54,7 +77,7 @@ def apply_policy(
     if best.doubtful and policy == "fail":
         raise BadInput(doubt(request, best))
     if best.doubtful and policy != "run":
-        fixed = fixed_template(request)
+        fixed = template(request)
         best = fixed.model_copy(update={"notes": (*fixed.notes, doubt(request, best))})
     return best.model_copy(
         update={name: sum(getattr(one, name) for one in tries) for name in ("tokens_in", "tokens_out", "cost_usd")}

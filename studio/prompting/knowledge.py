@@ -36,7 +36,7 @@ GROUNDS = frozenset(("sunset", "starry sky", "sky, clouds", "bokeh", "paint spla
                      "gradient background", "striped background", "polka dot background", "sunburst background",
                      "circle background"))  # fmt: skip
 # Words of sentences that ask for nothing by themselves.
-_SILENT = frozenset((
+SILENT = frozenset((
     "a", "an", "and", "anime", "are", "as", "at", "be", "beside", "by", "called", "character", "drawing", "for",
     "from", "has", "have", "he", "her", "his", "image", "in", "into", "is", "it", "its", "like", "named", "near",
     "no", "not", "of", "off", "on", "one", "or", "over", "picture", "portrait", "she", "some", "style", "that", "the",
@@ -114,7 +114,8 @@ def unknown_words(
             reason = "It is often missing from this model's pictures."
             if knowledge.tag_of(phrase) in knowledge.shares:
                 reason = f"This model shows it in about {knowledge.share(phrase):.0%} of its pictures."
-            unknown.setdefault(phrase, UnknownWord(word=phrase, reason=reason))
+            instead = nearest(phrase, knowledge, lexicon)
+            unknown.setdefault(phrase, UnknownWord(word=phrase, reason=reason, instead=instead))
         else:
             reason = "This model was never taught it."
             if not knowledge.tags:
@@ -138,11 +139,11 @@ def known_share(
     return sum(weights) / len(weights) if weights else 1.0
 
 
-def sentence(words: Sequence[UnknownWord]) -> str:
+def sentence(words: Sequence[UnknownWord], said: str = "These words do little with this model") -> str:
     """One note about words that do little, with what could stand there instead."""
     shown = [f"'{one.word}'" + (f" (nearest: {one.instead[0]})" if one.instead else "") for one in words[:6]]
     more = f" and {len(words) - 6} more" if len(words) > 6 else ""
-    return f"These words do little with this model: {', '.join(shown)}{more}."
+    return f"{said}: {', '.join(shown)}{more}."
 
 
 def nearest(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> tuple[str, ...]:
@@ -150,8 +151,8 @@ def nearest(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> tuple[str, .
     if not knowledge.tags:
         return ()
     words = [_SHADES.get(word, word) for word in normal(phrase).split()]
-    if knowledge.knows(" ".join(words)):
-        return (" ".join(words),)
+    if knowledge.knows(said := " ".join(words)) and said != normal(phrase):  # "crimson hair"
+        return (said,)
     if len(words) == 1 and knowledge.knows(f"{words[0]} hair"):
         return (f"{words[0]} hair,",)  # "long" of "long blue hair"
     color = next((word for word in words if word in COLORS), "")
@@ -164,9 +165,14 @@ def nearest(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> tuple[str, .
                 substitutes += [said for one in colors for said in _said(option, one, knowledge)]
             if not substitutes:
                 substitutes += _of_lexicon(part, color, knowledge, lexicon)
+        substitutes = [said for said in substitutes if _all_reliable(said, knowledge)]
         if substitutes:
             break
     return tuple(dict.fromkeys(substitutes))[:3]
+
+
+def _all_reliable(said: str, knowledge: Knowledge) -> bool:
+    return all(knowledge.share(part.strip()) >= RELIABLE for part in said.split(",") if part.strip())
 
 
 def _said(option: str, color: str, knowledge: Knowledge) -> list[str]:
@@ -243,7 +249,7 @@ def _taught(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> Iterator[tup
 
 def _unknown(words: Sequence[str]) -> Iterator[tuple[str, bool]]:
     """Unknown words in a row as the phrases that a lexicon sees in them, else as they stand between small words."""
-    for joined in " ".join(word if word not in _SILENT else "\n" for word in words).split("\n"):
+    for joined in " ".join(word if word not in SILENT else "\n" for word in words).split("\n"):
         phrase = joined.strip()
         if len(phrase) > 1 and any(letter.isalpha() for letter in phrase):
             yield phrase, False
@@ -256,7 +262,7 @@ def _listed(phrase: str, knowledge: Knowledge, lexicon: Lexicon) -> Iterator[tup
         return
     vocabulary = vocabulary_of(lexicon)
     for word in WORD.findall(phrase):
-        if word not in _SILENT and len(word) > 2 and word.isalpha() and word.isascii():
+        if word not in SILENT and len(word) > 2 and word.isalpha() and word.isascii():
             yield word, vocabulary.known(word) or vocabulary.compound(word) or knowledge.knows(word)
 
 

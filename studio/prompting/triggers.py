@@ -52,6 +52,7 @@ def request_for(
         style=spec.style,
         quality=spec.quality,
         text=spec.text,
+        every_word=spec.every_word,
         model=spec.model,
         trigger_words=words,
     )

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from studio.core.specs import Emotion, Quality, Seed, Style, Text
+from studio.core.specs import Emotion, EveryWord, Quality, Seed, Style, Text
 from studio.prompting import phrases
 from studio.prompting.knowledge import Knowledge, UnknownWord
 from studio.prompting.lexicon import JAPANESE, WORD, Lexicon, Tag, layer_words, normal
@@ -55,6 +55,7 @@ class PromptRequest(BaseModel):
     style: Style = "casual"
     quality: Quality = "standard"
     text: Text = ""
+    every_word: EveryWord = False
     seed: Seed = 0  # 0 writes the plain form; other seeds choose other near-synonyms
     offline: bool = False
     model: Annotated[str, Field(max_length=1024)] = ""  # whose words count; "": the studio's default
@@ -76,8 +77,9 @@ class Layers(BaseModel):
 class PromptResult(BaseModel):
     """A written prompt. `confidence` is 0 to 1; below `RECOMMENDED_CONFIDENCE` the notes say why.
 
-    `unknown_words` are those of the person's text that do little with the model (see `confidence.judged`). Tokens and
-    cost are those of this call: zero when it came from the cache or was written offline.
+    `unknown_words` are those of the person's text that do little with the model (see `confidence.judged`), `left_out`
+    those of them that aren't in the prompt (see `leaving_out.leave_out`). Tokens and cost are those of this call: zero
+    when it came from the cache or was written offline.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +90,7 @@ class PromptResult(BaseModel):
     confidence: float = Field(ge=0, le=1)
     notes: tuple[str, ...] = ()
     unknown_words: tuple[UnknownWord, ...] = ()
+    left_out: tuple[str, ...] = ()
     writer: WriterName
     cached: bool = False
     tokens_in: int = 0

@@ -5,6 +5,7 @@ from studio.engine.models.catalogue import LoraInfo, ModelInfo
 from studio.engine.models.upscalers import UpscalerInfo
 from studio.features.registry import FEATURES, AnyRequest, parse_spec
 from studio.prompting.knowledge import UnknownWord
+from studio.prompting.leaving_out import standing
 from studio.prompting.validation import Validation
 from studio.prompting.writers import PromptRequest, PromptResult
 from studio.runs.dataset import Report, add_tags, remove_tags, replace_tag
@@ -32,4 +33,5 @@ __all__ = [
     "remove_tags",
     "replace_tag",
     "sampling",
+    "standing",
 ]

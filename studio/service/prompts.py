@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from studio.prompting import a1111, dynamic
 from studio.prompting.cache import Usage
-from studio.prompting.confidence import apply_policy, judged
+from studio.prompting.confidence import apply_policy, judged, without_unknown
 from studio.prompting.exchange import with_words
 from studio.prompting.factory import make_writer
 from studio.prompting.knowledge import Knowledge, UnknownWord, taught, unknown_words
@@ -20,7 +20,14 @@ from studio.prompting.lexicon import Lexicon, Suggestion
 from studio.prompting.tag_csv import TagFile
 from studio.prompting.tag_lists import TagList, TagLists
 from studio.prompting.traits import character_in, with_character
-from studio.prompting.writers import PromptRequest, PromptResult, Writer, in_words_of, without_contradicted
+from studio.prompting.writers import (
+    PromptRequest,
+    PromptResult,
+    Writer,
+    fixed_template,
+    in_words_of,
+    without_contradicted,
+)
 from studio.service.knowing import KnowledgeBase
 
 if TYPE_CHECKING:
@@ -76,12 +83,26 @@ class PromptService:
         """
         writer, knowledge = self._current_writer(), self._knowledge.of(request.model, loras)
         return apply_policy(
-            lambda asked: self._judged(writer.write(asked), asked, knowledge), request, on_low_confidence
+            lambda asked: self._judged(writer.write(asked), asked, knowledge),
+            request,
+            on_low_confidence,
+            lambda asked: self.write_fixed(asked, loras),
         )
+
+    def write_fixed(self, request: PromptRequest, loras: Iterable[LoraInfo] = ()) -> PromptResult:
+        """The fixed template, which nobody doubts: in it, too, there is no word that the model can't draw."""
+        fixed, knowledge = fixed_template(request), self._knowledge.of(request.model, loras)
+        if request.every_word:
+            return fixed
+        unknown = unknown_words(self._said(fixed.layers.text), knowledge, self._lexicon, request.trigger_words)
+        told = fixed.model_copy(update={"unknown_words": unknown})
+        return without_unknown(told, knowledge, self._lexicon, request.trigger_words)
 
     def _judged(self, result: PromptResult, request: PromptRequest, knowledge: Knowledge) -> PromptResult:
         result = in_words_of(result, knowledge, request.quality)
-        return judged(result, self._said(result.layers.text), knowledge, self._lexicon, request.trigger_words)
+        protected = request.trigger_words
+        result = judged(result, self._said(result.layers.text), knowledge, self._lexicon, protected)
+        return result if request.every_word else without_unknown(result, knowledge, self._lexicon, protected)
 
     def _said(self, text: str, seed: int = 0) -> str:
         """What of a text is drawn with this seed: its choices made, A1111's syntax but weights taken out of it."""

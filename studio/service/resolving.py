@@ -104,10 +104,12 @@ class Resolver:
                 recipes.append(recipes[0].model_copy(update={"seed": seed}))
                 continue
             labels = _labels(spec)
-            if spec.prompt is None:
-                prompt, traits = self.wording.decided(spec, seed, fixed)
+            if spec.prompt is not None:
+                labels |= self.wording.left_out(spec)
+            else:
+                prompt, decided = self.wording.decided(spec, seed, fixed)
                 texts = (prompt, texts[1])
-                labels |= {"decided": ", ".join(traits.values())} if traits else {}
+                labels |= decided
             recipe = self._recipe(spec, owner, texts, seed, notes, files)
             recipes.append(recipe.model_copy(update={"labels": labels}))
         return tuple(recipes)
@@ -340,12 +342,21 @@ class Resolver:
             spec=planned.spec,
             recipes=tuple(recipes),
             complete=planned.complete,
-            title=planned.title or _title(base),
+            title=planned.title or self._title(base, recipes),
             notes=tuple(planning.notes),
             model_title=model_title,
             fixed=fixed,
             result=planned.result,
         )
+
+    def _title(self, base: GenerateSpec | None, recipes: Sequence[Recipe]) -> str:
+        """What a job and its pictures are called: what the person said, as far as it is drawn."""
+        if base is None:
+            return ""
+        if base.prompt is None and any("left_out" in recipe.labels for recipe in recipes):
+            drawn = self.wording.written(base, fixed=False).layers.text
+            base = base.model_copy(update={"text": drawn})
+        return _title(base)
 
     def _with_weights(self, spec: RequestT, planning: Planning) -> RequestT:
         """The request with the weights that its LoRAs recommend, where it says none."""
@@ -444,8 +455,6 @@ def _words(spec: GenerateSpec) -> str:
     return spec.text
 
 
-def _title(base: GenerateSpec | None) -> str:
-    if base is None:
-        return ""
+def _title(base: GenerateSpec) -> str:
     words = " ".join((_words(base) or base.prompt or f"{base.emotion}, {base.style}").split())
     return words if len(words) <= 60 else words[:59].rstrip(" ,") + "…"

@@ -18,9 +18,10 @@ from studio.prompting import a1111, dynamic
 from studio.prompting.confidence import apply_policy
 from studio.prompting.exchange import replace_layer
 from studio.prompting.knowledge import sentence
+from studio.prompting.leaving_out import standing
 from studio.prompting.traits import FACE, TRAITS, decide_traits
 from studio.prompting.triggers import request_for, split
-from studio.prompting.writers import PromptResult, assemble, fixed_template
+from studio.prompting.writers import PromptResult, assemble
 from studio.service.prompts import PromptService
 
 
@@ -42,6 +43,7 @@ class Wording:
     def __init__(self, settings: Settings, prompts: PromptService) -> None:
         self._settings = settings
         self.write = prompts.write_offline
+        self._template = prompts.write_fixed
         self._contradicted = prompts.contradicted
         self._unknown = prompts.unknown_words
         self.harden = prompts.harden
@@ -54,11 +56,14 @@ class Wording:
         `on_low_confidence` says (None): `BadInput` where that is "fail". A LoRA that isn't here raises `NotFound`.
         """
         request = request_for(spec, lambda path: find_lora(path, self._settings), self._named)
-        if fixed:
-            return fixed_template(request)
         loras = self._loras(spec)
+        if fixed:
+            return self._template(request, loras)
         return apply_policy(
-            lambda asked: self.write(asked, loras), request, "run" if fixed is False else spec.on_low_confidence
+            lambda asked: self.write(asked, loras),
+            request,
+            "run" if fixed is False else spec.on_low_confidence,
+            lambda asked: self._template(asked, loras),
         )
 
     def _loras(self, spec: GenerateSpec) -> list[LoraInfo]:
@@ -79,16 +84,26 @@ class Wording:
         return decide_traits(self.written(spec, fixed=False).positive_prompt, seed, spec.style, groups)
 
     def decided(self, spec: GenerateSpec, seed: int, fixed: bool | None) -> tuple[str, dict[str, str]]:
-        """The prompt of a request that leaves its prompt to the writer, with its traits in it; and these.
+        """The prompt of a request that leaves its prompt to the writer, with its traits in it; and labels that say so:
+        {"decided": "red hair, ...", "left_out": "glasses", "text": what is drawn of the person's words}.
 
-        The fixed template stays as it is.
+        The fixed template gets no traits.
         """
         written = self.written(spec, fixed)
         traits = self.traits(spec, seed) if written.writer != "fixed" else {}
         text = ", ".join(filter(None, (written.layers.text, *traits.values())))
         style = self._contradicted(written.layers.style, text)
         prompt = assemble(written.layers.model_copy(update={"text": text, "style": style}))
-        return (prompt, traits) if traits and len(prompt) <= MAX_PROMPT else (written.positive_prompt, {})
+        labels = {"left_out": ", ".join(written.left_out), "text": written.layers.text} if written.left_out else {}
+        if traits and len(prompt) <= MAX_PROMPT:
+            return prompt, labels | {"decided": ", ".join(traits.values())}
+        return written.positive_prompt, labels
+
+    def left_out(self, spec: GenerateSpec) -> dict[str, str]:
+        """The label of a prompt that was written before, for words of the person's that aren't in it."""
+        unknown = self._unknown(spec.text, spec.model, (), self._loras(spec)) if spec.text else ()
+        left = [one.word for one in unknown if not re.search(standing(one.word), spec.prompt or "", re.IGNORECASE)]
+        return {"left_out": ", ".join(left)} if left else {}
 
     def prompted(self, spec: GenerateSpec, emotion: Emotion, style: Style) -> GenerateSpec:
         """The same request with another emotion and style.

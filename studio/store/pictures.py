@@ -427,7 +427,8 @@ def pixel_key(image: Image.Image) -> str:
 def _words(kind: str, title: str, recipe: Recipe | None) -> str:
     parts = [kind, title]
     if recipe is not None:
-        parts += [recipe.prompt, recipe.model, str(recipe.seed), recipe.sampler, *recipe.labels.values()]
+        parts += [recipe.prompt, recipe.model, str(recipe.seed), recipe.sampler]
+        parts += [said for label, said in recipe.labels.items() if label != "left_out"]  # not in the picture
         parts += [Path(lora.path).stem for lora in recipe.loras]
     return "\n".join(parts)
 

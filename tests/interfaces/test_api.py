@@ -410,7 +410,7 @@ def test_keys_and_addresses(tmp_path: Path) -> None:
 def test_the_page_and_the_api_write_the_same_prompt_with_people_s_own_tags(
     client: TestClient, studio: Studio, model: str
 ) -> None:
-    words = {"emotion": "sad", "style": "formal", "text": "pink twintails"}
+    words = {"emotion": "sad", "style": "formal", "text": "pink twintails", "every_word": True}
     before = studio.prompts.write_prompt(PromptRequest(**words, offline=True)).positive_prompt
     assert "pink hair, twintails" in before
     studio.prompts.add_tags(b"pink_twintails,4,50,\n", "mine.csv")

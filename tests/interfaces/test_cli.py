@@ -26,7 +26,7 @@ def test_generate(run: Callable[..., Done], tmp_path: Path, model: str) -> None:
     options = ["--text", "red hair", "--emotion", "sad", "--seed", 5, "--count", 2, "--steps", 2, "--offline", "--json"]
     done = run("generate", *options, "--out", tmp_path / "new" / "folder")
     assert done.code == 0, done.err
-    assert set(done.json) == {"images", "prompt", "negative", "model", "steps", "seconds", "unknown_words"}
+    assert set(done.json) == {"images", "prompt", "negative", "model", "steps", "seconds", "unknown_words", "left_out"}
     assert done.json["unknown_words"] == []
     assert (done.json["model"], done.json["steps"]) == (model, 2)
     assert "red hair" in done.json["prompt"]

@@ -16,6 +16,7 @@ from support.pages import app, prompt_of, sentences
 
 from studio.core.errors import Busy
 from studio.core.settings import settings
+from studio.interfaces.web import words
 from studio.interfaces.web.resources import studio
 from studio.prompting.claude import ClaudeWriter
 
@@ -202,11 +203,32 @@ def test_words_that_do_little_are_grey_and_one_click_puts_the_nearest_there(page
     assert " :gray[~~black school uniform~~]" in prompt_of(at)
     assert "]:gray" not in prompt_of(at)  # a space inside the brackets would be lost
     assert ":gray[~~xyzzy~~]" in prompt_of(at)
+    assert words.TEXT["left"] in prompt_of(at)
     at.button(key="gen_text_instead_0").click().run()
     assert at.text_input(key="gen_text").value == "silver hair, serafuku, black sailor collar, xyzzy"
     assert "~~xyzzy~~" in prompt_of(at)
     at.text_input(key="gen_text").set_value("silver hair, red eyes").run()
     assert "~~" not in prompt_of(at)
+
+
+def test_what_the_model_cant_draw_is_left_out_unless_somebody_says_otherwise(page_home: Path) -> None:
+    at = app(gen_model="embedded")
+    at.text_input(key="gen_text").set_value("red hair, glasses, {hat|halo}").run()
+    layer = next(one.key for one in at.text_input if str(one.key).startswith("gen_layer_text_"))
+    assert at.text_input(key=layer).value == "red hair, {hat|halo}"
+    assert words.TEXT["left"] in prompt_of(at)
+    assert words.TEXT["little"] in prompt_of(at)  # the choice stays as it is
+    at.button(key="gen_text_every").click().run()
+    assert not at.exception
+    assert any(one.key != layer and one.value == "red hair, glasses, {hat|halo}" for one in at.text_input
+               if str(one.key).startswith("gen_layer_text_"))  # fmt: skip
+    assert words.TEXT["left"] not in prompt_of(at)
+    assert words.TEXT["kept"] in prompt_of(at)
+    at.button(key="gen_chip_every_word").click().run()
+    assert words.TEXT["left"] in prompt_of(at)
+    at.button(key="gen_whole").click().run()  # a prompt of one's own is drawn as it stands
+    at.text_area(key="gen_own_prompt").set_value("1girl, glasses").run()
+    assert words.TEXT["kept"] in prompt_of(at)
 
 
 def test_what_this_model_knows_is_listed_and_a_click_adds_a_word(page_home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from studio.core.settings import Settings
 from studio.prompting.confidence import judged
-from studio.prompting.knowledge import Knowledge, known_share, unknown_words
+from studio.prompting.knowledge import RELIABLE, Knowledge, known_share, unknown_words
+from studio.prompting.leaving_out import leave_out
+from studio.prompting.lexicon import Lexicon
 from studio.prompting.writers import OfflineWriter, PromptRequest, PromptResult
 from studio.service.knowing import KnowledgeBase
 from studio.service.prompts import PromptService
@@ -31,7 +34,7 @@ def written(service: PromptService, text: str, model: str = "embedded", **more: 
 def test_words_that_do_little_are_named_with_the_nearest_that_works(service: PromptService) -> None:
     found = written(service, "silver hair, red eyes, black school uniform, smiling, cherry blossoms")
     assert [(one.word, one.instead) for one in found.unknown_words] == [
-        ("black school uniform", ("serafuku, black sailor collar",)), ("cherry blossoms", ("petals",)),
+        ("black school uniform", ("serafuku, black sailor collar",)), ("cherry blossoms", ()),
     ]  # fmt: skip
     assert found.doubtful
     assert "school uniform" in found.notes[-1]
@@ -56,17 +59,70 @@ def test_what_no_picture_shows_is_never_sure(service: PromptService, text: str) 
     ("text", "instead"),
     [
         ("crimson hair", "red hair"),
-        ("navy hoodie", "blue hoodie"),
-        ("red jumper", "red sweater"),
-        ("maid outfit", "black dress, frills"),
-        ("fox ears", "cat ears"),
+        ("navy turtleneck", "blue turtleneck"),
+        ("red jumper", "red turtleneck"),
+        ("leather jacket", "black coat"),
+        ("red hoodie", "red turtleneck"),
         ("night", "starry sky"),
     ],
 )
 def test_the_nearest_word_is_one_that_the_model_knows(text: str, instead: str) -> None:
     [found] = unknown_words(text, EMBEDDED)
     assert instead in found.instead
-    assert all(EMBEDDED.knows(part) for option in found.instead for part in option.split(", "))
+    parts = [part for option in found.instead for part in option.split(", ")]
+    assert all(EMBEDDED.knows(part) and EMBEDDED.share(part) >= RELIABLE for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "left"),
+    [
+        ("boy with messy brown hair and glasses, red scarf", "boy with brown hair", ("messy", "glasses", "red scarf")),
+        ("(glasses:1.2), silver hair", "silver hair", ("glasses",)),
+        ("(red scarf, blue hair:1.3)", "(blue hair:1.3)", ("red scarf",)),
+        ("dark skin, dark, red hair", "dark skin, red hair", ("dark",)),
+        ("{glasses|red hair}, <lora:hat:1>, hat", "{glasses|red hair}, <lora:hat:1>", ("hat",)),
+        ("メガネ, 赤い髪", "red hair", ("glasses",)),
+        ("xyzzy blorple quux", "", ("xyzzy blorple quux",)),
+        ("sunset, starry sky, wavy hair", "sunset, wavy hair", ("starry sky",)),
+        ("Red_Hair, smile", "Red_Hair, smile", ()),
+    ],
+)
+def test_what_the_model_cant_draw_is_left_out_of_a_written_prompt(
+    service: PromptService, text: str, kept: str, left: tuple[str, ...]
+) -> None:
+    found = written(service, text)
+    assert (found.layers.text, found.left_out) == (kept, left)
+    assert kept in found.positive_prompt
+    assert not left or all(word in found.notes[-1] for word in left)
+    fixed = service.write_fixed(PromptRequest(text=text, model="embedded"))
+    assert all(f", {word}," not in fixed.positive_prompt for word in left)
+    every = service.write_prompt(PromptRequest(text=text, model="embedded", every_word=True))
+    assert every.left_out == ()
+    assert every.unknown_words == found.unknown_words
+    assert set(left) <= {one.word for one in unknown_words(every.layers.text, EMBEDDED)}
+    assert written(service, text, "a/model-that-nobody-knows").left_out == ()
+
+
+def test_the_ideas_that_a_page_offers_can_be_drawn() -> None:
+    page = Path(__file__).resolve().parents[2] / "pages" / "generate.py"
+    ideas = next(
+        ast.literal_eval(line.value) for line in ast.parse(page.read_text()).body
+        if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "IDEAS"
+    )  # fmt: skip
+    for idea in ideas.values():
+        assert unknown_words(idea, EMBEDDED) == ()
+
+
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(["glasses", "(", ")", ",", "red hair", ":1.2", "{", "}", "with"])).map(" ".join)
+)
+def test_any_text_can_be_left_without_words(text: str) -> None:
+    unknown = unknown_words(text, EMBEDDED)
+    kept, left = leave_out(text, unknown, EMBEDDED, Lexicon.load())
+    assert set(left) <= {one.word for one in unknown}
+    assert unknown or left == ()
+    assert "\ue000" not in kept
 
 
 def test_every_tag_and_every_word_of_its_captions_is_known() -> None:

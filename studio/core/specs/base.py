@@ -72,6 +72,14 @@ RunName = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_run
 # 8 is the coarsest step that every family accepts for its latents; the engine rounds further where a family needs it.
 Side = Annotated[int, Field(ge=64, le=2048, multiple_of=8)]
 Steps = Annotated[int, Field(ge=1, le=50)]
+EveryWord = Annotated[
+    bool,
+    Field(
+        title="Draw every word",
+        description="Also those that the model can't draw. They are left out of a written prompt otherwise: left in, "
+        "they spoil the rest of the picture.",
+    ),
+]
 Guidance = Annotated[float, Field(ge=0, le=30, allow_inf_nan=False)]
 
 

@@ -13,6 +13,7 @@ from studio.core.samplers import SAMPLERS
 from studio.core.specs.base import (
     MAX_LORAS,
     Emotion,
+    EveryWord,
     Guidance,
     LowConfidence,
     Prediction,
@@ -222,7 +223,7 @@ class GenerateSpec(Parameters, Request):
     text: Annotated[
         Text,
         Field(title="Describe your character", description="What else is in the picture."),
-        About(blank="red hair, blue eyes, school uniform…"),
+        About(blank="red hair, blue eyes, serafuku…"),
     ] = ""  # what the person adds to the written prompt
     prompt: Annotated[
         Text | None,
@@ -243,6 +244,7 @@ class GenerateSpec(Parameters, Request):
             "why and draw nothing.",
         ),
     ] = "run"  # see `prompting.confidence`
+    every_word: Annotated[EveryWord, About(advanced=True)] = False
     model: Annotated[
         str,
         Field(

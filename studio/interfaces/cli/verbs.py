@@ -27,7 +27,7 @@ from studio.service import FEATURES, Studio, parse_spec
 Answer = tuple[dict[str, Any], list[str]]  # JSON, and the lines for people
 COMMON = [option("size", str | None, "Pixels: 512, or 512x768.", "--size"), LORA]
 FOLDER = "Copy the files into this folder."
-WRITTEN_FROM = ("emotion", "style", "quality", "text", "model")  # what a prompt is written from, and for
+WRITTEN_FROM = ("emotion", "style", "quality", "text", "every_word", "model")  # what a prompt is written from, and for
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def pictures(done: Finished) -> Answer:
         keys |= {"prompt": recipe.prompt, "negative": recipe.negative, "model": recipe.model, "steps": recipe.steps}
         models = done.studio.models
         protected, loras = models.trigger_words(recipe.loras), [models.lora(ref.path) for ref in recipe.loras]
-        unknown = done.studio.prompts.unknown_words(recipe.prompt, recipe.model, protected, loras)
-        keys["unknown_words"] = [one.model_dump() for one in unknown]
+        left = recipe.labels.get("left_out", "")
+        said = f"{recipe.prompt}, {left}"  # what was asked for, drawn or not
+        unknown = done.studio.prompts.unknown_words(said, recipe.model, protected, loras)
+        keys |= {"unknown_words": [one.model_dump() for one in unknown], "left_out": left.split(", ") if left else []}
     return keys | {"seconds": round(done.seconds, 3)}, [image["path"] for image in images]
 
 

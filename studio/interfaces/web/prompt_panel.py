@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from studio.interfaces.web import text, words
+from studio.interfaces.web import parameters, text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
 from studio.service import PromptResult, UnknownWord, Validation
@@ -120,7 +120,7 @@ def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     )
     with st.popover(TEXT["check"], icon=":material/fact_check:"):
         _check(fields, positive or "", (negative or "").strip())
-    words.unknown_words(_unknown(fields, positive or ""), "gen_own_prompt")
+    words.unknown_words(_unknown(fields, positive or ""), "gen_own_prompt", "kept")
     words.known_words(_model(fields))
     return Prompt((positive or "").strip(), (negative or "").strip(), True, 1.0, False, ())
 
@@ -146,11 +146,17 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         )  # fmt: skip
     with heading:
         _badges(result, edited)
-    unknown, typed = result.unknown_words, "gen_text"
-    if layers["text"] != written["text"]:
-        unknown, typed = _unknown(fields, layers["text"]), _key("text", written["text"])
-    shown.markdown(words.colored(layers, unknown))
-    words.unknown_words(unknown, typed)
+    if layers["text"] != written["text"]:  # by hand: drawn as it stands
+        unknown = _unknown(fields, layers["text"])
+        shown.markdown(words.colored(layers, unknown))
+        words.unknown_words(unknown, _key("text", written["text"]), "kept")
+    else:
+        shown.markdown(words.colored(layers, result.unknown_words, result.left_out))
+        left = [one for one in result.unknown_words if one.word in result.left_out]
+        words.unknown_words(left, "gen_text", "left", every_word=parameters.key("gen", "every_word"))
+        little = [one for one in result.unknown_words if one not in left]
+        said = "kept" if fields.rest.get("every_word") else "little"
+        words.unknown_words(little, "gen_text", said, first=len(left))
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
     with check:

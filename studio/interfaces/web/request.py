@@ -92,6 +92,7 @@ class Fields:
             style=self.style,
             quality=self.quality,
             text=self.text,
+            every_word=bool(self.rest.get("every_word")),
             seed=seed,
             offline=offline,
             model=self.rest.get("model") or "",

@@ -16,11 +16,15 @@ from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.request import PAGE
 from studio.interfaces.web.resources import studio
-from studio.service import UnknownWord
+from studio.service import UnknownWord, standing
 
 COLORS = {"core": "gray", "emotion": "primary", "style": "violet", "text": "green", "quality": "gray"}
 TEXT = {
     "little": "This model can't draw, or seldom draws",
+    "left": "Left out, because this model can't draw them",
+    "left_help": "In the prompt they would spoil the rest of the picture.",
+    "kept": "This model can't draw these, and they may spoil the rest",
+    "every": "Draw them all the same",
     "instead": "{word} → {instead}",
     "knows": "What this model knows",
     "knows_lead": "It was taught {count} words; others do little. A click adds one to yours.",
@@ -30,15 +34,17 @@ TEXT = {
 }
 
 
-def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = ()) -> str:
-    """The layers in their colours; words of the person's that do little are grey and struck through."""
+def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = (), left_out: Sequence[str] = ()) -> str:
+    """The layers in their colours; words of the person's that do little, or that are left out, are struck through."""
     parts = []
     for name, part in layers.items():
+        if name == "text":
+            parts += [f":gray[~~{text.escape(word)}~~]" for word in left_out]
         if not part:
             continue
         if name == "text" and unknown:
             words = sorted((one.word for one in unknown), key=len, reverse=True)
-            either = "|".join(map(_standing, words))
+            either = "|".join(map(standing, words))
             pieces = re.split(f"({either})", part, flags=re.IGNORECASE)  # those at odd places are the words
             parts.append(
                 "".join(
@@ -59,18 +65,21 @@ def _plain(color: str, piece: str) -> str:
     return before + (f":{color}[{text.escape(inner)}]" if inner else "") + after
 
 
-def unknown_words(unknown: Sequence[UnknownWord], key: str) -> None:
+def unknown_words(
+    unknown: Sequence[UnknownWord], key: str, said: str = "little", *, first: int = 0, every_word: str = ""
+) -> None:
     """The words that do little, each with its reason, and the nearest one that works as a button that puts it there.
 
-    `key` is that of the text that holds them.
+    `key` is that of the text that holds them, `said` what is said of them (in `TEXT`), `first` how many others of the
+    same text stand above. `every_word` is the key of the switch that draws them all the same, where there is one.
     """
     if not unknown:
         return
-    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key=f"{key}_little"):
-        st.markdown(f":orange[:material/visibility_off:] :small[{TEXT['little']}]", width="content")
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center", key=f"{key}_{said}"):
+        st.markdown(f":orange[:material/visibility_off:] :small[{TEXT[said]}]", width="content")
         said = str(st.session_state.get(key, ""))
-        for index, one in enumerate(unknown[:8]):
-            if not one.instead or not re.search(_standing(one.word), said, re.IGNORECASE):  # in a wildcard, perhaps
+        for index, one in enumerate(unknown[:8], first):
+            if not one.instead or not re.search(standing(one.word), said, re.IGNORECASE):  # in a wildcard, perhaps
                 st.badge(text.escape(one.word), color="gray", help=one.reason)
                 continue
             st.button(
@@ -80,17 +89,17 @@ def unknown_words(unknown: Sequence[UnknownWord], key: str) -> None:
                 on_click=_exchange,
                 args=(key, one.word, one.instead[0]),
             )
+        if every_word:
+            st.button(
+                TEXT["every"], key=f"{key}_every", type="tertiary", help=TEXT["left_help"],
+                on_click=st.session_state.update, args=({every_word: True},),
+            )  # fmt: skip
 
 
 def _exchange(key: str, word: str, instead: str) -> None:
     """Put the nearest known words in the place of one that does little."""
     said = str(st.session_state.get(key, ""))
-    st.session_state[key] = re.sub(_standing(word), instead.replace("\\", r"\\"), said, flags=re.IGNORECASE)
-
-
-def _standing(word: str) -> str:
-    """A pattern for a word or phrase where it stands by itself, with blanks or underscores in it."""
-    return rf"(?<![^\W_]){re.escape(word)}(?![^\W_])".replace(r"\ ", r"[ _]+")
+    st.session_state[key] = re.sub(standing(word), instead.replace("\\", r"\\"), said, flags=re.IGNORECASE)
 
 
 def known_words(model: str) -> None:
