@@ -6,6 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
+from studio.core.samplers import INVERSION_STEPS
 from studio.core.specs import MorphMethod
 from studio.features.morph.spec import MorphSpec
 from studio.interfaces.web import character, chips, inputs, motion, motion_stage, widgets
@@ -24,7 +25,8 @@ TEXT = {
 METHODS = {  # what each of them does
     "prompt": "Every frame is drawn from the same noise, with words in between: sharp, same character.",
     "direction": "Adds the difference between the two emotions' average pictures; the slider says how much.",
-    "picture": "Your picture is taken back to noise and only its expression is drawn anew.",
+    "picture": "Your picture is taken back to noise and only its expression is drawn anew: with DDIM, "
+    f"in {INVERSION_STEPS} steps or more.",
     "latent": "Two finished pictures are mixed: quick, but both faces show through in the middle.",
 }
 HIDDEN = (
@@ -72,7 +74,7 @@ with side:
             shared_steps = inputs.number(MorphSpec, "shared_steps", "morph_shared_steps")
         spherical = method == "latent" and inputs.toggle(MorphSpec, "spherical", "morph_spherical")
         loop = motion.loop_fields(MorphSpec, "morph")
-        rest = motion.model("morph", image)
+        rest = motion.model("morph", image, method)
 with bar.shaping:
     kept = [] if image else character.chips()
     chips.show("morph", [*kept, *chips.of(MorphSpec, HIDDEN, "morph")], without=motion.LEFT_OUT)

@@ -55,6 +55,8 @@ SAMPLERS: dict[str, SamplerInfo] = {
         "DMD2", "DMD2", "LCMScheduler", {**_GRID, "original_inference_steps": 20}, few_steps=True,
     ),
 }  # fmt: skip
+# Of a picture that is taken back to noise by DDIM: with 20 steps, eyes come back in another colour.
+INVERSION_SAMPLER, INVERSION_STEPS = "ddim", 32
 FEW_STEP_SAMPLERS = tuple(name for name, sampler in SAMPLERS.items() if sampler.few_steps)
 
 

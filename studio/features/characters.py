@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studio.core.samplers import FEW_STEP_SAMPLERS
+from studio.core.samplers import FEW_STEP_SAMPLERS, INVERSION_SAMPLER, INVERSION_STEPS, SAMPLERS
 from studio.core.specs import MAX_PROMPT, Emotion, GenerateSpec, LoraRef, MorphMethod, Parameters, Recipe, Request
 from studio.engine.models.catalogue import find_lora, resolve
 from studio.features.feature import Planned, Planning
@@ -31,6 +31,8 @@ TEXT = {
     "quality": "The picture's own words are used, so the quality that was asked for changes nothing.",
     "anew": "Something was asked for that the picture wasn't drawn with (words, seed, model, LoRAs or settings), so "
     "the character is drawn anew and may look different.",
+    "in_place": "Keeping a picture takes it back to noise with {sampler}, in at least {steps} steps and with guidance "
+    "above 1: {asked} can't be used for that.",
     "few_step": "A few-step LoRA can't change a picture in place and was left out.",
 }
 # Fields of a request that decide what is drawn from the noise.
@@ -46,10 +48,21 @@ PLAIN = GenerateSpec()
 
 
 def plan_character(
-    spec: Request, base: GenerateSpec, image: str | None, emotions: Sequence[Emotion], planning: Planning
+    spec: Request,
+    base: GenerateSpec,
+    image: str | None,
+    emotions: Sequence[Emotion],
+    planning: Planning,
+    method: MorphMethod | None = None,
 ) -> Planned:
-    """The plan of a job that shows one character in several emotions: as `base` says, or as in the picture `image`."""
+    """The plan of a job that shows one character in several emotions: as `base` says, or as in the picture `image`.
+
+    `method`: how its frames are drawn; None for one that has no choice.
+    """
     known = planning.picture(image).recipe if image is not None else None
+    if method == "picture" and image is not None and (asked := _not_in_place(base)):
+        sampler = SAMPLERS[INVERSION_SAMPLER].title
+        planning.note(TEXT["in_place"].format(sampler=sampler, steps=INVERSION_STEPS, asked=asked))
     if known is not None:
         base = merge_request(base, known, planning)
     else:
@@ -62,6 +75,18 @@ def plan_character(
         complete=False,
         alike=[planning.wording.prompted(base, emotion, base.style) for emotion in emotions],
     )
+
+
+def _not_in_place(base: GenerateSpec) -> str:
+    """What was asked for that the method "picture" can't heed (see `in_place`), in words."""
+    asked = []
+    if base.steps is not None and base.steps < INVERSION_STEPS:
+        asked.append(f"{base.steps} steps")
+    if base.sampler not in ("auto", INVERSION_SAMPLER):
+        asked.append(f"the sampler {SAMPLERS[base.sampler].title}")
+    if base.guidance is not None and base.guidance <= 1:
+        asked.append(f"guidance {base.guidance:g}")
+    return ", ".join(asked)
 
 
 def one_character(base: GenerateSpec, planning: Planning) -> GenerateSpec:
@@ -133,7 +158,8 @@ def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> Gen
     if asked("quality") and base.quality != known.quality:
         planning.note(TEXT["quality"])
     if asked("text") and base.text != known.text:
-        words = planning.wording.written(base, fixed=False).layers.text
+        said = base.model_copy(update={"model": changes.get("model", known.model)})  # whose words count
+        words = planning.wording.written(said, fixed=False).layers.text
         changes |= {"prompt": ", ".join(part for part in (known.prompt, words) if part), "text": base.text}
     merged = known.model_copy(update=changes)
     if asked("style"):
@@ -205,7 +231,7 @@ def method(job: Job, who: Character, asked: MorphMethod, note_uploads: bool = Tr
 
 def in_place(engine: Any, job: Job, base: GenerateSpec) -> GenerateSpec:
     """The request as the method "picture" carries it out: DDIM in small steps, guided, without few-step adapters."""
-    from studio.engine.motion.morph import INVERTED, MIN_STEPS
+    from studio.engine.motion.morph import INVERTED
 
     info = resolve(base.model, engine.settings, with_hash=False)
     loras = tuple(ref for ref in base.loras if find_lora(ref.path, engine.settings).fast is None)
@@ -213,8 +239,8 @@ def in_place(engine: Any, job: Job, base: GenerateSpec) -> GenerateSpec:
         job.note(TEXT["few_step"])
     guided = base.guidance is not None and base.guidance > 1
     changes: dict[str, Any] = {
-        "sampler": "ddim",
-        "steps": min(50, max(base.steps or info.steps, MIN_STEPS)),
+        "sampler": INVERSION_SAMPLER,
+        "steps": min(50, max(base.steps or info.steps, INVERSION_STEPS)),
         "guidance": base.guidance if guided else info.guidance,
         "strength": INVERTED,
         "loras": loras,

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from support.checkpoints import tiny_sd
 
+from studio.core.samplers import INVERSION_STEPS
 from studio.core.settings import EMBEDDED_MODEL, Settings
 from studio.core.specs import MAX_FRAME, ControlSpec, GenerateSpec, LoraRef, Recipe
 from studio.engine import judging
@@ -299,7 +300,7 @@ def test_a_picture_is_changed_in_place_without_few_step_adapters(
     frame = recipe(studio, job.result["frames"][1])
     assert [Path(ref.path).stem for ref in frame.loras] == ["look"]
     assert not frame.fast
-    assert (frame.steps, frame.sampler, frame.guidance) == (morph.MIN_STEPS, "ddim", 3.0)
+    assert (frame.steps, frame.sampler, frame.guidance) == (INVERSION_STEPS, "ddim", 3.0)
     assert frame.strength == morph.INVERTED
 
 
@@ -308,7 +309,7 @@ def test_a_picture_that_is_drawn_for_it_takes_the_fast_path(studio: Studio) -> N
     job = done(studio, MorphSpec(base=asked, frames=3, method="picture"))
     source, frame = (recipe(studio, id) for id in (job.result["source"], job.result["frames"][1]))
     assert (source.fast, source.steps) == (True, 4)
-    assert (frame.fast, frame.steps) == (False, morph.MIN_STEPS)
+    assert (frame.fast, frame.steps) == (False, INVERSION_STEPS)
     assert json.loads(frame.frame)["source"] == job.result["source"]
 
 

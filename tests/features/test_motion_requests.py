@@ -93,6 +93,22 @@ def test_an_upload_is_kept_and_the_page_says_why(page_home: Path) -> None:
     assert characters.TEXT["uploaded"] in captions(at)
 
 
+def test_what_keeping_a_picture_cant_heed_is_said_before(page_home: Path) -> None:
+    image = upload()
+    base = GenerateSpec(model=studio().settings.model, steps=10, sampler="euler_a", guidance=1)
+    for spec in (MorphSpec(base=base, image=image), SpritesSpec(base=base, image=image)):
+        [note] = [note for note in studio()._resolver.plan(spec, "me").notes if "back to noise" in note]
+        assert all(said in note for said in ("32 steps", "10 steps", "the sampler Euler a", "guidance 1"))
+    heeded = base.model_copy(update={"steps": 40, "sampler": "ddim", "guidance": 2.0})
+    assert studio()._resolver.plan(MorphSpec(base=heeded, image=image), "me").notes == ()
+    assert studio()._resolver.plan(MorphSpec(base=base), "me").spec.base.steps == 10  # drawn anew: no note is needed
+    at = page(morph_picture=image, morph_steps=10)
+    assert at.session_state["morph_method"] == "picture"
+    assert at.number_input(key="morph_steps").value == 32
+    assert any("taken back to noise in small steps" in said.value for said in at.toast)
+    assert any("in 32 steps or more" in said for said in captions(at))
+
+
 @pytest.mark.parametrize(("sure", "noted"), [(0.3, True), (0.9, False)])
 def test_a_judge_that_sees_no_face_says_so(monkeypatch: pytest.MonkeyPatch, sure: float, noted: bool) -> None:
     said: list[str] = []

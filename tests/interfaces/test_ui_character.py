@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from support.pages import STEPS, app, draw, finish, sentences, to
+from support.pages import MAIN, STEPS, app, draw, finish, sentences, to
 
 from studio.interfaces.web import character
 from studio.interfaces.web.resources import studio
@@ -80,6 +80,37 @@ def test_a_drawn_character_is_kept_on_every_page(page_home: Path) -> None:
     assert "character" not in at.session_state
     to(at, "generate")
     assert "character" not in chips(at, "gen")
+
+
+@pytest.mark.parametrize("page", ["generate", "sketch_to_character", "emotion_morph", "gallery"])
+def test_a_kept_character_survives_a_reload(page_home: Path, page: str) -> None:
+    at = app(page, character=HER)
+    said = at.query_params["keep"]
+    fresh = AppTest.from_file(MAIN, default_timeout=90)
+    fresh.session_state["owner"] = "me"
+    fresh.query_params["keep"] = said
+    to(fresh, page)
+    assert tuple(fresh.session_state["character"]) == HER
+    if page == "generate":
+        assert fresh.query_params["keep"] == said
+        fresh.button(key="gen_chip_character").click().run()
+        assert "keep" not in fresh.query_params
+        assert "character" not in fresh.session_state
+
+
+def test_a_reload_after_a_picture_keeps_character_and_words_apart(page_home: Path) -> None:
+    at = app(character=HER, gen_steps=STEPS)
+    at.text_input(key="gen_text").set_value("running").run()
+    at.button(key="gen_draw").click().run()
+    job = finish(at)
+    assert "glasses" in studio().job_spec(job.id, "me").text
+    fresh = AppTest.from_file(MAIN, default_timeout=90)
+    fresh.session_state["owner"] = "me"
+    for name in ("keep", "job"):
+        fresh.query_params[name] = at.query_params[name]
+    fresh.run()
+    assert tuple(fresh.session_state["character"]) == HER
+    assert fresh.text_input(key="gen_text").value == "running"
 
 
 def test_a_recipe_brings_a_character_of_its_own(page_home: Path) -> None:

@@ -320,12 +320,12 @@ def test_a_picture_brings_its_model_and_another_choice_counts(page_home: Path) -
     assert at.selectbox(key="morph_model").value == model
     assert at.number_input(key="morph_seed").placeholder == motion.TEXT["as_drawn"]
     at.number_input(key="morph_seed").set_value(6).run()
-    at.number_input(key="morph_steps").set_value(3).run()
+    at.number_input(key="morph_steps").set_value(33).run()
     at.button(key="morph_draw").click().run()
     assert not at.exception
     spec = studio().job_spec(at.session_state["job:emotion_morph"], "me")
     assert isinstance(spec, MorphSpec)
-    assert (spec.base.model, spec.base.seed, spec.base.steps) == (model, 6, 3)
+    assert (spec.base.model, spec.base.seed, spec.base.steps) == (model, 6, 33)
     studio().cancel(at.session_state["job:emotion_morph"], "me")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from PIL import Image, ImageFilter
 
+from studio.core.samplers import INVERSION_STEPS
 from studio.core.specs import MAX_SEED, Easing, MorphMethod, Recipe
 from studio.engine.diffusion import inversion, latents, sampling, schedulers, text
 from studio.engine.diffusion.attention import anchored
@@ -43,7 +44,6 @@ INVERTED = 0.75  # share of the noise up to which a given picture is taken back
 EYES = re.compile(
     r"(?:black|brown|red|orange|yellow|golden|green|aqua|blue|purple|pink|grey|gray|white) eyes", re.IGNORECASE
 )
-MIN_STEPS = 32  # inversion needs small steps: with 20, eyes come back in another colour; the few-step path has none
 ROUNDS = 3  # how often frames are moved until they look equally far apart
 MEAN_OF = 6  # pictures per emotion whose mean says where that emotion lies
 MEANS_KEPT = 64  # means of emotions kept with a loaded model, some 10 to 70 kB each
@@ -238,7 +238,7 @@ class PictureMorph(_Chain):
         # Guidance that was distilled away or is 1 can't move an emotion that the residuals hold.
         info = components.info
         self.guidance = guidance_of(recipe, info.guidance if recipe.fast or recipe.guidance <= 1 else None)
-        steps = max(recipe.steps, MIN_STEPS)
+        steps = max(recipe.steps, INVERSION_STEPS)
         self.inversion = self.halving_batch(
             lambda batch: inversion.invert(
                 components, clean, self.before, self.negative, self.guidance, steps, strength, recipe.seed, batch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
-from studio.features.characters import plan_character
+from studio.features.characters import default_method, plan_character
 from studio.features.feature import Planned, Planning
 
 
@@ -15,4 +15,5 @@ def plan_animation(spec: AnimateSpec, planning: Planning) -> Planned:
 
 def plan_sprites(spec: SpritesSpec, planning: Planning) -> Planned:
     """One character in several emotions."""
-    return plan_character(spec, spec.base, spec.image, spec.emotions, planning)
+    method = spec.method or default_method(spec.image)
+    return plan_character(spec, spec.base, spec.image, spec.emotions, planning, method)

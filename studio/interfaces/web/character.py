@@ -1,6 +1,6 @@
 """A character that is kept: shown under a drawn picture, locked by a click, in the words of every page's next pictures.
 
-It is kept for the session; a request has its words in its text, so that a reload finds them there.
+A request has its words in its text.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import streamlit as st
 from studio.core.views import Picture
 from studio.interfaces.web import text
 from studio.interfaces.web.chips import Chip
+from studio.interfaces.web.kept import KEY, drop, words
 from studio.interfaces.web.resources import studio
 
-KEY = "character"  # the words, in the session
 SHOWN = 40  # characters of the chip's label
 TEXT = {
     "decided": "You left open, so it was decided:",
@@ -24,19 +24,17 @@ TEXT = {
 }
 
 
-def words() -> tuple[str, ...]:
-    """The words of the character that is kept; none where none is."""
-    return tuple(st.session_state.get(KEY, ()))
-
-
 def into(typed: str) -> str:
     """What a page's next request says: what was typed, and what it leaves open of the character that is kept."""
     return studio().prompts.with_character(typed, words()) if words() else typed
 
 
-def drop() -> None:
-    """Let go of it."""
-    st.session_state.pop(KEY, None)
+def out_of(text: str) -> str:
+    """What was typed of a request that was made by `into`: without the words of the character at its end."""
+    parts = text.split(", ")
+    while parts and parts[-1] in words():
+        parts.pop()
+    return ", ".join(parts)
 
 
 def chips() -> list[Chip]:

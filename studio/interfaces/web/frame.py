@@ -14,7 +14,7 @@ import streamlit as st
 from studio.core.errors import StudioError
 from studio.core.settings import REPOSITORY, settings
 from studio.core.views import JobView
-from studio.interfaces.web import belongings, text
+from studio.interfaces.web import belongings, kept, text
 from studio.interfaces.web.gate import LOGOUT
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -70,6 +70,7 @@ def begin() -> None:
     st.logo(str(STATIC / "mark.svg"), size="large")  # its name stands beside it by the style sheet, in the theme's font
     belongings.come_along()
     page = st.navigation(navigation())
+    kept.remember()
     # The canvas must know whether this run is the first on its page.
     st.session_state["_arrived"] = st.session_state.get("_last_page") != page.url_path
     st.session_state["_last_page"] = page.url_path

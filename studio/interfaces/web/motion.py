@@ -15,6 +15,7 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.samplers import INVERSION_STEPS
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, Emotion, GenerateSpec, Keyframe, bounds
 from studio.core.views import Picture
@@ -38,6 +39,8 @@ TEXT = {
     "model has a judge, as the embedded one does; with any other model only the emotion is known.",
     "words_upload": "What the picture shows",
     "as_drawn": "as in the picture",
+    "at_least": f"{INVERSION_STEPS} or more",
+    "inverted": "To keep a picture, it is taken back to noise in small steps.",
     "add": "Add an emotion",
     "clear": "Clear",
     "no_chain": "No emotion yet: add the first one below.",
@@ -276,7 +279,7 @@ def words(prefix: str, image: str | None, place: Any) -> dict[str, Any]:
     return {"text": character.into(said or ""), "style": style}
 
 
-def model(prefix: str, image: str | None) -> dict[str, Any]:
+def model(prefix: str, image: str | None, method: str = "") -> dict[str, Any]:
     """Model, LoRAs, seed and steps. Model and LoRAs of a picture that was drawn here are chosen with it."""
     picture = picture_of(image)
     recipe = picture.recipe if picture is not None else None
@@ -287,7 +290,11 @@ def model(prefix: str, image: str | None) -> dict[str, Any]:
         except StudioError:  # the picker names those that aren't here
             st.session_state[f"{prefix}_loras"] = [ref.path for ref in recipe.loras]
     st.session_state[f"{prefix}_model_of"] = image
-    return parameters.form(prefix, without=LEFT_OUT, blank="" if recipe is None else TEXT["as_drawn"])
+    blank = "" if recipe is None else TEXT["as_drawn"]
+    hints: dict[str, dict[str, Any]] = {}
+    if method == "picture":
+        hints["steps"] = {"min_value": INVERSION_STEPS, "because": TEXT["inverted"], "placeholder": TEXT["at_least"]}
+    return parameters.form(prefix, without=LEFT_OUT, blank=blank, hints=hints)
 
 
 def keyframes(prefix: str, frames: int) -> tuple[Keyframe, ...]:

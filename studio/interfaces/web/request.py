@@ -20,7 +20,7 @@ from studio.core.fields import describe
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
 from studio.core.views import ImportedRecipe
-from studio.interfaces.web import character, inputs, parameters, text, widgets
+from studio.interfaces.web import character, inputs, kept, parameters, text, widgets
 from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -141,7 +141,11 @@ def restore(job_id: str) -> None:
         asked = studio().job_spec(job_id, owner())
         base = asked if isinstance(asked, GenerateSpec) else getattr(asked, "base", None)
         if base is not None:
+            who = kept.words()
             load(ImportedRecipe(spec=base.model_copy(update={"seed": None}), origin="studio"), TEXT["restored"])
+            if who and base.prompt is None:  # the same that was in that request
+                st.session_state[kept.KEY] = who
+                st.session_state["gen_text"] = character.out_of(base.text)
 
 
 def load(imported: ImportedRecipe, said: str = TEXT["loaded"]) -> None:
