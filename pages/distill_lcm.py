@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import distill, runs
 
 PAGE = "distill_lcm"
@@ -12,6 +13,7 @@ TEXT = {
     "lead": "A student learns to draw in four steps what its teacher needs twenty for. The run goes on when this page, "
     "or the studio, is closed.",
 }
+TEXT = texts(TEXT)
 
 st.title(TEXT["title"], anchor=False)
 st.caption(TEXT["lead"])

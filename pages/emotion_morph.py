@@ -6,6 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.core.samplers import INVERSION_STEPS
 from studio.core.specs import MorphMethod
 from studio.features.morph.spec import MorphSpec
@@ -22,13 +23,15 @@ TEXT = {
     "draw": "Morph",
     "empty": "Choose emotions and press Morph.",
 }
+TEXT = texts(TEXT)
 METHODS = {  # what each of them does
     "prompt": "Every frame is drawn from the same noise, with words in between: sharp, same character.",
     "direction": "Adds the difference between the two emotions' average pictures; the slider says how much.",
     "picture": "Your picture is taken back to noise and only its expression is drawn anew: with DDIM, "
-    f"in {INVERSION_STEPS} steps or more.",
+    "in {steps} steps or more.",
     "latent": "Two finished pictures are mixed: quick, but both faces show through in the middle.",
 }
+METHODS = texts(METHODS)
 HIDDEN = (
     "easing",
     "amount",
@@ -57,7 +60,7 @@ with side:
     method = inputs.buttons(
         MorphSpec, "method", "morph_method", choices=names, default="picture" if image else "prompt", help=None
     )
-    st.caption(METHODS[method])
+    st.caption(METHODS[method].format(steps=INVERSION_STEPS))
     if why:
         st.caption(why)
     beside = st.container()  # where the amount stands when it is what the method is about

@@ -7,6 +7,7 @@ import datetime
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.interfaces.web import belongings, frame, gallery, text, trash, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -23,6 +24,7 @@ TEXT = {
     "zip": "Download {pictures} as ZIP",
     "gone": "The picture that the address names isn't here: it was deleted, or it is in another browser's gallery.",
 }
+TEXT = texts(TEXT)
 
 st.title(TEXT["title"], anchor=False)
 trash.offer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import chips, frame, lab, many, prompt_panel, request, results, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -17,6 +18,7 @@ TEXT = {
     "ideas": "Ideas",
     "last": "Your last picture",
 }
+TEXT = texts(TEXT)
 IDEAS = {
     "School friend": "brown hair, short hair, green eyes, serafuku, blue sailor collar",
     "Ice princess": "silver hair, long hair, blue eyes, white kimono",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.core.specs import Keyframe
 from studio.features.animate.spec import AnimateSpec
 from studio.interfaces.web import character, chips, inputs, motion, motion_stage, widgets
@@ -24,6 +25,7 @@ TEXT = {
     "empty": "Choose a picture, or let one be drawn, and press Animate.",
     "too_few": "Add at least one emotion.",
 }
+TEXT = texts(TEXT)
 
 HIDDEN = ("consistent", "inbetweens", "pingpong", "fps", "format")  # in "More settings"
 

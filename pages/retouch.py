@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.interfaces.web import brush, chips, motion, retouch, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -20,6 +21,7 @@ TEXT = {
     "draw": "Redraw",
     "unmasked": "Paint over something first.",
 }
+TEXT = texts(TEXT)
 
 with st.bottom:
     problem, shaping = st.empty(), st.container()
@@ -64,6 +66,6 @@ with result:
             if job and not job.active:
                 retouch.show(job)
         except StudioError as error:
-            st.error(text.escape(str(error)), icon=":material/error:")
+            st.error(text.say(error), icon=":material/error:")
 if said := st.session_state.pop("rt_problem", None):
-    problem.error(text.escape(said), icon=":material/error:")
+    problem.error(text.say(said), icon=":material/error:")

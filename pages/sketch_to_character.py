@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import canvas, character, chips, sketch, text, widgets
 from studio.interfaces.web.resources import studio
 
@@ -16,6 +17,7 @@ TEXT = {
     "draw": "Draw",
     "nothing": "Draw something first, upload a drawing, or take an example.",
 }
+TEXT = texts(TEXT)
 
 sketch.receive(PAGE)
 with st.bottom:
@@ -55,4 +57,4 @@ with result:
         if job and not job.active:
             sketch.show(job)
 if said := st.session_state.pop("sk_problem", None):
-    problem.error(text.escape(said), icon=":material/error:")
+    problem.error(text.say(said), icon=":material/error:")

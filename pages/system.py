@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import system
 from studio.interfaces.web.resources import studio
 
@@ -16,6 +17,7 @@ TEXT = {
     "versions": "Versions",
     "home": "The studio writes to {home}. Models from the Hugging Face Hub are in the Hub's own cache (HF_HOME).",
 }
+TEXT = texts(TEXT)
 
 with st.container(horizontal=True, vertical_alignment="center"):
     st.title(TEXT["title"], anchor=False)

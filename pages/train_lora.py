@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.specs import RUN_KINDS, GenerateSpec, LoraRef
 from studio.core.views import RunView
 from studio.features.sheets.spec import Axis, GridSpec
@@ -41,6 +42,7 @@ TEXT = {
     "import_go": "Import",
     "imported": "{title} is in the LoRA list now.",
 }
+TEXT = texts(TEXT)
 
 
 def after(run: RunView) -> None:
@@ -72,7 +74,7 @@ def after(run: RunView) -> None:
                     url = studio().runs.publish(run.id, repository, private=not public)
                     st.success(TEXT["hub_done"].format(url=text.escape(url)))
                 except StudioError as problem:
-                    st.error(str(problem))
+                    st.error(text.say(problem))
     job_id = widgets.current_job(PAGE) if captions.followed() is None else None
     if job_id and (job := widgets.job_panel(job_id, PAGE)) and not job.active:
         results.show(job)
@@ -83,7 +85,7 @@ def _use(run: RunView, adapter: Path, words: str) -> None:
     try:
         widgets.put_loras("gen_loras", [LoraRef(path=str(adapter), weight=studio().models.lora(str(adapter)).weight)])
     except StudioError as problem:  # deleted since
-        st.error(text.escape(str(problem)), icon=":material/link_off:")
+        st.error(text.say(problem), icon=":material/link_off:")
         return
     st.session_state["gen_model"] = run.model
     said = str(st.session_state.get("gen_text") or "").strip(" ,")

@@ -24,11 +24,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+
+from studio.core.i18n import _, texts
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -106,8 +108,8 @@ class SpecField:
     """
 
     name: str
-    label: str
-    help: str
+    title: str
+    description: str
     type: Any
     optional: bool
     required: bool
@@ -115,6 +117,16 @@ class SpecField:
     choices: tuple[Any, ...]
     bounds: Mapping[str, Any]
     about: About
+
+    @property
+    def label(self) -> str:
+        """Its title in the language that is spoken."""
+        return _(self.title)
+
+    @property
+    def help(self) -> str:
+        """Its description in the language that is spoken."""
+        return _(self.description)
 
     @property
     def whole(self) -> bool:
@@ -169,15 +181,15 @@ def _described(name: str, info: FieldInfo) -> SpecField:
         bounds |= {bound: value for bound in _BOUNDS if (value := getattr(item, bound, None)) is not None}
     return SpecField(
         name=name,
-        label=info.title or name.replace("_", " ").capitalize(),
-        help=info.description or "",
+        title=info.title or name.replace("_", " ").capitalize(),
+        description=info.description or "",
         type=plain,
         optional=optional,
         required=info.is_required(),
         default=None if info.is_required() else info.get_default(call_default_factory=True),
         choices=_choices(plain),
         bounds=bounds,
-        about=about,
+        about=replace(about, names=texts(about.names)),
     )
 
 

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     key_requests: int = Field(0, ge=0, description="Requests a minute that a key of the API may send; 0: any number.")
     key_pictures: int = Field(0, ge=0, description="Pictures a day that a key may have drawn; 0: any number.")
 
+    lang: str = Field("", description="Language of whoever has chosen none, as in `ja`; pages ask the browser first.")
     host: str = Field("127.0.0.1", description="Address that `make run` and the API bind to.")
     port: int = Field(8501, ge=1, le=65535, description="Port that `make run` binds to; the API has an option.")
     one_gallery: bool = Field(

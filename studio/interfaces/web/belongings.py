@@ -10,6 +10,7 @@ from html import escape
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.core.owners import LOCAL
 from studio.core.settings import settings
 from studio.interfaces.web import text
@@ -25,6 +26,7 @@ TEXT = {
     "choose": "Choose a name to find your pictures in every browser",
     "name": "Your name here: {name}",
 }
+TEXT = texts(TEXT)
 
 
 def come_along() -> None:

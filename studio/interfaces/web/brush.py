@@ -14,6 +14,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from studio.core.i18n import texts
 from studio.core.views import Picture
 from studio.interfaces.web.canvas import size_of
 from studio.interfaces.web.identity import owner
@@ -32,6 +33,7 @@ TEXT = {
     "clear": "Clear",
     "hint": "Paint over what is to be drawn anew. Undo and redo of strokes: above the canvas, when the mouse is on it.",
 }
+TEXT = texts(TEXT)
 _STATE = "_mask"
 
 

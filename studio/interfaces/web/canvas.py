@@ -16,6 +16,8 @@ import streamlit as st
 from PIL import Image, ImageChops
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
+from studio.interfaces.web import text
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -27,6 +29,7 @@ TOOLS = {
     "circle": ("Circle", "circle"),
     "eraser": ("Eraser", "freedraw"),
 }
+TOOLS = texts(TOOLS)
 TEXT = {
     "tool": "Tool",
     "width": "Width",
@@ -36,6 +39,7 @@ TEXT = {
     "back": "Bring my drawing back",
     "hint": "Undo, redo and moving of single strokes: above the canvas, when the mouse is on it.",
 }
+TEXT = texts(TEXT)
 _STATE = "_canvas"
 _KEPT = ("strokes", "png", "paper")
 
@@ -78,7 +82,7 @@ def _keep() -> None:
     try:
         studio().save_canvas(_current(), owner())
     except StudioError as error:
-        st.warning(str(error), icon=":material/save:")
+        st.warning(text.say(error), icon=":material/save:")
 
 
 def _current() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import streamlit as st
 from PIL import Image
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.views import JobView
 from studio.features.caption.spec import CaptionSpec
 from studio.interfaces.web import inputs, text, widgets
@@ -46,7 +47,9 @@ TEXT = {
     "caption": "Caption",
     "done": "{written} written, {kept} kept. Read them before you train.",
 }
+TEXT = texts(TEXT)
 BULK = {"add": "Add at the end", "first": "Add in front", "remove": "Remove", "replace": "Replace"}
+BULK = texts(BULK)
 
 
 def followed() -> JobView | None:
@@ -180,7 +183,7 @@ def _first(report: Report, captions: dict[str, str]) -> None:
         _save(report, captions)  # the table is gone while the job works
         widgets.start(parse_spec({"kind": "caption", "threshold": threshold} | fields), PAGE)
     except StudioError as problem:
-        st.error(str(problem), icon=":material/error:")
+        st.error(text.say(problem), icon=":material/error:")
     else:
         st.rerun()
 
@@ -214,4 +217,4 @@ def _outcome(job: JobView) -> None:
         written = text.plural(len(job.result["captions"]), "caption")
         st.success(TEXT["done"].format(written=written, kept=job.result["kept"]), icon=":material/check:")
     for note in job.notes:
-        st.info(text.escape(note), icon=":material/info:")
+        st.info(text.say(note), icon=":material/info:")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.core.views import Picture
 from studio.interfaces.web import text
 from studio.interfaces.web.chips import Chip
@@ -22,6 +23,7 @@ TEXT = {
     "drop_help": "Kept in the next pictures on every page: {words}. Click to let go of it.",
     "chip": "Same character: {words}",
 }
+TEXT = texts(TEXT)
 
 
 def into(typed: str) -> str:

@@ -13,12 +13,14 @@ import streamlit as st
 
 from studio.core.errors import StudioError
 from studio.core.fields import SpecField, describe
+from studio.core.i18n import _, texts
 from studio.core.settings import settings
 from studio.core.specs import Spec
 from studio.interfaces.web import parameters, text
 from studio.interfaces.web.resources import studio
 
 TEXT = {"reset": "Reset", "reset_help": "Undo all of these.", "undo": "Click to undo.", "on": "on", "off": "off"}
+TEXT = texts(TEXT)
 CLOSE = ":material/close_small:"
 
 
@@ -29,7 +31,7 @@ class Chip:
     name: str  # of its key
     label: str
     undo: Callable[[], None]
-    help: str = TEXT["undo"]
+    help: str = ""  # "Click to undo."
 
 
 def show(prefix: str, others: Sequence[Chip] = (), *, without: Sequence[str] = ()) -> None:
@@ -41,7 +43,7 @@ def show(prefix: str, others: Sequence[Chip] = (), *, without: Sequence[str] = (
         for chip in chips:
             st.button(
                 f"{text.escape(chip.label)} {CLOSE}", key=f"{prefix}_chip_{chip.name}", on_click=chip.undo,
-                help=chip.help,
+                help=chip.help or TEXT["undo"],
             )  # fmt: skip
         if len(chips) > 1:
             st.button(
@@ -86,7 +88,7 @@ def _shown(field: SpecField, value: Any) -> str:
     if field.type is float:
         value = f"{value:g}"
     words = str(value).rstrip("/").rsplit("/", 1)[-1] if field.type is str else str(value)
-    return f"{words} {field.about.unit}".strip()
+    return f"{words} {_(field.about.unit)}".strip()
 
 
 def _title(path: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
+from studio.core.i18n import texts
 from studio.core.specs import ControlRunSpec
 from studio.core.views import RunView
 from studio.interfaces.web import captions, inputs, text, widgets
@@ -25,6 +26,7 @@ TEXT = {
     "held": "Loss on pictures it never learnt from: {with_it} with their lines (before training {before}), without "
     "any {without}.",
 }
+TEXT = texts(TEXT)
 
 
 def _number(field: str, **options: Any) -> Any:

@@ -14,6 +14,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.specs import LcmSpec, LoraRef
 from studio.core.views import RunView
 from studio.interfaces.web import download, inputs, text, widgets
@@ -61,9 +62,12 @@ TEXT = {
     "quality": "Quality by checkpoint",
     "best": "Kept: {name}",
 }
+TEXT = texts(TEXT)
 POLL = 10.0  # seconds between two looks at a curve
 SOURCES = {"teacher": "The model's own pictures", "folder": "My pictures"}
+SOURCES = texts(SOURCES)
 NAMES = {"student": "Student", "teacher": "Teacher at its best", "dpmpp_2m": "DPM++ 2M"}
+NAMES = texts(NAMES)
 COLOURS = {"Student": "#7c4dff", "Teacher at its best": "#2a9d8f", "DPM++ 2M": "#e07a5f"}
 MEASURES = {
     "emotion": ("Emotion as asked", True),
@@ -72,6 +76,7 @@ MEASURES = {
     "clip": ("CLIP score", True),
     "drift": ("Distance to the teacher's picture (less is better)", False),
 }
+MEASURES = texts(MEASURES)
 
 
 # --- the request ----------------------------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ def after(run: RunView) -> None:
             try:
                 widgets.put_loras("gen_loras", refs)
             except StudioError as problem:  # a character that was deleted since
-                st.error(str(problem), icon=":material/link_off:")
+                st.error(text.say(problem), icon=":material/link_off:")
                 return
             st.session_state.update(
                 {"gen_model": str(adapter) if whole else run.model, "gen_steps": steps, "gen_guidance": None,

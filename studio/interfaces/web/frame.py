@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import N_, _, texts, translated
 from studio.core.settings import REPOSITORY, settings
 from studio.core.views import JobView
-from studio.interfaces.web import belongings, kept, text
+from studio.interfaces.web import belongings, kept, language, text
 from studio.interfaces.web.gate import LOGOUT
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -30,9 +31,9 @@ RUN_ICONS = {
 }
 STATIC = Path(__file__).parent / "static"
 SECTIONS = {
-    "Create": ("generate", "emotion_morph", "sketch_to_character", "retouch", "img2img_animation"),
-    "Teach": ("train_lora", "distill_lcm"),
-    "Library": ("gallery", "system"),
+    N_("Create"): ("generate", "emotion_morph", "sketch_to_character", "retouch", "img2img_animation"),
+    N_("Teach"): ("train_lora", "distill_lcm"),
+    N_("Library"): ("gallery", "system"),
 }
 # Which page shows a job of which kind.
 HOME_OF = {
@@ -61,10 +62,12 @@ TEXT = {
     "no_page": "There is no page {name} here, so this is {shown}.",
     "failed": "Something went wrong inside the studio. It is written down in its log; what you made is safe.",
 }
+TEXT = texts(TEXT)
 
 
 def begin() -> None:
     """Draw the frame and run the page that the address names."""
+    language.begin()
     st.set_page_config(page_icon=str(STATIC / "mark.svg"), layout="wide", initial_sidebar_state=SIDEBAR)
     st.html(STATIC / "studio.css")
     st.logo(str(STATIC / "mark.svg"), size="large")  # its name stands beside it by the style sheet, in the theme's font
@@ -80,6 +83,7 @@ def begin() -> None:
             st.fragment(busy_line, run_every=3)(page.url_path)
         if announce_runs():
             st.fragment(announce_runs, run_every=RUN_POLL)()
+        language.choose()
         if settings().password is not None:
             belongings.whose()
             st.html(f'<a class="studio-leave" href="{LOGOUT}" target="_self">{TEXT["leave"]}</a>')
@@ -91,7 +95,7 @@ def begin() -> None:
     try:
         page.run()
     except StudioError as problem:
-        _say(str(problem))
+        _say(translated(str(problem)))
 
 
 def unknown_page() -> str | None:
@@ -103,8 +107,8 @@ def unknown_page() -> str | None:
 
 def _say(problem: str) -> None:
     # The end of the page, where the error is put, may be far below what somebody sees of it.
-    st.toast(text.escape(problem), icon=":material/error:")
-    st.error(text.escape(problem), icon=":material/error:")
+    st.toast(text.say(problem), icon=":material/error:")
+    st.error(text.say(problem), icon=":material/error:")
 
 
 def has_page(name: str) -> bool:
@@ -125,7 +129,7 @@ def navigation() -> dict[str, list[Any]]:
             if has_page(name):
                 title, icon = text.PAGE_NAMES[name]
                 page = st.Page(PAGES / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "generate")
-                listed.setdefault(heading, []).append(page)
+                listed.setdefault(_(heading), []).append(page)
     return listed
 
 
@@ -160,12 +164,13 @@ def announce_runs() -> bool:
     for run in runs:
         if run.id in before and run.state in RUN_ICONS:
             words = TEXT[f"run_{run.state}"]
-            said = words.format(name=text.escape(run.name), error=text.escape(run.error or ""))
+            said = words.format(name=text.escape(run.name), error=text.say(run.error or ""))
             st.toast(said, icon=RUN_ICONS[run.state])
     return bool(training)
 
 
 def on_script_error(error: Exception) -> bool:
     """What a page shows when the studio has a bug: one sentence. Streamlit writes the traceback to the log."""
-    _say(str(error) if isinstance(error, StudioError) else TEXT["failed"])
+    language.begin()
+    _say(translated(str(error)) if isinstance(error, StudioError) else TEXT["failed"])
     return True

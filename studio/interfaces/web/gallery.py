@@ -13,10 +13,12 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import NotFound, StudioError
+from studio.core.i18n import texts
 from studio.core.specs import EMOTIONS, STYLES
 from studio.core.views import GALLERY_KINDS, GalleryFilter, Picture, PictureKind
 from studio.interfaces.web import results, text, trash
 from studio.interfaces.web.identity import owner
+from studio.interfaces.web.language import dialog
 from studio.interfaces.web.resources import studio
 
 TEXT = {
@@ -48,6 +50,7 @@ TEXT = {
     "same": "Their recipes are the same.",
     "differs": "What differs",
 }
+TEXT = texts(TEXT)
 KEYS = tuple(f"gallery_{name}" for name in ("emotion", "style", "model", "lora", "since", "until"))
 COMPARED = ("prompt", "negative", "seed", "steps", "guidance", "sampler", "width", "height", "model", "strength")
 MOST = 4  # side by side
@@ -139,7 +142,7 @@ def _clear() -> None:
     trash.forget()
 
 
-@st.dialog(TEXT["details"], width="large", icon=":material/image:")
+@dialog(TEXT, "details", width="large", icon=":material/image:")
 def details(what: Asked, number: int) -> None:
     """The picture in this place of the gallery, large, with its recipe; the arrow keys go to its neighbours."""
     number = st.session_state.setdefault("gallery_at", number)
@@ -162,7 +165,7 @@ def _step(by: int) -> None:
     st.session_state["gallery_at"] += by
 
 
-@st.dialog(TEXT["details"], width="large", icon=":material/image:")
+@dialog(TEXT, "details", width="large", icon=":material/image:")
 def linked(picture: Picture) -> None:
     """A picture that the address names."""
     whole(picture)
@@ -173,13 +176,13 @@ def whole(picture: Picture) -> None:
     try:
         results.large(studio().picture(picture.id, owner()))
     except NotFound as error:  # its file is gone: it can still be deleted
-        st.error(str(error))
+        st.error(text.say(error))
     if st.button(TEXT["delete"], key=f"gallery_delete_{picture.id}", icon=":material/delete:", type="tertiary"):
         trash.remove([picture.id])
         st.rerun()
 
 
-@st.dialog(TEXT["compare"], width="large", icon=":material/compare:")
+@dialog(TEXT, "compare", width="large", icon=":material/compare:")
 def compare(ids: list[str]) -> None:
     """A few pictures side by side, and where their recipes differ."""
     pictures = []

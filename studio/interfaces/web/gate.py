@@ -31,6 +31,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 
+from studio.core.i18n import texts
 from studio.core.net import is_loopback, passed_on
 from studio.core.settings import Settings, settings
 from studio.interfaces.web.identity import (
@@ -80,6 +81,7 @@ TEXT = {
     "no_name": "Type a name.",
     "elsewhere": "Choose your name on this studio's own page.",
 }
+TEXT = texts(TEXT)
 PASSWORD_FIELDS = """<label for="password">Password</label>
     <input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
     <label for="name">Your name (optional)</label>

@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from studio.core.fields import SpecField, describe
+from studio.core.i18n import _, texts
 from studio.core.specs import Spec
 from studio.interfaces.web import text
 
@@ -21,6 +22,7 @@ TEXT = {
     "at_least": "{low} or more",
     "multiple": "in steps of {step}",
 }
+TEXT = texts(TEXT)
 STEP = 0.05  # of a number with decimals whose spec names no other
 
 
@@ -42,7 +44,7 @@ def field(spec: type[Spec], name: str, key: str, **options: Any) -> Any:
 
 def label(known: SpecField) -> str:
     """What stands above a field: its name and, behind it, its unit."""
-    return f"{known.label} ({known.about.unit})" if known.about.unit else known.label
+    return f"{known.label} ({_(known.about.unit)})" if known.about.unit else known.label
 
 
 def _common(known: SpecField, options: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def toggle(spec: type[Spec], name: str, key: str, **options: Any) -> bool:
 def line(spec: type[Spec], name: str, key: str, **options: Any) -> str | None:
     """A line of text, without spaces around it."""
     known = describe(spec, name)
-    settings = {"placeholder": known.about.blank or None, "max_chars": known.bounds.get("max_length")}
+    settings = {"placeholder": _(known.about.blank) or None, "max_chars": known.bounds.get("max_length")}
     typed = st.text_input(
         options.pop("label", label(known)),
         options.pop("value", known.default or ""),
@@ -136,12 +138,12 @@ def number(spec: type[Spec], name: str, key: str | None, *, slider: bool = False
         options["value"] = None if default is None else convert(default)
     elif default is None and not slider:
         options["value"] = None  # an empty field stays one that may be empty
-    shown = f"{said} ({known.about.unit})" if known.about.unit else said
+    shown = f"{said} ({_(known.about.unit)})" if known.about.unit else said
     if key is not None:
         options = _common(known, options)
     if slider:
         return st.slider(shown, **limits, step=step, key=key, **options)
-    options = {"placeholder": known.about.blank or None} | options
+    options = {"placeholder": _(known.about.blank) or None} | options
     if key is None:
         options |= limits
     return st.number_input(shown, step=step, key=key, **options)

@@ -13,6 +13,7 @@ import streamlit as st
 
 from studio.core.errors import StudioError
 from studio.core.fields import describe
+from studio.core.i18n import texts
 from studio.core.specs import MAX_SEED, BatchRow, GenerateSpec
 from studio.core.views import JobView, Picture
 from studio.features.experiment.spec import ExperimentSpec
@@ -27,11 +28,13 @@ KIND_NAMES = describe(ExperimentSpec, "attack").about.names
 COMPARED = ("template_engine", "plain_hardened", "clean_attacked")  # the worst case is a test of its own here
 WORST_SEEDS = 2  # pictures of each side of a worst case
 STRESS_NAMES = {"random": "By chance", "worst": "Worst case"}
+STRESS_NAMES = texts(STRESS_NAMES)
 STRESS_LEADS = {
     "random": "Draws it from one seed as it is, and with some of its words misspelt in three ways.",
     "worst": "Searches for the misspelling in which the judge sees the emotion least, with up to 80 small pictures, "
     "and draws the prompt as it is, at its worst, and corrected. Takes a few minutes and a model with a judge.",
 }
+STRESS_LEADS = texts(STRESS_LEADS)
 TEXT = {
     "button": "Test",
     "stress": "Stress this prompt",
@@ -50,7 +53,9 @@ TEXT = {
     "clear": "p = {p}, more than chance",
     "pairs": "The pictures, seed by seed",
 }
+TEXT = texts(TEXT)
 FACTORS = {"emotion": "Emotion kept", "style": "Style kept"}
+FACTORS = texts(FACTORS)
 
 
 def tests(base: GenerateSpec, positive: str, protected: tuple[str, ...]) -> None:
@@ -121,7 +126,7 @@ def saved(picture: Picture) -> bool:
     try:
         result = studio().report(picture)
     except StudioError as problem:
-        st.caption(text.escape(str(problem)))
+        st.caption(text.say(problem))
         return False
     _told(result, picture.id)
     return True

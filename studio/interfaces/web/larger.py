@@ -8,6 +8,7 @@ from __future__ import annotations
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.views import Picture
 from studio.features.upscale.spec import UpscaleSpec
 from studio.interfaces.web import text, widgets
@@ -22,6 +23,7 @@ TEXT = {
     "later": "It is being made, and will be in the Gallery.",
     "made": "{width} × {height} pixels, kept in the Gallery.",
 }
+TEXT = texts(TEXT)
 
 
 def button(picture: Picture, key: str) -> None:
@@ -46,7 +48,7 @@ def result(picture: Picture, key: str) -> None:
             raise StudioError(job.error or job.state)
         made = studio().picture(job.pictures[0], owner())
     except StudioError as problem:
-        place.error(text.escape(str(problem)), icon=":material/error:")
+        place.error(text.say(problem), icon=":material/error:")
         return
     place.empty()
     with st.container(key=f"larger_box_{key}", border=True):

@@ -8,9 +8,11 @@ import streamlit as st
 
 from studio.core.errors import StudioError
 from studio.core.fields import SpecField
+from studio.core.i18n import texts
 from studio.core.specs import STYLES, GenerateSpec, bounds
 from studio.features.sheets.spec import AXES, Axis, BatchSpec, GridSpec, SheetSpec
 from studio.interfaces.web import text, widgets
+from studio.interfaces.web.language import dialog
 from studio.interfaces.web.resources import studio
 
 PAGE = "generate"
@@ -40,6 +42,7 @@ TEXT = {
     "file": "or a file",
     "first": "The first one: {prompt}",
 }
+TEXT = texts(TEXT)
 
 
 def menu(base: GenerateSpec) -> None:
@@ -61,7 +64,7 @@ def menu(base: GenerateSpec) -> None:
         batch_dialog(one)
 
 
-@st.dialog(TEXT["grid_title"], width="medium", icon=":material/grid_on:")
+@dialog(TEXT, "grid_title", width="medium", icon=":material/grid_on:")
 def grid_dialog(base: GenerateSpec) -> None:
     """Two axes and their values."""
     st.caption(TEXT["grid_lead"])
@@ -75,7 +78,7 @@ def grid_dialog(base: GenerateSpec) -> None:
         try:
             widgets.start(GridSpec(base=base, x=x, y=y), PAGE)
         except StudioError as problem:
-            st.error(str(problem))
+            st.error(text.say(problem))
         else:
             st.rerun()
 
@@ -120,7 +123,7 @@ def _refused(field: SpecField, value: str) -> str:
     return TEXT["whole" if field.whole else "number"].format(**given, low=field.bounds["ge"], high=field.bounds["le"])
 
 
-@st.dialog(TEXT["batch_title"], width="medium", icon=":material/list:")
+@dialog(TEXT, "batch_title", width="medium", icon=":material/list:")
 def batch_dialog(base: GenerateSpec) -> None:
     """Pasted prompts or a file of them."""
     st.caption(TEXT["batch_lead"])
@@ -133,7 +136,7 @@ def batch_dialog(base: GenerateSpec) -> None:
         table = file is not None and file.name.lower().endswith(".csv")
         rows = studio().parse_rows(listed, table) if listed.strip() else ()
     except StudioError as problem:
-        st.error(text.escape(str(problem)))
+        st.error(text.say(problem))
         rows = ()
     if rows:  # an encoding that was taken for another is seen here, before anything is drawn
         st.caption(TEXT["first"].format(prompt=text.escape(rows[0].prompt[:200])))
@@ -142,6 +145,6 @@ def batch_dialog(base: GenerateSpec) -> None:
         try:
             widgets.start(BatchSpec(base=base.model_copy(update={"prompt": None}), rows=rows), PAGE)
         except StudioError as problem:
-            st.error(str(problem))
+            st.error(text.say(problem))
         else:
             st.rerun()

@@ -15,6 +15,7 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.samplers import INVERSION_STEPS
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, Emotion, GenerateSpec, Keyframe, bounds
@@ -53,6 +54,7 @@ TEXT = {
     "marks": "Several keyframes on one frame: only the last of them counts.",
     "note": "Frame 1 is the first. An empty strength follows the slider above.",
 }
+TEXT = texts(TEXT)
 MotionSpec = MorphSpec | AnimateSpec
 LEFT_OUT = ("guidance", "width", "height", "sampler", *parameters.HIRES)  # as the model, or the picture, has them
 
@@ -221,7 +223,7 @@ def source(page: str, prefix: str, without: str = TEXT["drawn"], title: str = TE
             try:
                 st.session_state[chosen] = studio().upload(file.getvalue(), owner(), file.name).id
             except StudioError as error:
-                st.error(str(error), icon=":material/broken_image:")
+                st.error(text.say(error), icon=":material/broken_image:")
         picture = picture_of(st.session_state.get(chosen))
         if picture is None:
             st.session_state.pop(chosen, None)
@@ -231,7 +233,7 @@ def source(page: str, prefix: str, without: str = TEXT["drawn"], title: str = TE
         with st.container(horizontal=True, vertical_alignment="center"):
             st.image(widgets.thumbnail(picture, 192), width=96, alt=picture.title or text.description(picture.recipe))
             for note in picture.details.get("notes", ()):
-                st.caption(text.escape(note))
+                st.caption(text.say(note))
             st.button(
                 TEXT["without"], key=f"{prefix}_without", icon=":material/close:", on_click=_without, args=(prefix,)
             )

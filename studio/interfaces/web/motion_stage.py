@@ -13,6 +13,7 @@ import streamlit as st
 
 from studio.core.errors import StudioError
 from studio.core.fields import describe
+from studio.core.i18n import texts
 from studio.core.specs import AnimationFormat, GenerateSpec, MorphMethod
 from studio.core.views import JobView, Picture
 from studio.features.animate.spec import SpritesSpec
@@ -35,6 +36,7 @@ TEXT = {
     "sprites_draw": "Make the set",
     "sprites_keep": "Download the set",
 }
+TEXT = texts(TEXT)
 FORMAT_NAMES = describe(MorphSpec, "format").about.names
 MEDIA = {"gif": "image/gif", "apng": "image/apng", "webp": "image/webp", "mp4": "video/mp4", "zip": "application/zip"}
 FORMATS: tuple[AnimationFormat, ...] = get_args(AnimationFormat)
@@ -46,7 +48,7 @@ def stage(page: str, empty: str) -> None:
     job = widgets.job_panel(job_id, page, working=_at_work) if job_id else None
     if job is not None and not job.active:
         for note in job.notes:
-            st.caption(text.escape(note))
+            st.caption(text.say(note))
     if job is None and not job_id:
         with st.container(key=f"stage_{page}_empty", horizontal_alignment="center"):
             st.image(str(frame.STATIC / "mark.svg"), width=96, alt="")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import parameters, text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
@@ -59,14 +60,18 @@ TEXT = {
     "accept": "Use this",
     "keep": "Keep mine",
 }
+TEXT = texts(TEXT)
 REVIEWERS = {"offline": "Word lists", "claude": "Claude"}
+REVIEWERS = texts(REVIEWERS)
 WRITERS = {"claude": "Claude", "offline": "Written here", "fixed": "Fixed template"}
+WRITERS = texts(WRITERS)
 CHECKS = {
     "ambiguity": "Ambiguous",
     "conflicts": "Contradictory",
     "rare_words": "Rare words",
     "attackability": "Sensitive to typos",
 }
+CHECKS = texts(CHECKS)
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         said = "kept" if fields.rest.get("every_word") else "little"
         words.unknown_words(little, "gen_text", said, first=len(left))
     if asked and result.writer == "offline" and result.notes:
-        st.caption(f":orange[:material/warning:] {text.escape(result.notes[0])}")
+        st.caption(f":orange[:material/warning:] {text.say(result.notes[0])}")
     with check:
         _check(fields, positive, negative)
     words.known_words(_model(fields))
@@ -244,7 +249,7 @@ def _badges(result: PromptResult, edited: bool) -> None:
         TEXT["sure"].format(percent=f"{result.confidence:.0%}"),
         icon=":material/help:" if result.doubtful else ":material/check:",
         color="orange" if result.doubtful else "green",
-        help=" ".join(text.escape(note) for note in result.notes) or None,
+        help=" ".join(text.say(note) for note in result.notes) or None,
     )
     writer = WRITERS[result.writer]
     st.badge(f"{writer} · {TEXT['cached']}" if result.cached and result.writer == "claude" else writer, color="gray")
@@ -294,7 +299,7 @@ def _check(fields: Fields, positive: str, negative: str) -> None:
                     del reviews[old]
                 reviews[positive] = review
                 st.rerun()  # the button has done its work
-            st.caption(f":orange[:material/warning:] {text.escape(review.note)}")
+            st.caption(f":orange[:material/warning:] {text.say(review.note)}")
         verdicts += [reviews[positive]] if positive in reviews else []
     for column, verdict in zip(st.columns(len(verdicts)), verdicts, strict=True):
         with column:
@@ -335,7 +340,7 @@ def doubt(fields: Fields, prompt: Prompt) -> str | None:
     with st.container(border=True, key="gen_doubt_box"):
         st.markdown(f":orange[:material/help:] {TEXT['doubt'].format(percent=f'{prompt.confidence:.0%}')}")
         for note in prompt.notes:
-            st.caption(text.escape(note))
+            st.caption(text.say(note))
         with st.container(horizontal=True):
             if prompt.repaired is not None and not prompt.again:
                 use = (fields, prompt.positive, prompt.repaired, prompt.negative)

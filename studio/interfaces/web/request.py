@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from studio.core.errors import BadInput, NotFound, StudioError, explain
 from studio.core.fields import describe
+from studio.core.i18n import texts
 from studio.core.settings import settings
 from studio.core.specs import EMOTIONS, GenerateSpec, LoraRef
 from studio.core.views import ImportedRecipe
@@ -53,6 +54,7 @@ TEXT = {
     "restored": "The form is as it was when this was asked for. {notes}",
     "source_gone": "The picture that it started from isn't here, so Draw makes another picture.",
 }
+TEXT = texts(TEXT)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def restore(job_id: str) -> None:
                 st.session_state["gen_text"] = character.out_of(base.text)
 
 
-def load(imported: ImportedRecipe, said: str = TEXT["loaded"]) -> None:
+def load(imported: ImportedRecipe, said: str = "") -> None:
     """Put a recipe into the form, and say so. Raises StudioError when a LoRA of it is gone.
 
     Its prompt becomes a prompt of one's own, to be edited as a whole, unless it is what is written for its fields
@@ -169,7 +171,7 @@ def load(imported: ImportedRecipe, said: str = TEXT["loaded"]) -> None:
             notes.append(TEXT["source_gone"])
     if spec.control is not None:
         notes.append(TEXT["drawing"])
-    state["gen_said"] = said.format(notes=" ".join(text.escape(note) for note in notes)).strip()
+    state["gen_said"] = (said or TEXT["loaded"]).format(notes=" ".join(text.say(note) for note in notes)).strip()
     as_written()  # edits were of another prompt
     state["gen_own"] = spec.prompt is not None and not _written_here(spec)
     state.pop("gen_own_for", None)
@@ -293,9 +295,9 @@ def dropped() -> None:
     imported: ImportedRecipe | None = state["gen_file_recipe"]
     if imported is None:
         if not _is_picture(file.getvalue()):
-            st.error(text.escape(state["gen_file_wrong"]), icon=":material/broken_image:")
+            st.error(text.say(state["gen_file_wrong"]), icon=":material/broken_image:")
             return
-        st.caption(text.escape(state["gen_file_wrong"]))
+        st.caption(text.say(state["gen_file_wrong"]))
     with st.container(horizontal=True):
         if imported is not None and st.button(TEXT["load"], key="gen_file_load", icon=":material/receipt_long:"):
             state["gen_load"] = imported
@@ -304,7 +306,7 @@ def dropped() -> None:
             try:
                 state["gen_source"] = studio().upload(file.getvalue(), owner(), file.name).id
             except StudioError as problem:
-                st.error(text.escape(str(problem)), icon=":material/broken_image:")
+                st.error(text.say(problem), icon=":material/broken_image:")
             else:
                 st.rerun()
 

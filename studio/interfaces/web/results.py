@@ -9,6 +9,7 @@ from contextlib import suppress
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.specs import MAX_SEED, GenerateSpec
 from studio.core.views import JobView, Picture
 from studio.interfaces.web import character, lab, larger, text, widgets
@@ -30,6 +31,7 @@ TEXT = {
     "all": "Download all as ZIP",
     "all_help": "{pictures} as numbered files, each with its recipe inside.",
 }
+TEXT = texts(TEXT)
 
 
 def show(job: JobView) -> None:
@@ -69,7 +71,7 @@ def summary_line(job: JobView) -> None:
     parts = []
     if job.started and job.finished and len(job.cached) < len(job.pictures):
         parts.append(TEXT["took"].format(seconds=job.finished - job.started))
-    parts += [text.escape(note) for note in job.notes]
+    parts += [text.say(note) for note in job.notes]
     if parts:
         st.caption(" · ".join(parts))
 

@@ -13,6 +13,7 @@ import streamlit as st
 from PIL import Image
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.specs import GenerateSpec, MaskSpec
 from studio.core.views import JobView, Picture
 from studio.features.inpaint.spec import InpaintSpec
@@ -36,6 +37,7 @@ TEXT = {
     "undo_help": "Back to the picture before the last change. Nothing is lost: every version is in the Gallery.",
     "back": "Back to this",
 }
+TEXT = texts(TEXT)
 
 
 # --- the way back -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.specs import makes_lora
 from studio.core.views import RunView
 from studio.interfaces.web import text
@@ -66,6 +67,7 @@ TEXT = {
     "log": "Log",
     "checkpoint": "Last saved: {name}",
 }
+TEXT = texts(TEXT)
 ICONS = {
     "queued": ":material/hourglass_empty:",
     "starting": ":material/autorenew:",
@@ -172,14 +174,14 @@ def draw(run: RunView, page: str) -> None:
             st.caption(TEXT["epoch"].format(epoch=run.epoch, epochs=run.epochs, step=run.step, steps=run.steps))
         _controls(run, page)
     if run.active:
-        words = [text.escape(run.stage)] if run.stage else []
+        words = [text.say(run.stage)] if run.stage else []
         if run.seconds_left is not None and run.state == "running":
             words.append(TEXT["left"].format(time=text.duration(run.seconds_left)))
         st.progress(run.step / run.steps if run.steps else 0.0, text=" · ".join(words) or TEXT[run.state])
     if run.error:
-        st.error(text.escape(run.error), icon=":material/error:")
+        st.error(text.say(run.error), icon=":material/error:")
     for note in run.notes:
-        st.caption(text.escape(note))
+        st.caption(text.say(note))
     if run.state == "unreadable":
         return
     left, right = st.columns([3, 2], gap="medium")

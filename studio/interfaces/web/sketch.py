@@ -12,11 +12,12 @@ from typing import Any
 import streamlit as st
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.settings import ASSETS
 from studio.core.specs import EMOTIONS, ControlSpec, GenerateSpec
 from studio.core.views import ControlView, JobView, Picture
 from studio.features.sketch.spec import SketchSpec
-from studio.interfaces.web import canvas, character, inputs, parameters, request, results, widgets
+from studio.interfaces.web import canvas, character, inputs, parameters, request, results, text, widgets
 from studio.interfaces.web.canvas import Underlay
 from studio.interfaces.web.chips import Chip, of
 from studio.interfaces.web.identity import owner
@@ -46,10 +47,12 @@ TEXT = {
     "trace_help": "Lays this picture under your lines and keeps its seed: draw a change and press Draw again.",
     "seen": "It followed these lines",
 }
+TEXT = texts(TEXT)
 KINDS = {
     "lines": "Every stroke is one line, whatever its width: right for drawings.",
     "canny": "The edges of a picture (Canny): right for photos and finished pictures.",
 }
+KINDS = texts(KINDS)
 LEFT_OUT = ("width", "height")  # the canvas has a shape, and the model its number of pixels
 
 
@@ -84,7 +87,7 @@ def underlay_form() -> None:
                 picture = studio().upload(file.getvalue(), owner(), file.name)
                 _lay_under(picture)
             except StudioError as error:
-                st.error(str(error), icon=":material/broken_image:")
+                st.error(text.say(error), icon=":material/broken_image:")
             else:
                 for note in picture.details.get("notes", ()):
                     st.toast(note)

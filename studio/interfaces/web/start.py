@@ -17,12 +17,14 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
+from studio.core.i18n import texts
 from studio.core.settings import REPOSITORY, Settings, settings
 
 TEXT = {
     "busy": "Port {port} is in use already: end what listens there, or choose another one with STUDIO_PORT "
     "(STUDIO_PORT={next} for example).",
 }
+TEXT = texts(TEXT)
 
 
 def variables(chosen: Settings, environment: Mapping[str, str]) -> dict[str, str]:

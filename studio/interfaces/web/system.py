@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.core.specs import RUN_KINDS
 from studio.core.views import SystemStatus
 from studio.interfaces.web import text
@@ -54,7 +55,9 @@ TEXT = {
     "on": "On",
     "off": "Off",
 }
+TEXT = texts(TEXT)
 STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
+STATES = texts(STATES)
 BAD_LINES = 20  # that are named
 
 

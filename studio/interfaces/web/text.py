@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from studio.core.errors import explain
 from studio.core.fields import describe
+from studio.core.i18n import _, ngettext, texts, translated
 from studio.core.specs import EMOTIONS, STYLES, GenerateSpec, Recipe
 from studio.core.views import Picture
 
@@ -30,6 +31,7 @@ KIND_NAMES = {
     "animation": "Animations",
     "report": "Reports",
 }
+KIND_NAMES = texts(KIND_NAMES)
 PAGE_NAMES = {  # file name: what the navigation calls it, and its icon
     "generate": ("Generate", ":material/auto_awesome:"),
     "emotion_morph": ("Emotion morph", ":material/theater_comedy:"),
@@ -41,6 +43,7 @@ PAGE_NAMES = {  # file name: what the navigation calls it, and its icon
     "gallery": ("Gallery", ":material/photo_library:"),
     "system": ("System", ":material/memory:"),
 }
+PAGE_NAMES = texts(PAGE_NAMES)
 
 
 def emotion_label(emotion: str) -> str:
@@ -51,9 +54,11 @@ def emotion_label(emotion: str) -> str:
 def duration(seconds: float) -> str:
     """ "8 s", "3 min", "2 h 5 min": as exact as somebody who waits wants it."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
+        return _("{seconds} s").format(seconds=max(1, round(seconds)))
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 90:
+        return _("{minutes} min").format(minutes=minutes)
+    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
 
 
 def size(count: int) -> str:
@@ -68,12 +73,17 @@ def size(count: int) -> str:
 
 def plural(count: int, one: str, many: str | None = None) -> str:
     """ "1 picture", "4 pictures"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return ngettext(f"{{count}} {one}", f"{{count}} {many or one + 's'}", count).format(count=f"{count:,}")
 
 
 def escape(text: str) -> str:
     """Text of people or models as literal Markdown: nothing in it becomes a link, a picture, a colour or a formula."""
     return "".join("\\" + letter if letter in "\\`*_{}[]()<>#+-.!|~$:&" else letter for letter in text)
+
+
+def say(sentence: object) -> str:
+    """A sentence of the studio (an error, a note) in the language that is spoken, as literal Markdown."""
+    return escape(translated(str(sentence)))
 
 
 def mistake(error: ValidationError) -> str:
@@ -84,19 +94,24 @@ def mistake(error: ValidationError) -> str:
 
 def summary(recipe: Recipe) -> str:
     """One line that says how a picture was made."""
-    parts = [f"seed {recipe.seed}", plural(recipe.steps, "step"), SAMPLER_NAMES.get(recipe.sampler, recipe.sampler)]
+    parts = [
+        _("seed {seed}").format(seed=recipe.seed),
+        plural(recipe.steps, "step"),
+        SAMPLER_NAMES.get(recipe.sampler, recipe.sampler),
+    ]
     if recipe.guidance > 1:
-        parts.append(f"guidance {recipe.guidance:g}")
+        parts.append(_("guidance {guidance}").format(guidance=f"{recipe.guidance:g}"))
     parts.append("{} × {}".format(*recipe.size))
     if recipe.loras:
         parts.append(plural(len(recipe.loras), "LoRA"))
     if attempts := recipe.labels.get("attempts"):
-        parts.append(f"drawn {attempts} times, the best one kept")
+        parts.append(_("drawn {attempts} times, the best one kept").format(attempts=attempts))
     return " · ".join(parts)
 
 
-def description(recipe: Recipe | None, fallback: str = "Picture") -> str:
+def description(recipe: Recipe | None, fallback: str = "") -> str:
     """What a picture shows, for its title and for screen readers."""
+    fallback = fallback or _("Picture")
     if recipe is None:
         return fallback
     emotion, style = recipe.labels.get("emotion"), recipe.labels.get("style")

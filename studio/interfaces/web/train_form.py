@@ -10,6 +10,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from studio.core.errors import StudioError
+from studio.core.i18n import texts
 from studio.core.presets import EMBEDDED, LORA
 from studio.core.settings import ASSETS
 from studio.core.specs import LoraSpec
@@ -46,6 +47,7 @@ TEXT = {
     "start": "Start training",
     "need_data": "Choose pictures first.",
 }
+TEXT = texts(TEXT)
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ def data(model: str, resolution: int | None, lead: str = "") -> Any | None:
         with st.spinner(TEXT["looking"]):
             report = studio().datasets.check(folder, model, resolution)
     except StudioError as problem:
-        st.error(str(problem), icon=":material/error:")
+        st.error(text.say(problem), icon=":material/error:")
         return None
     words = ", ".join(f"{word} ({count})" for word, count in report.triggers.items()) or TEXT["no_words"]
     repeats = st.session_state.get("lora_repeats") or report.repeats

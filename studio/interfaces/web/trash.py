@@ -6,6 +6,7 @@ import time
 
 import streamlit as st
 
+from studio.core.i18n import texts
 from studio.interfaces.web import text
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -16,6 +17,7 @@ TEXT = {
     "undo": "Undo",
     "back": "{pictures} brought back.",
 }
+TEXT = texts(TEXT)
 
 
 def remove(ids: list[str]) -> None:

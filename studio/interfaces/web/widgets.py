@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
 from studio.core.fields import describe
+from studio.core.i18n import texts
 from studio.core.settings import settings
 from studio.core.specs import GenerateSpec, LoraRef, Request
 from studio.core.views import JobView, Picture
@@ -29,6 +30,10 @@ TEXT = {
     "ahead": "Waiting: {jobs} ahead",
     "starting": "Getting ready",
     "left": "about {time} left",
+    "open": "Open {name}",
+    "preview": "Preview of the picture being made",
+    "downloads": "downloads {size}",
+    "missing": "not here",
     "cancel": "Cancel",
     "cancelled": "Cancelled. What was finished is kept.",
     "interrupted": "The studio was closed while this was being made.",
@@ -51,12 +56,14 @@ TEXT = {
     "trigger": "Trigger words: {words}",
     "beside": "{name} was made with {names}: use it together with that.",
 }
+TEXT = texts(TEXT)
 SEND_TO = {
     "emotion_morph": "Emotion morph",
     "img2img_animation": "Animation",
     "sketch_to_character": "Sketch (trace over it)",
     "retouch": "Retouch",
 }
+SEND_TO = texts(SEND_TO)
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -122,14 +129,14 @@ def refusals(page: str) -> Iterator[None]:
         yield
     except StudioError as problem:
         st.session_state[f"refused:{page}"] = str(problem)
-        st.toast(text.escape(str(problem)), icon=":material/error:")
+        st.toast(text.say(problem), icon=":material/error:")
 
 
 def refusal(page: str, container: Any) -> None:
     """Show what was refused in this run, in place of what `container` (an `st.empty`) says."""
     problem = st.session_state.pop(f"refused:{page}", None)
     if problem:
-        container.error(text.escape(problem), icon=":material/error:")
+        container.error(text.say(problem), icon=":material/error:")
 
 
 def job_panel(
@@ -167,7 +174,7 @@ def _ended(job: JobView, page: str) -> None:
     if job.state == "failed":
         st.session_state[f"failed:{page}"] = job.id
         st.query_params.pop("job", None)
-        st.error(text.escape(job.error or frame.TEXT["failed"]), icon=":material/error:")
+        st.error(text.say(job.error or frame.TEXT["failed"]), icon=":material/error:")
     elif job.state == "cancelled":
         st.info(TEXT["cancelled"], icon=":material/cancel:")
     elif job.state == "interrupted":
@@ -194,7 +201,7 @@ def preview(job: JobView, size: int | None = None) -> None:
     latest = job.preview or next(filter(None, map(_seen, reversed(job.pictures))), None)
     with st.container(key="stage_single_live"):
         if latest:
-            st.image(latest, width=size or "stretch", alt="Preview of the picture being made")
+            st.image(latest, width=size or "stretch", alt=TEXT["preview"])
         else:
             st.html('<div class="studio-waiting"></div>')  # as large as the picture that will take its place
 
@@ -231,7 +238,7 @@ def progress_text(job: JobView) -> str:
     """One line on how far a job is: its place in the line, or its step and the time left."""
     if job.state == "queued":
         return TEXT["ahead"].format(jobs=text.plural(job.position, "job")) if job.position else TEXT["queued"]
-    parts = [text.escape(job.note) if job.note else "" if job.done else TEXT["starting"]]
+    parts = [text.say(job.note) if job.note else "" if job.done else TEXT["starting"]]
     if job.total > 1 and job.done:
         parts.append(f"{job.fraction:.0%}")
     if job.seconds_left is not None and job.done:
@@ -272,7 +279,7 @@ def picture_card(picture: Picture, key: str, caption: str | None = None) -> bool
     wide = "wide_" if picture.kind in ("sheet", "grid", "report") else ""  # shown whole: a single cell says little
     with st.container(key=f"card_{wide}{key}"):
         st.image(thumbnail(picture), width="stretch", alt=name)
-        opened = st.button(f"Open {name}", key=f"open_{key}")
+        opened = st.button(TEXT["open"].format(name=name), key=f"open_{key}")
         if caption is not None:
             st.caption(caption)
     return opened
@@ -283,7 +290,7 @@ def favourite_button(picture: Picture, key: str) -> None:
     icon = ":material/favorite:" if not picture.favourite else ":material/heart_check:"
     label = TEXT["unfavourite" if picture.favourite else "favourite"]
     st.button(
-        label if not picture.favourite else "Favourite",
+        TEXT["favourite"],
         key=f"favourite_{key}",
         icon=icon,
         type="primary" if picture.favourite else "secondary",
@@ -353,7 +360,7 @@ def sent(page: str) -> dict[str, str] | None:
 # --- fields ---------------------------------------------------------------------------------------------------------
 
 
-def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInfo] | None = None) -> str:
+def model_picker(key: str, label: str = "", models: Sequence[ModelInfo] | None = None) -> str:
     """A model by reference: one of the list, or typed. `models`: the list, where the page has read it already."""
     known = {model.reference: model for model in (studio().models.list() if models is None else models)}
 
@@ -361,9 +368,9 @@ def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInf
         model = known.get(reference)
         if model is None:
             return reference.rstrip("/").rsplit("/", 1)[-1] if reference.startswith("/") else reference
-        size = f" · downloads {text.size(model.size_bytes)}" if model.size_bytes else ""
+        size = " · " + TEXT["downloads"].format(size=text.size(model.size_bytes)) if model.size_bytes else ""
         state = {"ready": "", "download": size + (f" · {model.license}" if model.license else "")}
-        return f"{model.title}{state.get(model.state, ' · not here')}"
+        return f"{model.title}{state.get(model.state, ' · ' + TEXT['missing'])}"
 
     options = [name for name, model in known.items() if model.state != "missing"]
     default = settings().model
@@ -373,7 +380,7 @@ def model_picker(key: str, label: str = TEXT["model"], models: Sequence[ModelInf
     if chosen and chosen not in options:
         options.insert(0, chosen)
     picked = st.selectbox(
-        label,
+        label or TEXT["model"],
         options,
         index=options.index(default),
         key=key,

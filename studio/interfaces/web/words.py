@@ -12,6 +12,7 @@ from contextlib import suppress
 import streamlit as st
 
 from studio.core.errors import NotFound
+from studio.core.i18n import texts
 from studio.interfaces.web import text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.request import PAGE
@@ -32,6 +33,7 @@ TEXT = {
     "knows_about": "About",
     "knows_draw": "Draw a picture of each",
 }
+TEXT = texts(TEXT)
 
 
 def colored(layers: dict[str, str], unknown: Sequence[UnknownWord] = (), left_out: Sequence[str] = ()) -> str:
