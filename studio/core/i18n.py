@@ -119,8 +119,10 @@ class texts(dict[str, T]):
         return _(found) if isinstance(found, str) else found  # type: ignore[return-value]
 
     def get(self, name: str, default: Any = None) -> Any:
-        found = super().get(name, default)
-        return self[name] if name in self else found
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
     def items(self) -> ItemsView[str, T]:
         return {name: self[name] for name in self}.items()  # type: ignore[return-value]

@@ -55,7 +55,9 @@ msgstr "{}/{}フレーム"
 def test_the_first_language_that_there_is_is_taken(catalogue):
     assert negotiate("ja-JP") == negotiate("ja_JP.UTF-8") == negotiate("fr,ja;q=0.8") == "ja"
     assert negotiate("en-US,en;q=0.9,ja;q=0.8") == "en"
-    assert negotiate("fr") is None and negotiate("") is None and negotiate("C.UTF-8") is None
+    assert negotiate("fr") is None
+    assert negotiate("") is None
+    assert negotiate("C.UTF-8") is None
 
 
 def test_languages_are_called_by_their_own_names(catalogue):

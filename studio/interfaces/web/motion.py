@@ -40,7 +40,7 @@ TEXT = {
     "model has a judge, as the embedded one does; with any other model only the emotion is known.",
     "words_upload": "What the picture shows",
     "as_drawn": "as in the picture",
-    "at_least": f"{INVERSION_STEPS} or more",
+    "at_least": "{low} or more",
     "inverted": "To keep a picture, it is taken back to noise in small steps.",
     "add": "Add an emotion",
     "clear": "Clear",
@@ -295,7 +295,11 @@ def model(prefix: str, image: str | None, method: str = "") -> dict[str, Any]:
     blank = "" if recipe is None else TEXT["as_drawn"]
     hints: dict[str, dict[str, Any]] = {}
     if method == "picture":
-        hints["steps"] = {"min_value": INVERSION_STEPS, "because": TEXT["inverted"], "placeholder": TEXT["at_least"]}
+        hints["steps"] = {
+            "min_value": INVERSION_STEPS,
+            "because": TEXT["inverted"],
+            "placeholder": TEXT["at_least"].format(low=INVERSION_STEPS),
+        }
     return parameters.form(prefix, without=LEFT_OUT, blank=blank, hints=hints)
 
 
