@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from studio.core.i18n import texts
-from studio.interfaces.web import chips, frame, lab, many, prompt_panel, request, results, widgets
+from studio.interfaces.web import chips, frame, history, lab, many, prompt_panel, request, results, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -29,6 +29,7 @@ IDEAS = {
 st.session_state.pop(f"refused:{PAGE}", None)  # of another page
 with widgets.refusals(PAGE):
     request.receive()
+history.note()
 with st.bottom:
     notice = st.container()
     problem = st.empty()  # one at a time, beside the button that it is about
@@ -79,6 +80,10 @@ with stage:
                     st.button(
                         name, key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},)
                     )
+
+with stage:
+    history.strip()
+history.dialogs()
 
 with panel:
     prompt = prompt_panel.prompt_panel(fields, drawing=pressed)

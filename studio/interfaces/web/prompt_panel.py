@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from studio.core.i18n import texts
-from studio.interfaces.web import parameters, text, words
+from studio.interfaces.web import history, parameters, text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
 from studio.service import PromptResult, UnknownWord, Validation
@@ -105,7 +105,8 @@ def prompt_panel(fields: Fields, drawing: bool = False) -> Prompt:
 
 def _own(fields: Fields, chosen: tuple[str, str, str]) -> Prompt:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{TEXT['own']}**")
+        st.markdown(f"**{TEXT['own']}**", width="content")
+        history.buttons()
         if st.button(TEXT["back"], key="gen_own_back", icon=":material/undo:", type="tertiary"):
             write_again()
             st.rerun()
@@ -151,6 +152,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         )  # fmt: skip
     with heading:
         _badges(result, edited)
+        history.buttons()
     if layers["text"] != written["text"]:  # by hand: drawn as it stands
         unknown = _unknown(fields, layers["text"])
         shown.markdown(words.colored(layers, unknown))
