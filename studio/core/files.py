@@ -1,4 +1,7 @@
-"""Opening what somebody else named: a regular file, and without waiting for whatever else stands under that name."""
+"""Opening what somebody else named: a regular file, and without waiting for whatever else stands under that name.
+
+And what a file system is: whether it is a disk of this machine.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,12 @@ from collections.abc import Collection
 from io import BufferedReader
 from pathlib import Path
 
+import psutil
+
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+# File systems behind which another program or machine keeps the files: Google Drive's is "fuse.drive"
+_ELSEWHERE = ("fuse", "nfs", "cifs", "smb", "9p", "afs", "davfs", "drvfs", "sshfs", "webdav", "osxfuse", "macfuse")
 
 
 def open_regular(path: Path, follow: bool = True) -> BufferedReader:
@@ -76,3 +84,16 @@ def lexically_below(path: Path, folder: Path) -> bool:
     So links inside of `folder` may lead where they like: whoever put them there owns it.
     """
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
+def on_a_local_disk(path: Path) -> bool:
+    """Whether what lies there is kept by this machine's own kernel: not on a network folder or a mounted cloud drive.
+
+    Only there processes share memory over a file, as SQLite's write-ahead log needs. True where nothing is known.
+    """
+    real = Path(os.path.realpath(path))
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if real.is_relative_to(mount.mountpoint)]
+    if not mounts:
+        return True
+    mount = max(reversed(mounts), key=lambda each: len(each.mountpoint))  # of two on one place the later one hides
+    return not mount.fstype.lower().startswith(_ELSEWHERE) and "remote" not in mount.opts.split(",")

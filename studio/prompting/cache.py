@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.core.files import on_a_local_disk
+
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 5000  # about 8 MB; the least recently used go first
@@ -86,7 +88,7 @@ class PromptCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self.path, timeout=5)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA journal_mode = {'WAL' if on_a_local_disk(self.path.parent) else 'DELETE'}")
             db.executescript(_SCHEMA)
             with db:
                 yield db

@@ -1,7 +1,7 @@
 """One SQLite file, shared by threads and by processes: schema, transactions, and what a full disk looks like.
 
-Write-ahead logging lets a page read while the worker writes; `BEGIN IMMEDIATE` makes a transaction wait for its turn
-at the start and not fail at the end. Doesn't know what the rows mean.
+Write-ahead logging, on a disk of this machine, lets a page read while the worker writes; `BEGIN IMMEDIATE` makes a
+transaction wait for its turn at the start and not fail at the end. Doesn't know what the rows mean.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import DiskFull, StudioError
+from studio.core.files import on_a_local_disk
 from studio.store.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -121,11 +122,13 @@ class Database:
             ) from error
 
     def _log_ahead(self) -> None:
-        """Where a file system can't share memory (a mounted cloud drive) SQLite stays with its rollback journal."""
+        """Write ahead on a disk of this machine. On a network folder or a mounted cloud drive, which takes the log
+        and then loses pages of it, there is SQLite's rollback journal."""
+        mode = "WAL" if on_a_local_disk(self.path.parent) else "DELETE"
         deadline = time.monotonic() + WAIT
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                self._connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
                 return
             except sqlite3.OperationalError as error:
                 # For this statement SQLite doesn't wait by itself: of several who open a new file, one changes it.

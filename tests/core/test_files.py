@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from studio.core.files import lexically_below, open_regular, read_regular
+from studio.core.files import lexically_below, on_a_local_disk, open_regular, read_regular
 
 
 def test_a_regular_file_is_read_and_nothing_else_is_waited_for(tmp_path: Path) -> None:
@@ -30,3 +32,32 @@ def test_a_place_is_judged_by_its_name(tmp_path: Path) -> None:
     assert lexically_below(tmp_path / "x" / ".." / "a" / "b", tmp_path / "a")
     assert not lexically_below(tmp_path / "a" / ".." / "b", tmp_path / "a")
     assert not lexically_below(tmp_path / "ab", tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "local"),
+    [
+        ("ext4", "rw,relatime", True),
+        ("overlay", "rw", True),
+        ("NTFS", "rw,fixed", True),
+        ("fuse.drive", "rw", False),  # Google Drive on Colab
+        ("nfs4", "rw", False),
+        ("cifs", "rw", False),
+        ("9p", "rw", False),  # a drive of Windows in WSL
+        ("NTFS", "rw,remote", False),  # a network drive on Windows
+    ],
+)
+def test_a_disk_of_this_machine_is_told_from_one_behind_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: str, local: bool
+) -> None:
+    real = tmp_path.resolve()
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="nfs4" if local else "ext4", opts="rw"),
+        SimpleNamespace(mountpoint=str(real), fstype=kind, opts=options),
+        SimpleNamespace(mountpoint=f"{real}er", fstype="nfs4" if local else "ext4", opts="rw"),  # begins alike
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    (real / "link").symlink_to(real)
+    assert on_a_local_disk(real / "link" / "home") == local
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [])
+    assert on_a_local_disk(real)

@@ -17,7 +17,7 @@ from support.checkpoints import full_sd15, tiny_sd, to_single_file
 from studio.core.settings import REPOSITORY, Settings
 from studio.core.specs import Recipe
 from studio.core.views import Choice
-from studio.engine import devices, memory, optimizations
+from studio.engine import allocator, devices, memory, optimizations
 from studio.engine.engine import Engine, load
 from studio.engine.models import controlnets
 from studio.engine.models.catalogue import resolve
@@ -74,6 +74,19 @@ def test_what_torch_keeps_for_itself_is_free(card) -> None:
     assert memory.free(torch.device("cuda")) == 5 * GB
     card.reserved = 1 * GB  # other allocators of torch count otherwise
     assert memory.free(torch.device("cuda")) == 1 * GB
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_nobody_holds_is_given_back(monkeypatch, device: str) -> None:
+    given: list[str] = []
+    for each in ("cuda", "mps"):
+        there = each == device
+        monkeypatch.setattr(
+            getattr(torch, each) if each == "cuda" else torch.backends.mps, "is_available", there.__bool__
+        )
+        monkeypatch.setattr(getattr(torch, each), "empty_cache", lambda name=each: given.append(name))
+    allocator.release()
+    assert given == [device]
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,15 @@ def test_the_system_page_names_the_card_and_its_memory(page_home: Path, monkeypa
     assert at.metric[0].delta == ""  # and not the processor's name
 
 
+def test_the_system_page_says_why_a_card_is_not_used(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = devices.Card("NVIDIA GeForce RTX 3060", "580.65", (8, 6), 12 * 2**30)
+    monkeypatch.setattr(devices, "cards", lambda: (card,))
+    monkeypatch.setattr(devices, "wheel", lambda: devices.Wheel("2.13.0+cpu", ""))
+    at = app("system")
+    assert any("built without CUDA" in warning.value for warning in at.warning)
+    assert any("--index-url https://download.pytorch.org/whl/cu130" in code.value for code in at.code)
+
+
 def test_a_page_is_drawn_without_torch(page_home: Path) -> None:
     import subprocess
     import sys

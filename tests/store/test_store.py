@@ -181,6 +181,22 @@ def test_what_sqlite_says_becomes_a_sentence(tmp_path: Path, monkeypatch: pytest
         database.rows("SELECT 1")
 
 
+def test_nothing_is_written_ahead_on_a_drive_behind_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def journal(database: Database) -> str:
+        return str(database.rows("PRAGMA journal_mode")[0][0])
+
+    here = Database(tmp_path / "studio.db")
+    assert journal(here) == "wal"
+    Pictures(here, tmp_path / "images").save(image(), RECIPE, "ann")
+    here.close()
+    monkeypatch.setattr("studio.store.database.on_a_local_disk", lambda folder: False)  # it was copied there
+    there = Database(tmp_path / "studio.db")
+    assert journal(there) == "delete"
+    assert Pictures(there, tmp_path / "images").count("ann") == 1
+    assert not list(tmp_path.glob("studio.db-wal"))
+    there.close()
+
+
 def test_threads_and_handles_on_one_folder(tmp_path: Path) -> None:
     def fill(owner: str) -> None:
         database = Database(tmp_path / "studio.db")  # as another process has: creation races too
