@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Files of tests over the cores: four processes at most, each takes a gigabyte or two.
 SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run setup setup-dev ci check test test-all format bench models clean
+.PHONY: run setup setup-dev ci check test test-all format messages bench models clean
 
 run: setup
 	$(BIN)/python -m studio.interfaces.web.start $(if $(PORT),--server.port $(PORT))
@@ -45,6 +45,10 @@ test-all: setup-dev
 format: setup-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# New sentences into the catalogue of each language (studio/locale), without a translation
+messages: setup-dev
+	PYTHONPATH=.:tests $(BIN)/python -m support.messages
 
 bench: setup-dev
 	$(BIN)/python -m studio bench

@@ -110,12 +110,12 @@ def N_(message: str) -> str:
 
 
 class texts(dict[str, T]):
-    """A table of messages, each in the language that is spoken when it is taken out. Of a tuple, each of its texts."""
+    """A table of messages, each in the language that is spoken when it is taken out. Of a tuple: its first part."""
 
     def __getitem__(self, name: str) -> T:
         found: Any = super().__getitem__(name)
         if isinstance(found, tuple):
-            found = tuple(_(part) if isinstance(part, str) else part for part in found)
+            return (_(found[0]), *found[1:])  # type: ignore[return-value]
         return _(found) if isinstance(found, str) else found  # type: ignore[return-value]
 
     def get(self, name: str, default: Any = None) -> Any:
