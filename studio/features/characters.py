@@ -60,9 +60,9 @@ def plan_character(
     `method`: how its frames are drawn; None for one that has no choice.
     """
     known = planning.picture(image).recipe if image is not None else None
-    if method == "picture" and image is not None and (asked := _not_in_place(base)):
+    if method == "picture" and image is not None and (refused := _not_in_place(base)):
         sampler = SAMPLERS[INVERSION_SAMPLER].title
-        planning.note(TEXT["in_place"].format(sampler=sampler, steps=INVERSION_STEPS, asked=asked))
+        planning.note(TEXT["in_place"].format(sampler=sampler, steps=INVERSION_STEPS, asked=refused))
     if known is not None:
         base = merge_request(base, known, planning)
     else:
@@ -79,14 +79,14 @@ def plan_character(
 
 def _not_in_place(base: GenerateSpec) -> str:
     """What was asked for that the method "picture" can't heed (see `in_place`), in words."""
-    asked = []
+    refused = []
     if base.steps is not None and base.steps < INVERSION_STEPS:
-        asked.append(f"{base.steps} steps")
+        refused.append(f"{base.steps} steps")
     if base.sampler not in ("auto", INVERSION_SAMPLER):
-        asked.append(f"the sampler {SAMPLERS[base.sampler].title}")
+        refused.append(f"the sampler {SAMPLERS[base.sampler].title}")
     if base.guidance is not None and base.guidance <= 1:
-        asked.append(f"guidance {base.guidance:g}")
-    return ", ".join(asked)
+        refused.append(f"guidance {base.guidance:g}")
+    return ", ".join(refused)
 
 
 def one_character(base: GenerateSpec, planning: Planning) -> GenerateSpec:
@@ -158,8 +158,8 @@ def merge_request(base: GenerateSpec, recipe: Recipe, planning: Planning) -> Gen
     if asked("quality") and base.quality != known.quality:
         planning.note(TEXT["quality"])
     if asked("text") and base.text != known.text:
-        said = base.model_copy(update={"model": changes.get("model", known.model)})  # whose words count
-        words = planning.wording.written(said, fixed=False).layers.text
+        of_model = base.model_copy(update={"model": changes.get("model", known.model)})  # whose words count
+        words = planning.wording.written(of_model, fixed=False).layers.text
         changes |= {"prompt": ", ".join(part for part in (known.prompt, words) if part), "text": base.text}
     merged = known.model_copy(update=changes)
     if asked("style"):

@@ -184,9 +184,9 @@ class Job:
 
         What its drawing left in `image.info` (`DRAWN_LABELS`) becomes labels of its recipe.
         """
-        said = {name: str(image.info[name]) for name in DRAWN_LABELS if name in image.info}
-        if recipe is not None and said:
-            recipe = recipe.model_copy(update={"labels": recipe.labels | said})
+        labels = {name: str(image.info[name]) for name in DRAWN_LABELS if name in image.info}
+        if recipe is not None and labels:
+            recipe = recipe.model_copy(update={"labels": recipe.labels | labels})
         picture = self._store.save(
             image,
             recipe,

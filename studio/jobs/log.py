@@ -121,11 +121,11 @@ class Processes:
 class Terms:
     """What is written down with a new job besides itself.
 
-    `asked`: pictures that are to be drawn; `quota`: how many its owner may have in a day (0: any number); `digest`: of
-    the request as it was sent, where its sender may send it again (the id is made of their name for it).
+    `to_draw`: pictures to draw; `quota`: how many its owner may have in a day (0: any number); `digest`: of the request
+    as it was sent, where its sender may send it again (the id is made of their name for it).
     """
 
-    asked: int = 0
+    to_draw: int = 0
     quota: int = 0
     digest: str = ""
 
@@ -159,13 +159,13 @@ class JobLog:
         """
         self.processes.enter()
         with self._database.transaction() as connection:
-            if terms.quota and (drawn := self._drawn(connection, owner)) + terms.asked > terms.quota:
-                raise Busy(QUOTA.format(quota=terms.quota, drawn=drawn, asked=terms.asked))
+            if terms.quota and (drawn := self._drawn(connection, owner)) + terms.to_draw > terms.quota:
+                raise Busy(QUOTA.format(quota=terms.quota, drawn=drawn, asked=terms.to_draw))
             added = connection.execute(
                 "INSERT INTO jobs (id, owner, process, state, created, spec, view, kept, asked, digest) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
                 (view.id, owner, self.processes.own, view.state, view.created, spec, view.model_dump_json(), kept,
-                 terms.asked, terms.digest),
+                 terms.to_draw, terms.digest),
             )  # fmt: skip
         return added.rowcount > 0
 

@@ -382,10 +382,10 @@ class Jobs:
                 self._end(job, "cancelled")
         except BaseException as error:  # a library that calls sys.exit ends its job, not the worker
             self._drop(job)
-            said = sentence_for(error)
+            sentence = sentence_for(error)
             if isinstance(error, DiskFull) and job.ids:
-                said += f" {len(job.ids)} of this job's pictures are kept; the same request draws the others."
-            self._end(job, "failed", said, isinstance(error, BadInput))
+                sentence += f" {len(job.ids)} of this job's pictures are kept; the same request draws the others."
+            self._end(job, "failed", sentence, isinstance(error, BadInput))
         return True
 
     def _drop(self, job: Job) -> None:

@@ -69,7 +69,7 @@ class DataSets:
             if not is_text(Path(name)) or not Path(name).name.isprintable() or Path(name).name in ("", ".."):
                 raise BadInput(f"A file can't be kept under the name {name[:80]!a}; give it another one.")
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
-        folder = self._place(owner).own
+        folder = self._owned_by(owner).own
         first = Path(files[0][0]) if files else Path("empty")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -104,29 +104,29 @@ class DataSets:
 
     def list(self, owner: str) -> Sequence[DataSetView]:
         """Every set that this owner may use: their own first, then those that are everybody's."""
-        return [DataSetView(name=name, own=own) for name, own in self._place(owner).names()]
+        return [DataSetView(name=name, own=own) for name, own in self._owned_by(owner).names()]
 
     def named(self, name: str, owner: str, change: bool = False) -> Path:
         """The folder or ZIP of a set by its name. Raises `NotFound`, also for another key's.
 
         `change`: captions in it are going to be replaced; raises `BadInput` where it isn't this owner's.
         """
-        place = self._place(owner)
-        found = place.named(name)
-        if change and not place.owns(found):
+        datasets = self._owned_by(owner)
+        path = datasets.named(name)
+        if change and not datasets.owns(path):
             raise BadInput(f"{name[:80]} isn't yours, so its captions can't be replaced; send a set of your own.")
-        return found
+        return path
 
     def delete(self, name: str, owner: str) -> None:
         """Remove a set of this owner's; `undo_delete` brings the last one back for a day. Raises `Busy` in a run."""
-        place = self._place(owner)
-        if self._trained_on(place.named(name)):
+        datasets = self._owned_by(owner)
+        if self._trained_on(datasets.named(name)):
             raise Busy(f"{name[:80]} is being trained on; stop the run first.")
-        place.delete(name)
+        datasets.delete(name)
 
     def undo_delete(self, owner: str) -> DataSetView:
         """Bring back the set that this owner deleted last. Raises `NotFound` where there is none."""
-        return DataSetView(name=self._place(owner).bring_back(), own=True)
+        return DataSetView(name=self._owned_by(owner).bring_back(), own=True)
 
-    def _place(self, owner: str) -> dataset.Place:
-        return dataset.Place(self._settings.datasets_dir, owner)
+    def _owned_by(self, owner: str) -> dataset.OwnedDatasets:
+        return dataset.OwnedDatasets(self._settings.datasets_dir, owner)

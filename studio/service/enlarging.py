@@ -36,8 +36,8 @@ def drawn_size(spec: GenerateSpec, size: tuple[int, int], info: ModelInfo, notes
     width, height = size
     second = (round(width * spec.hires), round(height * spec.hires))
     if spec.hires > 1 and not sizes.fits(*second, info.native_size):
-        said = {"width": second[0], "height": second[1], "title": info.title, "native": info.native_size}
-        once(notes, SECOND_PASS.format(**said))
+        facts = {"width": second[0], "height": second[1], "title": info.title, "native": info.native_size}
+        once(notes, SECOND_PASS.format(**facts))
     if sizes.fits(width, height, info.native_size):
         return width, height, spec.upscale
     able = spec.times == 1 and spec.mask is None
@@ -59,8 +59,8 @@ def drawn_size(spec: GenerateSpec, size: tuple[int, int], info: ModelInfo, notes
 
 def larger(spec: GenerateSpec, upscaler: UpscalerInfo, steps: int) -> dict[str, Any]:
     """What a recipe says of the upscaler and of the second pass, which has `steps` where nothing else is said."""
-    found: dict[str, Any] = NOT_LARGER | {"upscaler": upscaler.reference, "upscaler_hash": upscaler.hash}
+    changes: dict[str, Any] = NOT_LARGER | {"upscaler": upscaler.reference, "upscaler_hash": upscaler.hash}
     if spec.hires > 1:
         strength = HIRES_STRENGTH if spec.hires_strength is None else spec.hires_strength
-        found |= {"hires_steps": steps, "hires_strength": strength}
-    return found
+        changes |= {"hires_steps": steps, "hires_strength": strength}
+    return changes

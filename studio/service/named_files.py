@@ -45,20 +45,20 @@ class Files:
     def model(self, reference: str) -> ModelInfo:
         """Raises `NotFound` and `BadInput`."""
         if reference not in self._models:
-            found = resolve(reference, self._settings)
-            if found.state == "download" and reference not in PUBLISHED:
-                hub.tell(found.reference, self._settings)
-                found = resolve(reference, self._settings)
-            ownership.check(found.path, self._owner, self._settings, reference)
-            self._models[reference] = found
+            info = resolve(reference, self._settings)
+            if info.state == "download" and reference not in PUBLISHED:
+                hub.tell(info.reference, self._settings)
+                info = resolve(reference, self._settings)
+            ownership.check(info.path, self._owner, self._settings, reference)
+            self._models[reference] = info
         return self._models[reference]
 
     def lora(self, reference: str) -> LoraInfo:
         """Raises `NotFound` and `BadInput`."""
         if reference not in self._loras:
-            found = find_lora(reference, self._settings)
-            ownership.check(found.path, self._owner, self._settings, reference)
-            self._loras[reference] = found
+            info = find_lora(reference, self._settings)
+            ownership.check(info.path, self._owner, self._settings, reference)
+            self._loras[reference] = info
         return self._loras[reference]
 
     def upscaler(self, reference: str) -> UpscalerInfo:

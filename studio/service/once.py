@@ -65,15 +65,15 @@ class StartedOnce:
     def _known(self, file: Path, digest: str) -> str | None:
         try:
             age = time.time() - file.stat().st_mtime
-            said = json.loads(file.read_text(encoding="utf-8"))
+            entry = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:  # being written just now, or cut off by a full disk or the end of its process
-            said = {}
-        if said.get("digest", digest) != digest:
+            entry = {}
+        if entry.get("digest", digest) != digest:
             raise BadInput(OTHER_REQUEST)
-        if said.get("id"):
-            return str(said["id"])
+        if entry.get("id"):
+            return str(entry["id"])
         if age < STALE:
             raise Busy(STARTING)
         with suppress(OSError):

@@ -18,10 +18,10 @@ def theirs(path: Path | None, owner: str, settings: Settings) -> bool:
     """Whether a model or LoRA is the result of a run of another key."""
     if path is None:
         return False
-    place, runs = path.resolve(), settings.runs_dir.resolve()
-    if not place.is_relative_to(runs) or place == runs:
+    resolved, runs = path.resolve(), settings.runs_dir.resolve()
+    if not resolved.is_relative_to(runs) or resolved == runs:
         return False
-    made_by = RunDir(runs / place.relative_to(runs).parts[0]).owner()
+    made_by = RunDir(runs / resolved.relative_to(runs).parts[0]).owner()
     return private(made_by) and made_by != owner
 
 

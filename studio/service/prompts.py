@@ -83,10 +83,10 @@ class PromptService:
         """
         writer, knowledge = self._current_writer(), self._knowledge.of(request.model, loras)
         return apply_policy(
-            lambda asked: self._judged(writer.write(asked), asked, knowledge),
+            lambda attempt: self._judged(writer.write(attempt), attempt, knowledge),
             request,
             on_low_confidence,
-            lambda asked: self.write_fixed(asked, loras),
+            lambda attempt: self.write_fixed(attempt, loras),
         )
 
     def write_fixed(self, request: PromptRequest, loras: Iterable[LoraInfo] = ()) -> PromptResult:

@@ -426,13 +426,13 @@ def weighted(refs: Sequence[LoraRef], settings: Settings) -> tuple[LoraRef, ...]
 
     One that isn't here stays as it is.
     """
-    found = []
+    filled = []
     for ref in refs:
         if "weight" not in ref.model_fields_set:
             with suppress(StudioError):
                 ref = LoraRef(path=ref.path, weight=find_lora(ref.path, settings).weight)
-        found.append(ref)
-    return tuple(found)
+        filled.append(ref)
+    return tuple(filled)
 
 
 def _placed(ref: LoraRef, lora: LoraInfo) -> LoraRef:

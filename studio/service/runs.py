@@ -113,10 +113,10 @@ class TrainingRuns:
                 report = self._datasets.checked(spec.data, info.native_size)
         else:
             for ref in spec.loras:
-                found = find_lora(ref.path, self._settings)
-                ownership.check(found.path, owner, self._settings, ref.path)
-                if found.state == "download":
-                    raise NotFound(f"{found.title} isn't on this machine, and draws in few steps itself: leave it out.")
+                lora = find_lora(ref.path, self._settings)
+                ownership.check(lora.path, owner, self._settings, ref.path)
+                if lora.state == "download":
+                    raise NotFound(f"{lora.title} isn't on this machine, and draws in few steps itself: leave it out.")
             spec = spec.model_copy(update={"loras": weighted(spec.loras, self._settings)})
             if spec.data is not None:
                 report = self._datasets.checked(spec.data, info.native_size)
@@ -135,14 +135,14 @@ class TrainingRuns:
         """The request with paths for the names that a stranger gave: the trainer takes any path, and no such names."""
         if not self._settings.named_only:
             return spec
-        found: dict[str, Any] = {"model": str(info.path)} if info.kind in ("folder", "file") else {}
+        paths: dict[str, Any] = {"model": str(info.path)} if info.kind in ("folder", "file") else {}
         if isinstance(spec, LcmSpec):
-            found["loras"] = tuple(
+            paths["loras"] = tuple(
                 LoraRef(path=str(find_lora(ref.path, self._settings).path), weight=ref.weight) for ref in spec.loras
             )
         elif isinstance(spec, ControlRunSpec) and spec.init is not None and spec.init not in controlnets.KINDS:
-            found["init"] = str(controlnets.find(spec.init, self._settings) or spec.init)
-        return spec.model_copy(update=found)
+            paths["init"] = str(controlnets.find(spec.init, self._settings) or spec.init)
+        return spec.model_copy(update=paths)
 
     def _check_init(self, init: str, info: ModelInfo) -> None:
         """Before anything is written: is there something to go on from?"""
@@ -329,12 +329,12 @@ def view(run: RunDir) -> RunView:
 
 def _unreadable(run: RunDir, sentence: str) -> RunView:
     # What there is to show, so that it can be recognised and deleted; while it trains it can be stopped.
-    said, state = run.raw_spec(), run.status().get("state")
+    spec, state = run.raw_spec(), run.status().get("state")
     return RunView(
         id=run.id,
-        kind=next((kind for kind in RUN_KINDS if kind == said.get("kind")), "lora"),
-        name=str(said.get("name") or run.id),
-        model=str(said.get("model") or ""),
+        kind=next((kind for kind in RUN_KINDS if kind == spec.get("kind")), "lora"),
+        name=str(spec.get("name") or run.id),
+        model=str(spec.get("model") or ""),
         state=state if state in ACTIVE else UNREADABLE,
         error=sentence,
     )

@@ -63,8 +63,8 @@ def enlarged(width: int, height: int, native: int) -> tuple[int, int, float] | N
     for factor in (1.5, 2.0, 3.0, 4.0):
         small = [round(length / factor / 8) * 8 for length in (width, height)]
         near.append((small[0], small[1], factor))
-    for found in (exact, near):
-        able = [one for one in found if 1 < one[2] <= MOST_TIMES and min(one[:2]) >= 64 and fits(*one[:2], native)]
+    for candidates in (exact, near):
+        able = [one for one in candidates if 1 < one[2] <= MOST_TIMES and min(one[:2]) >= 64 and fits(*one[:2], native)]
         able = [one for one in able if one[0] * one[1] >= LEAST * native * native] or able
         if able:
             return next((one for one in able if one[2] == int(one[2])), able[0])
@@ -84,12 +84,12 @@ def masked(
     Raises BadInput for a size of another shape than the whole picture's own.
     """
     whole = (max(64, -(-picture[0] // 8) * 8), max(64, -(-picture[1] // 8) * 8))
-    asked = (spec.width or whole[0], spec.height or whole[1])
+    size = (spec.width or whole[0], spec.height or whole[1])
     area = mask.area
     if area == "auto":
-        area = "whole" if fits(*whole, native) and asked == whole else "masked"
+        area = "whole" if fits(*whole, native) and size == whole else "masked"
     if area == "whole":
-        if asked != whole:
+        if size != whole:
             raise BadInput(WHOLE_SIZE.format(width=picture[0], height=picture[1]))
         return area, whole
     return area, default_size(native, shape, trained) if spec.width is None and spec.height is None else None

@@ -172,8 +172,8 @@ class Studio:
         if plan.spec.kind == "generate" and len(cached) == len(plan.recipes):
             return self._jobs.finished(job, Terms(digest=digest))
         self._keep_bound()
-        asked = max(len(plan.recipes) - len(cached), 0 if plan.complete else 1)
-        return self._jobs.submit(job, Terms(asked, self._quota(owner), digest))
+        to_draw = max(len(plan.recipes) - len(cached), 0 if plan.complete else 1)
+        return self._jobs.submit(job, Terms(to_draw, self._quota(owner), digest))
 
     def _keep_bound(self) -> None:
         """Have the worker see to it, now and then, that pictures don't take more disk than they may."""
@@ -204,12 +204,12 @@ class Studio:
         return self._job(plan, orphan.owner, notes=orphan.view.notes, cached=cached, id=orphan.view.id)
 
     def _cached(self, plan: Plan, owner: str) -> dict[int, Picture]:
-        found = {}
+        pictures = {}
         for index, recipe in enumerate(plan.recipes if plan.complete else ()):
             picture = self._pictures.claim_cached(recipe, owner, title=plan.title)
             if picture is not None:
-                found[index] = picture
-        return found
+                pictures[index] = picture
+        return pictures
 
     def _job(self, plan: Plan, owner: str, notes: Sequence[str], cached: Mapping[int, Picture], id: str = "") -> Job:
         return Job(
@@ -453,7 +453,7 @@ class Studio:
         engine = self._jobs.engine
         status: dict[str, Any] = engine.status() if engine is not None else {}
         count, size = self._pictures.usage()
-        asked, found = self._log.cache_figures()
+        shown, cached = self._log.cache_figures()
         device = status.get("device") or devices.expected(self.settings)
         processor = platform.processor() or platform.machine() if device == "cpu" else ""
         return SystemStatus(
@@ -473,8 +473,8 @@ class Studio:
             disk_used=size,
             disk_bound=self.settings.images_mb * 2**20 or None,
             pictures=count,
-            cache_asked=asked,
-            cache_found=found,
+            cache_asked=shown,
+            cache_found=cached,
             home=self.settings.home.resolve(),
             versions=_versions(),
             troubles=tuple(devices.troubles(self.settings)),

@@ -60,10 +60,10 @@ class Wording:
         if fixed:
             return self._template(request, loras)
         return apply_policy(
-            lambda asked: self.write(asked, loras),
+            lambda attempt: self.write(attempt, loras),
             request,
             "run" if fixed is False else spec.on_low_confidence,
-            lambda asked: self._template(asked, loras),
+            lambda attempt: self._template(attempt, loras),
         )
 
     def _loras(self, spec: GenerateSpec) -> list[LoraInfo]:
@@ -176,12 +176,12 @@ class Wording:
         self, prompt: a1111.Plain, spec: GenerateSpec, notes: list[str], lora: Callable[[str], LoraInfo]
     ) -> tuple[LoraRef, ...]:
         """The LoRAs that a prompt names, but those that were chosen beside it, which keep their weight."""
-        said = prompt.text.casefold()
+        typed = prompt.text.casefold()
         chosen: set[str] = set()
         for own in (lora(ref.path) for ref in spec.loras):
             chosen.add(str(own.path))
             words = split(own.trigger_words)  # there may be one for each of its outfits
-            if not any(word.casefold() in said for word in words):
+            if not any(word.casefold() in typed for word in words):
                 _silent(own, words, notes)
         applied: dict[str, LoraRef] = {}
         for tag in prompt.loras:
@@ -197,7 +197,7 @@ class Wording:
             elif str(info.path) not in chosen:
                 weight = info.weight if tag.weight is None else tag.weight
                 applied.setdefault(str(info.path), LoraRef(path=str(info.path), weight=weight))
-                _silent(info, [word for word in split(info.trigger_words) if word.casefold() not in said], notes)
+                _silent(info, [word for word in split(info.trigger_words) if word.casefold() not in typed], notes)
         return tuple(applied.values())
 
     def _named(self, name: str) -> LoraInfo | None:

@@ -143,10 +143,10 @@ def test_names_that_no_file_should_have_are_refused(studio: Studio) -> None:
 
 
 def test_a_day_after_it_is_gone(tmp_path: Path) -> None:
-    place = kept.Place(tmp_path, "local")
+    datasets = kept.OwnedDatasets(tmp_path, "local")
     write_set(tmp_path / "old", 1)
-    place.delete("old")
-    place.purge()
+    datasets.delete("old")
+    datasets.purge()
     assert list((tmp_path / ".deleted").iterdir())
-    place.purge(older_than=-1)
+    datasets.purge(older_than=-1)
     assert not list((tmp_path / ".deleted").iterdir())

@@ -27,7 +27,7 @@ def test_calls_are_counted_as_the_trainer_makes_them() -> None:
     told = duration(spec, teacher_steps=20, guidance=7.0, seconds_per_call=0.1)
     assert told.latents == pytest.approx(100 * 20 * 2 * 0.1)  # both branches of each step of each picture
     assert told.steps == pytest.approx(100 * 4 * 6 * 0.1)
-    assert told.said.startswith("This run takes about 11 minutes, of which 7 minutes go by before the first step")
+    assert told.sentence.startswith("This run takes about 11 minutes, of which 7 minutes go by before the first step")
     assert duration(spec, 20, 1.0, 0.1).latents == told.latents / 2
     assert duration(spec.model_copy(update={"data": "pictures"}), 20, 7.0, 0.1).latents == 0
     assert duration(spec.model_copy(update={"gradient_checkpointing": True}), 20, 7.0, 0.1).steps > told.steps

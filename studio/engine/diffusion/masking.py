@@ -58,8 +58,8 @@ def change_map(mask: Image.Image, components: Components) -> Tensor:
     """
     whole = mask_tensor(mask).to(components.device)
     covered = F.avg_pool2d((whole > 0).float(), components.factor)
-    said = F.avg_pool2d(whole, components.factor) / covered.clamp_min(1e-6)
-    return (said * (2 * covered).clamp(max=1)).to(components.dtype)
+    mean = F.avg_pool2d(whole, components.factor) / covered.clamp_min(1e-6)
+    return (mean * (2 * covered).clamp(max=1)).to(components.dtype)
 
 
 @torch.no_grad()

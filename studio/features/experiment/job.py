@@ -47,8 +47,10 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
     recipes: list[Recipe] = []
     for pair in pairs:
         for side in pair.sides:
-            asked = {"prompt": side.prompt, "negative": side.negative, "seed": pair.seed, "count": 1}
-            recipes += job.resolve(spec.base.model_copy(update=asked | {"emotion": pair.emotion, "style": pair.style}))
+            changes = {"prompt": side.prompt, "negative": side.negative, "seed": pair.seed, "count": 1}
+            recipes += job.resolve(
+                spec.base.model_copy(update=changes | {"emotion": pair.emotion, "style": pair.style})
+            )
     across = len(pairs[0].sides)
     first: dict[str, int] = {}  # sides with one prompt (hardening gives the clean one back) are drawn once
     indices = [first.setdefault(recipe.key, index) for index, recipe in enumerate(recipes)]

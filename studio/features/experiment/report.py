@@ -181,12 +181,12 @@ class Report(_Data):
         wrong = ", ".join(f"'{old}' as '{new}'" for old, new in worst.changes)
         sides = zip(*(outcome.sides for outcome in self.outcomes), strict=True)
         means = [sum(seen.probability for seen in side) / len(side) for side in sides]
-        said = "; ".join(f"{name}: {mean:.0%}" for name, mean in zip(self.names, means, strict=False))
+        shown = "; ".join(f"{name}: {mean:.0%}" for name, mean in zip(self.names, means, strict=False))
         pair = self.outcomes[0].pair
         back = " Hardening gives the clean prompt back." if pair.cured == pair.left else ""
         return (
             f"The worst of {worst.tried} prompts that were tried writes {wrong}. How sure the judge is of "
-            f"'{pair.emotion}', mean of {len(self.outcomes)} seeds: {said}.{back}"
+            f"'{pair.emotion}', mean of {len(self.outcomes)} seeds: {shown}.{back}"
         )
 
     def told(self) -> dict[str, Any]:

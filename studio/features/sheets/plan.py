@@ -16,19 +16,19 @@ from studio.jobs.job import Wording
 
 def plan_sheet(spec: SheetSpec, planning: Planning) -> Planned:
     """One picture for each emotion, style by style."""
-    asked = planning.seeded(spec.base).model_copy(update={"count": 1})
-    base = one_character(asked, planning)
+    request = planning.seeded(spec.base).model_copy(update={"count": 1})
+    base = one_character(request, planning)
     requests = [
         planning.wording.prompted(base, emotion, style)
         for style in spec.styles or (base.style,)
         for emotion in spec.emotions
     ]
-    return Planned(spec.model_copy(update={"base": asked}), requests, alike=requests)
+    return Planned(spec.model_copy(update={"base": request}), requests, alike=requests)
 
 
 def plan_grid(spec: GridSpec, planning: Planning) -> Planned:
     """One picture for each pair of values, row by row."""
-    base = asked = planning.seeded(spec.base).model_copy(update={"count": 1})
+    base = request = planning.seeded(spec.base).model_copy(update={"count": 1})
     if {"emotion", "style"} & {axis.name for axis in (spec.x, spec.y) if axis is not None}:
         base = one_character(base, planning)
     requests = []
@@ -36,7 +36,7 @@ def plan_grid(spec: GridSpec, planning: Planning) -> Planned:
         for x in spec.x.values:
             cell = _set(base, spec.x, x, planning.wording)
             requests.append(_set(cell, spec.y, y, planning.wording) if spec.y and y is not None else cell)
-    return Planned(spec.model_copy(update={"base": asked}), requests, alike=requests)
+    return Planned(spec.model_copy(update={"base": request}), requests, alike=requests)
 
 
 def plan_batch(spec: BatchSpec, planning: Planning) -> Planned:

@@ -11,7 +11,7 @@ from studio.runs.dataset.archive import folder_of
 from studio.runs.dataset.captions import write_captions
 from studio.runs.dataset.check import automatic_repeats, behind_triggers, check, fingerprint, upright
 from studio.runs.dataset.checked import checked
-from studio.runs.dataset.kept import Place
+from studio.runs.dataset.kept import OwnedDatasets
 from studio.runs.dataset.tags import add_tags, remove_tags, replace_tag, split_tags, tag_counts
 from studio.runs.dataset.views import CAPTIONS, DRAWN, LISTS, PICTURES, Entry, Problem, Report
 
@@ -21,7 +21,7 @@ __all__ = [
     "LISTS",
     "PICTURES",
     "Entry",
-    "Place",
+    "OwnedDatasets",
     "Problem",
     "Report",
     "add_tags",

@@ -21,7 +21,7 @@ KEPT = 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
-class Place:
+class OwnedDatasets:
     """The folder of data sets as one owner sees it."""
 
     folder: Path
@@ -43,10 +43,10 @@ class Place:
         """
         for root in (root.resolve() for root in self._roots):
             try:
-                found = (root / name).resolve()
-                inside = found.relative_to(root).parts if found.is_relative_to(root) and found.exists() else ()
+                path = (root / name).resolve()
+                inside = path.relative_to(root).parts if path.is_relative_to(root) and path.exists() else ()
                 if inside and not any(part.startswith(".") for part in inside):
-                    return found
+                    return path
             except (OSError, ValueError):  # too long, a NUL in it
                 break
         raise NotFound(

@@ -31,7 +31,7 @@ class Duration:
     steps: float
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         first = f", of which {_words(self.latents)} go by before the first step" if self.latents else ""
         return f"This run takes about {_words(self.latents + self.steps)}{first}, measuring left out."
 

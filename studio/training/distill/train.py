@@ -74,7 +74,7 @@ def distill(session: Session, spec: LcmSpec) -> None:
     if session.main:
         with runtime.autocast():
             call = seconds_per_call(model.unet, info.native_size // model.factor, model.tokenizer.model_max_length)
-        session.log(duration(spec, info.steps, info.guidance, call / runtime.processes).said, note=True)
+        session.log(duration(spec, info.steps, info.guidance, call / runtime.processes).sentence, note=True)
 
     with contextlib.ExitStack() as stack:
         # Merged for the length of the run: a character is part of the teacher, and the student is made from that.

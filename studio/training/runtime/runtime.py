@@ -32,16 +32,16 @@ Item = TypeVar("Item")
 LONGEST_WAIT = timedelta(days=7)
 
 
-def choose_precision(asked: str, cpu: bool) -> tuple[str, torch.dtype]:
+def choose_precision(precision: str, cpu: bool) -> tuple[str, torch.dtype]:
     """Name and dtype of the precision to train in; "auto" is the fastest that the device computes with.
 
     Raises BadInput for half precision on the CPU.
     """
-    if asked == "auto":
-        asked = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if asked == "fp16" and cpu:
+    if precision == "auto":
+        precision = "fp32" if cpu else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp16" and cpu:
         raise BadInput("Half precision (fp16) trains on NVIDIA cards only: choose auto, fp32 or bf16.")
-    return asked, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
+    return precision, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def move_to_device(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
