@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from studio.core.i18n import texts
+from studio.core.i18n import N_, _, texts
 from studio.interfaces.web import chips, frame, history, lab, many, prompt_panel, request, results, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
@@ -20,10 +20,10 @@ TEXT = {
 }
 TEXT = texts(TEXT)
 IDEAS = {
-    "School friend": "brown hair, short hair, green eyes, serafuku, blue sailor collar",
-    "Ice princess": "silver hair, long hair, blue eyes, white kimono",
-    "Detective": "1boy, black hair, brown eyes, dress shirt, black coat",
-    "Idol": "pink hair, twintails, purple eyes, pink sailor collar",
+    N_("School friend"): "brown hair, short hair, green eyes, serafuku, blue sailor collar",
+    N_("Ice princess"): "silver hair, long hair, blue eyes, white kimono",
+    N_("Detective"): "1boy, black hair, brown eyes, dress shirt, black coat",
+    N_("Idol"): "pink hair, twintails, purple eyes, pink sailor collar",
 }
 
 st.session_state.pop(f"refused:{PAGE}", None)  # of another page
@@ -78,7 +78,7 @@ with stage:
             with st.container(horizontal=True, horizontal_alignment="center"):
                 for name, idea in IDEAS.items():
                     st.button(
-                        name, key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},)
+                        _(name), key=f"gen_idea_{name}", on_click=st.session_state.update, args=({"gen_text": idea},)
                     )
 
 with stage:

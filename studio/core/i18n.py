@@ -110,13 +110,23 @@ def N_(message: str) -> str:
 
 
 class texts(dict[str, T]):
-    """A table of messages, each in the language that is spoken when it is taken out. Of a tuple: its first part."""
+    """A table of messages, each in the language that is spoken when it is taken out. Of a tuple: its first part.
+
+    `context` says which of two meanings its English words have.
+    """
+
+    def __init__(self, messages: Mapping[str, T], context: str = "") -> None:
+        super().__init__(messages)
+        self.context = context
+
+    def _said(self, message: str) -> str:
+        return pgettext(self.context, message) if self.context else _(message)
 
     def __getitem__(self, name: str) -> T:
         found: Any = super().__getitem__(name)
         if isinstance(found, tuple):
-            return (_(found[0]), *found[1:])  # type: ignore[return-value]
-        return _(found) if isinstance(found, str) else found  # type: ignore[return-value]
+            return (self._said(found[0]), *found[1:])  # type: ignore[return-value]
+        return self._said(found) if isinstance(found, str) else found  # type: ignore[return-value]
 
     def get(self, name: str, default: Any = None) -> Any:
         try:

@@ -125,6 +125,11 @@ class Lexicon:
                 self._japanese.setdefault(word, name)
         self._longest_japanese = max(map(len, self._japanese), default=0)
 
+    def japanese(self, tag: str) -> str:
+        """The first Japanese word for a tag; "" where it has none."""
+        known = self.tags.get(normal(tag))
+        return known.japanese[0] if known and known.japanese else ""
+
     @classmethod
     def load(cls, extra_csv: Iterable[Path | str] = ()) -> Lexicon:
         """The studio's lexicon and the tags of the given A1111 autocomplete files (good rows only).

@@ -147,6 +147,10 @@ class PromptService:
         """What is searched for, with commas between its tags: "red hair sad" means "red hair, sad"."""
         return ", ".join(self._lexicon.apart(query))
 
+    def japanese(self, tag: str) -> str:
+        """The Japanese word for a tag, weights and brackets around it left out; "" where the lexicon has none."""
+        return self._lexicon.japanese(a1111.plain(tag.strip()).text)
+
     def character(self, prompt: str, typed: str = "") -> tuple[str, ...]:
         """Who a drawn prompt shows, word by word, to be kept in others; see `traits.character_in`."""
         return character_in(prompt, typed, self._lexicon)

@@ -32,6 +32,7 @@ APART = (
     "studio/training/export",
     "studio/runs/publish.py",
     "studio/interfaces/cli/bench.py",
+    "studio/interfaces/api/metrics.py",
 )
 MARKS = {"_", "N_", "gettext"}
 SAYS = {"note", "on_note"}  # functions that are handed what is said on the way
@@ -67,15 +68,16 @@ def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
 
 
 def _shown() -> Iterator[Message]:
-    for where, tree in sources(*SHOWN, "studio/core", "studio/interfaces/cli", "studio/interfaces/api"):
-        tables = {node.args[0].id for node in ast.walk(tree)
-                  if isinstance(node, ast.Call) and _name(node.func) == "texts" and node.args
-                  and isinstance(node.args[0], ast.Name)}  # fmt: skip
+    for where, tree in sources("pages", "studio"):
+        tables = {}  # by name, and the context that each was given
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and _name(node.func) == "texts" and node.args:
+                tables[_name(node.args[0])] = template(node.args[1]) if len(node.args) > 1 else ""
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and _name(node.targets[0]) in tables:
                 for value in node.value.values:
                     if text := template(value.elts[0] if isinstance(value, ast.Tuple) else value):
-                        yield Message(text, where=where)
+                        yield Message(text, context=tables[_name(node.targets[0])], where=where)
             elif isinstance(node, ast.Call):
                 yield from _marked(node, where)
 
@@ -151,6 +153,8 @@ def _behind() -> Iterator[Message]:
 def sentence(text: str) -> bool:
     """Whether a text of the code is a sentence for people."""
     plain = text.strip()
+    if "\n" in plain or re.match(r"(SELECT|INSERT|UPDATE|DELETE|CREATE) ", plain):  # told to a model or a database
+        return False
     return bool(re.match(r"[A-Z{'(]", plain)) and plain.endswith((".", "!", "?")) and len(plain.split()) > 2
 
 

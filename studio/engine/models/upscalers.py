@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from studio.core.errors import BadInput, NotFound, StudioError
+from studio.core.i18n import N_
 from studio.core.settings import EMBEDDED_UPSCALER, Settings
 from studio.engine.models.file_kinds import has_lora, kind_of
 from studio.engine.models.places import candidates
@@ -78,7 +79,7 @@ def find(reference: str, settings: Settings) -> UpscalerInfo:
     if name == EMBEDDED:
         if not EMBEDDED_UPSCALER.is_file():
             raise NotFound("The studio's upscaler is missing from this installation; get assets/models/upscaler again.")
-        return _file(EMBEDDED, "The studio's own", EMBEDDED_UPSCALER)
+        return _file(EMBEDDED, N_("The studio's own"), EMBEDDED_UPSCALER)
     path = _local(name, settings)
     if path is None:
         raise NotFound(

@@ -9,7 +9,7 @@ import streamlit as st
 
 from studio.core.i18n import texts
 from studio.core.views import Picture
-from studio.interfaces.web import text
+from studio.interfaces.web import tags, text
 from studio.interfaces.web.chips import Chip
 from studio.interfaces.web.kept import KEY, drop, words
 from studio.interfaces.web.resources import studio
@@ -60,7 +60,7 @@ def offer(picture: Picture, key: str) -> None:
         if decided := made.labels.get("decided"):
             st.caption(TEXT["decided"], width="content")
             for word in decided.split(", "):
-                st.badge(text.escape(word), color="gray")
+                st.badge(text.escape(tags.named(word)), color="gray")
         kept, said = who == words(), text.escape(", ".join(who))
         st.button(
             TEXT["kept" if kept else "keep"], key=f"keep_{key}",

@@ -14,7 +14,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from studio.core.errors import StudioError
-from studio.core.i18n import texts
+from studio.core.i18n import _, texts
 from studio.core.specs import LcmSpec, LoraRef
 from studio.core.views import RunView
 from studio.interfaces.web import download, inputs, text, widgets
@@ -59,6 +59,11 @@ TEXT = {
     "download": "Download for A1111 and ComfyUI",
     "all": "All formats",
     "folder_is": "The whole model is a folder, for the studio and for `DiffusionPipeline.from_pretrained`:",
+    "who": "who",
+    "axis": "step",
+    "axis_steps": "steps",
+    "quality_alt": "Quality of the student at four steps by checkpoint",
+    "strip_alt": "{who}, {steps}: the first prompts side by side",
     "quality": "Quality by checkpoint",
     "best": "Kept: {name}",
 }
@@ -68,7 +73,7 @@ SOURCES = {"teacher": "The model's own pictures", "folder": "My pictures"}
 SOURCES = texts(SOURCES)
 NAMES = {"student": "Student", "teacher": "Teacher at its best", "dpmpp_2m": "DPM++ 2M"}
 NAMES = texts(NAMES)
-COLOURS = {"Student": "#7c4dff", "Teacher at its best": "#2a9d8f", "DPM++ 2M": "#e07a5f"}
+COLOURS = {"student": "#7c4dff", "teacher": "#2a9d8f", "dpmpp_2m": "#e07a5f"}
 MEASURES = {
     "emotion": ("Emotion as asked", True),
     "style": ("Style as asked", True),
@@ -174,7 +179,7 @@ def _more() -> dict[str, Any]:
     with st.container(horizontal=True):
         values["checkpoint_epochs"] = _number("checkpoint_epochs", width=210)
         values["patience"] = _number("patience", width=210)
-        values["curve_pictures"] = _number("curve_pictures", width=180, placeholder="automatic")
+        values["curve_pictures"] = _number("curve_pictures", width=180, placeholder=_("automatic"))
         values["time_limit_minutes"] = _number("time_limit_minutes", width=180)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         values["precision"] = inputs.choice(LcmSpec, "precision", "lcm_precision", width=180)
@@ -205,7 +210,7 @@ def curve(run: RunView) -> None:
         return
     table = pd.DataFrame(rows)
     table["total"] = table["seconds"] + table["decoding"]
-    table["name"] = table["who"].map(NAMES)
+    table["name"] = [NAMES[who] for who in table["who"]]
     there = [name for name in MEASURES if table[name].notna().all()]
     if "emotion" not in there and "clip" not in there:
         st.caption(TEXT["no_judge"])
@@ -221,7 +226,7 @@ def curve(run: RunView) -> None:
         st.markdown(f"##### {TEXT['quality']}")
         st.line_chart(
             pd.DataFrame({TEXT["quality"]: [p["quality"] for p in points]}, index=[p["step"] for p in points]),
-            height=140, x_label="step", alt="Quality of the student at four steps by checkpoint",
+            height=140, x_label=TEXT["axis"], alt=TEXT["quality_alt"],
         )  # fmt: skip
         st.caption(TEXT["best"].format(name=said.get("best")))
     pictures(run, rows, said.get("best") or "")
@@ -235,11 +240,11 @@ def chart(table: pd.DataFrame, measure: str) -> alt.LayerChart:
         x=alt.X("total:Q", title=TEXT["seconds"], scale=alt.Scale(type="log", nice=False, padding=20)),
         y=alt.Y(f"{measure}:Q", title=title, scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(format=form)),
         color=alt.Color(
-            "name:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
+            "name:N", title=None, scale=alt.Scale(domain=[NAMES[who] for who in COLOURS], range=list(COLOURS.values())),
             legend=alt.Legend(orient="top"),
         ),
         tooltip=[
-            alt.Tooltip("name:N", title="who"), alt.Tooltip("steps:Q"),
+            alt.Tooltip("name:N", title=TEXT["who"]), alt.Tooltip("steps:Q", title=TEXT["axis_steps"]),
             alt.Tooltip("total:Q", title=TEXT["seconds"], format=".3f"),
             alt.Tooltip(f"{measure}:Q", title=title, format=form),
         ],
@@ -270,7 +275,7 @@ def pictures(run: RunView, rows: list[dict[str, Any]], best: str) -> None:
             continue
         words = TEXT["steps_word"].format(count=text.plural(row["steps"], "step"), guidance=row["guidance"])
         st.caption(f"{NAMES[row['who']]} · {words}")
-        st.image(path.read_bytes(), alt=f"{NAMES[row['who']]}, {words}: the first prompts side by side")
+        st.image(path.read_bytes(), alt=TEXT["strip_alt"].format(who=NAMES[row["who"]], steps=words))
 
 
 # --- afterwards -----------------------------------------------------------------------------------------------------
@@ -328,12 +333,12 @@ def trade_off(run: RunView) -> int | None:
     teacher = next(row for (who, _), row in rows.items() if who == "teacher")
     total = row["seconds"] + row["decoding"]
     faster = (teacher["seconds"] + teacher["decoding"]) / max(total, 1e-9)
-    st.markdown(TEXT["picked"].format(time=f"{total:.2f} s", faster=faster))
+    st.markdown(TEXT["picked"].format(time=_("{seconds} s").format(seconds=f"{total:.2f}"), faster=faster))
     if row["emotion"] is not None and solver is not None:
         st.markdown(TEXT["sees"].format(emotion=row["emotion"], teacher=teacher["emotion"], solver=solver["emotion"]))
         near = row["frechet"] is None or solver["frechet"] <= row["frechet"]  # None: of single pictures
         if solver["emotion"] >= row["emotion"] and near:
             st.warning(TEXT["loses"], icon=":material/info:")
     if path := strips(run).get(strip_of(row, said.get("best") or "")):
-        st.image(path.read_bytes(), alt=f"Student, {text.plural(steps, 'step')}")
+        st.image(path.read_bytes(), alt=f"{NAMES['student']}, {text.plural(steps, 'step')}")
     return steps

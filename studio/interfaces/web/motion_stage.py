@@ -24,6 +24,9 @@ from studio.interfaces.web.motion import picture_of
 from studio.interfaces.web.resources import studio
 
 TEXT = {
+    "filmstrip_alt": "Filmstrip of {frames}: {names}",
+    "loop_alt": "The animation, looping",
+    "frame_alt": "Frame {number}, {emotion}",
     "strip": "Frames",
     "filmstrip": "Filmstrip",
     "filmstrip_keep": "Download the filmstrip",
@@ -90,8 +93,8 @@ def filmstrip(job: JobView) -> None:
         return
     st.caption(TEXT["filmstrip"])
     data = _filmstrip(tuple(picture.id for picture in shown), owner())
-    names = ", ".join(dict.fromkeys(_emotion_in(picture) for picture in shown))
-    st.image(data, alt=f"Filmstrip of {text.plural(len(shown), 'frame')}: {names}")
+    names = ", ".join(dict.fromkeys(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
+    st.image(data, alt=TEXT["filmstrip_alt"].format(frames=text.plural(len(shown), "frame"), names=names))
     st.caption(" \u00b7 ".join(text.EMOTION_NAMES.get(_emotion_in(picture), "?") for picture in shown))
     st.download_button(
         TEXT["filmstrip_keep"],
@@ -123,7 +126,10 @@ def _emotion_in(picture: Picture) -> str:
 def _side_by_side(job: JobView, shown: list[Picture]) -> None:
     with st.container(horizontal=True, gap="xsmall", key=f"strip_{job.id}"):
         for number, picture in enumerate(shown, 1):
-            st.image(widgets.thumbnail(picture, 224), width=112, alt=f"Frame {number}, {_emotion_in(picture)}")
+            name = text.EMOTION_NAMES.get(_emotion_in(picture), "?")
+            st.image(
+                widgets.thumbnail(picture, 224), width=112, alt=TEXT["frame_alt"].format(number=number, emotion=name)
+            )
 
 
 def loop(job: JobView) -> None:
@@ -132,7 +138,7 @@ def loop(job: JobView) -> None:
     if preview is None:
         return
     with st.container(key=f"stage_single_{job.id}"):
-        st.image(studio().picture_bytes(preview.id, owner()), width="stretch", alt="The animation, looping")
+        st.image(studio().picture_bytes(preview.id, owner()), width="stretch", alt=TEXT["loop_alt"])
     st.caption(TEXT["keep"])
     with st.container(horizontal=True, gap="xsmall"):
         for form in FORMATS:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from studio.core.i18n import texts
-from studio.interfaces.web import history, parameters, text, words
+from studio.interfaces.web import history, parameters, tags, text, words
 from studio.interfaces.web.request import Fields, as_written, write_again
 from studio.interfaces.web.resources import studio
 from studio.service import PromptResult, UnknownWord, Validation
@@ -164,6 +164,7 @@ def _written(fields: Fields, drawing: bool) -> Prompt:
         little = [one for one in result.unknown_words if one not in left]
         said = "kept" if fields.rest.get("every_word") else "little"
         words.unknown_words(little, "gen_text", said, first=len(left))
+    tags.gloss(positive)
     if asked and result.writer == "offline" and result.notes:
         st.caption(f":orange[:material/warning:] {text.say(result.notes[0])}")
     with check:
@@ -386,7 +387,7 @@ def suggestions(typed: str) -> None:
         return
     with st.container(horizontal=True, gap="xsmall", key="gen_suggestions"):
         for index, one in enumerate(completions):
-            label = f"{one.tag} · {one.japanese}" if one.japanese and not typed.isascii() else one.tag
+            label = f"{one.tag} · {one.japanese}" if one.japanese and not typed.isascii() else tags.named(one.tag)
             st.button(text.escape(label), key=f"gen_suggest_{index}", type="tertiary", on_click=_take, args=(one.text,))
 
 

@@ -12,7 +12,7 @@ from studio.core.errors import StudioError
 from studio.core.i18n import texts
 from studio.core.specs import MAX_SEED, GenerateSpec
 from studio.core.views import JobView, Picture
-from studio.interfaces.web import character, lab, larger, text, widgets
+from studio.interfaces.web import character, lab, larger, tags, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
 
@@ -117,6 +117,7 @@ def recipe(picture: Picture) -> None:
     with st.expander(text.summary(made), icon=":material/receipt_long:"):
         st.caption(TEXT["prompt"])
         st.code(made.prompt, language=None, wrap_lines=True)
+        tags.gloss(made.prompt)
         if made.negative:
             st.caption(TEXT["negative"])
             st.code(made.negative, language=None, wrap_lines=True)

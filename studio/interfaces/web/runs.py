@@ -64,6 +64,12 @@ TEXT = {
     "samples": "Samples",
     "samples_empty": "The first samples come before the first step.",
     "step": "step {step}",
+    "axis": "step",
+    "loss_alt": "Loss by step: each step, and smoothed",
+    "compare_alt": "Smoothed loss of several runs by step",
+    "matched_alt": "Losses of student and critic by step",
+    "rate_alt": "Learning rate by step",
+    "sample_alt": "Sample after {step} steps: {prompt}",
     "log": "Log",
     "checkpoint": "Last saved: {name}",
 }
@@ -80,7 +86,7 @@ ICONS = {
 }
 
 
-def _state(run: RunView) -> str:
+def state_name(run: RunView) -> str:
     """The run's state in words."""
     return TEXT["stopped_unsaved" if run.state == "stopped" and not run.checkpoints else run.state]
 
@@ -169,7 +175,7 @@ def _live(run_id: str, page: str) -> None:
 def draw(run: RunView, page: str) -> None:
     """State, controls, curves, samples and log."""
     with st.container(horizontal=True, vertical_alignment="center", key="run_line"):
-        st.badge(_state(run), icon=ICONS[run.state], color="green" if run.state == "done" else "violet")
+        st.badge(state_name(run), icon=ICONS[run.state], color="green" if run.state == "done" else "violet")
         if run.steps:
             st.caption(TEXT["epoch"].format(epoch=run.epoch, epochs=run.epochs, step=run.step, steps=run.steps))
         _controls(run, page)
@@ -270,25 +276,25 @@ def _curves(run: RunView, page: str) -> None:
     if chosen:
         curves = {f"{run.name} · {run.id}": _series(run.metrics, "smoothed")}
         curves |= {f"{others[id]} · {id}": _series(studio().runs.get(id).metrics, "smoothed") for id in chosen}
-        st.line_chart(pd.DataFrame(curves), height=260, alt="Smoothed loss of several runs by step")
+        st.line_chart(pd.DataFrame(curves), height=260, alt=TEXT["compare_alt"])
     else:
         matched = [line for line in run.metrics if "critic" in line]  # another loss, of another size
         before = run.metrics[: len(run.metrics) - len(matched)]
         if before:
             table = pd.DataFrame({TEXT["raw"]: _series(before, "loss"), TEXT["smoothed"]: _series(before, "smoothed")})
-            st.line_chart(table, height=260, x_label="step", alt="Loss by step: each step, and smoothed")
+            st.line_chart(table, height=260, x_label=TEXT["axis"], alt=TEXT["loss_alt"])
         if matched:
             st.caption(TEXT["matched"])
             learnt = [line for line in matched if line["rate"]]  # at first the critic learns alone
             table = pd.DataFrame(
                 {TEXT["smoothed"]: _series(learnt, "smoothed"), TEXT["critic"]: _series(matched, "critic")}
             )
-            st.line_chart(table, height=180, x_label="step", alt="Losses of student and critic by step")
+            st.line_chart(table, height=180, x_label=TEXT["axis"], alt=TEXT["matched_alt"])
     st.caption(f"{TEXT['rate']}: {run.metrics[-1]['rate']:.2e}")
     rates = _series(run.metrics, "rate")
     power = math.floor(math.log10(max(rates.max(), 1e-12)))  # an axis shows four decimals
-    st.line_chart(pd.DataFrame({TEXT["rate"]: rates / 10**power}), height=110, x_label="step",
-                  y_label=TEXT["rate_unit"].format(power=power), alt="Learning rate by step")  # fmt: skip
+    st.line_chart(pd.DataFrame({TEXT["rate"]: rates / 10**power}), height=110, x_label=TEXT["axis"],
+                  y_label=TEXT["rate_unit"].format(power=power), alt=TEXT["rate_alt"])  # fmt: skip
 
 
 def _series(metrics: Sequence[dict[str, Any]], name: str) -> pd.Series[Any]:
@@ -314,4 +320,4 @@ def _samples(run: RunView) -> None:
             with st.container(horizontal=True, gap="small"):
                 for index, path in enumerate(steps[step]):
                     said = prompts[index] if index < len(prompts) else ""
-                    st.image(path.read_bytes(), width=width, alt=f"Sample after {step} steps: {said}")
+                    st.image(path.read_bytes(), width=width, alt=TEXT["sample_alt"].format(step=step, prompt=said))

@@ -6,11 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from studio.core.i18n import texts
+from studio.core.i18n import _, texts, translated
 from studio.core.specs import RUN_KINDS
 from studio.core.views import SystemStatus
 from studio.interfaces.web import text
 from studio.interfaces.web.resources import studio
+from studio.interfaces.web.runs import state_name
 
 TEXT = {
     "device": "Device",
@@ -58,6 +59,19 @@ TEXT = {
 TEXT = texts(TEXT)
 STATES = {"ready": "Ready", "download": "Downloads when used", "missing": "Not usable"}
 STATES = texts(STATES)
+COLUMNS = {
+    "model": "Model",
+    "state": "State",
+    "size": "Size",
+    "reference": "Reference",
+    "note": "Note",
+    "triggers": "Trigger words",
+    "base": "Trained on",
+    "run": "Run",
+    "kind": "Kind",
+    "done": "Done",
+}
+COLUMNS = texts(COLUMNS)
 BAD_LINES = 20  # that are named
 
 
@@ -91,7 +105,7 @@ def troubles(status: SystemStatus) -> None:
     """What will not work on this machine, each with the command that mends it."""
     for trouble in status.troubles:
         with st.container(border=True):
-            st.warning(text.escape(trouble.what), icon=":material/build:")
+            st.warning(text.say(trouble.what), icon=":material/build:")
             if trouble.command:
                 st.code(trouble.command, language="bash", wrap_lines=True)
 
@@ -110,18 +124,18 @@ def choices(status: SystemStatus) -> None:
                 icon=":material/check:" if choice.on else ":material/remove:",
                 color="green" if choice.on else "gray",
             )
-            st.markdown(f"**{text.escape(choice.name)}** · {text.escape(choice.reason)}")
+            st.markdown(f"**{text.say(choice.name)}** · {text.say(choice.reason)}")
 
 
 def models() -> None:
     """Every model, usable or not."""
     rows = [
         {
-            "Model": model.title,
-            "State": STATES.get(model.state, model.state),
-            "Size": text.size(model.size_bytes) if model.size_bytes else "",
-            "Reference": model.reference,
-            "Note": model.note,
+            COLUMNS["model"]: text.MODEL_NAMES.get(model.reference, model.title),
+            COLUMNS["state"]: STATES.get(model.state, model.state),
+            COLUMNS["size"]: text.size(model.size_bytes) if model.size_bytes else "",
+            COLUMNS["reference"]: model.reference,
+            COLUMNS["note"]: translated(model.note),
         }
         for model in studio().models.list()
     ]
@@ -131,7 +145,7 @@ def models() -> None:
 def loras() -> None:
     """Every LoRA, and why a file beside them is none."""
     rows = [
-        {"LoRA": lora.title, "Trigger words": ", ".join(lora.trigger_words), "Trained on": lora.base}
+        {"LoRA": lora.title, COLUMNS["triggers"]: ", ".join(lora.trigger_words), COLUMNS["base"]: lora.base}
         for lora in studio().models.loras()
     ]
     if rows:
@@ -139,7 +153,7 @@ def loras() -> None:
     else:
         st.caption(TEXT["loras_none"])
     for name, reason in studio().models.refused_loras():
-        st.caption(TEXT["loras_refused"].format(name=text.escape(name), reason=text.escape(reason)))
+        st.caption(TEXT["loras_refused"].format(name=text.escape(name), reason=text.say(reason)))
 
 
 def tag_lists() -> None:
@@ -168,7 +182,7 @@ def tag_lists() -> None:
         name, count, bad = added
         st.success(TEXT["tags_added"].format(tags=text.plural(count, "tag"), name=text.escape(name)))
         if bad:
-            lines = [TEXT["tags_line"].format(line=one.line, reason=text.escape(one.reason)) for one in bad[:BAD_LINES]]
+            lines = [TEXT["tags_line"].format(line=one.line, reason=text.say(one.reason)) for one in bad[:BAD_LINES]]
             lines += [TEXT["tags_more"].format(lines=len(bad) - BAD_LINES)] if len(bad) > BAD_LINES else []
             heading = TEXT["tags_bad"].format(lines=text.plural(len(bad), "line"))
             st.warning("\n".join([heading, "", *(f"- {line}" for line in lines)]))
@@ -178,11 +192,11 @@ def runs() -> None:
     """Every training run and how far it is."""
     rows = [
         {
-            "Run": run.name,
-            "Kind": RUN_KINDS[run.kind].title,
-            "State": run.state,
-            "Done": run.step / run.steps if run.steps else 0.0,
-            "Model": run.model,
+            COLUMNS["run"]: run.name,
+            COLUMNS["kind"]: _(RUN_KINDS[run.kind].title),
+            COLUMNS["state"]: state_name(run),
+            COLUMNS["done"]: run.step / run.steps if run.steps else 0.0,
+            COLUMNS["model"]: run.model,
         }
         for run in studio().runs.list()
     ]
@@ -190,7 +204,7 @@ def runs() -> None:
         st.caption(TEXT["runs_none"])
         return
     done = st.column_config.ProgressColumn(format="percent")
-    st.dataframe(rows, column_config={"Done": done}, hide_index=True, alt=TEXT["runs"])
+    st.dataframe(rows, column_config={COLUMNS["done"]: done}, hide_index=True, alt=TEXT["runs"])
 
 
 def claude() -> None:

@@ -31,7 +31,9 @@ KIND_NAMES = {
     "animation": "Animations",
     "report": "Reports",
 }
-KIND_NAMES = texts(KIND_NAMES)
+KIND_NAMES = texts(KIND_NAMES, "kind of picture")
+MODEL_NAMES = {"embedded": "Embedded anime characters"}  # by reference: models that come with the studio
+MODEL_NAMES = texts(MODEL_NAMES)
 PAGE_NAMES = {  # file name: what the navigation calls it, and its icon
     "generate": ("Generate", ":material/auto_awesome:"),
     "emotion_morph": ("Emotion morph", ":material/theater_comedy:"),

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from studio.core.errors import NotFound, StudioError
 from studio.core.fields import describe
-from studio.core.i18n import texts
+from studio.core.i18n import texts, translated
 from studio.core.settings import settings
 from studio.core.specs import GenerateSpec, LoraRef, Request
 from studio.core.views import JobView, Picture
@@ -370,7 +370,7 @@ def model_picker(key: str, label: str = "", models: Sequence[ModelInfo] | None =
             return reference.rstrip("/").rsplit("/", 1)[-1] if reference.startswith("/") else reference
         size = " · " + TEXT["downloads"].format(size=text.size(model.size_bytes)) if model.size_bytes else ""
         state = {"ready": "", "download": size + (f" · {model.license}" if model.license else "")}
-        return f"{model.title}{state.get(model.state, ' · ' + TEXT['missing'])}"
+        return f"{text.MODEL_NAMES.get(reference, model.title)}{state.get(model.state, ' · ' + TEXT['missing'])}"
 
     options = [name for name, model in known.items() if model.state != "missing"]
     default = settings().model
@@ -394,7 +394,7 @@ def model_picker(key: str, label: str = "", models: Sequence[ModelInfo] | None =
 
 def upscaler_picker(key: str) -> str:
     """What enlarges, by reference: the studio's own network, the filter, or a file of somebody's."""
-    known = {info.reference: info.title for info in studio().models.upscalers()}
+    known = {info.reference: translated(info.title) for info in studio().models.upscalers()}
     first = describe(GenerateSpec, "upscaler")
     chosen: str = st.session_state.get(key) or first.default
     picked = st.selectbox(

@@ -13,13 +13,31 @@ import streamlit as st
 
 from studio.core.errors import NotFound
 from studio.core.i18n import texts
-from studio.interfaces.web import text, widgets
+from studio.interfaces.web import tags, text, widgets
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.request import PAGE
 from studio.interfaces.web.resources import studio
 from studio.service import UnknownWord, standing
 
 COLORS = {"core": "gray", "emotion": "primary", "style": "violet", "text": "green", "quality": "gray"}
+GROUPS = {
+    "accessory": "Accessories",
+    "background": "Background",
+    "clothes": "Clothes",
+    "composition": "Composition",
+    "expression": "Expression",
+    "eyes": "Eyes",
+    "hair": "Hair",
+    "light": "Light",
+    "medium": "Medium",
+    "pose": "Pose",
+    "quality": "Quality",
+    "skin": "Skin",
+    "style": "Style",
+    "subject": "Who",
+    "other": "Other",
+}
+GROUPS = texts(GROUPS)
 TEXT = {
     "little": "This model can't draw, or seldom draws",
     "left": "Left out, because this model can't draw them",
@@ -82,12 +100,12 @@ def unknown_words(
         said = str(st.session_state.get(key, ""))
         for index, one in enumerate(unknown[:8], first):
             if not one.instead or not re.search(standing(one.word), said, re.IGNORECASE):  # in a wildcard, perhaps
-                st.badge(text.escape(one.word), color="gray", help=one.reason)
+                st.badge(text.escape(tags.named(one.word)), color="gray", help=text.say(one.reason))
                 continue
             st.button(
-                text.escape(TEXT["instead"].format(word=one.word, instead=one.instead[0])),
+                text.escape(TEXT["instead"].format(word=one.word, instead=tags.named(one.instead[0]))),
                 key=f"{key}_instead_{index}",
-                help=f"{one.reason} {text.escape(' · '.join(one.instead[1:]))}".strip(),
+                help=f"{text.say(one.reason)} {text.escape(' · '.join(one.instead[1:]))}".strip(),
                 on_click=_exchange,
                 args=(key, one.word, one.instead[0]),
             )
@@ -115,7 +133,12 @@ def known_words(model: str) -> None:
             st.caption(TEXT["knows_open"])
             return
         st.caption(TEXT["knows_lead"].format(count=sum(map(len, groups.values()))))
-        about = st.selectbox(TEXT["knows_about"], list(groups), format_func=str.capitalize, key="gen_knows_about")
+        about = st.selectbox(
+            TEXT["knows_about"],
+            list(groups),
+            format_func=lambda group: GROUPS.get(group, group.capitalize()),
+            key="gen_knows_about",
+        )
         words = groups[about]
         pictures = studio().words.drawn(words, owner(), model)
         if len(pictures) < len(words) and st.button(
@@ -130,7 +153,13 @@ def known_words(model: str) -> None:
                 with st.container(width="content"):
                     if word in pictures:
                         st.image(str(studio().picture_path(pictures[word], owner())), width=96)
-                    st.button(text.escape(word), key=f"gen_knows_{word}", type="tertiary", on_click=_add, args=(word,))
+                    st.button(
+                        text.escape(tags.named(word)),
+                        key=f"gen_knows_{word}",
+                        type="tertiary",
+                        on_click=_add,
+                        args=(word,),
+                    )
 
 
 def _drawing() -> bool:
