@@ -56,6 +56,11 @@ class Settings(BaseSettings):
     password: SecretStr | None = Field(None, description="Asked for before any page; required beyond loopback.")
     api_key: SecretStr | None = Field(None, description="Bearer key of the API; required beyond loopback.")
 
+    backend: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+/?$", description="Another studio's API, which draws in this computer's place."
+    )
+    backend_key: SecretStr | None = Field(None, description="A key of that API.")
+
     anthropic_api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("studio_anthropic_api_key", "anthropic_api_key"),

@@ -27,7 +27,7 @@ from studio.runs.trash import Trash
 Tables = dict[str, list[dict[str, str]]]  # rows by the name of the table
 
 # What opens the studio to people, or costs money: no trainer needs it, and nobody finds it in its environment.
-SECRETS = {"STUDIO_API_KEY", "STUDIO_PASSWORD", "STUDIO_ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY"}
+SECRETS = {"STUDIO_API_KEY", "STUDIO_BACKEND_KEY", "STUDIO_PASSWORD", "STUDIO_ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY"}
 _ENDING = 30.0  # seconds
 _DYING = 3.0  # seconds in which a process that was killed is really gone, with its lock: it has memory to give back
 # Windows: what is pressed in the server's console isn't meant for its runs, which need no window

@@ -6,31 +6,22 @@ no argument parser; who an owner is, the caller decides.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from studio.core.errors import BadInput, NotFound, StudioError
 from studio.core.owners import private
 from studio.core.settings import Settings
-from studio.core.specs import (
-    AnimationFormat,
-    BatchRow,
-    ControlKind,
-    ControlSpec,
-    GenerateSpec,
-    Request,
-)
+from studio.core.specs import AnimationFormat, BatchRow, ControlKind, ControlSpec, GenerateSpec, Request
 from studio.core.views import (
     EVERYTHING,
     ControlView,
@@ -59,6 +50,7 @@ from studio.service.prompts import PromptService
 from studio.service.resolving import Plan, Resolver
 from studio.service.runs import TrainingRuns
 from studio.service.sizes import default_size
+from studio.service.versions import versions
 from studio.service.word_pictures import WordPictures
 from studio.store import metadata, prompt_list, uploads
 from studio.store.bounds import keep_below
@@ -67,9 +59,11 @@ from studio.store.database import Database
 from studio.store.keys import Keys
 from studio.store.pictures import Pictures, pixel_key
 
+if TYPE_CHECKING:
+    from studio.service.backend import Backend
+
 BOUND_SECONDS = 30.0
 LEAST_DISK = 64 * 2**20  # bytes free, without which no work should be sent here
-PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "streamlit")
 
 
 class Studio:
@@ -84,14 +78,15 @@ class Studio:
         self.runs = TrainingRuns(settings, self._leave_the_card)
         self.datasets = DataSets(settings, self.runs.read_from)
         self.models = ModelLibrary(settings)
-        database = Database(settings.database)
-        self._database = database
+        self._database = database = Database(settings.database)
         self._pictures = Pictures(database, settings.images_dir, settings.cache_mb * 2**20)
         self.keys = Keys(database)
         self._log = JobLog(database, settings.home / "processes")
         self._resolver = Resolver(settings, self._pictures.get, self.prompts)
         self.words = WordPictures(settings, self._resolver, self._pictures)
-        self._jobs = Jobs(self._log, WORK, self._make_engine, settings.queue_limit)
+        self._backend = _backend(settings)
+        work = WORK if self._backend is None else self._backend.work()
+        self._jobs = Jobs(self._log, work, self._make_engine, settings.queue_limit)
         self._canvases = Canvases(settings.home / "canvases")
         self._bounded = -BOUND_SECONDS  # when that was done last
         self._pictures.purge()
@@ -102,7 +97,7 @@ class Studio:
 
         Nothing happens where STUDIO_WARM_UP is off, or the model would have to be downloaded.
         """
-        if self.settings.warm_up and self._jobs.engine is None:
+        if self.settings.warm_up and self._jobs.engine is self._backend is None:
             self._jobs.between_turns(self._load_default, start=True)
 
     def _load_default(self, engine: Any) -> None:
@@ -121,9 +116,13 @@ class Studio:
     def close(self) -> None:
         """Stop the worker within a step and free the files; what it was doing is left to others: see `take_over`."""
         self._jobs.close()
+        if self._backend is not None:
+            self._backend.close()
         self._database.close()
 
     def _make_engine(self) -> Any:
+        if self._backend is not None:
+            return self._backend
         from studio.engine.engine import Engine  # torch: seconds, and only here, in the worker
 
         return Engine(self.settings)
@@ -159,6 +158,8 @@ class Studio:
                 raise BadInput(OTHER_REQUEST)
             return self.job(id, owner)
         plan = self._resolver.plan(spec, owner)
+        if self._backend is not None:
+            self._backend.check(plan.complete and bool(plan.recipes))
         cached = self._cached(plan, owner)
         notes = plan.notes
         if cached:
@@ -454,12 +455,12 @@ class Studio:
         status: dict[str, Any] = engine.status() if engine is not None else {}
         count, size = self._pictures.usage()
         shown, cached = self._log.cache_figures()
-        device = status.get("device") or devices.expected(self.settings)
+        device = status.get("device") or ("backend" if self.settings.backend else devices.expected(self.settings))
         processor = platform.processor() or platform.machine() if device == "cpu" else ""
         return SystemStatus(
             loaded=bool(status.get("loaded")),
             device=device,
-            device_name=status.get("device_name") or processor,
+            device_name=self.settings.backend or status.get("device_name") or processor,
             dtype=status.get("dtype", ""),
             model=status.get("model"),
             choices=tuple(status.get("choices", ())),
@@ -476,7 +477,7 @@ class Studio:
             cache_asked=shown,
             cache_found=cached,
             home=self.settings.home.resolve(),
-            versions=_versions(),
+            versions=versions(),
             troubles=tuple(devices.troubles(self.settings)),
         )
 
@@ -490,11 +491,9 @@ class Studio:
         return doctor.examine(self.settings)
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "cores": str(os.cpu_count())}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+def _backend(settings: Settings) -> Backend | None:
+    if settings.backend is None:
+        return None
+    from studio.service.backend import Backend  # httpx, with which nobody else begins
+
+    return Backend(settings)

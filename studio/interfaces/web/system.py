@@ -33,6 +33,9 @@ TEXT = {
     "cuda": "the CUDA card: in the precision that suits it, with CPU offload if the model doesn't fit on it",
     "mps": "the Apple GPU: in half precision, which torch 2.6 and newer draw without faults",
     "cpu": "the CPU: in full precision, because half precision is slower there",
+    "backend": "Another server",
+    "elsewhere": "Pictures are drawn by {url} (STUDIO_BACKEND) and kept here. Morphs, animations, sprites, captions, "
+    "comparisons and Enlarge are not to be had with it; training runs on this computer.",
     "model": "Loaded: {model}, {dtype}",
     "models": "Models",
     "loras": "LoRAs",
@@ -91,7 +94,8 @@ def tiles(status: SystemStatus) -> None:
     )
     found = TEXT["cache_of"].format(found=status.cache_found, asked=status.cache_asked)
     rate = f"{status.cache_found / status.cache_asked:.0%}" if status.cache_asked else "0%"
-    tile(TEXT["device"], status.device.upper(), status.device_name or None, icon=":material/memory:")
+    device = TEXT["backend"] if status.device == "backend" else status.device.upper()
+    tile(TEXT["device"], device, status.device_name or None, icon=":material/memory:")
     tile(TEXT["memory"], text.size(status.memory_used), of_all(total=text.size(status.memory_total)))
     if status.device_memory_total:
         used = text.size(status.device_memory_used or 0)
@@ -112,6 +116,9 @@ def troubles(status: SystemStatus) -> None:
 
 def choices(status: SystemStatus) -> None:
     """What was chosen for this machine and why; before a model is loaded, what will be."""
+    if status.device == "backend":
+        st.caption(TEXT["elsewhere"].format(url=text.escape(status.device_name)))
+        return
     if not status.loaded:
         device = TEXT.get(status.device.partition(":")[0], status.device)
         st.caption(TEXT["not_loaded"].format(expected=TEXT["expected"].format(device=device)))
