@@ -22,7 +22,7 @@ LANGUAGES = ("", "ja")  # folders; "": English
 _TABLE = re.compile(r"<!-- table: (?P<page>[^:]+): (?P<begin>.+?) -->\n(?P<table>(?:\|.*\n)+)")
 _QUOTED = re.compile(r"<!-- quoted: (?P<page>[^:]+): (?P<words>.+?) -->", re.DOTALL)
 _LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<to>[^)\s]+)\)")
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 
 
 def pages() -> dict[str, list[Path]]:
