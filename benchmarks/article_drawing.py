@@ -5,7 +5,8 @@ Letters and numbers alone stand in a figure, so that one file serves articles in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -48,12 +49,26 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", color: str = "#
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{escape(text)}</text>'
 
 
+def _ceiling(value: float) -> float:
+    """The end of an axis for `value`, whose quarters are round."""
+    unit = 10 ** math.floor(math.log10(value))
+    return next(unit * step for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10) if unit * step >= value)
+
+
 def lines(
-    series: dict[str, Sequence[tuple[float, float]]], path: Path, x: str, y: str, marks: Sequence[float] = ()
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    x: str,
+    y: str,
+    marks: Sequence[float] = (),
+    below: str = "",
 ) -> None:
-    """A line for each of `series`, its name above in its colour; both axes begin at 0; `marks`: upright lines at x."""
+    """A line for each of `series`, its name above in its colour; both axes begin at 0; `marks`: upright lines at x.
+
+    The one called `below` is wide and pale, so that it can be seen below the others.
+    """
     points = [point for line in series.values() for point in line]
-    right, top = max(p[0] for p in points), max(p[1] for p in points)
+    right, top = _ceiling(max(p[0] for p in points)), _ceiling(max(p[1] for p in points))
     inner, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
@@ -71,14 +86,14 @@ def lines(
         parts.append(
             f'<path d="M{at((mark, 0))[0]:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#6e7781" stroke-dasharray="4"/>'
         )
-    name_at = WIDTH - RIGHT
+    name_at, paths = WIDTH - RIGHT, list[str]()
     for (name, line), color in reversed([*zip(series.items(), PENS, strict=False)]):
         path_of = "L".join(f"{a:.1f} {b:.1f}" for a, b in map(at, line))
-        thin = 1.5 if len(line) < 100 else 1
-        parts.append(f'<path d="M{path_of}" fill="none" stroke="{color}" stroke-width="{thin}"/>')
+        pen = 'stroke-width="7" opacity="0.35"' if name == below else 'stroke-width="1.5"'
+        paths.insert(0, f'<path d="M{path_of}" fill="none" stroke="{color}" {pen}/>')
         parts.append(_text(name_at, 16, name, "end", color))
         name_at -= 8 * len(name) + 16
-    _svg(parts, path)
+    _svg([*parts, *paths], path)
 
 
 def bars(values: dict[str, float], path: Path, unit: str) -> None:

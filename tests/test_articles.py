@@ -36,7 +36,9 @@ def test_both_languages_show_the_same(name: str) -> None:
     for other in others:
         assert article_text.figures(other) == article_text.figures(english)
         assert article_text.headings(other) == article_text.headings(english)
-        formulas = [re.findall(r"^\$\$", page.read_text(), re.MULTILINE) for page in (english, other)]
+        formulas = [
+            re.findall(r"^```math\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL) for page in (english, other)
+        ]
         assert formulas[0] == formulas[1]
 
 
