@@ -125,9 +125,11 @@ def keyframes_of(at: AppTest) -> list[tuple[object, ...]]:
     """What the page would submit."""
     at.button(key="anim_draw").click().run()
     assert not at.exception
-    spec = studio().job_spec(at.session_state["job:img2img_animation"], "me")
+    job = at.session_state["job:img2img_animation"]
+    spec = studio().job_spec(job, "me")
     assert isinstance(spec, AnimateSpec)
-    studio().cancel(at.session_state["job:img2img_animation"], "me")
+    studio().cancel(job, "me")
+    studio().wait(job, "me", 60)  # as long as it draws, Draw does nothing
     return [(mark.emotion, mark.frame + 1, mark.strength, mark.hold) for mark in spec.keyframes]
 
 

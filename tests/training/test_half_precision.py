@@ -97,8 +97,12 @@ def test_lora(home: Path, model: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "objective"), [("lora", "lcm"), ("lora", "tcd"), ("lora", "pcm"), ("lora", "dmd"), ("full", "lcm")]
-)
+    ("form", "objective"),
+    [
+        ("lora", "lcm"), ("lora", "dmd"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("lora", "tcd"), ("lora", "pcm"), ("full", "lcm"))),
+    ],
+)  # fmt: skip
 def test_distillation(home: Path, model: Path, form: str, objective: str, precision: str) -> None:
     asked = {"form": form, "objective": objective, "precision": precision, "steps_per_epoch": 2, "latents": 8}
     shares = {"exact_target_share": 0.25, "dmd_share": 0.5}

@@ -101,8 +101,12 @@ def test_a_run_from_nothing(new_run: Callable[..., RunDir], form: str, objective
 
 @pytest.mark.parametrize(
     ("form", "objective", "call", "stopped"),
-    [("lora", "lcm", 4, 3), ("full", "lcm", 4, 3), ("lora", "dmd", 9, 5), ("adversary", "dmd", 9, 5)],
-)
+    [
+        ("lora", "lcm", 4, 3), ("adversary", "dmd", 9, 5),
+        pytest.param("full", "lcm", 4, 3, marks=pytest.mark.slow),
+        pytest.param("lora", "dmd", 9, 5, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_killed_run_ends_at_the_same_bytes(
     new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, form: str, objective: str,
     call: int, stopped: int,

@@ -126,7 +126,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-@pytest.mark.parametrize("objective", ["lcm", "dmd"])
+@pytest.mark.parametrize("objective", ["dmd", pytest.param("lcm", marks=pytest.mark.slow)])
 def test_a_distillation(home: Path, own_home: Path, objective: str) -> None:
     run = run_of(
         own_home / "runs" / objective, model=str(home / "model"), objective=objective, epochs=2, latents=8,
