@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Files of tests over the cores: four processes at most, each takes a gigabyte or two.
-SPREAD := -n auto --maxprocesses 4 --dist loadfile
+# Files of tests over the cores, in the order and number of processes that tests/conftest.py says.
+SPREAD := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: run setup setup-dev ci check test test-all format messages bench models clean
 

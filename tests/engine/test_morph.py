@@ -373,9 +373,7 @@ class Identity:
 
 
 def test_a_picture_comes_back_from_its_latents() -> None:
-    alone = SimpleNamespace(
-        vae=Identity(), vae_dtype=torch.float32, device=torch.device("cpu"), dtype=torch.float32
-    )
+    alone = SimpleNamespace(vae=Identity(), vae_dtype=torch.float32, device=torch.device("cpu"), dtype=torch.float32)
     picture = Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 60).convert("RGB")
     clean = latents.encode(alone, [picture])
     assert torch.allclose(clean, to_tensor([picture]) / 2 * 0.18215)
