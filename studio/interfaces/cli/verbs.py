@@ -167,7 +167,7 @@ class Verb:
     request: Callable[[Studio, dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda studio, fields, given: fields
     file: AnimationFormat | Literal["any"] | None = None
     out: str = FOLDER
-    copies: bool = False  # it has `--out`, though it draws nothing
+    copies: bool = True  # its answer has files that `--out` copies
 
 
 _ANY = (
@@ -198,8 +198,8 @@ VERBS: dict[str, Verb] = {
     "sprites": Verb(sprites, file="zip", out=f"{FOLDER} A name that ends in .zip: write only the ZIP there."),
     "sketch": Verb(followed),
     "inpaint": Verb(retouched),
-    "upscale": Verb(enlarged, copies=True),
-    "caption": Verb(captions),
+    "upscale": Verb(enlarged),
+    "caption": Verb(captions, copies=False),
 }
 
 
@@ -223,7 +223,7 @@ def _verb(kind: str) -> Callable[..., None]:
         parameters += options(GenerateSpec, without | taken, "base__")
     draws = based or feature.spec is GenerateSpec
     parameters += [*own.more, *(COMMON if draws else ())]
-    if draws or own.copies:
+    if own.copies:
         parameters.append(option("out", Path | None, own.out, "--out"))
     return command(lambda **given: _run(kind, own, given), [*parameters, JSON], feature.verb.help)
 
