@@ -16,9 +16,11 @@ from PIL import Image
 
 from studio.core.i18n import texts
 from studio.core.views import Picture
+from studio.interfaces.web import steps
 from studio.interfaces.web.canvas import size_of
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
+from studio.interfaces.web.steps import Steps
 
 ADD, REMOVE = "rgba(255, 60, 130, 0.55)", "rgba(60, 130, 255, 0.55)"  # told apart by which of red and blue is stronger
 TINT = (255, 60, 130)
@@ -31,7 +33,7 @@ TEXT = {
     "invert": "Invert",
     "invert_help": "What is masked stays, and the rest is drawn anew.",
     "clear": "Clear",
-    "hint": "Paint over what is to be drawn anew. Undo and redo of strokes: above the canvas, when the mouse is on it.",
+    "hint": "Paint over what is to be drawn anew.",
 }
 TEXT = texts(TEXT)
 _STATE = "_mask"
@@ -45,6 +47,7 @@ def _state(picture: Picture) -> dict[str, Any]:
         settle()
         if not same:
             state["base"] = None
+        state["past"] = Steps([_packed(state.get("base"))])
         state |= {"picture": picture.id, "size": (picture.width, picture.height)}
     return state
 
@@ -96,6 +99,7 @@ def brush(picture: Picture) -> Image.Image | None:
             required=True, format_func=TEXT.__getitem__, key="rt_tool", persist_state="session",
         )  # fmt: skip
         width = st.slider(TEXT["width"], 4, 96, 32, key="rt_width", width=110, persist_state="session")
+        row = st.container(horizontal=True, gap="xsmall", width="content")
         st.button(
             TEXT["invert"], key="rt_invert", icon=":material/invert_colors:", help=TEXT["invert_help"], on_click=_invert
         )
@@ -119,8 +123,29 @@ def brush(picture: Picture) -> Image.Image | None:
             return_image_data=True,
             key=f"mask_{state['number']}",
         )
+    st.html(steps.KEYS, unsafe_allow_javascript=True)
     st.caption(TEXT["hint"])
     drawn = result.json_data
     if drawn is not None and result.image_bytes:
         state["strokes"] = base64.b64encode(result.image_bytes).decode() if drawn.get("objects") else None
-    return _painted(state)
+    painted = _painted(state)
+    state["past"].note(_packed(painted))
+    with row:  # when it is known what was painted
+        steps.buttons(state["past"], "mask", lambda kept: put(_unpacked(kept)))
+    return painted
+
+
+def _packed(mask: Image.Image | None) -> bytes | None:
+    """A mask as PNG, small enough to remember many of them."""
+    if mask is None:
+        return None
+    stream = io.BytesIO()
+    mask.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _unpacked(kept: bytes | None) -> Image.Image | None:
+    if kept is None:
+        return None
+    with Image.open(io.BytesIO(kept)) as opened:
+        return opened.convert("L")

@@ -17,9 +17,10 @@ from PIL import Image, ImageChops
 
 from studio.core.errors import StudioError
 from studio.core.i18n import texts
-from studio.interfaces.web import text
+from studio.interfaces.web import steps, text
 from studio.interfaces.web.identity import owner
 from studio.interfaces.web.resources import studio
+from studio.interfaces.web.steps import Steps
 
 SIDE = 512  # pixels of the canvas's longer side
 FAINT, VISIBLE = 24, 160  # of 255 below white: paler than the first is no stroke; the others count like the second
@@ -36,8 +37,9 @@ TEXT = {
     "color": "Colour",
     "clear": "Clear",
     "clear_help": "Start again on an empty canvas.",
-    "back": "Bring my drawing back",
-    "hint": "Undo, redo and moving of single strokes: above the canvas, when the mouse is on it.",
+    "back": "Bring back",
+    "back_help": "The last drawing that was taken off the canvas.",
+    "hint": "Single strokes can be moved: above the canvas, when the mouse is on it.",
 }
 TEXT = texts(TEXT)
 _STATE = "_canvas"
@@ -151,6 +153,18 @@ def _renew(state: dict[str, Any]) -> None:
     state.pop("base", None)
 
 
+def _past() -> Steps:
+    past: Steps = kept().setdefault("past", Steps([(kept()["strokes"], kept()["png"])]))
+    return past
+
+
+def _put(drawn: tuple[Any, Any]) -> None:
+    state = kept()
+    state["strokes"], state["png"] = drawn
+    _renew(state)
+    _keep()
+
+
 def tools() -> tuple[str, int, str]:
     """Tool, width in pixels and colour, as chosen above the canvas."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -161,9 +175,6 @@ def tools() -> tuple[str, int, str]:
         )  # fmt: skip
         width = st.slider(TEXT["width"], 1, 30, 4, key="canvas_width", width=100, persist_state="session")
         color = st.color_picker(TEXT["color"], "#2A2135", key="canvas_color", persist_state="session")
-        st.button(TEXT["clear"], icon=":material/delete:", key="canvas_clear", help=TEXT["clear_help"], on_click=clear)
-        if "before" in kept():
-            st.button(TEXT["back"], icon=":material/undo:", key="canvas_back", on_click=back)
     return tool or "pencil", width, color
 
 
@@ -205,6 +216,7 @@ def canvas() -> bytes | None:
 
     state, under = kept(), underlay()
     tool, width, color = tools()
+    row = st.container(horizontal=True, gap="small")
     picture, drawing = _picture(under.picture if under else None), _picture(under.drawing if under else None)
     # strokes stay where they are on the lines that they were added to
     size = state["size"] = (under and under.size) or size_of(drawing or picture)
@@ -227,6 +239,7 @@ def canvas() -> bytes | None:
             return_image_data=True,
             key=f"canvas_{state['number']}",
         )
+    st.html(steps.KEYS, unsafe_allow_javascript=True)
     st.caption(TEXT["hint"])
     drawn = result.json_data
     if drawn is not None and drawn.get("objects") != (state["strokes"] or {}).get("objects", []):
@@ -234,6 +247,12 @@ def canvas() -> bytes | None:
         # back on the page the strokes are there before their picture is: then the last one stands for them
         state["png"] = base64.b64encode(result.image_bytes).decode() if result.image_bytes else state["png"]
         _keep()
+    _past().note((state["strokes"], state["png"]))
+    with row:  # when it is known what was drawn
+        steps.buttons(_past(), "canvas", _put)
+        st.button(TEXT["clear"], icon=":material/delete:", key="canvas_clear", help=TEXT["clear_help"], on_click=clear)
+        if "before" in kept():
+            st.button(TEXT["back"], icon=":material/undo:", key="canvas_back", help=TEXT["back_help"], on_click=back)
     return composed(state["png"] if strokes() else None, drawing, size)
 
 

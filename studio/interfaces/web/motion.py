@@ -217,9 +217,8 @@ def source(page: str, prefix: str, without: str = TEXT["drawn"], title: str = TE
     if got := widgets.sent(page):
         st.session_state[chosen] = got["picture"]
     with st.expander(title, expanded=True, icon=":material/face:"):
-        file = st.file_uploader(TEXT["upload"], ["png", "jpg", "jpeg", "webp", "gif", "bmp"], key=f"{prefix}_upload")
-        if file is not None and st.session_state.get(f"{prefix}_taken") != file.file_id:
-            st.session_state[f"{prefix}_taken"] = file.file_id
+        file = widgets.upload(TEXT["upload"], f"{prefix}_upload")
+        if file is not None:
             try:
                 st.session_state[chosen] = studio().upload(file.getvalue(), owner(), file.name).id
             except StudioError as error:

@@ -74,15 +74,8 @@ def underlay_form() -> None:
                 TEXT["without"], key="sk_without", icon=":material/close:", on_click=canvas.set_underlay,
                 args=(underlay.without(), True),
             )  # fmt: skip
-        file = st.file_uploader(
-            TEXT["upload"],
-            ["png", "jpg", "jpeg", "webp", "gif", "bmp"],
-            key="sk_upload",
-            help=TEXT["upload_help"],
-            max_upload_size=20,
-        )
-        if file is not None and st.session_state.get("sk_taken") != file.file_id:
-            st.session_state["sk_taken"] = file.file_id
+        file = widgets.upload(TEXT["upload"], "sk_upload", help=TEXT["upload_help"], max_upload_size=20)
+        if file is not None:
             try:
                 picture = studio().upload(file.getvalue(), owner(), file.name)
                 _lay_under(picture)
@@ -293,9 +286,9 @@ def show(job: JobView) -> None:
                 args=(picture.id,), width="stretch",
             )  # fmt: skip
     results.summary_line(job)
-    for picture in drawn:
-        if picture.id == st.session_state.get("sk_shown"):
-            results.large(picture)
+    large = next((one for one in drawn if one.id == st.session_state.get("sk_shown")), drawn[0] if drawn else None)
+    if large is not None:
+        results.large(large)
     for picture in pictures:
         if picture.kind == "control":
             with st.expander(TEXT["seen"], icon=":material/timeline:"):

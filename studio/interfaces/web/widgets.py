@@ -260,6 +260,16 @@ def _thumbnail(picture_id: str, side: int, _load: Callable[[], bytes]) -> bytes:
     return stream.getvalue()
 
 
+def upload(label: str, key: str, **options: Any) -> Any:
+    """A picture file that somebody chose, once: then the place for it is empty, and takes the same file again."""
+    number = st.session_state.get(f"{key}_number", 0)
+    types = ["png", "jpg", "jpeg", "webp", "gif", "bmp"]
+    file = st.file_uploader(label, types, key=f"{key}_{number}" if number else key, **options)
+    if file is not None:
+        st.session_state[f"{key}_number"] = number + 1
+    return file
+
+
 def thumbnail(picture: Picture, side: int = 360) -> bytes:
     """A small JPEG of a picture, kept in memory. Only for pictures that the service gave to this owner.
 
