@@ -214,7 +214,7 @@ def default_method(image: str | None) -> MorphMethod:
     return "prompt" if image is None else "picture"
 
 
-def method(job: Job, who: Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
+def fitting_method(job: Job, who: Character, asked: MorphMethod, note_uploads: bool = True) -> MorphMethod:
     """The method that fits the picture: what noise and words don't lead to again can only be changed in place."""
     if asked in ("picture", "direction") or (who.uploaded and asked == "latent"):
         return asked

@@ -16,8 +16,7 @@ from studio.core.specs import EMOTIONS, Recipe
 from studio.engine.media import output
 from studio.engine.motion import timing
 from studio.features.animate.spec import AnimateSpec, SpritesSpec
-from studio.features.characters import character, default_method, in_place
-from studio.features.characters import method as fitting
+from studio.features.characters import character, default_method, fitting_method, in_place
 from studio.features.frames import (
     TEXT,
     FrameDrawing,
@@ -100,7 +99,7 @@ def sprites(engine: Any, job: Job, spec: SpritesSpec) -> Iterator[None]:
     """One picture per emotion of one character, and the ZIP with the file names of chat front ends."""
     emotions = spec.emotions
     who = character(engine, job, spec.base, spec.image)
-    method = fitting(job, who, spec.method or default_method(spec.image), note_uploads=False)
+    method = fitting_method(job, who, spec.method or default_method(spec.image), note_uploads=False)
     base = in_place(engine, job, who.base) if method == "picture" else who.base
     chain = emotions
     if method == "picture":  # it is first inverted with what it shows now

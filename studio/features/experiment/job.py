@@ -19,7 +19,7 @@ from studio.core.views import Picture
 from studio.engine.models.catalogue import find_lora
 from studio.engine.progress import Step
 from studio.features.drawing import draw
-from studio.features.experiment import report as prompts
+from studio.features.experiment import report as reports
 from studio.features.experiment.spec import ExperimentSpec
 from studio.jobs.job import Job
 from studio.prompting.triggers import trigger_words
@@ -41,9 +41,9 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
     triggers = trigger_words(spec.base.loras, lambda path: find_lora(path, engine.settings))
     worst = None
     if spec.compare == "clean_worst":
-        pairs, worst = yield from _worst(engine, job, spec, folder, triggers)
+        pairs, worst = yield from _find_worst(engine, job, spec, folder, triggers)
     else:
-        pairs = prompts.pairs(spec, job.wording.write, job.wording.harden, triggers)
+        pairs = reports.pairs(spec, job.wording.write, job.wording.harden, triggers)
     recipes: list[Recipe] = []
     for pair in pairs:
         for side in pair.sides:
@@ -54,7 +54,7 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
     across = len(pairs[0].sides)
     first: dict[str, int] = {}  # sides with one prompt (hardening gives the clean one back) are drawn once
     indices = [first.setdefault(recipe.key, index) for index, recipe in enumerate(recipes)]
-    outcomes: list[prompts.Outcome] = []
+    outcomes: list[reports.Outcome] = []
 
     def judge() -> None:
         """Look at the pairs that are all there by now, in order."""
@@ -65,15 +65,15 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
                 return
             looks = judging.classify(folder, [job.image(id) for id in there])
             left, right, *cured = [
-                prompts.Seen(
+                reports.Seen(
                     emotion=look.emotion, style=look.style, probability=look.emotions[pair.emotion], picture=id
                 )
                 for look, id in zip(looks, there, strict=True)
             ]
-            outcomes.append(prompts.Outcome(pair=pair, left=left, right=right, cured=next(iter(cured), None)))
+            outcomes.append(reports.Outcome(pair=pair, left=left, right=right, cured=next(iter(cured), None)))
 
     def report(complete: bool) -> None:
-        made = prompts.Report(
+        made = reports.Report(
             spec=spec, model=job.model_title, created=time.time(), outcomes=tuple(outcomes), complete=complete,
             worst=worst,
         )  # fmt: skip
@@ -93,18 +93,18 @@ def experiment(engine: Any, job: Job, spec: ExperimentSpec) -> Iterator[None]:
     report(complete=True)
 
 
-def _worst(
+def _find_worst(
     engine: Any, job: Job, spec: ExperimentSpec, folder: Path, triggers: Sequence[str]
-) -> Generator[None, None, tuple[list[prompts.Pair], prompts.Worst]]:
+) -> Generator[None, None, tuple[list[reports.Pair], reports.Worst]]:
     """Look for the spelling of the base's prompt that the judge sees the emotion in least: many pictures of few steps,
     none of which is kept. Yields after every batch.
     """
     from studio.engine import judging
 
     [recipe] = job.resolve(spec.base.model_copy(update={"count": 1}))
-    small = recipe.model_copy(update={"steps": min(recipe.steps, prompts.SEARCH_STEPS)})
-    seeds = prompts.seeds(spec)[: prompts.SEARCH_SEEDS]
-    most, search = prompts.worst_case(spec, recipe.prompt, triggers)
+    small = recipe.model_copy(update={"steps": min(recipe.steps, reports.SEARCH_STEPS)})
+    seeds = reports.seeds(spec)[: reports.SEARCH_SEEDS]
+    most, search = reports.worst_case(spec, recipe.prompt, triggers)
     total = most * len(seeds)
     job.begin(total * small.steps)
     drawn = tried = 0
@@ -126,9 +126,9 @@ def _worst(
             wanted = search.send([sum(sure[at : at + across]) / across for at in range(0, len(sure), across)])
     except StopIteration as over:
         attacked, _ = over.value
-    clean = prompts.Side(prompt=recipe.prompt, negative=recipe.negative)
+    clean = reports.Side(prompt=recipe.prompt, negative=recipe.negative)
     changes = tuple((swap.source, swap.target) for swap in attacked.swaps)
-    return prompts.worst_pairs(spec, clean, attacked.text, job.wording.harden, triggers), prompts.Worst(
+    return reports.worst_pairs(spec, clean, attacked.text, job.wording.harden, triggers), reports.Worst(
         tried=tried, changes=changes
     )
 
@@ -139,17 +139,17 @@ def _searching(tell: Callable[[Step], None], before: int, total: int) -> Callabl
     return lambda step: tell(replace(step, note=note) if step.done else step)
 
 
-def _keep_report(job: Job, report: prompts.Report, index: int) -> None:
+def _keep_report(job: Job, report: reports.Report, index: int) -> None:
     """Store a report with its first pairs as its picture, and tell it in the job's result."""
-    told = report.told()
+    summary = report.summary()
     shown = report.outcomes[:SHOWN_PAIRS]
     picture = grid_picture(
-        [job.image(id) for ids in told["pairs"][: len(shown)] for id in ids],
+        [job.image(id) for ids in summary["pairs"][: len(shown)] for id in ids],
         list(report.names),
         [outcome.pair.emotion for outcome in shown],
     )
     key = job.key("report", report.model_dump_json(exclude={"created"}))
-    job.result |= told
+    job.result |= summary
     job.result["report"] = job.save(
         picture, None, index, id=key, kind="report", title=report.title,
         details={"report": report.model_dump(mode="json")},
@@ -158,4 +158,4 @@ def _keep_report(job: Job, report: prompts.Report, index: int) -> None:
 
 def report_of(picture: Picture) -> dict[str, Any]:
     """A stored report as an experiment's result has it, for a page that opens it again. Raises `BadInput`."""
-    return prompts.opened(picture.details.get("report")).told() | {"report": picture.id}
+    return reports.opened(picture.details.get("report")).summary() | {"report": picture.id}

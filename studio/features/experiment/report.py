@@ -189,7 +189,7 @@ class Report(_Data):
             f"'{pair.emotion}', mean of {len(self.outcomes)} seeds: {shown}.{back}"
         )
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What a page shows of it, as plain data: sentence, names, comparisons, the pictures of each seed."""
         return {
             "sentence": self.sentence(),

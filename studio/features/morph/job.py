@@ -9,8 +9,7 @@ from typing import Any
 from studio.core.specs import GenerateSpec, Recipe
 from studio.engine.models.catalogue import resolve
 from studio.engine.motion import timing
-from studio.features.characters import Character, character, default_method, in_place
-from studio.features.characters import method as fitting
+from studio.features.characters import Character, character, default_method, fitting_method, in_place
 from studio.features.frames import (
     TEXT,
     FrameDrawing,
@@ -29,7 +28,7 @@ from studio.jobs.job import Job
 def morph(engine: Any, job: Job, spec: MorphSpec) -> Iterator[None]:
     """Frames from emotion to emotion, then the file of them."""
     who = character(engine, job, spec.base, spec.image)
-    method = fitting(job, who, spec.method or default_method(spec.image))
+    method = fitting_method(job, who, spec.method or default_method(spec.image))
     source = spec.image if method in ("picture", "direction") else None
     base = in_place(engine, job, who.base) if method == "picture" else who.base
     recipes = recipes_for(job, base, spec.emotions, source)
