@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -25,6 +26,7 @@ from support.pictures import encoded, image
 from studio.core.settings import Settings
 from studio.interfaces.api import app as api
 from studio.interfaces.api.middleware import MAX_ITEMS, items
+from studio.interfaces.cli.main import app as verbs
 from studio.runs import supervisor
 from studio.service import Studio
 
@@ -286,9 +288,24 @@ def test_no_secret_is_in_a_picture_or_in_what_a_trainer_is_given(
     started: list[Any] = []
     monkeypatch.setenv("STUDIO_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-of-somebody")
+    monkeypatch.setenv("STUDIO_BACKEND_KEY", "of-another-server")
     monkeypatch.setattr(supervisor.subprocess, "Popen", lambda command, env, **given: started.append((command, env)))
     client.post("/v1/runs", json={"kind": "lcm", "model": "tiny"})
     [(command, environment)] = started
-    assert not any(secret in str((command, environment)) for secret in (KEY, "sk-ant-of-somebody"))
+    assert not any(secret in str((command, environment)) for secret in (KEY, "sk-ant-of-somebody", "of-another-server"))
     assert environment["STUDIO_HOME"] == str(studio.settings.home.resolve())
     studio.runs._supervisor._children.clear()
+
+
+def test_no_secret_can_be_given_where_a_list_of_processes_shows_it() -> None:
+    """Secrets come from the environment alone: what stands behind a command, everybody on the machine can read."""
+    secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    assert {"api_key", "password", "hf_token", "backend_key"} <= secret
+    commands: list[Any] = [typer.main.get_command(verbs)]
+    options: set[str] = set()
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        options |= {name.lstrip("-").replace("-", "_") for parameter in command.params for name in parameter.opts}
+    assert "prompt" in options
+    assert options & (secret | {"key", "token"}) == set()
