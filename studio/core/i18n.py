@@ -15,13 +15,16 @@ from __future__ import annotations
 import gettext as gnu
 import io
 import re
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_items, dict_values
 
 LOCALE = Path(__file__).resolve().parents[1] / "locale"
 ENGLISH = "en"
@@ -134,11 +137,11 @@ class texts(dict[str, T]):
         except KeyError:
             return default
 
-    def items(self) -> ItemsView[str, T]:
-        return {name: self[name] for name in self}.items()  # type: ignore[return-value]
+    def items(self) -> dict_items[str, T]:
+        return {name: self[name] for name in self}.items()
 
-    def values(self) -> ValuesView[T]:
-        return {name: self[name] for name in self}.values()  # type: ignore[return-value]
+    def values(self) -> dict_values[str, T]:
+        return {name: self[name] for name in self}.values()
 
 
 def translated(sentence: str) -> str:

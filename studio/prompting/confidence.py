@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from studio.core.errors import BadInput
 from studio.core.specs import MAX_SEED, LowConfidence
+from studio.prompting.harden import harden
 from studio.prompting.knowledge import Knowledge, known_share, sentence, unknown_words
 from studio.prompting.leaving_out import leave_out
 from studio.prompting.lexicon import Lexicon
@@ -41,10 +42,15 @@ def judged(
 def without_unknown(
     result: PromptResult, knowledge: Knowledge, lexicon: Lexicon, protected: Sequence[str] = ()
 ) -> PromptResult:
-    """`result` without its `unknown_words` where one knows what the model was taught; a note says which they are."""
+    """`result` without its `unknown_words` where one knows what the model was taught; a note says which they are.
+
+    A word that looks misspelt stays: its writer may mean one that the model knows.
+    """
     if not knowledge.tags or not result.unknown_words:
         return result
-    text, left = leave_out(result.layers.text, result.unknown_words, knowledge, lexicon, protected)
+    misspelt = {change.source.lower() for change in harden(result.layers.text, protected, lexicon).changes}
+    unknown = [one for one in result.unknown_words if misspelt.isdisjoint(one.word.lower().split())]
+    text, left = leave_out(result.layers.text, unknown, knowledge, lexicon, protected)
     if not left:
         return result
     layers = result.layers.model_copy(update={"text": text})

@@ -31,6 +31,8 @@ def test_a_picture_says_what_was_left_out_of_it(tmp_path: Path) -> None:
         [own] = studio._resolver.plan(spec.model_copy(update={"prompt": "1girl, glasses"}), "me").recipes
         assert own.prompt == "1girl, glasses"  # nobody changes a prompt of one's own
         assert "left_out" not in own.labels
+        [slip] = studio._resolver.plan(spec.model_copy(update={"text": "redd hair, glsses"}), "me").recipes
+        assert "redd hair, glsses" in slip.prompt  # to be put right by whoever wrote it, not to be lost
         earlier = spec.model_copy(update={"prompt": recipe.prompt})  # written before, by whomever
         assert studio._resolver.plan(earlier, "me").recipes[0].labels["left_out"] == "glasses"
         done = studio.wait(studio.submit(spec, "me").id, "me", 60)

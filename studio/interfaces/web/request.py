@@ -160,7 +160,7 @@ def load(imported: ImportedRecipe, said: str = "") -> None:
     state, spec, notes = st.session_state, imported.spec, list(imported.notes)
     state["gen_emotion"], state["gen_style"], state["gen_quality"] = spec.emotion, spec.style, spec.quality
     state["gen_text"], state["gen_count"] = spec.text, spec.count
-    character.drop()  # another one is in the recipe
+    kept.drop()  # another one is in the recipe
     parameters.fill("gen", spec)
     state["gen_source"], state["gen_strength"] = spec.source, spec.strength
     if spec.source is not None:
