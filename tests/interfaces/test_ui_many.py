@@ -38,11 +38,13 @@ def test_a_batch_is_shown_a_page_at_a_time_and_downloaded_as_one_file(
     job = studio().submit(BatchSpec(base=GenerateSpec(model=studio().settings.model, steps=STEPS), rows=rows), "me")
     ids = studio().wait(job.id, "me", 60).pictures
     at = app(**{"job:generate": job.id})
-    cards = [b.key for b in at.button if b.key and b.key.startswith("open_")]
+    cards = [b.key for b in at.button if b.key and b.key.startswith(f"open_{job.id}")]
     assert cards == [f"open_{job.id}_{n}" for n in range(3)]
     at.session_state[f"page_{job.id}"] = 3
     at.run()
-    assert [b.key for b in at.button if b.key and b.key.startswith("open_")] == [f"open_{job.id}_{n}" for n in (6, 7)]
+    assert [b.key for b in at.button if b.key and b.key.startswith(f"open_{job.id}")] == [
+        f"open_{job.id}_{n}" for n in (6, 7)
+    ]
     studio().delete([ids[1]], "me")
     with zipfile.ZipFile(io.BytesIO(kept["data"]())) as bundle:
         assert bundle.namelist() == [f"{n}.png" for n in (1, 3, 4, 5, 6, 7, 8)]

@@ -184,7 +184,7 @@ def test_a_finished_animation_is_one_picture_too(page_home: Path) -> None:
     with Image.open(BytesIO(motion_stage._filmstrip(tuple(job.result["frames"]), "me"))) as whole:
         assert (whole.format, whole.size) == ("PNG", (3 * 128 + 2 * 4, 128))
     alts = [image.alt for group in at.get("image") for image in group.proto.imgs]
-    assert any(alt.startswith("Filmstrip of 3 frames: happy") for alt in alts)
+    assert any(alt.startswith("Filmstrip of 3 frames: Happy") for alt in alts)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_the_frames_so_far_are_those_of_the_job(page_home: Path) -> None:
 
     at = AppTest.from_function(page, kwargs={"job_id": made.id}, default_timeout=60).run()
     assert not at.exception
-    assert "Frame 1, happy" in [image.alt for group in at.get("image") for image in group.proto.imgs]
+    assert "Frame 1, Happy" in [image.alt for group in at.get("image") for image in group.proto.imgs]
 
 
 @pytest.mark.parametrize("how", ["sprites", "failed"])

@@ -149,7 +149,7 @@ def test_a_sheet_shows_the_whole_and_its_tiles(page_home: Path) -> None:
     assert studio().wait(job.id, "me", 60).state == "done"
     at = app(**{"job:generate": job.id})
     assert "The single pictures" in [part.label for part in at.expander]
-    assert len([button for button in at.button if button.key and button.key.startswith("open_")]) == len(EMOTIONS)
+    assert len([button for button in at.button if button.key and "_tiles_" in button.key]) == len(EMOTIONS)
 
 
 def test_a_failed_job_says_why_and_a_missing_one_is_forgotten(page_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_first_captions_are_written_and_can_be_edited(train_page: AppTest, tmp_p
     at.text_input(key="lora_folder").set_value(str(folder)).run()
     assert "lora_caption_style" not in [toggle.key for toggle in at.toggle]
     at.button(key="lora_caption_go").click().run()
-    assert "nobody/tagger is not on this machine and STUDIO_OFFLINE is on" in texts(at)
+    assert "nobody/tagger is not on this machine and STUDIO_OFFLINE is on" in texts(at).replace("\\", "")
     at.selectbox(key="lora_captioner").set_value("judge").run()
     assert at.toggle(key="lora_caption_style").value is False
     assert at.button(key="lora_caption_go").label == "Caption 2 pictures"

@@ -75,7 +75,7 @@ Steps = Annotated[int, Field(ge=1, le=50)]
 EveryWord = Annotated[
     bool,
     Field(
-        title="Draw every word",
+        title="Every word",
         description="Also those that the model can't draw. They are left out of a written prompt otherwise: left in, "
         "they spoil the rest of the picture.",
     ),
