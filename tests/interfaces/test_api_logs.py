@@ -110,11 +110,17 @@ def test_no_secret_and_no_line_of_anybody_else_comes_into_the_log(app: Any, writ
     assert plain.endswith(r"a\nb\x1b[2J [secret]")
 
 
-def test_what_the_server_says_goes_to_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_server_says_goes_to_one_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, before = logging.getLogger(), list(logging.getLogger().handlers)
     level = root.level
     try:
         logs.begin(settings(tmp_path, log_format="json"))
+        for name in ("uvicorn", "uvicorn.error"):  # a server of another test may have set up its own logging
+            monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+            monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+            monkeypatch.setattr(logging.getLogger(name), "handlers", [])
         logging.getLogger("uvicorn.error").info("Started with %s", KEY)
         assert json.loads(capsys.readouterr().err)["message"] == "Started with [secret]"
     finally:
