@@ -121,6 +121,8 @@ def test_what_the_server_says_goes_to_one_place(
             monkeypatch.setattr(logging.getLogger(name), "propagate", True)
             monkeypatch.setattr(logging.getLogger(name), "disabled", False)
             monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+            monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+            logging.getLogger(name)._cache.clear()  # type: ignore[attr-defined]
         logging.getLogger("uvicorn.error").info("Started with %s", KEY)
         assert json.loads(capsys.readouterr().err)["message"] == "Started with [secret]"
     finally:
