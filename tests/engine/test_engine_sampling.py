@@ -16,13 +16,11 @@ from diffusers import (
     DDIMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
 from diffusers import StableDiffusionImg2ImgPipeline as Img2Img
 from PIL import Image
 from support.checkpoints import tiny_sd
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from studio.core.errors import BadInput
 from studio.core.samplers import FEW_STEP_SAMPLERS, SAMPLERS
@@ -237,43 +235,3 @@ def test_a_scheduler_reads_the_noise_schedule_and_nothing_else_of_a_model() -> N
     assert made.config.timestep_spacing == "linspace"
     zero = schedulers.make_scheduler("ddim", {**config, "rescale_betas_zero_snr": True})
     assert float(zero.alphas_cumprod[-1]) == 0
-
-
-def test_sdxl_needs_no_other_sampler(components: Components) -> None:
-    """Two text encoders, pooled text and sizes through the same loop: the pipeline's own picture."""
-    torch.manual_seed(0)
-    first = components.text_encoder
-    width = first.config.hidden_size
-    config = first.config.to_dict() | {"projection_dim": 24, "num_hidden_layers": 3}
-    second = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
-    unet = UNet2DConditionModel.from_config(
-        components.unet.config, cross_attention_dim=2 * width, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
-    ).eval()  # fmt: skip
-    parts = replace(
-        components, unet=unet, text_encoder_2=second, tokenizer_2=components.tokenizer, text_cache=OrderedDict()
-    )
-    pipeline = StableDiffusionXLPipeline(
-        parts.vae, first, second, parts.tokenizer, parts.tokenizer_2, unet,
-        schedulers.make_scheduler("dpmpp_2m", parts.scheduler_config), add_watermarker=False,
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        PROMPTS[0], negative_prompt=NEGATIVE, width=64, height=64, num_inference_steps=4, guidance_scale=3.0,
-        generator=sampling.generators([3]), output_type="latent",
-    ).images  # fmt: skip
-    how = {"sampler": "dpmpp_2m", "steps": 4, "guidance": 3.0, "negatives": [NEGATIVE]}
-    mine = sampling.sample_latents(parts, PROMPTS[:1], [3], size=(64, 64), **how)
-    assert torch.equal(mine, theirs)
-    skipped = replace(parts, text_encoder=deeper(first), text_encoder_2=deeper(second), text_cache=OrderedDict())
-    pipeline.text_encoder, pipeline.text_encoder_2 = skipped.text_encoder, skipped.text_encoder_2
-    theirs = pipeline.encode_prompt(PROMPTS[0], device=parts.device, do_classifier_free_guidance=False, clip_skip=1)[0]
-    assert torch.equal(text.encode_prompts(skipped, PROMPTS[:1], clip_skip=2).embeddings, theirs)
-    long = ", ".join(["(red hair:1.2), blue eyes"] * 30)
-    row = text.encode_prompts(parts, [long, "1girl"], (128, 64))
-    assert row.embeddings.shape == (2, row.embeddings.shape[1], 2 * width)
-    assert row.embeddings.shape[1] > 77
-    assert row.pooled is not None
-    assert row.pooled.shape == (2, 24)
-    assert row.added["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]] * 2
-    assert torch.isfinite(sampling.sample_latents(parts, [long], [3], size=(64, 64), **how)).all()

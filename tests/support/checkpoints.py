@@ -9,8 +9,9 @@ LDM layout. Knows nothing of the studio's own code, so that a test compares it w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
@@ -326,11 +327,16 @@ def to_single_file(folder: Path, path: Path) -> Path:
 
 def vae_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The VAE of a diffusers folder with the names that single files have."""
-    weights: dict[str, torch.Tensor] = {}
-    vae_levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
-    for key, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
-        name = _vae_key(key, vae_levels)
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    return vae_layout(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"), config)
+
+
+def vae_layout(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """A VAE's tensors with the names and shapes that single files have."""
+    found: dict[str, torch.Tensor] = {}
+    for key, value in weights.items():
+        name = _vae_key(key, len(config["block_out_channels"]))
         if ".attn_1." in name and name.endswith("weight") and value.ndim == 2:
             value = value[:, :, None, None]  # the original has 1x1 convolutions there
-        weights["first_stage_model." + name] = value
-    return weights
+        found["first_stage_model." + name] = value
+    return found

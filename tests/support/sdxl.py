@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from support.checkpoints import randomise, tiny_tokenizer, unet_key, vae_weights
+from support.checkpoints import randomise, tiny_tokenizer, unet_key, vae_layout
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+SDXL_CONFIG = Path(__file__).resolve().parents[2] / "assets" / "models" / "sdxl-config"
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 WIDTHS = (32, 24)  # of the two text encoders
 TIME = 8  # of each of the six sizes' embeddings
 
@@ -166,20 +169,71 @@ def open_clip(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def to_sdxl_file(folder: Path, path: Path, extra: Mapping[str, torch.Tensor] | None = None) -> Path:
     """Write the diffusers folder `folder` as one file in SDXL's original layout; returns `path`."""
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    layers, attending = config["layers_per_block"], ["Attn" in kind for kind in config["up_block_types"]]
+    parts = {
+        name: load_file(folder / name / f"{'model' if 'text' in name else 'diffusion_pytorch_model'}.safetensors")
+        for name in PARTS
+    }
+    configs = {name: json.loads((folder / name / "config.json").read_text()) for name in ("unet", "vae")}
+    weights = original_layout(parts, configs) | dict(extra or {})
+    save_file({key: value.contiguous() for key, value in weights.items()}, path)
+    return path
+
+
+def original_layout(
+    parts: Mapping[str, Mapping[str, torch.Tensor]], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, torch.Tensor]:
+    """The tensors of `PARTS` with the names and shapes of SDXL's original layout; `configs`: of UNet and VAE."""
+    layers = configs["unet"]["layers_per_block"]
+    attending = ["Attn" in kind for kind in configs["unet"]["up_block_types"]]
     weights: dict[str, torch.Tensor] = {}
-    for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+    for key, value in parts["unet"].items():
         name = key.replace("add_embedding.linear_1", "label_emb.0.0").replace("add_embedding.linear_2", "label_emb.0.2")
         name = name if name.startswith("label_emb") else unet_key(key, layers, attending)
         weights["model.diffusion_model." + name] = value
-    weights |= vae_weights(folder)
-    for key, value in load_file(folder / "text_encoder" / "model.safetensors").items():
+    weights |= vae_layout(parts["vae"], configs["vae"])
+    for key, value in parts["text_encoder"].items():
         name = key if key.startswith("text_model.") else "text_model." + key
         weights["conditioner.embedders.0.transformer." + name] = value
-    second = load_file(folder / "text_encoder_2" / "model.safetensors")
-    weights |= {"conditioner.embedders.1.model." + key: value for key, value in open_clip(second).items()}
-    save_file({key: value.contiguous() for key, value in (weights | dict(extra or {})).items()}, path)
+    second = open_clip(parts["text_encoder_2"])
+    return weights | {"conditioner.embedders.1.model." + key: value for key, value in second.items()}
+
+
+def full_sdxl_file(path: Path, seed: int = 0) -> Path:
+    """Write SDXL in its real size with random weights as one fp16 file in the original layout (6.9 GB).
+
+    Tensor by tensor, so that it takes no memory. The values are a repeated block of random ones, scaled to each layer's
+    fan-in, as in `full_sd15`.
+    """
+    unet_config, vae_config = (json.loads((SDXL_CONFIG / name / "config.json").read_text()) for name in ("unet", "vae"))
+    text_configs = [CLIPTextConfig.from_pretrained(SDXL_CONFIG / name) for name in ("text_encoder", "text_encoder_2")]
+    with torch.device("meta"):
+        modules = (
+            UNet2DConditionModel.from_config(unet_config),
+            AutoencoderKL.from_config(vae_config),
+            CLIPTextModel(text_configs[0]),
+            CLIPTextModelWithProjection(text_configs[1]),
+        )
+        parts = {name: dict(module.named_parameters()) for name, module in zip(PARTS, modules, strict=True)}
+        with torch.no_grad():
+            weights = original_layout(parts, {"unet": unet_config, "vae": vae_config})
+    header, offset = {}, 0
+    for key, value in weights.items():
+        end = offset + 2 * value.numel()
+        header[key] = {"dtype": "F16", "shape": list(value.shape), "data_offsets": [offset, end]}
+        offset = end
+    block = np.random.default_rng(seed).uniform(-1, 1, 2**20).astype(np.float32)
+    said = json.dumps(header).encode()
+    said += b" " * (-len(said) % 8)
+    with path.open("wb") as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        for key, value in weights.items():
+            if value.ndim < 2:
+                fill = 1.0 if key.endswith("weight") else 0.0
+                file.write(np.full(value.numel(), fill, np.float16).tobytes())
+                continue
+            scaled = (block * (3 / value[0].numel()) ** 0.5).astype(np.float16).tobytes()
+            for left in range(2 * value.numel(), 0, -len(scaled)):
+                file.write(scaled[:left])
     return path
 
 

@@ -84,7 +84,7 @@ class Parameters(Spec):
         Field(
             title="Clip skip",
             description="Which layer of the text encoder is read, from the end: 1 is the last, 2 what most anime "
-            "models were trained with.",
+            "models of SD 1.5 were trained with. SDXL reads the second in any case.",
             ge=1,
             le=4,
         ),
@@ -99,7 +99,7 @@ class Parameters(Spec):
             ),
             of_model=True,
         ),
-    ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less
+    ] = 1  # as A1111 counts; diffusers' `clip_skip` is one less, and two less for SDXL
     guidance_rescale: Annotated[
         float,
         Field(

@@ -119,8 +119,8 @@ def encode_prompts(
     inputs. `size`: width and height of the picture, in pixels, for such a model; None: its native size. What was
     encoded lately comes from a cache.
 
-    `clip_skip` counts the text encoders' layers from the end, as A1111 does: 1 is the usual one. Raises BadInput where
-    there are fewer.
+    `clip_skip` counts the text encoders' layers from the end, as A1111 does: 1 is the last one. SDXL's usual one is the
+    last but one, so that 1 and 2 are the same there, as in Forge and ComfyUI. Raises BadInput where there are fewer.
     """
     encoded = {prompt: _encode(components, prompt, clip_skip) for prompt in {*prompts}}
     longest = max(row.embeddings.shape[1] for row in encoded.values())
@@ -186,10 +186,9 @@ class _EarlierLayer:
     """
 
     def __init__(self, encoder: Any, two: bool, clip_skip: int) -> None:
-        self._encoder, self._two = encoder, two
-        self._from_end = clip_skip + two  # of two encoders the last layer is never read
-        if self._from_end > encoder.config.num_hidden_layers:
-            most = encoder.config.num_hidden_layers - two
+        self._encoder, self._two, self._clip_skip = encoder, two, clip_skip
+        most = encoder.config.num_hidden_layers
+        if clip_skip > most:
             raise BadInput(
                 f"This model's text encoder is too small for a Clip skip of {clip_skip}; take {most} or less."
             )
@@ -197,7 +196,7 @@ class _EarlierLayer:
     def __call__(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any) -> Any:
         options |= {"output_hidden_states": True, "return_dict": True}
         output = self._encoder(ids, attention_mask, **options)
-        hidden = output.hidden_states[-self._from_end]
+        hidden = output.hidden_states[-self._clip_skip]
         # the norm belongs to the last layer's output, so an earlier one needs it too; SDXL takes it without
         model = getattr(self._encoder, "text_model", self._encoder)  # as older versions of transformers have it
         output.last_hidden_state = hidden if self._two else model.final_layer_norm(hidden)
@@ -218,14 +217,14 @@ def _embed(components: Components, tokenizer: Any, encoder: Any, prompt: str, cl
     """(1, tokens, dim) of one prompt by one text encoder; behind each BREAK a chunk of its own begins.
 
     The last layer with its norm; where there are two encoders the last layer but one, without (SDXL). Or, for a
-    `clip_skip` above 1, so many layers less one before that.
+    `clip_skip` above that, an earlier one.
     """
     chunks = [chunk.strip(" ,\n") for chunk in BREAK.split(prompt)]
     if len(chunks) > 1:
         not_empty = [chunk for chunk in chunks if chunk] or [""]
         return torch.cat([_embed(components, tokenizer, encoder, chunk, clip_skip) for chunk in not_empty], dim=1)
     two = components.text_encoder_2 is not None
-    if clip_skip > 1:
+    if clip_skip > 1 + two:
         encoder, two = _EarlierLayer(encoder, two, clip_skip), False
     pieces = parse_weights(prompt)
     plain = "".join(text for text, _ in pieces)

@@ -220,9 +220,8 @@ def _sizes(family: Family, native: int) -> tuple[tuple[int, int], ...]:
 
 
 def _text_layers(configurations: Sequence[Mapping[str, Any]]) -> int:
-    """Layers of the text encoder that can be read; of two the fewer, but for the last, which is not read."""
-    layers = [int(one.get("num_hidden_layers", ModelInfo.text_layers)) for one in configurations]
-    return min(layers) - (len(layers) > 1)
+    """Layers of the text encoder that can be read; of two the fewer."""
+    return min(int(one.get("num_hidden_layers", ModelInfo.text_layers)) for one in configurations)
 
 
 def _file(reference: str, path: Path) -> ModelInfo:

@@ -201,7 +201,7 @@ SDXL = Family(
         "text_encoder": "conditioner.embedders.0.transformer.",
         "text_encoder_2": "conditioner.embedders.1.model.",
     },
-    text_layers=11,  # of the smaller one, but for the last, which is not read
+    text_layers=12,  # of the smaller one
     text_width=2048,
     pads={"tokenizer_2": "!"},
     vae_model="Laxhar/noobai-XL-1.1",
