@@ -1,4 +1,4 @@
-"""A mask on SDXL: put back by the loop or told to a UNet that was taught to inpaint, as diffusers' pipeline has both."""
+"""A mask on SDXL: put back by the loop, or told to a UNet taught to inpaint, as diffusers' pipeline has both."""
 
 from __future__ import annotations
 

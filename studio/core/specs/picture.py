@@ -84,7 +84,7 @@ class Parameters(Spec):
         Field(
             title="Clip skip",
             description="Which layer of the text encoder is read, from the end: 1 is the last, 2 what most anime "
-            "models of SD 1.5 were trained with. SDXL reads the second in any case.",
+            "models of SD 1.5 were trained with. SDXL reads the second for both.",
             ge=1,
             le=4,
         ),
